@@ -1,0 +1,77 @@
+"""``<devices>``: every device kind, one file each, in libvirt's order of output."""
+
+from collections.abc import Iterator
+
+from qvirt.model.devices.audio import Audio
+from qvirt.model.devices.char import Channel, Console, Parallel, Serial
+from qvirt.model.devices.controller import Controller
+from qvirt.model.devices.crypto import Crypto
+from qvirt.model.devices.device import Device
+from qvirt.model.devices.disk import Disk
+from qvirt.model.devices.filesystem import Filesystem
+from qvirt.model.devices.graphics import Graphics
+from qvirt.model.devices.hostdev import Hostdev
+from qvirt.model.devices.hub import Hub
+from qvirt.model.devices.input import Input
+from qvirt.model.devices.interface import Interface
+from qvirt.model.devices.iommu import Iommu
+from qvirt.model.devices.lease import Lease
+from qvirt.model.devices.memballoon import Memballoon
+from qvirt.model.devices.memory import Memory
+from qvirt.model.devices.nvram import Nvram
+from qvirt.model.devices.panic import Panic
+from qvirt.model.devices.redirdev import Redirdev, Redirfilter
+from qvirt.model.devices.rng import Rng
+from qvirt.model.devices.shmem import Shmem
+from qvirt.model.devices.smartcard import Smartcard
+from qvirt.model.devices.sound import Sound
+from qvirt.model.devices.tpm import Tpm
+from qvirt.model.devices.video import Video
+from qvirt.model.devices.vsock import Vsock
+from qvirt.model.devices.watchdog import Watchdog
+from qvirt.xml.codecs import string
+from qvirt.xml.fields import children, text
+from qvirt.xml.node import Node
+
+
+class Devices(Node, tag="devices"):
+    """All devices of a domain."""
+
+    emulator: str | None = text(string)
+    disks: list[Disk] = children(Disk)
+    controllers: list[Controller] = children(Controller)
+    leases: list[Lease] = children(Lease)
+    filesystems: list[Filesystem] = children(Filesystem)
+    interfaces: list[Interface] = children(Interface)
+    smartcards: list[Smartcard] = children(Smartcard)
+    serials: list[Serial] = children(Serial)
+    parallels: list[Parallel] = children(Parallel)
+    consoles: list[Console] = children(Console)
+    channels: list[Channel] = children(Channel)
+    inputs: list[Input] = children(Input)
+    tpms: list[Tpm] = children(Tpm)
+    graphics: list[Graphics] = children(Graphics)
+    sounds: list[Sound] = children(Sound)
+    audios: list[Audio] = children(Audio)
+    videos: list[Video] = children(Video)
+    hostdevs: list[Hostdev] = children(Hostdev)
+    redirdevs: list[Redirdev] = children(Redirdev)
+    redirfilters: list[Redirfilter] = children(Redirfilter)
+    hubs: list[Hub] = children(Hub)
+    watchdogs: list[Watchdog] = children(Watchdog)
+    memballoons: list[Memballoon] = children(Memballoon)
+    rngs: list[Rng] = children(Rng)
+    nvrams: list[Nvram] = children(Nvram)
+    panics: list[Panic] = children(Panic)
+    shmems: list[Shmem] = children(Shmem)
+    memory: list[Memory] = children(Memory)
+    iommus: list[Iommu] = children(Iommu)
+    vsocks: list[Vsock] = children(Vsock)
+    cryptos: list[Crypto] = children(Crypto)
+
+    def all(self) -> Iterator[Device]:
+        """Yield every device, kind by kind, in the order of output."""
+        for field in self.fields:
+            value = self.__dict__.get(field.name)
+            if isinstance(value, list):
+                yield from value

@@ -1,0 +1,115 @@
+"""Where a device sits: ``<address type='…'/>``, one class per type (formatdomain, "Device addresses")."""
+
+from qvirt.xml.codecs import hex1, hex2, hex4, hex8, hexnum, on_off, string, uint
+from qvirt.xml.fields import attr, child, choice
+from qvirt.xml.node import Node
+
+
+class Address(Node, tag="address"):
+    """Base of all address types."""
+
+    type: str = attr(string, required=True)
+
+
+class Zpci(Node, tag="zpci"):
+    uid: int | None = attr(hex4)
+    fid: int | None = attr(hex8)
+
+
+class PciAddress(Address):
+    """A PCI function; ``slot`` and ``bus`` are None only before addresses are assigned."""
+
+    type: str = attr(string, default="pci")
+    domain: int | None = attr(hex4)
+    bus: int | None = attr(hex2)
+    slot: int | None = attr(hex2)
+    function: int | None = attr(hex1)
+    multifunction: bool | None = attr(on_off)
+    zpci: Zpci | None = child(Zpci)
+
+
+class DriveAddress(Address):
+    type: str = attr(string, default="drive")
+    controller: int | None = attr(uint)
+    bus: int | None = attr(uint)
+    target: int | None = attr(uint)
+    unit: int | None = attr(uint)
+
+
+class VirtioSerialAddress(Address):
+    type: str = attr(string, default="virtio-serial")
+    controller: int | None = attr(uint)
+    bus: int | None = attr(uint)
+    port: int | None = attr(uint)
+
+
+class CcidAddress(Address):
+    type: str = attr(string, default="ccid")
+    controller: int | None = attr(uint)
+    slot: int | None = attr(uint)
+
+
+class UsbAddress(Address):
+    """A USB port; ``port`` is a dotted path through hubs, such as ``1.4``."""
+
+    type: str = attr(string, default="usb")
+    bus: int | None = attr(uint)
+    port: str | None = attr(string)
+    device: int | None = attr(uint)
+
+
+class SpaprVioAddress(Address):
+    type: str = attr(string, default="spapr-vio")
+    reg: int | None = attr(hex8)
+
+
+class CcwAddress(Address):
+    type: str = attr(string, default="ccw")
+    cssid: int | None = attr(hex2)
+    ssid: int | None = attr(hex1)
+    devno: int | None = attr(hex4)
+
+
+class VirtioMmioAddress(Address):
+    type: str = attr(string, default="virtio-mmio")
+
+
+class VirtioS390Address(Address):
+    type: str = attr(string, default="virtio-s390")
+
+
+class IsaAddress(Address):
+    type: str = attr(string, default="isa")
+    iobase: int | None = attr(hexnum)
+    irq: int | None = attr(hexnum)
+
+
+class DimmAddress(Address):
+    type: str = attr(string, default="dimm")
+    slot: int | None = attr(uint)
+    base: int | None = attr(hexnum)
+
+
+class UnassignedAddress(Address):
+    type: str = attr(string, default="unassigned")
+
+
+ADDRESSES: dict[str, type[Address]] = {
+    "pci": PciAddress,
+    "drive": DriveAddress,
+    "virtio-serial": VirtioSerialAddress,
+    "ccid": CcidAddress,
+    "usb": UsbAddress,
+    "spapr-vio": SpaprVioAddress,
+    "ccw": CcwAddress,
+    "virtio-mmio": VirtioMmioAddress,
+    "virtio-s390": VirtioS390Address,
+    "isa": IsaAddress,
+    "dimm": DimmAddress,
+    "unassigned": UnassignedAddress,
+}
+
+
+def address() -> Address | None:
+    """Declare a device's ``<address>`` field."""
+    return choice(ADDRESSES, "address")

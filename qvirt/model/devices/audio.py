@@ -1,0 +1,7 @@
+"""``<audio>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Audio(Device, tag="audio"):
+    """``<audio>``."""

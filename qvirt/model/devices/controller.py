@@ -1,0 +1,7 @@
+"""``<controller>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Controller(Device, tag="controller"):
+    """``<controller>``."""

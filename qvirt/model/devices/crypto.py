@@ -1,0 +1,7 @@
+"""``<crypto>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Crypto(Device, tag="crypto"):
+    """``<crypto>``."""

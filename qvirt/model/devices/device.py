@@ -1,0 +1,53 @@
+"""Device: what every device element may say: boot order, alias, ROM, ACPI index, address.
+
+These come last in the element, whatever a subclass adds.
+"""
+
+from qvirt.model.devices.address import Address, address
+from qvirt.xml.codecs import on_off, positive, string, uint, yes_no
+from qvirt.xml.fields import attr, child, part
+from qvirt.xml.node import Node
+
+
+class Boot(Node, tag="boot"):
+    order: int = attr(positive, required=True)
+    loadparm: str | None = attr(string)
+
+
+class Alias(Node, tag="alias"):
+    name: str | None = attr(string)
+
+
+class Rom(Node, tag="rom"):
+    enabled: bool | None = attr(yes_no)
+    bar: bool | None = attr(on_off)
+    file: str | None = attr(string)
+
+
+class Acpi(Node, tag="acpi"):
+    index: int | None = attr(uint)
+
+
+class VirtioDriver(Node, tag="driver"):
+    """The options that every virtio device takes in its ``<driver>``; a device's own come first."""
+
+    iommu: bool | None = attr(on_off)
+    ats: bool | None = attr(on_off)
+    packed: bool | None = attr(on_off)
+    page_per_vq: bool | None = attr(on_off)
+
+
+class Device(Node):
+    """Base of every device kind."""
+
+    boot: Boot | None = child(Boot)
+    alias: Alias = part(Alias)
+    rom: Rom = part(Rom)
+    acpi: Acpi = part(Acpi)
+    address: Address | None = address()
+
+    def __init_subclass__(cls, tag: str | None = None, **kwargs: object) -> None:
+        super().__init_subclass__(tag, **kwargs)
+        common = {field.name for field in Device.fields}
+        own = tuple(x for x in cls.fields if x.name not in common)
+        cls._bind((*own, *(x for x in cls.fields if x.name in common)))

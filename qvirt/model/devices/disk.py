@@ -1,0 +1,7 @@
+"""``<disk>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Disk(Device, tag="disk"):
+    """``<disk>``."""

@@ -1,0 +1,7 @@
+"""``<filesystem>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Filesystem(Device, tag="filesystem"):
+    """``<filesystem>``."""

@@ -1,0 +1,7 @@
+"""``<lease>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Lease(Device, tag="lease"):
+    """``<lease>``."""

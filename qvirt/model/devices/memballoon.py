@@ -1,0 +1,7 @@
+"""``<memballoon>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Memballoon(Device, tag="memballoon"):
+    """``<memballoon>``."""

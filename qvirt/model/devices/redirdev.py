@@ -1,0 +1,11 @@
+"""``<redirdev>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Redirdev(Device, tag="redirdev"):
+    """``<redirdev>``."""
+
+
+class Redirfilter(Device, tag="redirfilter"):
+    """``<redirfilter>``."""

@@ -1,0 +1,7 @@
+"""``<rng>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Rng(Device, tag="rng"):
+    """``<rng>``."""

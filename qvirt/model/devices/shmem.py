@@ -1,0 +1,7 @@
+"""``<shmem>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Shmem(Device, tag="shmem"):
+    """``<shmem>``."""

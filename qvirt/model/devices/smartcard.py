@@ -1,0 +1,7 @@
+"""``<smartcard>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Smartcard(Device, tag="smartcard"):
+    """``<smartcard>``."""

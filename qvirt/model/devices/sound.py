@@ -1,0 +1,7 @@
+"""``<sound>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Sound(Device, tag="sound"):
+    """``<sound>``."""

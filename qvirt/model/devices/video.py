@@ -1,0 +1,7 @@
+"""``<video>``."""
+
+from qvirt.model.devices.device import Device
+
+
+class Video(Device, tag="video"):
+    """``<video>``."""

@@ -1,0 +1,1 @@
+"""libvirt's words <-> QEMU's words. Pure: no I/O, no process, no clock."""

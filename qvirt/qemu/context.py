@@ -1,0 +1,121 @@
+"""What the translation may look at beside the document: the emulator's facts, the host's, the configuration.
+
+Built by the layers above; nothing here reads a file or asks a process.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from qvirt.model.domain import Domain
+
+if TYPE_CHECKING:
+    from qvirt.qemu.caps import EmulatorCaps
+    from qvirt.qemu.firmware import Firmware
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The qemu.conf values that change the XML or the command line; defaults are libvirt's."""
+
+    vnc_listen: str = "127.0.0.1"
+    vnc_tls: bool = False
+    vnc_tls_x509_cert_dir: str = "/etc/pki/qemu"
+    vnc_tls_x509_verify: bool = False
+    vnc_password: str | None = None
+    vnc_sasl: bool = False
+    vnc_auto_unix_socket: bool = False
+    spice_listen: str = "127.0.0.1"
+    spice_tls: bool = False
+    spice_tls_x509_cert_dir: str = "/etc/pki/qemu"
+    spice_password: str | None = None
+    spice_sasl: bool = False
+    spice_auto_unix_socket: bool = False
+    nographics_allow_host_audio: bool = False
+    vnc_allow_host_audio: bool = False
+    seccomp_sandbox: bool = True
+    dump_guest_core: bool = False
+    set_process_name: bool = False
+    memory_backing_dir: str = "/var/lib/libvirt/qemu/ram"
+    default_cpu_deprecated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Dirs:
+    """Where the instance keeps what a QEMU is told about; ``--root`` and session move them."""
+
+    lib: str = "/var/lib/libvirt/qemu"
+    channel: str = "/var/lib/libvirt/qemu/channel/target"
+    nvram: str = "/var/lib/libvirt/qemu/nvram"
+    run: str = "/run/libvirt/qemu"
+    log: str = "/var/log/libvirt/qemu"
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What the translation needs to know of this machine."""
+
+    arch: str = "x86_64"
+    kvm: bool = False
+    uid: int = 0
+    firmwares: tuple["Firmware", ...] = ()
+    hugepage_mounts: tuple[tuple[int, str], ...] = ()  # (page size in KiB, mount point)
+    default_hugepage: int = 2048  # KiB
+    numa_nodes: frozenset[int] = frozenset({0})
+    cpu_features: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Context:
+    """Everything a handler may ask while a document is completed and validated.
+
+    generate_mac, generate_uuid: randomness comes in from outside.
+    abi_update: the document is new (define, create), so defaults may be today's best; False when an old
+    definition is read back, where what the guest sees must not change.
+    """
+
+    domain: Domain
+    caps: "EmulatorCaps"
+    generate_mac: Callable[[], str]
+    generate_uuid: Callable[[], str]
+    host: HostFacts = field(default_factory=HostFacts)
+    settings: Settings = field(default_factory=Settings)
+    dirs: Dirs = field(default_factory=Dirs)
+    abi_update: bool = True
+
+
+class Launch:
+    """What exists only for one start: the id, and the descriptors QEMU inherits.
+
+    This one stands for a start that does not happen (domxml-to-native): id -1, numbers made up.
+    """
+
+    id: int = -1
+    monitor_fd: int | None = None
+    incoming: str | None = None
+
+    def __init__(self) -> None:
+        self._next = 3
+
+    def fds(self, name: str, count: int = 1) -> list[int]:
+        """Return the descriptor numbers QEMU will find under a resource's name, such as ``net0``."""
+        first = self._next
+        self._next += count
+        return list(range(first, first + count))
+
+
+@dataclass(slots=True)
+class BuildContext(Context):
+    """A context with the one start that a command line is made for."""
+
+    launch: Launch = field(default_factory=Launch)
+
+    @property
+    def domain_dir(self) -> str:
+        """The domain's own folder: monitor socket, master key."""
+        return f"{self.dirs.lib}/{self.folder_name}"
+
+    @property
+    def folder_name(self) -> str:
+        """``domain-ID-NAME``, the name cut to 20 characters as libvirt does to keep socket paths short."""
+        return f"domain-{self.launch.id}-{self.domain.name[:20]}"

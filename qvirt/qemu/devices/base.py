@@ -1,0 +1,98 @@
+"""The questions every device kind answers about itself, and the table of who answers for which kind.
+
+A kind lives in ``qemu/devices/<kind>.py`` and registers by ``class DiskHandler(Handler[Disk], kind=Disk)``.
+When each question is asked:
+
+    defaults   on define/create/load, before addresses are given; may change the device
+    validate   after addresses, before anything is kept; changes nothing, raises
+    resources  before a start: what of the host the device needs
+    switches   for a command line, and for hot-plug
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+from qvirt.errors import ConfigUnsupported
+from qvirt.model.devices.device import Device
+from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.switches import Switch
+
+D = TypeVar("D", bound=Device)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something of the host that a device needs; ``origin`` is the node that asks for it."""
+
+    origin: Device
+
+
+@dataclass(frozen=True, slots=True)
+class FileResource(Resource):
+    """A file or device node QEMU opens by path.
+
+    writable: QEMU writes to it. shared: another QEMU may use it at the same time.
+    create: it may be missing, QEMU or the daemon makes it. relabel: the owner is given to QEMU's user.
+    """
+
+    path: str
+    writable: bool = True
+    shared: bool = False
+    create: bool = False
+    relabel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TapResource(Resource):
+    """Tap queues handed over as descriptors named ``name``; ``bridge`` is what they are put into."""
+
+    name: str
+    queues: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryResource(Resource):
+    """A folder that must exist before QEMU starts, owned by QEMU's user: sockets are made in it."""
+
+    path: str
+
+
+class Handler(Generic[D]):
+    """Base: a kind with no defaults, nothing to check, no resources."""
+
+    kinds: ClassVar[dict[type[Device], "Handler[Any]"]] = {}
+
+    def __init_subclass__(cls, kind: type[Device] | None = None, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind is not None:
+            Handler.kinds[kind] = cls()
+
+    def defaults(self, dev: D, ctx: Context) -> None:
+        """Fill in what the user left out, as libvirt does."""
+
+    def validate(self, dev: D, ctx: Context) -> None:
+        """Raise ConfigUnsupported (or XmlError) for what this emulator or driver cannot do."""
+
+    def resources(self, dev: D, ctx: Context) -> Iterable[Resource]:
+        """Yield what the device needs of the host."""
+        return ()
+
+    def switches(self, dev: D, ctx: BuildContext) -> Iterator[Switch]:
+        """Yield the records that make the device, backends before the frontend that uses them."""
+        raise ConfigUnsupported(
+            f"device <{dev.tag}>{line(dev)} is not supported yet; remove it to start the domain"
+        )
+
+
+def handler(dev: Device) -> Handler[Device]:
+    """Return who answers for the device."""
+    return cast("Handler[Device]", Handler.kinds.get(type(dev)) or _UNKNOWN)
+
+
+def line(dev: Any) -> str:
+    """Return ' (line N)' for a node that was read from a document."""
+    return f" (line {dev.line})" if dev.line else ""
+
+
+_UNKNOWN: Handler[Device] = Handler()

@@ -1,0 +1,42 @@
+"""QEMU's ``key=value,…`` grammar, both ways. The only place that escapes commas."""
+
+from collections.abc import Iterable, Mapping
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+
+
+def flatten(props: Mapping[str, JsonValue], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Yield dotted keys with QEMU's spelling of each value; None stands for "not given"."""
+    for key, value in props.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, bool):
+            yield name, "on" if value else "off"
+        elif isinstance(value, dict):
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, list):
+            yield from flatten({str(i): item for i, item in enumerate(value)}, f"{name}.")
+        elif value is not None:
+            yield name, str(value)
+
+
+def format_keyval(props: Mapping[str, JsonValue], implied: str | None = None) -> str:
+    """Write the properties; the value of the key ``implied`` is written first and without its key."""
+    parts = []
+    for key, value in flatten(props):
+        escaped = value.replace(",", ",,")
+        parts.append(escaped if key == implied else f"{key}={escaped}")
+    return ",".join(parts)
+
+
+def parse_keyval(text: str, implied: str | None = None) -> list[tuple[str, str]]:
+    """Read ``a,b=c,d`` into pairs; a word without ``=`` is the implied key's value at first, ``on`` later."""
+    pairs: list[tuple[str, str]] = []
+    for i, part in enumerate(text.replace(",,", "\0").split(",")):
+        key, equals, value = part.replace("\0", ",").partition("=")
+        if equals:
+            pairs.append((key, value))
+        elif i == 0 and implied:
+            pairs.append((implied, key))
+        else:
+            pairs.append((key, "on"))
+    return pairs

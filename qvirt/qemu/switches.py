@@ -1,0 +1,161 @@
+"""Records: one per QEMU command-line switch, kept as data until the last moment.
+
+A record renders to argv at boot, to a QMP command when the domain is live, and knows the XML node it came
+from, so every argument can be traced to its line.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from qvirt.qemu.keyval import JsonValue, format_keyval
+from qvirt.xml.node import Node
+
+Props = Mapping[str, JsonValue]
+
+
+def drop_none(props: Props) -> dict[str, JsonValue]:
+    """Leave out, at every depth, what has no value."""
+    return {
+        key: drop_none(value) if isinstance(value, dict) else value
+        for key, value in props.items()
+        if value is not None
+    }
+
+
+@dataclass(slots=True)
+class Switch:
+    """Base: the switch's name without the dash, and the XML node it was made for."""
+
+    option: ClassVar[str] = ""
+    origin: Node | None = field(default=None, kw_only=True, compare=False, repr=False)
+
+    def to_argv(self) -> list[str]:
+        """Return the command-line words."""
+        raise NotImplementedError
+
+    def source(self) -> str:
+        """Return where this comes from: the element's name and line."""
+        if self.origin is None:
+            return "the machine"
+        return f"<{self.origin.tag}>" + (f" (line {self.origin.line})" if self.origin.line else "")
+
+
+@dataclass(slots=True)
+class Option(Switch):
+    """A switch with a plain word, or with none: ``-S``, ``-uuid X``."""
+
+    name: str
+    value: str | None = None
+
+    def to_argv(self) -> list[str]:
+        return [f"-{self.name}"] if self.value is None else [f"-{self.name}", self.value]
+
+
+@dataclass(slots=True)
+class KeyValue(Switch):
+    """A switch whose properties are written ``key=value``; the first key may be implied."""
+
+    name: str
+    props: Props
+    implied: str | None = None
+
+    def to_argv(self) -> list[str]:
+        return [f"-{self.name}", format_keyval(self.props, self.implied)]
+
+
+@dataclass(slots=True)
+class Json(Switch):
+    """A switch whose properties are written as JSON, which is also what QMP takes."""
+
+    props: Props
+
+    def to_argv(self) -> list[str]:
+        return [f"-{self.option}", json.dumps(drop_none(self.props), separators=(",", ":"))]
+
+    def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
+        """Return the QMP command and arguments that add the same thing to a running QEMU."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Device(Json):
+    """``-device`` / ``device_add``: a frontend."""
+
+    option: ClassVar[str] = "device"
+
+    def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
+        return "device_add", drop_none(self.props)
+
+
+@dataclass(slots=True)
+class Blockdev(Json):
+    """``-blockdev`` / ``blockdev-add``: a block node."""
+
+    option: ClassVar[str] = "blockdev"
+
+    def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
+        return "blockdev-add", drop_none(self.props)
+
+
+@dataclass(slots=True)
+class Netdev(Json):
+    """``-netdev`` / ``netdev_add``: a network backend."""
+
+    option: ClassVar[str] = "netdev"
+
+    def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
+        return "netdev_add", drop_none(self.props)
+
+
+@dataclass(slots=True)
+class Object(Json):
+    """``-object`` / ``object-add``."""
+
+    option: ClassVar[str] = "object"
+
+    def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
+        return "object-add", drop_none(self.props)
+
+
+@dataclass(slots=True)
+class Audiodev(Json):
+    """``-audiodev``: an audio backend; QEMU cannot add one while it runs before 8.0."""
+
+    option: ClassVar[str] = "audiodev"
+
+    def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
+        return "audiodev-add", drop_none(self.props)
+
+
+@dataclass(slots=True)
+class Chardev(Switch):
+    """``-chardev`` / ``chardev-add``: a character backend, in the command line's words."""
+
+    option: ClassVar[str] = "chardev"
+    backend: str
+    props: Props
+
+    def to_argv(self) -> list[str]:
+        return ["-chardev", format_keyval({"backend": self.backend, **self.props}, "backend")]
+
+
+@dataclass(slots=True)
+class CommandLine:
+    """A whole QEMU command line: the emulator, its switches in order, its environment."""
+
+    emulator: str
+    switches: list[Switch]
+    env: dict[str, str] = field(default_factory=dict)
+
+    def argv(self) -> list[str]:
+        """Return the words to execute, the emulator first."""
+        words = [self.emulator]
+        for switch in self.switches:
+            words.extend(switch.to_argv())
+        return words
+
+    def explain(self) -> list[tuple[list[str], str]]:
+        """Return each switch's words with the element and line they come from."""
+        return [(switch.to_argv(), switch.source()) for switch in self.switches]

@@ -1,0 +1,1 @@
+"""The XML binding: classes whose field lines read and write one XML element each. Knows no libvirt word."""

@@ -1,0 +1,155 @@
+"""Codecs: the text of an attribute or element <-> a Python value.
+
+A codec's ``parse`` raises ValueError for text it does not take; the field that holds it adds what and where.
+"""
+
+import re
+import uuid as _uuid
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+
+class Codec(Generic[T]):
+    """How one kind of value is spelled.
+
+    expects: what a person may write, for error messages ("'on' or 'off'").
+    """
+
+    __slots__ = ("expects", "format", "parse")
+
+    def __init__(self, parse: Callable[[str], T], format: Callable[[T], str], expects: str) -> None:
+        self.parse = parse
+        self.format = format
+        self.expects = expects
+
+
+_DECIMAL = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
+
+
+def _bounded(low: int, high: int, name: str) -> Codec[int]:
+    def parse(text: str) -> int:
+        stripped = text.strip()
+        if not _DECIMAL.fullmatch(stripped):
+            raise ValueError(text)
+        value = int(stripped)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return Codec(parse, str, name)
+
+
+def _hexadecimal(width: int, high: int) -> Codec[int]:
+    def parse(text: str) -> int:
+        stripped = text.strip()
+        if not _NUMBER.fullmatch(stripped):
+            raise ValueError(text)
+        value = int(stripped, 16 if stripped[:2] in ("0x", "0X") else 10)
+        if not 0 <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return Codec(parse, f"0x{{:0{width}x}}".format, f"a number from 0 to {high:#x}")
+
+
+def _choice(mapping: dict[str, bool]) -> Codec[bool]:
+    spelled = {value: text for text, value in mapping.items()}
+
+    def parse(text: str) -> bool:
+        try:
+            return mapping[text]
+        except KeyError:
+            raise ValueError(text) from None
+
+    return Codec(parse, spelled.__getitem__, " or ".join(f"'{text}'" for text in mapping))
+
+
+def _same(text: str) -> str:
+    return text
+
+
+string: Codec[str] = Codec(_same, _same, "text")
+uint: Codec[int] = _bounded(0, 2**32 - 1, "a non-negative integer")
+positive: Codec[int] = _bounded(1, 2**32 - 1, "a positive integer")
+ulong: Codec[int] = _bounded(0, 2**64 - 1, "a non-negative integer")
+integer: Codec[int] = _bounded(-(2**31), 2**31 - 1, "an integer")
+long: Codec[int] = _bounded(-(2**63), 2**63 - 1, "an integer")
+on_off: Codec[bool] = _choice({"on": True, "off": False})
+yes_no: Codec[bool] = _choice({"yes": True, "no": False})
+hex2: Codec[int] = _hexadecimal(2, 0xFF)
+hex4: Codec[int] = _hexadecimal(4, 0xFFFF)
+hex1: Codec[int] = _hexadecimal(1, 0xF)
+hex8: Codec[int] = _hexadecimal(8, 0xFFFFFFFF)
+hexnum: Codec[int] = _hexadecimal(1, 2**64 - 1)
+
+
+def one_of(enum: type[E]) -> Codec[E]:
+    """A closed set of words."""
+    members = {member.value: member for member in enum}
+
+    def parse(text: str) -> E:
+        try:
+            return members[text]
+        except KeyError:
+            raise ValueError(text) from None
+
+    return Codec(parse, str, "one of " + ", ".join(f"'{word}'" for word in members))
+
+
+def _parse_uuid(text: str) -> str:
+    # libvirt's rule: 32 hexadecimal digits, dashes and white space anywhere between and around them
+    digits = "".join(text.split()).replace("-", "")
+    if len(digits) != 32 or not re.fullmatch(r"[0-9a-fA-F]{32}", digits):
+        raise ValueError(text)
+    return str(_uuid.UUID(digits))
+
+
+def _parse_mac(text: str) -> str:
+    parts = text.split(":")
+    if len(parts) != 6 or not all(re.fullmatch(r"[0-9a-fA-F]{1,2}", part) for part in parts):
+        raise ValueError(text)
+    return ":".join(part.lower().zfill(2) for part in parts)
+
+
+uuid: Codec[str] = Codec(_parse_uuid, _same, "a UUID such as c7a5fdbd-cdaf-9455-926a-d65c16db1809")
+mac: Codec[str] = Codec(_parse_mac, _same, "a MAC address such as 52:54:00:12:34:56")
+
+
+def parse_cpuset(text: str) -> frozenset[int]:
+    """Read libvirt's CPU list: numbers, ranges and ``^N`` exclusions, comma separated."""
+    chosen: set[int] = set()
+    for part in text.replace(" ", "").split(","):
+        match = re.fullmatch(r"(\^?)([0-9]+)(?:-([0-9]+))?", part)
+        if match is None or (match[1] and match[3]):
+            raise ValueError(text)
+        low = int(match[2])
+        high = int(match[3]) if match[3] else low
+        if high < low or high > 16384:
+            raise ValueError(text)
+        if match[1]:
+            chosen.discard(low)
+        else:
+            chosen.update(range(low, high + 1))
+    return frozenset(chosen)
+
+
+def format_cpuset(cpus: frozenset[int]) -> str:
+    """Write a set of CPUs as the shortest list of ranges."""
+    parts: list[str] = []
+    ordered = sorted(cpus)
+    start = 0
+    for i, cpu in enumerate(ordered):
+        if i + 1 < len(ordered) and ordered[i + 1] == cpu + 1:
+            continue
+        first = ordered[start]
+        parts.append(str(first) if first == cpu else f"{first}-{cpu}")
+        start = i + 1
+    return ",".join(parts)
+
+
+cpuset: Codec[frozenset[int]] = Codec(parse_cpuset, format_cpuset, "a CPU list such as 0-3,^2,8")

@@ -1,0 +1,75 @@
+"""Text <-> Node: safe parsing with limits, and errors that say line and column."""
+
+import difflib
+import re
+from typing import TypeVar
+
+from lxml import etree
+
+from qvirt.errors import XmlDetail, XmlError, XmlInvalidSchema
+from qvirt.xml.node import Node, Reader, Unknown
+
+N = TypeVar("N", bound=Node)
+
+#: bytes; the longest string the wire carries (REMOTE_STRING_MAX)
+MAX_LENGTH = 4 * 1024 * 1024
+
+
+def _parser() -> etree.XMLParser:
+    # huge_tree=False keeps libxml2's own limits: depth 256, 10 MB text nodes, entity amplification
+    return etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=False
+    )
+
+
+def parse_element(text: str, source: str) -> etree._Element:
+    """Parse a document and return its root.
+
+    source: how messages call the document, such as ``(domain_definition)``.
+    Raises XmlDetail when it is not well formed, XmlError when it is too long or brings entities of its own.
+    """
+    if len(text) > MAX_LENGTH:
+        raise XmlError(f"document {source} is {len(text)} characters long, the limit is {MAX_LENGTH}")
+    if "<!DOCTYPE" in text and "<!ENTITY" in text:
+        raise XmlError(f"document {source} defines entities, which are not taken")
+    try:
+        return etree.fromstring(text.encode("utf-8", "surrogateescape"), _parser())
+    except etree.XMLSyntaxError as error:
+        line, column = error.position
+        lines = text.split("\n")
+        shown = lines[line - 1] if 0 < line <= len(lines) else ""
+        reason = re.sub(r", line \d+, column \d+.*$", "", error.msg or "not well formed")
+        begin = max(0, column - 1 - 60)
+        raise XmlDetail(
+            f"{source}:{line}: {reason}\n{shown[begin : begin + 120]}\n{'-' * max(0, column - 1 - begin)}^"
+        ) from None
+
+
+def parse(text: str, cls: type[N], source: str, *, validate: bool = False) -> N:
+    """Read a document of the class.
+
+    validate: refuse elements and attributes nobody here knows, with line, column and the nearest known name.
+    Raises XmlDetail, XmlError, XmlInvalidSchema.
+    """
+    root = parse_element(text, source)
+    if root.tag != cls.tag:
+        raise XmlError(f"unexpected root element <{root.tag}>, expecting <{cls.tag}>")
+    reader = Reader()
+    node = cls.from_xml(root, reader)
+    if validate and reader.unknown:
+        raise XmlInvalidSchema("; ".join(_describe(text, item) for item in reader.unknown[:5]))
+    return node
+
+
+def _describe(text: str, item: Unknown) -> str:
+    lines = text.split("\n")
+    column = 0
+    local = item.name.rpartition("}")[2]
+    if 0 < item.line <= len(lines):
+        found = re.search(rf"(?<![\w.-]){re.escape(local)}(?![\w.-])", lines[item.line - 1])
+        column = found.start() + 1 if found else 0
+    kind = "attribute" if item.is_attribute else "element"
+    near = difflib.get_close_matches(local, [name for name in item.known if not name.startswith("{")], 1, 0.6)
+    hint = f", did you mean '{near[0]}'?" if near else ""
+    where = f"line {item.line}, column {column}" if column else f"line {item.line}"
+    return f"unknown {kind} '{local}' in element '{item.owner}' ({where}){hint}"

@@ -1,0 +1,460 @@
+"""Node: an XML element as a typed Python object, read and written by its field lines.
+
+Reading never fills in what the document leaves out; it only refuses what cannot be read. Elements and
+attributes that no field names are left out, and reported to the Reader, which the validate flag shows.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Self, cast
+
+from lxml import etree
+
+from qvirt.errors import QvirtError, XmlError
+from qvirt.xml import fields as f
+from qvirt.xml.fields import escape
+
+
+class Unknown:
+    """Something in a document that nobody here knows: an element or an attribute."""
+
+    __slots__ = ("is_attribute", "known", "line", "name", "owner")
+
+    def __init__(self, name: str, owner: str, line: int, known: tuple[str, ...], is_attribute: bool) -> None:
+        self.is_attribute = is_attribute
+        self.name = name
+        self.owner = owner
+        self.line = line
+        self.known = known
+
+
+class Reader:
+    """What one reading of a document gathers: the things nobody knows."""
+
+    __slots__ = ("unknown",)
+
+    def __init__(self) -> None:
+        self.unknown: list[Unknown] = []
+
+
+class Raw:
+    """An element kept as it stands."""
+
+    __slots__ = ("element",)
+
+    def __init__(self, element: etree._Element) -> None:
+        self.element = element
+
+    @property
+    def tag(self) -> str:
+        return str(self.element.tag)
+
+    @property
+    def line(self) -> int:
+        """The line of the source document the element began on."""
+        return line_of(self.element)
+
+    def write(self, out: list[str], indent: str) -> None:
+        """Write the element, indented afresh where it holds no text of its own, as libvirt does."""
+        _write_raw(self.element, out, indent, None)
+
+    def copy(self) -> "Raw":
+        return self  # never changed once read
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Raw) and etree.tostring(self.element, method="c14n") == etree.tostring(
+            other.element, method="c14n"
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # equality is by content
+
+
+def _qname(tag: str, nsmap: dict[str | None, str]) -> str:
+    if not tag.startswith("{"):
+        return tag
+    uri, local = tag[1:].split("}")
+    if uri == "http://www.w3.org/XML/1998/namespace":
+        return f"xml:{local}"
+    prefixes = [prefix for prefix, known in nsmap.items() if known == uri]
+    if None in prefixes:
+        return local
+    return f"{prefixes[0]}:{local}"
+
+
+def _write_raw(el: etree._Element, out: list[str], indent: str, outer: dict[str | None, str] | None) -> None:
+    tag = _qname(str(el.tag), el.nsmap)
+    parts = [tag]
+    for prefix, uri in el.nsmap.items():
+        if outer is None:
+            used = prefix is not None and prefix == (tag.split(":")[0] if ":" in tag else None)
+            inherited = el.getparent() is not None and el.getparent().nsmap.get(prefix) == uri  # type: ignore[union-attr]
+            if inherited and not used and not _uses_prefix(el, uri):
+                continue
+        elif outer.get(prefix) == uri:
+            continue
+        parts.append(f'xmlns:{prefix}="{escape(uri)}"' if prefix else f'xmlns="{escape(uri)}"')
+    for name, value in el.attrib.items():
+        shown = _qname(str(name), {p: u for p, u in el.nsmap.items() if p is not None})
+        parts.append(f'{shown}="{escape_raw(str(value), quote=True)}"')
+    head = " ".join(parts)
+    kids = list(el)
+    text = el.text or ""
+    if not kids and not text:
+        out.append(f"{indent}<{head}/>\n")
+        return
+    mixed = bool(text.strip()) or any((kid.tail or "").strip() for kid in kids)
+    if not kids or mixed:
+        inner = escape_raw(text)
+        for kid in kids:
+            inner += _inline(kid, el.nsmap)
+        out.append(f"{indent}<{head}>{inner}</{tag}>\n")
+        return
+    out.append(f"{indent}<{head}>\n")
+    for kid in kids:
+        if isinstance(kid.tag, str):
+            _write_raw(kid, out, indent + "  ", el.nsmap)
+        else:
+            out.append(f"{indent}  {etree.tostring(kid, encoding='unicode', with_tail=False)}\n")
+    out.append(f"{indent}</{tag}>\n")
+
+
+def _uses_prefix(el: etree._Element, uri: str) -> bool:
+    start = f"{{{uri}}}"
+    return any(
+        str(node.tag).startswith(start) or any(str(name).startswith(start) for name in node.attrib)
+        for node in el.iter(etree.Element)
+    )
+
+
+def _inline(el: etree._Element, outer: dict[str | None, str]) -> str:
+    """Write an element of mixed content on one line, its tail included."""
+    if isinstance(el.tag, str):
+        pieces: list[str] = []
+        _write_raw(el, pieces, "", outer)
+        shown = "".join(pieces).rstrip("\n")
+    else:
+        shown = etree.tostring(el, encoding="unicode", with_tail=False)
+    return shown + escape_raw(el.tail or "")
+
+
+def escape_raw(value: str, quote: bool = False) -> str:
+    """Escape kept content the way an XML library does: apostrophes stay."""
+    value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return value.replace('"', "&quot;") if quote else value
+
+
+class _Empty:
+    """Class attribute of a list or part: makes the value at first use and keeps it in the object."""
+
+    __slots__ = ("make", "name")
+
+    def __init__(self, name: str, make: Callable[[], object]) -> None:
+        self.name = name
+        self.make = make
+
+    def __get__(self, node: "Node | None", owner: type) -> object:
+        if node is None:
+            return self
+        value = node.__dict__[self.name] = self.make()
+        return value
+
+
+class Node:
+    """Base of every bound element.
+
+    tag: the element's name; ``{namespace}name`` with ``prefix`` set in the class for other namespaces.
+    line: where the element began in the document it was read from; 0 for one made in memory.
+    """
+
+    tag: ClassVar[str] = ""
+    fields: ClassVar[tuple[f.Field, ...]] = ()
+    _attrs: ClassVar[dict[str, f.Attr]] = {}
+    _kids: ClassVar[dict[str, f.Field]] = {}
+    _content: ClassVar[f.Content | None] = None
+    _required: ClassVar[tuple[f.Field, ...]] = ()
+    _opening: ClassVar[tuple[f.Attr, ...]] = ()
+    _body: ClassVar[tuple[f.Field, ...]] = ()
+    line: int = 0
+
+    def __init_subclass__(cls, tag: str | None = None, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if tag is not None:
+            cls.tag = tag
+        own: list[f.Field] = []
+        for name, value in list(vars(cls).items()):
+            if isinstance(value, f.Field):
+                value.bind(name)
+                own.append(value)
+                setattr(cls, name, _class_default(value))
+        redefined = {field.name for field in own}
+        cls._bind((*(x for x in cls.fields if x.name not in redefined), *own))
+
+    @classmethod
+    def _bind(cls, fields: tuple[f.Field, ...]) -> None:
+        """Take the fields, in the order of output, and make the tables that reading and writing use."""
+        cls.fields = fields
+        cls._attrs = {x.wire: x for x in cls.fields if type(x) is f.Attr}
+        cls._content = next((x for x in cls.fields if isinstance(x, f.Content)), None)
+        cls._opening = tuple(x for x in cls.fields if type(x) is f.Attr)
+        cls._body = tuple(x for x in cls.fields if type(x) not in (f.Attr, f.Content))
+        cls._kids = {x.wire: x for x in cls._body}
+        cls._required = tuple(x for x in cls.fields if x.required)
+
+    def __init__(self, **values: object) -> None:
+        for name, value in values.items():
+            if not any(field.name == name for field in self.fields):
+                raise TypeError(f"{type(self).__name__} has no field {name!r}")
+            self.__dict__[name] = value
+
+    # ------------------------------------------------------------ reading
+
+    @classmethod
+    def from_xml(cls, el: etree._Element, reader: Reader | None = None) -> Self:
+        """Read the element.
+
+        Raises XmlError, with the line, for a value that cannot be read or is required and missing.
+        """
+        node = cls.__new__(cls)
+        node._read(el, reader or Reader())
+        return node
+
+    def _read(self, el: etree._Element, reader: Reader) -> None:
+        values = self.__dict__
+        values["line"] = line_of(el)
+        cls = type(self)
+        attrs = cls._attrs
+        for name, text in cast("list[tuple[str, str]]", el.items()):
+            field = attrs.get(name)
+            if field is None:
+                reader.unknown.append(Unknown(name, str(el.tag), self.line, tuple(attrs), True))
+                continue
+            try:
+                values[field.name] = field.codec.parse(text)
+            except ValueError as error:
+                raise self._bad_attr(el, field, text, error) from None
+        kids = cls._kids
+        for kid in el:
+            tag = kid.tag
+            if tag.__class__ is not str:
+                continue
+            known = kids.get(tag)
+            if known is None:
+                reader.unknown.append(Unknown(tag, str(el.tag), line_of(kid), tuple(kids), False))
+                continue
+            self._read_kid(known, kid, values, reader)
+        if cls._content is not None:
+            text = el.text or ""
+            if text if not cls._content.required else text.strip():
+                try:
+                    values[cls._content.name] = cls._content.codec.parse(text)
+                except ValueError as error:
+                    raise self._bad_text(el, cls._content, text, error) from None
+        for required in cls._required:
+            if required.name not in values:
+                raise self._missing(el, required)
+        self.check()
+
+    def _read_kid(self, field: f.Field, kid: etree._Element, values: dict[str, Any], reader: Reader) -> None:
+        kind = type(field)
+        if kind is f.Children:
+            self._list(field).append(field.target.from_xml(kid, reader))  # type: ignore[attr-defined]
+        elif kind is f.Child:
+            if field.name not in values:  # libvirt takes the first of several
+                values[field.name] = field.target.from_xml(kid, reader)  # type: ignore[attr-defined]
+        elif kind is f.Flag:
+            values[field.name] = True
+        elif isinstance(field, f.Text):
+            if field.name not in values:
+                text = kid.text or ""
+                try:
+                    values[field.name] = field.codec.parse(text)
+                except ValueError as error:
+                    raise self._bad_text(kid, field, text, error) from None
+        elif isinstance(field, f.Texts):
+            try:
+                self._list(field).append(field.codec.parse(kid.text or ""))
+            except ValueError as error:
+                raise self._bad_text(kid, field, kid.text or "", error) from None
+        elif isinstance(field, f.Choice):
+            if field.name not in values:
+                word = kid.get(field.by)
+                target = field.classes.get(word or "")
+                if target is None:
+                    if word is None:
+                        raise XmlError(
+                            f"Missing required attribute '{field.by}' in element '{field.wire}'{at(kid)}"
+                        )
+                    raise XmlError(
+                        f"Invalid value for attribute '{field.by}' in element '{field.wire}': '{word}'."
+                        f"{at(kid, 'one of ' + ', '.join(field.classes))}"
+                    )
+                values[field.name] = target.from_xml(kid, reader)
+        else:
+            self._list(field).append(Raw(kid))
+
+    def _list(self, field: f.Field) -> list[Any]:
+        value: list[Any] = getattr(self, field.name)
+        return value
+
+    def check(self) -> None:
+        """Refuse combinations that cannot be read; called after each reading. Raises XmlError."""
+
+    def _bad_attr(self, el: etree._Element, field: f.Attr, text: str, error: ValueError) -> QvirtError:
+        return XmlError(
+            f"Invalid value for attribute '{field.wire}' in element '{el.tag}': '{text}'."
+            f"{at(el, field.codec.expects)}"
+        )
+
+    def _bad_text(
+        self, el: etree._Element, field: f.Attr | f.Texts, text: str, error: ValueError
+    ) -> QvirtError:
+        return XmlError(f"Invalid value for element '{el.tag}': '{text}'.{at(el, field.codec.expects)}")
+
+    def _missing(self, el: etree._Element, field: f.Field) -> QvirtError:
+        kind = "attribute" if type(field) is f.Attr else "element"
+        return XmlError(f"Missing required {kind} '{field.wire}' in element '{el.tag}'{at(el)}")
+
+    # ------------------------------------------------------------ writing
+
+    def to_xml(self, indent: str = "") -> str:
+        """Write the element as libvirt writes it: two spaces a level, single quotes, a trailing newline."""
+        out: list[str] = []
+        self.write(out, indent)
+        return "".join(out)
+
+    def write(self, out: list[str], indent: str = "", tag: str | None = None, force: bool = True) -> None:
+        """Append the element to ``out``; without ``force`` an element that says nothing is left out."""
+        cls = type(self)
+        tag = tag or cls.tag
+        values = self.__dict__
+        head = f"{indent}<{tag}"
+        for field in cls._opening:
+            value = values.get(field.name, field.fallback)
+            if value is not None and value != field.omit:
+                text: str = field.codec.format(value)
+                head += f" {field.wire}='{text if text.isalnum() else escape(text)}'"
+        head += self.extra_attributes()
+        inner = cls._content
+        if inner is not None:
+            value = values.get(inner.name)
+            if value is not None:
+                text = escape(inner.codec.format(value))
+                out.append(f"{head}>{text}</{tag}>\n")
+                return
+        mark = len(out)
+        out.append("")
+        if cls._body:
+            self.write_body(out, indent + "  ")
+        if len(out) > mark + 1:
+            out[mark] = head + ">\n"
+            out.append(f"{indent}</{tag}>\n")
+        elif force or len(head) > len(indent) + len(tag) + 1:
+            out[mark] = head + "/>\n"
+        else:
+            del out[mark]
+
+    def extra_attributes(self) -> str:
+        """Return what the opening tag says beyond the fields (namespace declarations)."""
+        return ""
+
+    def write_body(self, out: list[str], indent: str) -> None:
+        """Write the children in the order of the fields."""
+        values = self.__dict__
+        for field in type(self)._body:
+            self.write_field(field, values.get(field.name), out, indent)
+
+    def write_field(self, field: f.Field, value: Any, out: list[str], indent: str) -> None:
+        """Write one child field; ``value`` is what the object holds of it, None when it holds nothing."""
+        kind = type(field)
+        if kind is f.Text:
+            value = field.fallback if value is None else value  # type: ignore[attr-defined]
+            if value is not None and value != field.omit:  # type: ignore[attr-defined]
+                text = escape(field.codec.format(value))  # type: ignore[attr-defined]
+                out.append(f"{indent}<{field.wire}>{text}</{field.wire}>\n")
+        elif value is None:
+            return
+        elif kind is f.Children:
+            for node in value:
+                node.write(out, indent, field.wire)
+        elif kind is f.Child:
+            value.write(out, indent, field.wire, not field.part)  # type: ignore[attr-defined]
+        elif kind is f.Flag:
+            if value:
+                out.append(f"{indent}<{field.wire}/>\n")
+        elif isinstance(field, f.Texts):
+            for item in value:
+                out.append(f"{indent}<{field.wire}>{escape(field.codec.format(item))}</{field.wire}>\n")
+        elif isinstance(field, f.Choice):
+            value.write(out, indent, field.wire)
+        else:
+            for raw in value:
+                raw.write(out, indent)
+
+    # ------------------------------------------------------------ using
+
+    def says(self, name: str) -> bool:
+        """Tell whether the field holds a value of its own, not a default."""
+        value = self.__dict__.get(name)
+        return not (value is None or value is False or value == [])
+
+    def is_empty(self) -> bool:
+        """Tell whether the element would be written without attributes, children or text."""
+        out: list[str] = []
+        self.write(out, "", force=False)
+        return not out
+
+    def copy(self) -> Self:
+        """Return a copy that shares nothing that can change."""
+        twin = type(self).__new__(type(self))
+        into = twin.__dict__
+        for name, value in self.__dict__.items():
+            if isinstance(value, (Node, Raw)):
+                into[name] = value.copy()
+            elif isinstance(value, list):
+                into[name] = [item.copy() if isinstance(item, (Node, Raw)) else item for item in value]
+            else:
+                into[name] = value
+        return twin
+
+    def walk(self) -> Iterator["Node"]:
+        """Yield this node and every node below it, in document order."""
+        yield self
+        for field in type(self)._body:
+            value = self.__dict__.get(field.name)
+            if isinstance(value, Node):
+                yield from value.walk()
+            elif isinstance(value, list):
+                for item in value:
+                    if isinstance(item, Node):
+                        yield from item.walk()
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by what the two say; where they were read does not count."""
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.to_xml() == cast(Node, other).to_xml()
+
+    __hash__ = None  # type: ignore[assignment]  # nodes change
+
+    def __repr__(self) -> str:
+        return self.to_xml().strip()
+
+
+def line_of(el: etree._Element) -> int:
+    """Return the line an element began on, 0 when it was made in memory."""
+    return cast("int | None", el.sourceline) or 0
+
+
+def at(el: etree._Element, expects: str = "") -> str:
+    """Return the tail of an error message: where it stands, and what would be right."""
+    where = f" (line {el.sourceline}" if el.sourceline else ""
+    if not where:
+        return f" (expected {expects})" if expects else ""
+    return f"{where}; expected {expects})" if expects else f"{where})"
+
+
+def _class_default(field: f.Field) -> object:
+    if isinstance(field, (f.Children, f.Texts, f.Opaque)):
+        return _Empty(field.name, list)
+    if isinstance(field, f.Child) and field.part:
+        return _Empty(field.name, lambda: field.target())
+    return field.default()
