@@ -1,0 +1,214 @@
+"""Bytes to messages and back, for QMP and for the guest agent; no I/O.
+
+QEMU ends every QMP message with CR LF and never puts a line break inside one, so a message is a line.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from qvirt.qmp.errors import WireError
+
+JsonValue: TypeAlias = "Mapping[str, JsonValue] | Sequence[JsonValue] | str | int | float | bool | None"
+"""What may be sent: read-only containers, so that typed dictionaries and lists fit."""
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+"""What arrives."""
+
+JsonObject: TypeAlias = dict[str, Json]
+
+MESSAGE_LIMIT = 64 << 20
+"""Largest message accepted, in bytes; query-qmp-schema of QEMU 9 is 0.3 MiB, one query-blockstats of
+a thousand disks about 2 MiB."""
+
+AGENT_MESSAGE_LIMIT = 16 << 20
+"""Largest agent message accepted, in bytes: the guest is not trusted with our memory."""
+
+DELIMITER = b"\xff"
+"""A byte that cannot occur in JSON: flushes the parser on the other side of an agent channel."""
+
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, check_circular=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """QEMU's first message. version: (major, minor, micro); package: the distribution's suffix."""
+
+    version: tuple[int, int, int]
+    package: str
+    capabilities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a command: `value`, or an error with class and description."""
+
+    id: Json
+    value: Json = None
+    error: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something QEMU tells by itself. seconds, microseconds: QEMU's clock (Unix time), -1 when unknown."""
+
+    name: str
+    data: JsonObject
+    seconds: int
+    microseconds: int
+
+
+Message: TypeAlias = Greeting | Reply | Event
+
+
+def encode_command(
+    command: str, arguments: Mapping[str, JsonValue] | None, id: int | None, *, oob: bool = False
+) -> bytes:
+    """Encode one command as a line; `oob` asks QEMU to run it ahead of the others.
+
+    Raises WireError when an argument is not JSON.
+    """
+    message: dict[str, JsonValue] = {"exec-oob" if oob else "execute": command}
+    if arguments:
+        message["arguments"] = arguments
+    if id is not None:
+        message["id"] = id
+    try:
+        return _encode(message).encode("ascii") + b"\n"
+    except (TypeError, ValueError) as e:
+        raise WireError(f"cannot encode the arguments of command '{command}' as JSON: {e}") from e
+
+
+class LineBuffer:
+    """Cuts a byte stream into lines, and refuses lines longer than `limit` bytes."""
+
+    __slots__ = ("_limit", "_parts", "_size")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines completed by `data`, without their ends and without empty ones.
+
+        Raises WireError when a line passes the limit.
+        """
+        head, *lines = data.split(b"\n")
+        if not lines:
+            self._keep(head)
+            return []
+        tail = lines.pop()
+        self._parts.append(head)
+        first = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        self._keep(tail)
+        if len(first) > self._limit:
+            raise self._too_long(len(first))
+        return [line for line in (first, *lines) if line and not line.isspace()]
+
+    def clear(self) -> None:
+        """Forget an unfinished line."""
+        self._parts.clear()
+        self._size = 0
+
+    def _keep(self, part: bytes) -> None:
+        if part:
+            self._parts.append(part)
+            self._size += len(part)
+            if self._size > self._limit:
+                raise self._too_long(self._size)
+
+    def _too_long(self, size: int) -> WireError:
+        return WireError(
+            f"QEMU monitor reply exceeds buffer size ({self._limit} bytes): a message has {size} or more"
+        )
+
+
+class Decoder:
+    """Turns the bytes of a QMP monitor into messages."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, limit: int = MESSAGE_LIMIT) -> None:
+        self._lines = LineBuffer(limit)
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Yield the messages completed by `data`. Raises WireError for what is no QMP message."""
+        for line in self._lines.feed(data):
+            yield parse_message(line)
+
+
+def parse_message(line: bytes) -> Message:
+    """Parse one line of QMP. Raises WireError for what is no QMP message."""
+    message = parse_object(line)
+    if "event" in message:
+        return _event(message, line)
+    if "QMP" in message:
+        return _greeting(message, line)
+    return parse_reply(message, line)
+
+
+def parse_object(line: bytes) -> JsonObject:
+    """Parse one line that must be a JSON object."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise WireError(f"cannot parse json {excerpt(line)}: {e}") from e
+    if not isinstance(value, dict):
+        raise WireError(f"Parsed JSON reply {excerpt(line)} isn't an object")
+    return value
+
+
+def parse_reply(message: JsonObject, line: bytes) -> Reply:
+    """Classify an object as the answer to a command."""
+    if "return" in message:
+        return Reply(message.get("id"), message["return"])
+    error = message.get("error")
+    if isinstance(error, dict):
+        return Reply(
+            message.get("id"), None, (str(error.get("class", "GenericError")), str(error.get("desc", "")))
+        )
+    raise WireError(f"Unknown JSON reply {excerpt(line)}")
+
+
+def excerpt(line: bytes, size: int = 200) -> str:
+    """Show the beginning of a message in an error."""
+    text = repr(line[:size].decode("utf-8", "backslashreplace"))
+    return text if len(line) <= size else f"{text}... ({len(line)} bytes)"
+
+
+def _event(message: JsonObject, line: bytes) -> Event:
+    name = message["event"]
+    if not isinstance(name, str):
+        raise WireError(f"event without a name: {excerpt(line)}")
+    data = message.get("data")
+    stamp = message.get("timestamp")
+    seconds: Json = -1
+    micros: Json = -1
+    if isinstance(stamp, dict):
+        seconds, micros = stamp.get("seconds", -1), stamp.get("microseconds", -1)
+    return Event(
+        name,
+        data if isinstance(data, dict) else {},
+        seconds if isinstance(seconds, int) else -1,
+        micros if isinstance(micros, int) else -1,
+    )
+
+
+def _greeting(message: JsonObject, line: bytes) -> Greeting:
+    match message:
+        case {
+            "QMP": {
+                "version": {
+                    "qemu": {"major": int(major), "minor": int(minor), "micro": int(micro)},
+                    "package": str(package),
+                },
+                "capabilities": list(capabilities),
+            }
+        }:
+            known = tuple(name for name in capabilities if isinstance(name, str))
+            return Greeting((major, minor, micro), package.strip().removeprefix("(").removesuffix(")"), known)
+    raise WireError(f"greeting of an unknown form: {excerpt(line)}")
