@@ -1,0 +1,285 @@
+"""Domain events, typed, and the synchronous bus that carries them.
+
+One dataclass per event of libvirt's API; the names of the fields are libvirt's. Whoever changes a domain
+publishes; subscribers are called in the order they came, before publish returns, and must not block.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qvirt.constants import DomainEventID
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRef:
+    """Which domain an event is about, as it was then. id: -1 when it does not run."""
+
+    name: str
+    uuid: str
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class DomainEvent:
+    """Base. event_id: virDomainEventID, None for what libvirt's API has no event for."""
+
+    event_id: ClassVar[int | None] = None
+    domain: DomainRef
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle(DomainEvent):
+    """event: DomainEventType; detail: the matching DomainEvent…DetailType."""
+
+    event_id: ClassVar[int | None] = DomainEventID.LIFECYCLE
+    event: int
+    detail: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reboot(DomainEvent):
+    """The guest has rebooted."""
+
+    event_id: ClassVar[int | None] = DomainEventID.REBOOT
+
+
+@dataclass(frozen=True, slots=True)
+class RtcChange(DomainEvent):
+    """The guest has set its clock; utcoffset in seconds."""
+
+    event_id: ClassVar[int | None] = DomainEventID.RTC_CHANGE
+    utcoffset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watchdog(DomainEvent):
+    """The watchdog has fired; action: DomainEventWatchdogAction."""
+
+    event_id: ClassVar[int | None] = DomainEventID.WATCHDOG
+    action: int
+
+
+@dataclass(frozen=True, slots=True)
+class IoError(DomainEvent):
+    """A disk has failed. Published once; it serves IO_ERROR (without reason) and IO_ERROR_REASON.
+
+    action: DomainEventIOErrorAction; reason: "enospc" or empty.
+    """
+
+    event_id: ClassVar[int | None] = DomainEventID.IO_ERROR
+    src_path: str
+    dev_alias: str
+    action: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GraphicsAddress:
+    """One end of a display connection. family: DomainEventGraphicsAddressType."""
+
+    family: int
+    node: str
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Graphics(DomainEvent):
+    """A display client came or went; phase: DomainEventGraphicsPhase; subject: (type, name) pairs."""
+
+    event_id: ClassVar[int | None] = DomainEventID.GRAPHICS
+    phase: int
+    local: GraphicsAddress
+    remote: GraphicsAddress
+    auth_scheme: str
+    subject: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ControlError(DomainEvent):
+    """The monitor is of no use any more."""
+
+    event_id: ClassVar[int | None] = DomainEventID.CONTROL_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class BlockJob(DomainEvent):
+    """A block job changed. Serves BLOCK_JOB (path) and BLOCK_JOB_2 (dst).
+
+    type: DomainBlockJobType; status: ConnectDomainEventBlockJobStatus.
+    """
+
+    event_id: ClassVar[int | None] = DomainEventID.BLOCK_JOB
+    path: str
+    dst: str
+    type: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskChange(DomainEvent):
+    """A disk's source went missing at start; reason: ConnectDomainEventDiskChangeReason."""
+
+    event_id: ClassVar[int | None] = DomainEventID.DISK_CHANGE
+    old_src_path: str | None
+    new_src_path: str | None
+    dev_alias: str
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrayChange(DomainEvent):
+    """A tray was opened (reason 0) or closed (1)."""
+
+    event_id: ClassVar[int | None] = DomainEventID.TRAY_CHANGE
+    dev_alias: str
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class PmWakeup(DomainEvent):
+    """The guest woke up."""
+
+    event_id: ClassVar[int | None] = DomainEventID.PMWAKEUP
+    reason: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PmSuspend(DomainEvent):
+    """The guest went to sleep (S3)."""
+
+    event_id: ClassVar[int | None] = DomainEventID.PMSUSPEND
+    reason: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PmSuspendDisk(DomainEvent):
+    """The guest went to sleep (S4)."""
+
+    event_id: ClassVar[int | None] = DomainEventID.PMSUSPEND_DISK
+    reason: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BalloonChange(DomainEvent):
+    """The guest's memory is now ``actual`` KiB."""
+
+    event_id: ClassVar[int | None] = DomainEventID.BALLOON_CHANGE
+    actual: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAdded(DomainEvent):
+    event_id: ClassVar[int | None] = DomainEventID.DEVICE_ADDED
+    dev_alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRemoved(DomainEvent):
+    event_id: ClassVar[int | None] = DomainEventID.DEVICE_REMOVED
+    dev_alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRemovalFailed(DomainEvent):
+    event_id: ClassVar[int | None] = DomainEventID.DEVICE_REMOVAL_FAILED
+    dev_alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tunable(DomainEvent):
+    """A tunable changed; params: (field name, TypedParameterType, value)."""
+
+    event_id: ClassVar[int | None] = DomainEventID.TUNABLE
+    params: tuple[tuple[str, int, int | str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLifecycle(DomainEvent):
+    """The guest agent came or went; state, reason: ConnectDomainEventAgentLifecycle…."""
+
+    event_id: ClassVar[int | None] = DomainEventID.AGENT_LIFECYCLE
+    state: int
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataChange(DomainEvent):
+    """type: DomainMetadataType; nsuri: only for metadata elements."""
+
+    event_id: ClassVar[int | None] = DomainEventID.METADATA_CHANGE
+    type: int
+    nsuri: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockThreshold(DomainEvent):
+    event_id: ClassVar[int | None] = DomainEventID.BLOCK_THRESHOLD
+    dev: str
+    path: str | None
+    threshold: int
+    excess: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFailure(DomainEvent):
+    """recipient, action, flags: DomainMemoryFailure…."""
+
+    event_id: ClassVar[int | None] = DomainEventID.MEMORY_FAILURE
+    recipient: int
+    action: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDeviceSizeChange(DomainEvent):
+    """size: KiB."""
+
+    event_id: ClassVar[int | None] = DomainEventID.MEMORY_DEVICE_SIZE_CHANGE
+    dev_alias: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorEvent(DomainEvent):
+    """A raw QMP event (virConnectDomainQemuMonitorEventRegister). details: its data as JSON, or None."""
+
+    event: str
+    seconds: int
+    micros: int
+    details: str | None
+
+
+Subscriber = Callable[[DomainEvent], None]
+
+
+class EventBus:
+    """Synchronous publish and subscribe."""
+
+    def __init__(self) -> None:
+        self._subscribers: dict[int, Subscriber] = {}
+        self._next = 0
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Call ``subscriber`` with every event from now on; returns what ends that."""
+        key = self._next
+        self._next += 1
+        self._subscribers[key] = subscriber
+
+        def unsubscribe() -> None:
+            self._subscribers.pop(key, None)
+
+        return unsubscribe
+
+    def publish(self, event: DomainEvent) -> None:
+        """Tell every subscriber; one that fails is logged and harms nobody."""
+        for key, subscriber in list(self._subscribers.items()):
+            if key not in self._subscribers:
+                continue
+            try:
+                subscriber(event)
+            except Exception:
+                log.exception("subscriber failed on %s", type(event).__name__)

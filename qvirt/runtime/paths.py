@@ -1,0 +1,218 @@
+"""Where an instance keeps its files: the system's, a user's session, or everything under one folder.
+
+The names are libvirt's, so that either daemon can take over the other's tree.
+"""
+
+import fcntl
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from qvirt.errors import OperationFailed, SystemError_
+from qvirt.qemu.context import Dirs
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The folders of one instance.
+
+    kind: "system", "session" or "root" (``--root``). etc: holds qemu.conf and ``qemu/``.
+    sockets: where the daemon's own sockets and its pid file are. run, lib, cache, log: QEMU's share of each.
+    """
+
+    kind: str
+    etc: Path
+    sockets: Path
+    run: Path
+    lib: Path
+    cache: Path
+    log: Path
+
+    @classmethod
+    def system(cls) -> Self:
+        """The machine's own instance (qemu:///system)."""
+        return cls(
+            "system",
+            Path("/etc/libvirt"),
+            Path("/run/libvirt"),
+            Path("/run/libvirt/qemu"),
+            Path("/var/lib/libvirt/qemu"),
+            Path("/var/cache/libvirt/qemu"),
+            Path("/var/log/libvirt/qemu"),
+        )
+
+    @classmethod
+    def root(cls, folder: Path) -> Self:
+        """Everything under one folder."""
+        folder = folder.absolute()
+        return cls(
+            "root",
+            folder / "etc/libvirt",
+            folder / "run/libvirt",
+            folder / "run/libvirt/qemu",
+            folder / "var/lib/libvirt/qemu",
+            folder / "var/cache/libvirt/qemu",
+            folder / "var/log/libvirt/qemu",
+        )
+
+    @classmethod
+    def session(cls, environ: Mapping[str, str], uid: int) -> Self:
+        """A user's instance (qemu:///session), in the XDG places as libvirt reads them."""
+        home = Path(environ.get("HOME") or "/")
+        config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "libvirt"
+        cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "libvirt"
+        # Without a runtime folder libvirt falls back to the cache's, uid or not.
+        runtime = environ.get("XDG_RUNTIME_DIR") or (
+            f"/run/user/{uid}" if os.path.isdir(f"/run/user/{uid}") else ""
+        )
+        sockets = Path(runtime) / "libvirt" if runtime else cache
+        return cls(
+            "session",
+            config,
+            sockets,
+            sockets / "qemu/run",
+            config / "qemu/lib",
+            cache / "qemu/cache",
+            cache / "qemu/log",
+        )
+
+    @property
+    def conf(self) -> Path:
+        """qemu.conf."""
+        return self.etc / "qemu.conf"
+
+    @property
+    def definitions(self) -> Path:
+        """The folder of the persistent domains' documents."""
+        return self.etc / "qemu"
+
+    @property
+    def autostart(self) -> Path:
+        """The folder of the links that mark autostart."""
+        return self.etc / "qemu" / "autostart"
+
+    @property
+    def save(self) -> Path:
+        """The folder of managed save images."""
+        return self.lib / "save"
+
+    @property
+    def nvram(self) -> Path:
+        return self.lib / "nvram"
+
+    def definition(self, name: str) -> Path:
+        return self.definitions / f"{name}.xml"
+
+    def autostart_link(self, name: str) -> Path:
+        return self.autostart / f"{name}.xml"
+
+    def autostart_once_link(self, name: str) -> Path:
+        return self.autostart / f"{name}.xml.once"
+
+    def status(self, name: str) -> Path:
+        return self.run / f"{name}.xml"
+
+    def pidfile(self, name: str) -> Path:
+        return self.run / f"{name}.pid"
+
+    def logfile(self, name: str) -> Path:
+        return self.log / f"{name}.log"
+
+    def managed_save(self, name: str) -> Path:
+        return self.save / f"{name}.save"
+
+    @property
+    def dirs(self) -> Dirs:
+        """The folders a QEMU is told about."""
+        return Dirs(
+            lib=str(self.lib),
+            channel=str(self.lib / "channel/target"),
+            nvram=str(self.nvram),
+            run=str(self.run),
+            log=str(self.log),
+        )
+
+
+#: (folder below ``lib``, mode); all belong to QEMU's user in the system's instance.
+_LIB_FOLDERS = (
+    ("", 0o750),
+    ("channel", 0o750),
+    ("channel/target", 0o750),
+    ("checkpoint", 0o755),
+    ("dump", 0o755),
+    ("nvram", 0o755),
+    ("ram", 0o755),
+    ("save", 0o755),
+    ("snapshot", 0o755),
+)
+
+
+def make_folders(paths: Paths, owner: tuple[int, int] | None) -> None:
+    """Make the instance's folders with libvirt's modes; owner: QEMU's uid and gid where it is not us.
+
+    Raises SystemError_.
+    """
+    try:
+        for folder, mode in (
+            (paths.etc, 0o755),
+            (paths.definitions, 0o700),
+            (paths.autostart, 0o755),
+            (paths.sockets, 0o755),
+            (paths.run, 0o755),
+            (paths.cache.parent, 0o711),
+            (paths.cache, 0o750 if owner is None else 0o711),
+            (paths.lib.parent, 0o755),
+            (paths.log, 0o755),
+        ):
+            _make(folder, mode)
+        for name, mode in _LIB_FOLDERS:
+            folder = paths.lib / name if name else paths.lib
+            _make(folder, mode)
+            if owner is not None:
+                os.chown(folder, *owner)
+    except OSError as error:
+        raise SystemError_(f"cannot create folder '{error.filename or paths.lib}'", error) from error
+
+
+def _make(folder: Path, mode: int) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(mode)
+
+
+class InstanceLock:
+    """The lock that keeps two daemons from serving one tree: libvirt's own ``driver.pid`` with its own lock.
+
+    An open-file-description lock conflicts with the record lock libvirt takes, and also between two
+    instances inside one process. The kernel drops it when the process ends, however it ends.
+    """
+
+    def __init__(self, paths: Paths) -> None:
+        """Take it. Raises OperationFailed when somebody else serves the tree."""
+        path = paths.run / "driver.pid"
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise SystemError_(f"Failed to open pid file '{path}'", error) from error
+        request = struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, request)
+        except OSError as error:
+            holder = os.read(self._fd, 32).decode(errors="replace").strip()
+            os.close(self._fd)
+            who = f" (pid {holder})" if holder else ""
+            raise OperationFailed(
+                f"Failed to acquire pid file '{path}': another daemon{who} serves this instance; "
+                "stop it first, or give this one a folder of its own with --root"
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        """Give it back; the file stays, as libvirt leaves it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,1 @@
+"""What confines a QEMU: user and groups, file owners, capabilities, limits."""
