@@ -40,12 +40,12 @@ class Thing(Node, tag="thing"):
     colour: Colour = attr(one_of(Colour), "colourName", default=Colour.RED)
     driver: Driver = part(Driver)
     size: Size | None = child(Size)
-    place: Near | Far | None = choice({"near": Near, "far": Far}, "place")  # type: ignore[assignment, dict-item, type-var]
+    place: Near | Far | None = choice({"near": Near, "far": Far}, "place")  # type: ignore[assignment]
     lonely: bool = flag()
     note: str | None = text(string)
     words: list[str] = texts(string, "word")
     inner: "list[Thing]" = children(lambda: Thing, "thing")
-    metadata: list = opaque("metadata")  # type: ignore[type-arg, assignment]
+    metadata: list = opaque("metadata")  # type: ignore[type-arg]
 
 
 def read(body: str, validate: bool = False) -> Thing:
