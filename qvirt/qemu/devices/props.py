@@ -1,0 +1,148 @@
+"""Prop: one line says which QEMU property an XML field is, for building a device and for reading one back.
+
+A kind lists its plain attributes in a table; only the odd ones are code:
+
+    PROPS = PropTable(
+        Disk,
+        Prop("num-queues", "driver.queues"),
+        Prop("share-rw", "shareable", when=says),
+        Prop("werror", "driver.error_policy", WERROR),
+    )
+    props |= PROPS.render(disk, ctx)
+
+Every path is looked up in the Node classes when the table is made, so a wrong one fails at import.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from qvirt.qemu.context import Context
+from qvirt.qemu.keyval import JsonValue
+from qvirt.xml import fields as f
+from qvirt.xml.node import Node
+
+N = TypeVar("N", bound=Node)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """How a value of the model is said to QEMU, and how it is read back."""
+
+    to_qemu: Callable[[Any], JsonValue]
+    from_qemu: Callable[[Any], Any]
+
+
+def _word(value: Any) -> JsonValue:
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+#: the same value; a flag that is off says nothing
+PLAIN = Conversion(_word, lambda value: value)
+#: QEMU's OnOffAuto and other places where libvirt writes the word, not the boolean
+ON_OFF = Conversion(lambda value: "on" if value else "off", lambda value: value in (True, "on"))
+#: the same number, written as text
+TEXT = Conversion(str, int)
+#: ``0x`` and hexadecimal digits
+HEX = Conversion(lambda value: f"{value:#x}", lambda value: int(value, 16))
+
+
+def words(to_qemu: Mapping[str, JsonValue]) -> Conversion:
+    """Translate word by word; a word that is not in the table is left out."""
+    back = {value: word for word, value in to_qemu.items() if not isinstance(value, (dict, list))}
+    return Conversion(to_qemu.get, back.get)
+
+
+Condition = Callable[[Any, Context], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Prop:
+    """One property.
+
+    name: QEMU's. path: from the node the table is for, Python names joined by dots.
+    when: asked with the node and the context; False leaves the property out.
+    """
+
+    name: str
+    path: str
+    conversion: Conversion = PLAIN
+    when: Condition | None = None
+    steps: tuple[str, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.path.split(".")))
+
+
+def has(type: str, property: str) -> Condition:
+    """Require that this QEMU's device type has the property."""
+    return lambda node, ctx: ctx.caps.device_has(type, property)
+
+
+class PropTable(Generic[N]):
+    """The plain attributes of one Node class, in the order they are given to QEMU."""
+
+    __slots__ = ("_flags", "cls", "props")
+
+    def __init__(self, cls: type[N], *props: Prop) -> None:
+        self.cls = cls
+        self.props = props
+        # a <flag/> is False when it is not there, which is not the same as being off
+        self._flags = frozenset(prop.path for prop in props if isinstance(_resolve(cls, prop), f.Flag))
+
+    def render(self, node: N, ctx: Context) -> dict[str, JsonValue]:
+        """Return the properties that the node says something about."""
+        made: dict[str, JsonValue] = {}
+        for prop in self.props:
+            value: Any = node
+            for step in prop.steps:
+                value = getattr(value, step)
+                if value is None:
+                    break
+            if value is None or (value is False and prop.path in self._flags):
+                continue
+            if prop.when is not None and not prop.when(node, ctx):
+                continue
+            said = prop.conversion.to_qemu(value)
+            if said is not None:
+                made[prop.name] = said
+        return made
+
+    def read(self, node: N, props: dict[str, Any]) -> None:
+        """Set the fields the properties stand for, and take those out of ``props``."""
+        for prop in self.props:
+            if prop.name not in props:
+                continue
+            value = prop.conversion.from_qemu(props.pop(prop.name))
+            if value is None:
+                continue
+            owner: Node = node
+            for step in prop.steps[:-1]:
+                below = getattr(owner, step)
+                if below is None:
+                    below = _field(type(owner), step).target()
+                    setattr(owner, step, below)
+                owner = below
+            setattr(owner, prop.steps[-1], value)
+
+
+def _find(cls: type[Node], name: str) -> f.Field | None:
+    return next((known for known in cls.fields if known.name == name), None)
+
+
+def _field(cls: type[Node], name: str) -> f.Child:
+    found = _find(cls, name)
+    if not isinstance(found, f.Child) or isinstance(found, f.Children):
+        raise TypeError(f"{cls.__name__}.{name} is not a child element")
+    return found
+
+
+def _resolve(cls: type[Node], prop: Prop) -> f.Field:
+    owner = cls
+    for step in prop.steps[:-1]:
+        owner = _field(owner, step).target
+    last = _find(owner, prop.steps[-1])
+    if last is None or isinstance(last, f.Child):
+        raise TypeError(f"property '{prop.name}': {cls.__name__} has no value at '{prop.path}'")
+    return last
