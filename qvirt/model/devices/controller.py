@@ -1,7 +1,87 @@
-"""``<controller>``."""
+"""``<controller>``: what other devices plug into (formatdomain, "Controllers")."""
 
-from qvirt.model.devices.device import Device
+from enum import StrEnum
+
+from qvirt.model.devices.device import Device, VirtioDriver
+from qvirt.model.memory import Size
+from qvirt.xml.codecs import hex1, integer, on_off, one_of, string, uint
+from qvirt.xml.fields import attr, child, part, text
+from qvirt.xml.node import Node
+
+
+class ControllerType(StrEnum):
+    """The buses."""
+
+    IDE = "ide"
+    FDC = "fdc"
+    SCSI = "scsi"
+    SATA = "sata"
+    VIRTIO_SERIAL = "virtio-serial"
+    CCID = "ccid"
+    USB = "usb"
+    PCI = "pci"
+    XENBUS = "xenbus"
+    ISA = "isa"
+
+
+class PciControllerModel(Node, tag="model"):
+    """``<model>``: the QEMU device behind a PCI controller."""
+
+    name: str = attr(string, required=True)
+
+
+class PciControllerTarget(Node, tag="target"):
+    """``<target>``: what the guest sees of a PCI controller; ``port`` is hexadecimal in the document."""
+
+    chassis_nr: int | None = attr(integer, "chassisNr")
+    chassis: int | None = attr(integer)
+    port: int | None = attr(hex1)
+    bus_nr: int | None = attr(integer, "busNr")
+    index: int | None = attr(integer)
+    hotplug: bool | None = attr(on_off)
+    node: int | None = text(uint)
+
+
+class ControllerDriver(VirtioDriver, tag="driver"):
+    queues: int | None = attr(uint)
+    cmd_per_lun: int | None = attr(uint)
+    max_sectors: int | None = attr(uint)
+    ioeventfd: bool | None = attr(on_off)
+    iothread: int | None = attr(uint)
+
+
+class Master(Node, tag="master"):
+    """``<master>``: the first port of the master controller that a USB companion takes over."""
+
+    startport: int = attr(uint, required=True)
+
+
+class PciHole64(Size, tag="pcihole64"):
+    """``<pcihole64>``: the size of the 64-bit PCI window."""
 
 
 class Controller(Device, tag="controller"):
-    """``<controller>``."""
+    """``<controller>``; ``index`` is None only before the domain is completed."""
+
+    type: ControllerType = attr(one_of(ControllerType), required=True)
+    index: int | None = attr(uint)
+    model: str | None = attr(string)
+    ports: int | None = attr(integer)
+    vectors: int | None = attr(integer)
+    max_grant_frames: int | None = attr(integer, "maxGrantFrames")
+    max_event_channels: int | None = attr(integer, "maxEventChannels")
+    pci_model: PciControllerModel | None = child(PciControllerModel, "model")
+    target: PciControllerTarget = part(PciControllerTarget)
+    driver: ControllerDriver = part(ControllerDriver)
+    master: Master | None = child(Master)
+    pcihole64: PciHole64 | None = child(PciHole64)
+
+
+# <master> stands between <alias> and <rom>, <pcihole64> after everything else; libvirt's order of output
+_LATE = {"master": "rom", "pcihole64": ""}
+_ORDER = [field for field in Controller.fields if field.name not in _LATE]
+for _field in Controller.fields:
+    if _field.name in _LATE:
+        _before = [field.name for field in _ORDER]
+        _ORDER.insert(_before.index(_LATE[_field.name]) if _LATE[_field.name] else len(_ORDER), _field)
+Controller._bind(tuple(_ORDER))

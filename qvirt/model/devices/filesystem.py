@@ -1,7 +1,93 @@
-"""``<filesystem>``."""
+"""``<filesystem>``: a host directory given to the guest, by 9p or virtiofs."""
 
-from qvirt.model.devices.device import Device
+from qvirt.model.devices.device import Device, VirtioDriver
+from qvirt.model.memory import Size
+from qvirt.xml.codecs import on_off, string, uint, ulong
+from qvirt.xml.fields import attr, child, children, flag, part
+from qvirt.xml.node import Node
+
+
+class FilesystemDriver(VirtioDriver, tag="driver"):
+    type: str | None = attr(string)
+    format: str | None = attr(string)
+    name: str | None = attr(string)
+    wrpolicy: str | None = attr(string)
+    queue: int | None = attr(ulong)
+
+
+# the virtio options come after the driver's own
+FilesystemDriver._bind((*FilesystemDriver.fields[4:], *FilesystemDriver.fields[:4]))
+
+
+class VirtiofsCache(Node, tag="cache"):
+    mode: str | None = attr(string)
+
+
+class VirtiofsSandbox(Node, tag="sandbox"):
+    mode: str | None = attr(string)
+
+
+class VirtiofsLock(Node, tag="lock"):
+    posix: bool | None = attr(on_off)
+    flock: bool | None = attr(on_off)
+
+
+class ThreadPool(Node, tag="thread_pool"):
+    size: int | None = attr(uint)
+
+
+class VirtiofsBinary(Node, tag="binary"):
+    """``<binary>``: which virtiofsd, and its options."""
+
+    path: str | None = attr(string)
+    xattr: bool | None = attr(on_off)
+    cache: VirtiofsCache = part(VirtiofsCache)
+    sandbox: VirtiofsSandbox = part(VirtiofsSandbox)
+    lock: VirtiofsLock = part(VirtiofsLock)
+    thread_pool: ThreadPool = part(ThreadPool)
+
+
+class FilesystemSource(Node, tag="source"):
+    dir: str | None = attr(string)
+    socket: str | None = attr(string)
+    file: str | None = attr(string)
+    dev: str | None = attr(string)
+    name: str | None = attr(string)
+    pool: str | None = attr(string)
+    volume: str | None = attr(string)
+    usage: int | None = attr(ulong)
+    units: str | None = attr(string)
+
+
+class FilesystemTarget(Node, tag="target"):
+    dir: str | None = attr(string)
+
+
+class IdRange(Node):
+    start: int = attr(uint, required=True)
+    target: int = attr(uint, required=True)
+    count: int = attr(uint, required=True)
+
+
+class IdMap(Node, tag="idmap"):
+    uids: list[IdRange] = children(IdRange, "uid")
+    gids: list[IdRange] = children(IdRange, "gid")
 
 
 class Filesystem(Device, tag="filesystem"):
     """``<filesystem>``."""
+
+    type: str = attr(string, default="mount")
+    accessmode: str | None = attr(string)
+    fmode: str | None = attr(string)
+    dmode: str | None = attr(string)
+    model: str | None = attr(string)
+    multidevs: str | None = attr(string)
+    driver: FilesystemDriver = part(FilesystemDriver)
+    binary: VirtiofsBinary = part(VirtiofsBinary)
+    source: FilesystemSource | None = child(FilesystemSource)
+    target: FilesystemTarget | None = child(FilesystemTarget)
+    readonly: bool = flag()
+    idmap: IdMap = part(IdMap)
+    space_hard_limit: Size | None = child(Size, "space_hard_limit")
+    space_soft_limit: Size | None = child(Size, "space_soft_limit")

@@ -1,7 +1,182 @@
-"""``<hostdev>``."""
+"""``<hostdev>``: a device of the host given to the guest.
 
+The address in ``<source>`` is written differently for each type, so it becomes one of the ``…Source`` address
+classes once the type is known.
+"""
+
+from qvirt.errors import XmlError
 from qvirt.model.devices.device import Device
+from qvirt.xml.codecs import Codec, hex1, hex2, hex4, on_off, string, uint, ulong, uuid, yes_no
+from qvirt.xml.fields import attr, child, children, flag, opaque, part
+from qvirt.xml.node import Node, Raw
+
+
+class HostAddress(Node, tag="address"):
+    """Base: which device of the host."""
+
+
+class SpokenHostAddress(HostAddress, tag="address"):
+    """The address as it was read, before the hostdev's type says what the words mean."""
+
+    type: str | None = attr(string)
+    domain: str | None = attr(string)
+    bus: str | None = attr(string)
+    slot: str | None = attr(string)
+    function: str | None = attr(string)
+    device: str | None = attr(string)
+    port: str | None = attr(string)
+    target: str | None = attr(string)
+    unit: str | None = attr(string)
+    uuid: str | None = attr(string)
+
+
+class PciHostAddress(HostAddress, tag="address"):
+    """A PCI function of the host."""
+
+    domain: int = attr(hex4, default=0)
+    bus: int = attr(hex2, default=0)
+    slot: int = attr(hex2, default=0)
+    function: int = attr(hex1, default=0)
+
+    @property
+    def name(self) -> str:
+        """The name Linux and QEMU use: ``0000:06:12.5``."""
+        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
+
+
+class UsbHostAddress(HostAddress, tag="address"):
+    """A USB device of the host, by where it is plugged in now."""
+
+    bus: int | None = attr(uint)
+    device: int | None = attr(uint)
+    port: str | None = attr(string)
+
+
+class ScsiHostAddress(HostAddress, tag="address"):
+    """A SCSI device of the host, below its adapter."""
+
+    bus: int = attr(uint, default=0)
+    target: int = attr(uint, default=0)
+    unit: int = attr(ulong, default=0)
+
+
+class MdevHostAddress(HostAddress, tag="address"):
+    """A mediated device."""
+
+    uuid: str = attr(uuid, required=True)
+
+
+class UsbId(Node):
+    """``<vendor>`` or ``<product>``."""
+
+    id: int = attr(hex4, required=True)
+
+
+class ScsiAdapter(Node, tag="adapter"):
+    name: str = attr(string, required=True)
+
+
+class IscsiHost(Node, tag="host"):
+    name: str | None = attr(string)
+    port: str | None = attr(string)
+    transport: str | None = attr(string)
+    socket: str | None = attr(string)
+
+
+class HostdevSource(Node, tag="source"):
+    """``<source>``: the device of the host."""
+
+    startup_policy: str | None = attr(string, "startupPolicy")
+    guest_reset: str | None = attr(string, "guestReset")
+    write_filtering: bool | None = attr(yes_no, "writeFiltering")
+    protocol: str | None = attr(string)
+    name: str | None = attr(string)
+    wwpn: str | None = attr(string)
+    adapter: ScsiAdapter | None = child(ScsiAdapter)
+    vendor: UsbId | None = child(UsbId, "vendor")
+    product: UsbId | None = child(UsbId, "product")
+    address: HostAddress | None = child(SpokenHostAddress)
+    hosts: list[IscsiHost] = children(IscsiHost)
+    auth: list[Raw] = opaque("auth")
+    initiator: list[Raw] = opaque("initiator")
+
+
+class HostdevDriver(Node, tag="driver"):
+    name: str | None = attr(string)
+
+
+class HostdevTeaming(Node, tag="teaming"):
+    type: str | None = attr(string)
+    persistent: str | None = attr(string)
 
 
 class Hostdev(Device, tag="hostdev"):
     """``<hostdev>``."""
+
+    mode: str = attr(string, default="subsystem")
+    type: str | None = attr(string)
+    managed: bool | None = attr(yes_no)
+    sgio: str | None = attr(string)
+    rawio: bool | None = attr(yes_no)
+    model: str | None = attr(string)
+    display: bool | None = attr(on_off)
+    ramfb: bool | None = attr(on_off)
+    driver: HostdevDriver = part(HostdevDriver)
+    source: HostdevSource | None = child(HostdevSource)
+    teaming: HostdevTeaming | None = child(HostdevTeaming)
+    readonly: bool = flag()
+    shareable: bool = flag()
+
+    def check(self) -> None:
+        if self.source is not None and isinstance(self.source.address, SpokenHostAddress):
+            self.source.address = typed_address(self.source.address, self.type or "")
+
+    @property
+    def host_address(self) -> HostAddress | None:
+        """The address of the device on the host."""
+        return None if self.source is None else self.source.address
+
+    def is_subsystem(self, *types: str) -> bool:
+        """Tell whether this is a device of one of the types."""
+        return self.mode == "subsystem" and self.type in types
+
+
+_CLASSES: dict[str, type[HostAddress]] = {
+    "pci": PciHostAddress,
+    "usb": UsbHostAddress,
+    "scsi": ScsiHostAddress,
+    "mdev": MdevHostAddress,
+}
+
+
+def typed_address(spoken: SpokenHostAddress, kind: str) -> HostAddress:
+    """Read the words of an address as a hostdev type means them.
+
+    Raises XmlError for a number that cannot be read and for a missing UUID.
+    """
+    cls = _CLASSES.get(kind)
+    if cls is None:
+        return spoken
+    address = cls()
+    address.line = spoken.line
+    for field in cls._opening:
+        text = getattr(spoken, field.name)
+        if text is None:
+            if field.required:
+                raise XmlError(f"Missing '{field.wire}' attribute for element <address>{_at(spoken)}")
+            continue
+        codec: Codec[object] = field.codec
+        try:
+            setattr(address, field.name, codec.parse(text))
+        except ValueError:
+            raise XmlError(
+                f"Invalid value for attribute '{field.wire}' in element 'address': '{text}'.{_at(spoken)}"
+            ) from None
+    if isinstance(address, PciHostAddress):
+        for field in cls._opening:  # written in full, whatever the document left out
+            setattr(address, field.name, getattr(address, field.name))
+    return address
+
+
+def _at(node: Node) -> str:
+    return f" (line {node.line})" if node.line else ""

@@ -1,7 +1,30 @@
-"""``<input>``."""
+"""``<input>``: mouse, tablet, keyboard, and host input devices."""
 
-from qvirt.model.devices.device import Device
+from qvirt.model.devices.device import Device, VirtioDriver
+from qvirt.xml.codecs import on_off, string
+from qvirt.xml.fields import attr, child, part
+from qvirt.xml.node import Node
+
+
+class InputDriver(VirtioDriver, tag="driver"):
+    """``<driver>`` of a virtio input device."""
+
+
+class InputSource(Node, tag="source"):
+    """``<source>``: ``evdev`` for type passthrough, ``dev`` and the rest for type evdev."""
+
+    evdev: str | None = attr(string)
+    dev: str | None = attr(string)
+    grab: str | None = attr(string)
+    grab_toggle: str | None = attr(string, "grabToggle")
+    repeat: bool | None = attr(on_off)
 
 
 class Input(Device, tag="input"):
-    """``<input>``."""
+    """``<input>``; ``bus`` is None only before the domain is completed."""
+
+    type: str = attr(string, required=True)
+    bus: str | None = attr(string)
+    model: str | None = attr(string)
+    driver: InputDriver = part(InputDriver)
+    source: InputSource | None = child(InputSource)

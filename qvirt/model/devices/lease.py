@@ -1,7 +1,19 @@
-"""``<lease>``."""
+"""``<lease>``: a lock that must be held while the guest runs."""
 
 from qvirt.model.devices.device import Device
+from qvirt.xml.codecs import string, ulong
+from qvirt.xml.fields import attr, child, text
+from qvirt.xml.node import Node
+
+
+class LeaseTarget(Node, tag="target"):
+    path: str = attr(string, required=True)
+    offset: int | None = attr(ulong, omit=0)
 
 
 class Lease(Device, tag="lease"):
-    """``<lease>``."""
+    """``<lease>``; not a device of the guest: it has no address and no alias."""
+
+    lockspace: str | None = text(string)
+    key: str = text(string, required=True)
+    target: LeaseTarget | None = child(LeaseTarget)

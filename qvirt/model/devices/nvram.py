@@ -1,4 +1,4 @@
-"""``<nvram>``."""
+"""``<nvram>``: the non-volatile memory of pSeries guests."""
 
 from qvirt.model.devices.device import Device
 
