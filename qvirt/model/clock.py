@@ -1,32 +1,86 @@
 """``<clock>``: where the guest's time comes from, and its timers."""
 
-from qvirt.xml.codecs import string, uint, ulong, yes_no
+from qvirt.errors import XmlError
+from qvirt.xml.codecs import long, string, ulong, words, yes_no
 from qvirt.xml.fields import attr, child, children
 from qvirt.xml.node import Node
 
+TIMERS = ("platform", "pit", "rtc", "hpet", "tsc", "kvmclock", "hypervclock", "armvtimer")
+
 
 class Catchup(Node, tag="catchup"):
-    threshold: int | None = attr(ulong)
-    slew: int | None = attr(ulong)
-    limit: int | None = attr(ulong)
+    """``<catchup>`` of a timer: threshold and limit in nanoseconds of lost time."""
+
+    threshold: int | None = attr(ulong, omit=0)
+    slew: int | None = attr(ulong, omit=0)
+    limit: int | None = attr(ulong, omit=0)
 
 
 class Timer(Node, tag="timer"):
-    name: str = attr(string, required=True)
+    """One ``<timer>``; frequency in Hz."""
+
+    name: str = attr(words(*TIMERS), required=True)
     present: bool | None = attr(yes_no)
-    tickpolicy: str | None = attr(string)
-    track: str | None = attr(string)
-    frequency: int | None = attr(ulong)
-    mode: str | None = attr(string)
+    tickpolicy: str | None = attr(words("delay", "catchup", "merge", "discard"))
+    track: str | None = attr(words("boot", "guest", "wall", "realtime"))
+    frequency: int | None = attr(ulong, omit=0)
+    mode: str | None = attr(words("auto", "native", "emulate", "paravirt", "smpsafe"))
     catchup: Catchup | None = child(Catchup)
+
+    def check(self) -> None:
+        """Forget what libvirt never writes back for this timer."""
+        if self.name not in ("platform", "rtc"):
+            self.track = None
+        if self.name != "tsc":
+            self.frequency = None
+            self.mode = None
+        if self.catchup is not None and self.catchup.is_empty():
+            self.catchup = None
 
 
 class Clock(Node, tag="clock"):
-    """The guest's clock."""
+    """The guest's clock; ``adjustment`` in seconds or ``reset``, ``start`` in seconds since the epoch."""
 
-    offset: str | None = attr(string)
+    offset: str | None = attr(words("utc", "localtime", "variable", "timezone", "absolute"))
     adjustment: str | None = attr(string)
-    basis: str | None = attr(string)
+    basis: str | None = attr(words("utc", "localtime"))
     timezone: str | None = attr(string)
     start: int | None = attr(ulong)
     timers: list[Timer] = children(Timer)
+
+    def check(self) -> None:
+        """Bring an adjusted clock into libvirt's one form: offset ``variable`` with its basis."""
+        offset = self.offset = self.offset or "utc"
+        adjustment = self.adjustment
+        if offset in ("utc", "localtime"):
+            self.adjustment = None
+            if adjustment == "reset":
+                self.adjustment = "reset"
+            elif adjustment is not None:
+                try:
+                    self.adjustment = str(long.parse(adjustment))
+                except ValueError:
+                    raise XmlError(f"unknown clock adjustment '{adjustment}'") from None
+                self.offset, self.basis = "variable", offset
+        elif offset == "variable":
+            try:
+                self.adjustment = str(long.parse(adjustment or "0"))
+            except ValueError:
+                raise XmlError(f"unknown clock adjustment '{adjustment}'") from None
+            self.basis = self.basis or "utc"
+        else:
+            self.adjustment = None
+        if self.offset != "variable":
+            self.basis = None
+        if offset == "timezone" and not self.timezone:
+            raise XmlError("missing 'timezone' attribute for clock with offset='timezone'")
+        if offset == "absolute" and self.start is None:
+            raise XmlError("missing 'start' attribute for clock with offset='absolute'")
+        if offset != "timezone":
+            self.timezone = None
+        if offset != "absolute":
+            self.start = None
+
+    def timer(self, name: str) -> Timer | None:
+        """Return the timer of that name."""
+        return next((timer for timer in self.timers if timer.name == name), None)

@@ -101,6 +101,31 @@ def one_of(enum: type[E]) -> Codec[E]:
     return Codec(parse, str, "one of " + ", ".join(f"'{word}'" for word in members))
 
 
+def words(*allowed: str) -> Codec[str]:
+    """A closed set of words that nobody branches on by name often enough to want an enumeration."""
+    members = frozenset(allowed)
+
+    def parse(text: str) -> str:
+        if text not in members:
+            raise ValueError(text)
+        return text
+
+    return Codec(parse, _same, "one of " + ", ".join(f"'{word}'" for word in allowed))
+
+
+def word(*choices: str) -> Codec[str]:
+    """A closed set of words that nothing branches on, kept as they are spelled."""
+    known = {choice: choice for choice in choices}
+
+    def parse(text: str) -> str:
+        try:
+            return known[text]
+        except KeyError:
+            raise ValueError(text) from None
+
+    return Codec(parse, _same, "one of " + ", ".join(f"'{choice}'" for choice in choices))
+
+
 def _parse_uuid(text: str) -> str:
     # libvirt's rule: 32 hexadecimal digits, dashes and white space anywhere between and around them
     digits = "".join(text.split()).replace("-", "")

@@ -1,0 +1,217 @@
+"""``<cputune>``: shares, bandwidth, pinning, schedulers and cache allocation of the domain's threads."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from qvirt.errors import InvalidArg, XmlError
+from qvirt.model.memory import UNITS
+from qvirt.xml.codecs import cpuset, integer, long, string, uint, ulong, words
+from qvirt.xml.fields import attr, child, children, text
+from qvirt.xml.node import Node
+
+P = TypeVar("P")
+
+SCHEDULERS = ("batch", "idle", "fifo", "rr")
+REALTIME = ("fifo", "rr")
+#: microseconds; what the kernel's bandwidth controller takes
+PERIOD_RANGE = (1000, 1000000)
+QUOTA_RANGE = (1000, 18446744073709551)
+
+
+class VcpuPin(Node, tag="vcpupin"):
+    vcpu: int = attr(uint, required=True)
+    cpuset: frozenset[int] = attr(cpuset, required=True)
+
+
+class EmulatorPin(Node, tag="emulatorpin"):
+    cpuset: frozenset[int] = attr(cpuset, required=True)
+
+
+class IothreadPin(Node, tag="iothreadpin"):
+    iothread: int = attr(uint, required=True)
+    cpuset: frozenset[int] = attr(cpuset, required=True)
+
+    def check(self) -> None:
+        if not self.iothread:
+            raise XmlError("zero is an invalid iothread id value")
+
+
+class Scheduler(Node):
+    """Base: a scheduling policy; priority counts for fifo and rr alone."""
+
+    scheduler: str = attr(words(*SCHEDULERS), required=True)
+    priority: int | None = attr(integer)
+
+    def check(self) -> None:
+        if self.scheduler not in REALTIME:
+            self.priority = None
+        elif self.priority is None:
+            raise XmlError("Missing required attribute 'priority' in element "
+                           f"'{self.tag}' with scheduler '{self.scheduler}'")  # fmt: skip
+
+
+class VcpuSched(Scheduler, tag="vcpusched"):
+    vcpus: frozenset[int] = attr(cpuset, required=True)
+
+
+class IothreadSched(Scheduler, tag="iothreadsched"):
+    iothreads: frozenset[int] = attr(cpuset, required=True)
+
+
+class EmulatorSched(Scheduler, tag="emulatorsched"):
+    """The policy of QEMU's main thread."""
+
+
+for _cls in (VcpuSched, IothreadSched):  # the set of threads is written before the policy
+    _cls._bind((_cls.fields[-1], *_cls.fields[:-1]))
+
+
+class CacheAllocation(Node, tag="cache"):
+    """A part of a host cache; the size keeps its unit once it is one libvirt would choose."""
+
+    id: int = attr(uint, required=True)
+    level: int = attr(uint, required=True)
+    type: str = attr(words("both", "code", "data"), required=True)
+    size: int = attr(ulong, required=True)
+    unit: str | None = attr(string)
+
+    def check(self) -> None:
+        size = self.size * UNITS.get((self.unit or "B").lower(), 1)
+        self.size, self.unit = size, "B"
+        for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if size and size % factor == 0:
+                self.size, self.unit = size // factor, unit
+                break
+
+
+class CacheMonitor(Node, tag="monitor"):
+    level: int = attr(uint, required=True)
+    vcpus: frozenset[int] = attr(cpuset, required=True)
+
+
+class CacheTune(Node, tag="cachetune"):
+    vcpus: frozenset[int] = attr(cpuset, required=True)
+    caches: list[CacheAllocation] = children(CacheAllocation)
+    monitors: list[CacheMonitor] = children(CacheMonitor)
+
+    def check(self) -> None:
+        taken: set[tuple[int, int, str]] = set()
+        for cache in self.caches:
+            kinds = ("both", "code", "data") if cache.type == "both" else (cache.type, "both")
+            for kind in kinds:
+                if (cache.level, cache.id, kind) in taken:
+                    raise XmlError(
+                        f"Colliding cache allocations for cache level '{cache.level}' id '{cache.id}', "
+                        f"type '{cache.type}'"
+                    )
+            taken.add((cache.level, cache.id, cache.type))
+        for i, monitor in enumerate(self.monitors):
+            if not monitor.vcpus <= self.vcpus:
+                raise InvalidArg("Monitor vcpus conflicts with allocation")
+            for other in self.monitors[:i]:
+                if other.vcpus & monitor.vcpus and other.vcpus != monitor.vcpus:
+                    raise InvalidArg("Monitor vcpus conflicts with monitors")
+
+
+class BandwidthNode(Node, tag="node"):
+    """Percent of a node's memory bandwidth."""
+
+    id: int = attr(uint, required=True)
+    bandwidth: int = attr(uint, required=True)
+
+
+class BandwidthMonitor(Node, tag="monitor"):
+    vcpus: frozenset[int] = attr(cpuset, required=True)
+
+
+class MemoryTune(Node, tag="memorytune"):
+    vcpus: frozenset[int] = attr(cpuset, required=True)
+    nodes: list[BandwidthNode] = children(BandwidthNode)
+    monitors: list[BandwidthMonitor] = children(BandwidthMonitor)
+
+    def check(self) -> None:
+        seen: set[int] = set()
+        for node in self.nodes:
+            if node.id in seen:
+                raise XmlError(f"Memory Bandwidth already defined for node {node.id}")
+            seen.add(node.id)
+
+
+class CpuTune(Node, tag="cputune"):
+    """How the domain's threads share the host's CPUs; periods and quotas in microseconds."""
+
+    shares: int | None = text(ulong)
+    period: int | None = text(ulong, omit=0)
+    quota: int | None = text(long, omit=0)
+    global_period: int | None = text(ulong, omit=0)
+    global_quota: int | None = text(long, omit=0)
+    emulator_period: int | None = text(ulong, omit=0)
+    emulator_quota: int | None = text(long, omit=0)
+    iothread_period: int | None = text(ulong, omit=0)
+    iothread_quota: int | None = text(long, omit=0)
+    vcpupins: list[VcpuPin] = children(VcpuPin)
+    emulatorpin: EmulatorPin | None = child(EmulatorPin)
+    iothreadpins: list[IothreadPin] = children(IothreadPin)
+    vcpuscheds: list[VcpuSched] = children(VcpuSched)
+    iothreadscheds: list[IothreadSched] = children(IothreadSched)
+    emulatorsched: EmulatorSched | None = child(EmulatorSched)
+    cachetunes: list[CacheTune] = children(CacheTune)
+    memorytunes: list[MemoryTune] = children(MemoryTune)
+
+    def check(self) -> None:
+        self._check_bandwidth()
+        self.vcpupins = _unique(self.vcpupins, lambda pin: pin.vcpu, "duplicate vcpupin for vcpu '{}'")
+        self.iothreadpins = _unique(
+            self.iothreadpins, lambda pin: pin.iothread, "duplicate iothreadpin for iothread '{}'"
+        )
+        if len(self.vcpuscheds) > 1:
+            self.vcpuscheds = [
+                VcpuSched(vcpus=ids, scheduler=policy, priority=priority)
+                for ids, policy, priority in _regroup((x.vcpus, x) for x in self.vcpuscheds)
+            ]
+        if len(self.iothreadscheds) > 1:
+            self.iothreadscheds = [
+                IothreadSched(iothreads=ids, scheduler=policy, priority=priority)
+                for ids, policy, priority in _regroup((x.iothreads, x) for x in self.iothreadscheds)
+            ]
+
+    def _check_bandwidth(self) -> None:
+        for name in ("period", "global_period", "emulator_period", "iothread_period"):
+            value: int | None = getattr(self, name)
+            if value and not PERIOD_RANGE[0] <= value <= PERIOD_RANGE[1]:
+                raise XmlError(
+                    f"Value of cputune '{name}' must be in range [{PERIOD_RANGE[0]}, {PERIOD_RANGE[1]}]"
+                )
+        for name in ("quota", "global_quota", "emulator_quota", "iothread_quota"):
+            value = getattr(self, name)
+            if value and value > 0 and not QUOTA_RANGE[0] <= value <= QUOTA_RANGE[1]:
+                raise XmlError(
+                    f"Value of cputune '{name}' must be in range [{QUOTA_RANGE[0]}, {QUOTA_RANGE[1]}]"
+                )
+
+
+def _unique(pins: list[P], key: Callable[[P], int], message: str) -> list[P]:
+    """Return the pins in order of their thread; refuse two for one."""
+    seen: set[int] = set()
+    for pin in pins:
+        if key(pin) in seen:
+            raise XmlError(message.format(key(pin)))
+        seen.add(key(pin))
+    return sorted(pins, key=key)
+
+
+def _regroup(
+    entries: Iterable[tuple[frozenset[int], Scheduler]],
+) -> list[tuple[frozenset[int], str, int | None]]:
+    """Put threads of one policy and priority together, in libvirt's order of policies."""
+    by_thread: dict[int, tuple[int, int | None]] = {}
+    for ids, entry in entries:
+        for thread in ids:
+            if thread in by_thread:
+                raise XmlError(f"{entry.tag} attributes '{entry.tag[:-5]}s' must not overlap")
+            by_thread[thread] = (SCHEDULERS.index(entry.scheduler), entry.priority)
+    groups: dict[tuple[int, int | None], set[int]] = {}
+    for thread in sorted(by_thread):
+        groups.setdefault(by_thread[thread], set()).add(thread)
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0], min(item[1])))
+    return [(frozenset(ids), SCHEDULERS[policy], priority) for (policy, priority), ids in ordered]

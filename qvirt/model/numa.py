@@ -1,0 +1,47 @@
+"""``<numatune>``: host NUMA nodes the guest's memory comes from. The guest's own nodes are in cpu.py."""
+
+from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.xml.codecs import cpuset, uint, words
+from qvirt.xml.fields import attr, child, children
+from qvirt.xml.node import Node
+
+MODES = ("strict", "preferred", "interleave", "restrictive")
+
+
+class NumaMemory(Node, tag="memory"):
+    mode: str | None = attr(words(*MODES))
+    nodeset: frozenset[int] | None = attr(cpuset)
+    placement: str | None = attr(words("static", "auto"))
+
+
+class MemNode(Node, tag="memnode"):
+    """Where the memory of one guest node comes from."""
+
+    cellid: int = attr(uint, required=True)
+    mode: str | None = attr(words(*MODES))
+    nodeset: frozenset[int] = attr(cpuset, required=True)
+
+
+class NumaTune(Node, tag="numatune"):
+    """Memory placement on the host."""
+
+    memory: NumaMemory | None = child(NumaMemory)
+    memnodes: list[MemNode] = children(MemNode)
+
+    def check(self) -> None:
+        memory = self.memory
+        restrictive = memory is not None and memory.mode == "restrictive"
+        for memnode in self.memnodes:
+            memnode.mode = memnode.mode or "strict"
+            if restrictive != (memnode.mode == "restrictive"):
+                raise XmlError(
+                    "'restrictive' mode is required in memnode element when mode is 'restrictive' in memory "
+                    "element"
+                    if restrictive
+                    else "'restrictive' mode is required in memory element when mode is 'restrictive' in "
+                    "memnode element"
+                )
+            if not memnode.nodeset:
+                raise XmlError("Missing required nodeset attribute in memnode element")
+        if memory is not None and memory.nodeset is not None and not memory.nodeset:
+            raise ConfigUnsupported("Invalid value of 'nodeset': ")

@@ -1,0 +1,42 @@
+"""``<seclabel>`` of a domain: how the security drivers label it."""
+
+from qvirt.errors import XmlError
+from qvirt.xml.codecs import string, words, yes_no
+from qvirt.xml.fields import attr, text
+from qvirt.xml.node import Node
+
+
+class SecLabel(Node, tag="seclabel"):
+    """How one security model labels the domain; a dynamic label is known only while it runs."""
+
+    type: str | None = attr(words("none", "dynamic", "static"))
+    model: str | None = attr(string)
+    relabel: bool | None = attr(yes_no)
+    label: str | None = text(string)
+    imagelabel: str | None = text(string)
+    baselabel: str | None = text(string)
+
+    def check(self) -> None:
+        kind = self.type or "dynamic"
+        self.type = kind
+        if self.relabel is None:
+            self.relabel = kind != "none" and (kind == "dynamic" or False)
+        if kind == "dynamic" and not self.relabel:
+            raise XmlError("dynamic label type must use resource relabeling")
+        if kind == "none" and self.relabel:
+            raise XmlError("resource relabeling is not compatible with 'none' label type")
+        if kind == "static" and not self.label:
+            raise XmlError("security label is missing")
+        if kind != "static":
+            self.label = self.label if kind == "dynamic" else None
+        if kind != "none" and self.model is None:
+            raise XmlError("missing security model")
+
+
+class DeviceSecLabel(Node, tag="seclabel"):
+    """``<seclabel>`` of a disk's or device's source."""
+
+    model: str | None = attr(string)
+    relabel: bool | None = attr(yes_no)
+    labelskip: bool | None = attr(yes_no)
+    label: str | None = text(string)

@@ -1,0 +1,75 @@
+"""``<sysinfo>``: SMBIOS strings and firmware configuration blobs shown to the guest."""
+
+from typing import ClassVar
+
+from qvirt.errors import XmlError
+from qvirt.xml.codecs import string, words
+from qvirt.xml.fields import attr, child, children, content
+from qvirt.xml.node import Node
+
+
+class Entry(Node, tag="entry"):
+    """A named value; ``file``: the value comes from a file (fw_cfg)."""
+
+    name: str | None = attr(string)
+    file: str | None = attr(string)
+    value: str | None = content(string)
+
+
+class Entries(Node):
+    """Base: an SMBIOS structure; entries nobody knows are dropped, the others put in libvirt's order."""
+
+    names: ClassVar[tuple[str, ...]] = ()
+    entries: list[Entry] = children(Entry)
+
+    def check(self) -> None:
+        by_name = {entry.name: entry for entry in reversed(self.entries) if entry.value}
+        self.entries = [by_name[name] for name in self.names if name in by_name]
+
+    def get(self, name: str) -> str | None:
+        """Return the value of an entry."""
+        return next((entry.value for entry in self.entries if entry.name == name), None)
+
+
+class SysinfoBios(Entries, tag="bios"):
+    names = ("vendor", "version", "date", "release")
+
+
+class SysinfoSystem(Entries, tag="system"):
+    names = ("manufacturer", "product", "version", "serial", "uuid", "sku", "family")
+
+
+class BaseBoard(Entries, tag="baseBoard"):
+    names = ("manufacturer", "product", "version", "serial", "asset", "location")
+
+
+class Chassis(Entries, tag="chassis"):
+    names = ("manufacturer", "version", "serial", "asset", "sku")
+
+
+class OemStrings(Node, tag="oemStrings"):
+    entries: list[Entry] = children(Entry)
+
+
+class Sysinfo(Node, tag="sysinfo"):
+    """What ``<smbios mode='sysinfo'/>`` shows, or blobs for fw_cfg."""
+
+    type: str = attr(words("smbios", "fwcfg"), required=True)
+    bios: SysinfoBios | None = child(SysinfoBios)
+    system: SysinfoSystem | None = child(SysinfoSystem)
+    base_boards: list[BaseBoard] = children(BaseBoard)
+    chassis: Chassis | None = child(Chassis)
+    oem_strings: OemStrings | None = child(OemStrings)
+    entries: list[Entry] = children(Entry)
+
+    def check(self) -> None:
+        if self.type == "smbios":
+            self.entries = []
+            return
+        self.bios = self.system = self.chassis = self.oem_strings = None
+        self.base_boards = []
+        for entry in self.entries:
+            if not entry.name:
+                raise XmlError("Firmware entry is missing 'name' attribute")
+            if not entry.value and not entry.file:
+                raise XmlError("Firmware entry must have either value or 'file' attribute")
