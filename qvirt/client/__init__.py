@@ -1,0 +1,1 @@
+"""The client: URIs, transports, an asyncio connection, a blocking face. Needs no compiled package."""

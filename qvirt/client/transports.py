@@ -1,0 +1,122 @@
+"""From a URI to a connected channel: the local socket, starting the user's daemon where nobody listens."""
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from qvirt.client import config as client_config
+from qvirt.client.channel import Channel, UnixChannel
+from qvirt.client.sockets import Host, SocketChoice, choose
+from qvirt.client.uri import Uri
+from qvirt.constants import ErrorDomain
+from qvirt.errors import InternalError, NoSupport, SystemError_
+
+START_TIMEOUT: Final = 5.0
+"""Seconds to wait for a started daemon's socket, as long as libvirt does."""
+RETRY: Final = 0.01
+IDLE_EXIT: Final = 120
+"""Seconds after which a daemon started here may leave when nobody uses it."""
+
+_ABSENT: Final = (errno.ENOENT, errno.ECONNREFUSED)
+
+
+async def connect(uri: Uri, *, readonly: bool, config: client_config.ClientConfig) -> Channel:
+    """Open the channel a URI asks for; raises SystemError_ when nobody answers, NoSupport where we cannot."""
+    if uri.transport != "unix":
+        raise NoSupport(
+            f"the transport '{uri.transport}' of {uri} is not there yet: only local sockets are",
+            domain=ErrorDomain.REMOTE,
+        )
+    choice = choose(uri, readonly=readonly, config=config, host=Host.here())
+    return UnixChannel(await open_socket(choice))
+
+
+async def open_socket(choice: SocketChoice) -> socket.socket:
+    """Connect to a socket, starting its daemon when nobody listens and one may be started."""
+    try:
+        return await _connect(choice.path)
+    except SystemError_ as error:
+        if error.errno not in _ABSENT or choice.lock is None:
+            raise
+        if choice.daemon is None:
+            raise InternalError(
+                f"Unable to find a daemon to serve '{choice.path}'; set VIRTD_PATH to its path",
+                domain=ErrorDomain.RPC,
+            ) from error
+    return await _start(choice)
+
+
+async def _connect(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, path)
+    except OSError as error:
+        sock.close()
+        # asyncio words a refused connection its own way; clients match the system's sentence.
+        plain = (
+            OSError(error.errno, os.strerror(error.errno))
+            if error.errno
+            else OSError(errno.EINVAL, str(error))
+        )
+        raise SystemError_(f"Failed to connect socket to '{path}'", plain, domain=ErrorDomain.RPC) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _start(choice: SocketChoice) -> socket.socket:
+    """Start the daemon under its lock, so that many clients at once start only one, and connect."""
+    assert choice.daemon is not None and choice.lock is not None  # noqa: S101, PT018 - the caller looked
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_TIMEOUT
+    Path(choice.lock).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(choice.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        started = False
+        while True:
+            if not started and _try_lock(lock):
+                # The one who held the lock before may have started it meanwhile.
+                try:
+                    return await _connect(choice.path)
+                except SystemError_ as error:
+                    if error.errno not in _ABSENT:
+                        raise
+                await _spawn(choice.daemon)
+                started = True
+            try:
+                return await _connect(choice.path)
+            except SystemError_ as error:
+                if error.errno not in _ABSENT or loop.time() > deadline:
+                    raise
+            await asyncio.sleep(RETRY)
+    finally:
+        os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+async def _spawn(daemon: str) -> None:
+    """Start a daemon that outlives us: a shell in a session of its own leaves it behind to init."""
+    shell = await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        "-c",
+        f'umask 077; "$0" --timeout={IDLE_EXIT} </dev/null >/dev/null 2>&1 &',
+        daemon,
+        start_new_session=True,
+        cwd="/",
+    )
+    await asyncio.wait_for(shell.wait(), START_TIMEOUT)
