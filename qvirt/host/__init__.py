@@ -1,0 +1,1 @@
+"""This machine: its processors, memory and devices, and the emulators installed on it."""

@@ -1,0 +1,181 @@
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from qvirt.errors import InternalError, OperationTimeout, SystemError_
+from qvirt.host.kvm import kvm_usable
+from qvirt.host.probe import EmulatorTable, find_emulator, find_emulators, probe
+
+QEMU = shutil.which("qemu-system-x86_64")
+needs_qemu = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(main, 60))
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return path
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.qemu
+@needs_qemu
+def test_a_real_emulator() -> None:
+    assert QEMU is not None
+    caps = run(probe(QEMU, kvm=kvm_usable()))
+    assert caps.arch == "x86_64"
+    assert caps.default_machine is not None
+    assert caps.device_has("virtio-net-pci", "mac")
+    assert caps.cpu_model("qemu64")
+    assert caps.kvm == kvm_usable()
+
+
+@pytest.mark.qemu
+@needs_qemu
+def test_the_cache(tmp_path: Path) -> None:
+    assert QEMU is not None
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    emulator = script(tmp_path / "qemu-system-x86_64", f'echo run >>{log}\nexec {QEMU} "$@"\n')
+
+    async def ask(times: int = 1) -> int:
+        """Return how many processes it took."""
+        log.write_text("")
+        table = EmulatorTable(cache, is_kvm_usable=lambda: False)
+        for caps in await asyncio.gather(*(table.caps(emulator) for _ in range(times))):
+            assert caps.has_device("virtio-blk-pci")
+        return log.read_text().count("run")
+
+    assert run(ask(3)) == 1  # asked by three at once
+    assert run(ask()) == 0
+    (file,) = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    assert run(ask()) == 1
+    assert run(ask()) == 0
+    value = json.loads(file.read_bytes())
+    value["caps"]["machines"] = 5
+    file.write_text(json.dumps(value))
+    assert run(ask()) == 1
+    emulator.write_text(emulator.read_text() + "# another\n")
+    assert run(ask()) == 1
+    assert [f.name for f in cache.iterdir()] == [file.name]
+
+
+@pytest.mark.qemu
+@needs_qemu
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    async def main() -> None:
+        assert QEMU is not None
+        table = EmulatorTable(tmp_path / "file" / "cache", is_kvm_usable=lambda: False)
+        assert (await table.caps(QEMU)).arch == "x86_64"
+
+    run(main())
+
+
+def test_one_that_fails(tmp_path: Path) -> None:
+    emulator = script(tmp_path / "qemu", "echo 'no such library' >&2; exit 1\n")
+    with pytest.raises(
+        InternalError, match=f"Failed to probe QEMU binary with QMP: {emulator}: no such library"
+    ):
+        run(probe(emulator, kvm=True))
+
+
+def test_one_that_hangs_is_reaped(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    emulator = script(tmp_path / "qemu", f"echo $$ >{pid_file}\nexec sleep 1000\n")
+    with pytest.raises(OperationTimeout, match=r"did not describe its capabilities within 0.5 s"):
+        run(probe(emulator, kvm=False, deadline=0.5))
+    assert not alive(int(pid_file.read_text()))
+
+
+def test_one_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SystemError_, match="No such file"):
+        run(probe(tmp_path / "none", kvm=False))
+    with pytest.raises(SystemError_, match="No such file"):
+        run(_caps(tmp_path / "none"))
+
+
+async def _caps(path: Path) -> None:
+    await EmulatorTable(None).caps(path)
+
+
+@pytest.mark.qemu
+@needs_qemu
+def test_a_question_that_ends_the_emulator_is_left_out(tmp_path: Path) -> None:
+    # Stands between us and QEMU, and ends when QEMU is asked about one device.
+    relay = tmp_path / "qemu"
+    relay.write_text(
+        f"""#!/usr/bin/env python3
+import socket, subprocess, sys, threading
+args = sys.argv[1:]
+i = next(i for i, a in enumerate(args) if "fd=" in a)
+client = socket.socket(fileno=int(args[i].rpartition("fd=")[2]))
+ours, theirs = socket.socketpair()
+args[i] = f"socket,id=monitor,fd={{theirs.fileno()}}"
+process = subprocess.Popen(["{QEMU}", *args], pass_fds=[theirs.fileno()])
+theirs.close()
+def back():
+    while data := ours.recv(65536):
+        client.sendall(data)
+thread = threading.Thread(target=back, daemon=True)
+thread.start()
+for line in client.makefile("rb"):
+    if b'"e1000"' in line:
+        # Everything asked before has been answered when this one's turn comes.
+        ours.sendall(b'{{"execute":"quit"}}\\n')
+        thread.join()
+        process.wait()
+        sys.exit("assertion failed")
+    ours.sendall(line)
+process.kill()
+process.wait()
+"""
+    )
+    relay.chmod(0o755)
+    caps = run(probe(relay, kvm=False))
+    assert "e1000" not in caps.properties
+    assert "virtio-net-pci" in caps.properties
+    assert "rtl8139" in caps.properties
+
+
+def test_find(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.mkdir()
+    second.mkdir()
+    script(second / "qemu-system-x86_64", "")
+    script(first / "qemu-system-aarch64", "")
+    (first / "qemu-system-data").write_text("not executable")
+    (first / "qemu-kvm").symlink_to(second / "qemu-system-x86_64")
+    script(second / "kvm", "")
+    search = [str(first), str(second), str(tmp_path / "none")]
+    assert find_emulators(search) == [
+        first / "qemu-system-aarch64",
+        second / "qemu-system-x86_64",
+        second / "kvm",
+    ]
+    assert find_emulator("x86_64", search) == second / "qemu-system-x86_64"
+    assert find_emulator("sparc", search) is None
+
+
+def test_kvm_is_more_than_a_file(tmp_path: Path) -> None:
+    (tmp_path / "kvm").write_text("")
+    assert not kvm_usable(tmp_path / "kvm")
+    assert not kvm_usable(tmp_path / "none")
