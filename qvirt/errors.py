@@ -90,6 +90,29 @@ class OsType(QvirtError):
     template = "unknown OS type %s"
 
 
+class NoSource(QvirtError):
+    """A disk says nothing about where its bytes are; the detail is its target name."""
+
+    code = ErrorNumber.NO_SOURCE
+    template = "missing source information for device %s"
+    default_domain = ErrorDomain.DOMAIN
+
+
+class NoTarget(QvirtError):
+    """A disk does not say what it is called in the guest; the detail is its source."""
+
+    code = ErrorNumber.NO_TARGET
+    template = "missing target information for device %s"
+    default_domain = ErrorDomain.DOMAIN
+
+    def __init__(self, detail: str | None, *, domain: int | None = None) -> None:
+        super().__init__(detail or "", domain=domain)
+
+    @property
+    def message(self) -> str:
+        return super().message.rstrip()
+
+
 class NoName(QvirtError):
     """The document lacks a name."""
 

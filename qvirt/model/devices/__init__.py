@@ -7,7 +7,7 @@ from qvirt.model.devices.char import Channel, Console, Parallel, Serial
 from qvirt.model.devices.controller import Controller
 from qvirt.model.devices.crypto import Crypto
 from qvirt.model.devices.device import Device
-from qvirt.model.devices.disk import Disk
+from qvirt.model.devices.disk import Disk, insert_disk
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.graphics import Graphics
 from qvirt.model.devices.hostdev import Hostdev
@@ -68,6 +68,13 @@ class Devices(Node, tag="devices"):
     iommus: list[Iommu] = children(Iommu)
     vsocks: list[Vsock] = children(Vsock)
     cryptos: list[Crypto] = children(Crypto)
+
+    def check(self) -> None:
+        if len(self.disks) > 1:
+            ordered: list[Disk] = []
+            for disk in self.disks:
+                insert_disk(ordered, disk)
+            self.disks = ordered
 
     def all(self) -> Iterator[Device]:
         """Yield every device, kind by kind, in the order of output."""

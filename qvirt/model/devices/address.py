@@ -65,7 +65,7 @@ class SpaprVioAddress(Address):
 
 class CcwAddress(Address):
     type: str = attr(string, default="ccw")
-    cssid: int | None = attr(hex2)
+    cssid: int | None = attr(hexnum)
     ssid: int | None = attr(hex1)
     devno: int | None = attr(hex4)
 

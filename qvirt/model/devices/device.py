@@ -36,6 +36,12 @@ class VirtioDriver(Node, tag="driver"):
     packed: bool | None = attr(on_off)
     page_per_vq: bool | None = attr(on_off)
 
+    def __init_subclass__(cls, tag: str | None = None, **kwargs: object) -> None:
+        super().__init_subclass__(tag, **kwargs)
+        common = {field.name for field in VirtioDriver.fields}
+        own = tuple(x for x in cls.fields if x.name not in common)
+        cls._bind((*own, *(x for x in cls.fields if x.name in common)))
+
 
 class Device(Node):
     """Base of every device kind."""

@@ -1,7 +1,279 @@
-"""``<disk>``."""
+"""``<disk>``: what the XML says; what QEMU makes of it is in ``qemu/devices/disk.py``."""
 
-from qvirt.model.devices.device import Device
+import re
+from collections.abc import Iterator, MutableSequence
+from enum import StrEnum
+
+from qvirt.errors import InternalError, NoSource, NoTarget, XmlError
+from qvirt.model.devices.device import Device, VirtioDriver
+from qvirt.model.storage_source import (
+    Auth,
+    BackingStore,
+    Encryption,
+    Image,
+    MetadataCache,
+    Mirror,
+    Named,
+    SourceType,
+    StorageSource,
+    check_format,
+    images_below,
+)
+from qvirt.xml.codecs import on_off, one_of, positive, string, uint, ulong, words, yes_no
+from qvirt.xml.fields import attr, child, flag, part, text
+from qvirt.xml.node import Node
+
+
+class DiskDevice(StrEnum):
+    """What the guest sees."""
+
+    DISK = "disk"
+    CDROM = "cdrom"
+    FLOPPY = "floppy"
+    LUN = "lun"
+
+
+class DiskBus(StrEnum):
+    """How the guest reaches it."""
+
+    NONE = "none"
+    IDE = "ide"
+    FDC = "fdc"
+    SCSI = "scsi"
+    VIRTIO = "virtio"
+    XEN = "xen"
+    USB = "usb"
+    UML = "uml"
+    SATA = "sata"
+    SD = "sd"
+
+
+class DiskDriver(VirtioDriver, tag="driver"):
+    """How QEMU serves the disk: caching, errors, threads, queues."""
+
+    name: str | None = attr(string)
+    type: str | None = attr(string)
+    cache: str | None = attr(
+        words("default", "none", "writethrough", "writeback", "directsync", "unsafe"), omit="default"
+    )
+    error_policy: str | None = attr(words("default", "stop", "report", "ignore", "enospace"), omit="default")
+    rerror_policy: str | None = attr(words("default", "stop", "report", "ignore", "enospace"), omit="default")
+    io: str | None = attr(words("native", "threads", "io_uring"))
+    ioeventfd: bool | None = attr(on_off)
+    event_idx: bool | None = attr(on_off)
+    copy_on_read: bool | None = attr(on_off)
+    discard: str | None = attr(words("unmap", "ignore"))
+    iothread: int | None = attr(positive)
+    detect_zeroes: str | None = attr(words("off", "on", "unmap"))
+    queues: int | None = attr(uint, omit=0)
+    queue_size: int | None = attr(uint, omit=0)
+    metadata_cache: MetadataCache | None = child(MetadataCache)
+
+
+class Geometry(Node, tag="geometry"):
+    """Cylinders, heads, sectors, and how the BIOS translates them."""
+
+    cyls: int = attr(uint, required=True)
+    heads: int = attr(uint, required=True)
+    secs: int = attr(uint, required=True)
+    trans: str | None = attr(words("default", "none", "auto", "lba"), omit="default")
+
+
+class BlockIo(Node, tag="blockio"):
+    """Block sizes the guest sees; bytes."""
+
+    logical_block_size: int | None = attr(uint, omit=0)
+    physical_block_size: int | None = attr(uint, omit=0)
+
+
+class DiskTarget(Node, tag="target"):
+    """The name and bus in the guest; the name's letter is the drive's number, nothing the guest must follow."""
+
+    dev: str | None = attr(string)
+    bus: DiskBus | None = attr(one_of(DiskBus))
+    tray: str | None = attr(words("closed", "open"))
+    removable: bool | None = attr(on_off)
+    rotation_rate: int | None = attr(uint, omit=0)
+
+
+class IoTune(Node, tag="iotune"):
+    """Limits on the disk's traffic: bytes or operations a second, bursts, and how long a burst may last."""
+
+    total_bytes_sec: int | None = text(ulong, omit=0)
+    read_bytes_sec: int | None = text(ulong, omit=0)
+    write_bytes_sec: int | None = text(ulong, omit=0)
+    total_iops_sec: int | None = text(ulong, omit=0)
+    read_iops_sec: int | None = text(ulong, omit=0)
+    write_iops_sec: int | None = text(ulong, omit=0)
+    total_bytes_sec_max: int | None = text(ulong, omit=0)
+    read_bytes_sec_max: int | None = text(ulong, omit=0)
+    write_bytes_sec_max: int | None = text(ulong, omit=0)
+    total_iops_sec_max: int | None = text(ulong, omit=0)
+    read_iops_sec_max: int | None = text(ulong, omit=0)
+    write_iops_sec_max: int | None = text(ulong, omit=0)
+    size_iops_sec: int | None = text(ulong, omit=0)
+    group_name: str | None = text(string, omit="")
+    total_bytes_sec_max_length: int | None = text(ulong, omit=0)
+    read_bytes_sec_max_length: int | None = text(ulong, omit=0)
+    write_bytes_sec_max_length: int | None = text(ulong, omit=0)
+    total_iops_sec_max_length: int | None = text(ulong, omit=0)
+    read_iops_sec_max_length: int | None = text(ulong, omit=0)
+    write_iops_sec_max_length: int | None = text(ulong, omit=0)
+
+
+class Transient(Node, tag="transient"):
+    """What the guest writes is thrown away when it stops."""
+
+    share_backing: bool | None = attr(yes_no, "shareBacking")
 
 
 class Disk(Device, tag="disk"):
-    """``<disk>``."""
+    """``<disk>``: a hard disk, CD-ROM, floppy or passed-through LUN."""
+
+    type: SourceType = attr(one_of(SourceType), default=SourceType.FILE)
+    device: DiskDevice = attr(one_of(DiskDevice), default=DiskDevice.DISK)
+    model: str | None = attr(words("virtio", "virtio-transitional", "virtio-non-transitional"))
+    rawio: bool | None = attr(yes_no)
+    sgio: str | None = attr(words("filtered", "unfiltered"))
+    snapshot: str | None = attr(words("default", "no", "internal", "external", "manual"), omit="default")
+    driver: DiskDriver = part(DiskDriver)
+    auth: Auth | None = child(Auth)
+    source: StorageSource | None = child(StorageSource)
+    backing_store: BackingStore | None = child(BackingStore)
+    backenddomain: Named | None = child(Named, "backenddomain")
+    geometry: Geometry | None = child(Geometry)
+    blockio: BlockIo = part(BlockIo)
+    mirror: Mirror | None = child(Mirror)
+    target: DiskTarget = part(DiskTarget)
+    iotune: IoTune = part(IoTune)
+    readonly: bool = flag()
+    shareable: bool = flag()
+    transient: Transient | None = child(Transient)
+    serial: str | None = text(string, omit="")
+    wwn: str | None = text(string, omit="")
+    vendor: str | None = text(string, omit="")
+    product: str | None = text(string, omit="")
+    encryption: Encryption | None = child(Encryption)
+
+    def check(self) -> None:
+        check_format(self.driver.type)
+        if self.source is not None:
+            self.source.keep(self.type)
+        self._check_target()
+        if self.is_empty:
+            if not self.is_removable:
+                raise NoSource(self.name)
+            self.type = SourceType.FILE
+            self.backing_store = None
+            if self.source is not None:
+                self.source.keep(self.type)
+                if self.source.is_empty():
+                    self.source = None
+        elif self.source is not None:
+            if self.auth is not None and self.source.auth is not None:
+                raise XmlError("an <auth> definition already found for disk source")
+            if self.encryption is not None and self.source.encryption is not None:
+                raise XmlError("an <encryption> definition already found for disk source")
+
+    def _check_target(self) -> None:
+        name = self.target.dev
+        if name is None:
+            what = self.source.local_path if self.source is not None else None
+            raise NoTarget(what)
+        if self.device == DiskDevice.FLOPPY:
+            if not name.startswith("fd"):
+                raise InternalError(f"Invalid floppy device name: {name}")
+        elif name.startswith("fd"):
+            raise InternalError(f"Invalid harddisk device name: {name}")
+
+    # ------------------------------------------------------------ using
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether the drive holds no medium."""
+        source = self.source
+        if source is None:
+            return True
+        if self.type in (SourceType.FILE, SourceType.BLOCK, SourceType.DIR):
+            return source.local_path is None and source.fdgroup is None
+        return self.type == SourceType.NETWORK and source.protocol == "none"
+
+    @property
+    def name(self) -> str:
+        """The target name, by which people and calls know the disk."""
+        return self.target.dev or ""
+
+    @property
+    def is_removable(self) -> bool:
+        """Tell whether the medium can be changed while the guest runs."""
+        return self.device in (DiskDevice.CDROM, DiskDevice.FLOPPY)
+
+    @property
+    def index(self) -> int:
+        """The drive's number after its name: ``vdb`` is 1; -1 for a name that has none."""
+        return drive_index(self.name)
+
+    @property
+    def top(self) -> Image | None:
+        """The image the guest sees; None for an empty drive."""
+        if self.source is None or self.is_empty:
+            return None
+        cache = self.driver.metadata_cache
+        return Image(
+            self,
+            self.type,
+            self.source,
+            self.driver.type,
+            below=self.backing_store,
+            readonly=self.readonly,
+            depth=0,
+            auth=self.auth,
+            encryption=self.encryption,
+            cache_size=cache.max_size.value if cache is not None and cache.max_size is not None else None,
+        )
+
+    def images(self) -> Iterator[Image]:
+        """Yield the images of the chain, the one the guest sees first."""
+        top = self.top
+        if top is not None:
+            yield top
+            yield from images_below(self.backing_store)
+
+
+_NAME = re.compile(r"(?:fd|hd|vd|sd|xvd|ubd)([a-z]+)[0-9]*")
+
+
+def drive_index(name: str) -> int:
+    """Return the number of a drive name: ``sda`` 0, ``sdz`` 25, ``sdaa`` 26; -1 when it is not such a name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return -1
+    number = 0
+    for letter in match[1]:
+        number = number * 26 + ord(letter) - ord("a") + 1
+    return number - 1
+
+
+def drive_name(prefix: str, index: int) -> str:
+    """Return the drive name of a number: the inverse of ``drive_index``."""
+    letters = ""
+    index += 1
+    while index > 0:
+        index, rest = divmod(index - 1, 26)
+        letters = chr(ord("a") + rest) + letters
+    return prefix + letters
+
+
+def insert_disk(disks: MutableSequence[Disk], disk: Disk) -> None:
+    """Put a disk where libvirt puts it: among the disks of its bus, by the number of its name."""
+    at: int | None = None
+    for position in range(len(disks) - 1, -1, -1):
+        other = disks[position]
+        if other.target.bus != disk.target.bus:
+            continue
+        if other.index > disk.index:
+            at = position
+        elif at is None:
+            # the last one of this bus comes before the new one
+            at = position + 1
+    disks.insert(len(disks) if at is None else at, disk)

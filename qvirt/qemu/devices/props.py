@@ -48,8 +48,8 @@ TEXT = Conversion(str, int)
 HEX = Conversion(lambda value: f"{value:#x}", lambda value: int(value, 16))
 
 
-def words(to_qemu: Mapping[str, JsonValue]) -> Conversion:
-    """Translate word by word; a word that is not in the table is left out."""
+def mapped(to_qemu: Mapping[str, JsonValue]) -> Conversion:
+    """Say a word by QEMU's word for it; a word that is not in the table is left out."""
     back = {value: word for word, value in to_qemu.items() if not isinstance(value, (dict, list))}
     return Conversion(to_qemu.get, back.get)
 

@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 
 from qvirt.qemu.context import Context
-from qvirt.qemu.devices.props import ON_OFF, Prop, PropTable, words
+from qvirt.qemu.devices.props import ON_OFF, Prop, PropTable, mapped
 from qvirt.xml.codecs import on_off, string, uint
 from qvirt.xml.fields import attr, child, flag, part, text
 from qvirt.xml.node import Node
@@ -35,7 +35,7 @@ TABLE = PropTable(
     Prop("num-queues", "driver.queues"),
     Prop("ats", "driver.ats"),
     Prop("write-cache", "driver.ats", ON_OFF),
-    Prop("werror", "driver.policy", words({"enospace": "enospc", "default": None})),
+    Prop("werror", "driver.policy", mapped({"enospace": "enospc", "default": None})),
     Prop("cache-size", "driver.cache.size"),
     Prop("share-rw", "shared"),
     Prop("serial", "serial"),

@@ -1,0 +1,556 @@
+"""Where an image's bytes come from: ``<source>``, ``<backingStore>`` and ``<mirror>``, and what secrets they need.
+
+The type of a source stands on the element around it (``<disk type='network'>``), so one class holds what all
+types may say, and ``keep`` leaves what the type has.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from qvirt.errors import ConfigUnsupported, InvalidArg, XmlError
+from qvirt.model.memory import UNITS
+from qvirt.model.seclabel import DeviceSecLabel
+from qvirt.xml.codecs import hex1, hex2, hex4, one_of, string, uint, ulong, uuid, words, yes_no
+from qvirt.xml.fields import attr, child, children, content
+from qvirt.xml.node import Node
+
+
+class SourceType(StrEnum):
+    """What kind of place a source is."""
+
+    FILE = "file"
+    BLOCK = "block"
+    DIR = "dir"
+    NETWORK = "network"
+    VOLUME = "volume"
+    NVME = "nvme"
+    VHOSTUSER = "vhostuser"
+
+
+class Protocol(StrEnum):
+    """The protocol of a network source."""
+
+    NONE = "none"
+    NBD = "nbd"
+    RBD = "rbd"
+    SHEEPDOG = "sheepdog"
+    GLUSTER = "gluster"
+    ISCSI = "iscsi"
+    HTTP = "http"
+    HTTPS = "https"
+    FTP = "ftp"
+    FTPS = "ftps"
+    TFTP = "tftp"
+    SSH = "ssh"
+    VXHS = "vxhs"
+    NFS = "nfs"
+
+
+#: the port a protocol uses when the host names none
+DEFAULT_PORTS: dict[str, int] = {
+    Protocol.SSH: 22,
+    Protocol.HTTP: 80,
+    Protocol.HTTPS: 443,
+    Protocol.FTP: 21,
+    Protocol.FTPS: 990,
+    Protocol.TFTP: 69,
+    Protocol.SHEEPDOG: 7000,
+    Protocol.NBD: 10809,
+    Protocol.ISCSI: 3260,
+    Protocol.GLUSTER: 24007,
+    Protocol.VXHS: 9999,
+}
+
+#: image formats; what libvirt reads and probes, not what an emulator can open
+FORMATS = (
+    "none",
+    "raw",
+    "dir",
+    "bochs",
+    "cloop",
+    "dmg",
+    "iso",
+    "vpc",
+    "vdi",
+    "fat",
+    "vhd",
+    "ploop",
+    "cow",
+    "qcow",
+    "qcow2",
+    "qed",
+    "vmdk",
+)
+
+#: formats that can have an image below them
+BACKING_FORMATS = frozenset({"cow", "qcow", "qcow2", "qed", "vmdk"})
+
+
+def check_format(name: str | None) -> None:
+    """Refuse a format nobody knows. Raises ConfigUnsupported."""
+    if name is not None and name not in FORMATS:
+        raise ConfigUnsupported(f"unknown driver format value '{name}'")
+
+
+class SecretUse(Node, tag="secret"):
+    """Which of libvirt's secrets to use, by UUID or by usage."""
+
+    type: str | None = attr(string)
+    usage: str | None = attr(string)
+    uuid: str | None = attr(uuid)
+
+    def check(self) -> None:
+        if self.uuid is None and self.usage is None:
+            raise XmlError("missing auth secret uuid or usage attribute")
+        if self.uuid is not None and self.usage is not None:
+            raise XmlError("either auth secret uuid or usage expected")
+
+
+class Auth(Node, tag="auth"):
+    """Who we are to the storage server."""
+
+    type: str | None = attr(string)
+    username: str | None = attr(string)
+    secret: SecretUse | None = child(SecretUse)
+
+    def check(self) -> None:
+        if self.username is None:
+            raise XmlError("missing username for auth")
+        if self.secret is None:
+            raise XmlError("Missing <secret> element in auth")
+
+
+class Cipher(Node, tag="cipher"):
+    name: str = attr(string, required=True)
+    size: int = attr(uint, required=True)
+    mode: str | None = attr(string)
+    hash: str | None = attr(string)
+
+
+class Ivgen(Node, tag="ivgen"):
+    name: str = attr(string, required=True)
+    hash: str | None = attr(string)
+
+
+class EncryptionSecret(Node, tag="secret"):
+    """A passphrase of an encrypted image."""
+
+    type: str = attr(words("passphrase"), required=True)
+    usage: str | None = attr(string)
+    uuid: str | None = attr(uuid)
+
+
+class Encryption(Node, tag="encryption"):
+    """How the image is encrypted, and what opens it; for librbd one secret per layer."""
+
+    format: str | None = attr(string)
+    engine: str | None = attr(words("qemu", "librbd"))
+    secrets: list[EncryptionSecret] = children(EncryptionSecret)
+    cipher: Cipher | None = child(Cipher)
+    ivgen: Ivgen | None = child(Ivgen)
+
+    def check(self) -> None:
+        if self.format is None:
+            raise XmlError("Missing required attribute 'format' in element 'encryption'")
+        if self.format not in ("default", "qcow", "luks", "luks2"):
+            raise ConfigUnsupported(f"unknown volume encryption format type {self.format}")
+
+
+class Host(Node, tag="host"):
+    """A server of a network source; ``port`` is text, as it is in the document."""
+
+    name: str | None = attr(string)
+    port: str | None = attr(string)
+    transport: str | None = attr(string)
+    socket: str | None = attr(string)
+
+    def check(self) -> None:
+        if self.transport not in (None, "tcp", "unix", "rdma"):
+            raise ConfigUnsupported(f"unknown protocol transport type '{self.transport}'")
+        if self.transport == "unix" and self.socket is None:
+            raise XmlError("missing socket for unix transport")
+        if self.transport != "unix" and self.socket is not None:
+            raise XmlError(f"transport '{self.transport or '(null)'}' does not support socket attribute")
+        if self.transport == "unix":
+            self.name = self.port = None
+        else:
+            if self.name is None:
+                raise XmlError("missing name for host")
+            if self.port is not None and not self.port.isdigit():
+                raise InvalidArg(f"failed to parse port number '{self.port}'")
+            if self.transport == "tcp":
+                self.transport = None
+
+
+class Named(Node):
+    """An element that is a name: ``<snapshot name='…'/>``."""
+
+    name: str | None = attr(string)
+
+
+class ConfigFile(Node, tag="config"):
+    """The client configuration file of a Ceph cluster."""
+
+    file: str | None = attr(string)
+
+
+class Initiator(Node, tag="initiator"):
+    iqn: Named | None = child(Named, "iqn")
+
+
+class Ssl(Node, tag="ssl"):
+    verify: bool | None = attr(yes_no)
+
+
+class Cookie(Node, tag="cookie"):
+    name: str = attr(string, required=True)
+    value: str | None = content(string)
+
+
+class Cookies(Node, tag="cookies"):
+    cookies: list[Cookie] = children(Cookie)
+
+
+class Readahead(Node, tag="readahead"):
+    size: int | None = attr(ulong)
+
+
+class Timeout(Node, tag="timeout"):
+    seconds: int | None = attr(ulong)
+
+
+class Identity(Node, tag="identity"):
+    """The user and group an NFS server sees; ``+N`` is a number, anything else a name."""
+
+    user: str | None = attr(string)
+    group: str | None = attr(string)
+
+
+class HostPciAddress(Node, tag="address"):
+    """The PCI function of a host's NVMe controller; carries no type."""
+
+    domain: int = attr(hex4, default=0)
+    bus: int = attr(hex2, default=0)
+    slot: int = attr(hex2, default=0)
+    function: int = attr(hex1, default=0)
+
+
+class Reconnect(Node, tag="reconnect"):
+    """Whether QEMU connects again when the socket's other end goes away; seconds."""
+
+    enabled: bool | None = attr(yes_no)
+    timeout: int | None = attr(uint)
+
+
+class Slice(Node, tag="slice"):
+    """The part of the storage that holds the image; bytes."""
+
+    type: str = attr(words("storage"), required=True)
+    offset: int = attr(ulong, required=True)
+    size: int = attr(ulong, required=True)
+
+
+class Slices(Node, tag="slices"):
+    slices: list[Slice] = children(Slice)
+
+
+class ReservationsSource(Node, tag="source"):
+    type: str = attr(string, required=True)
+    path: str | None = attr(string)
+    mode: str | None = attr(string)
+
+
+class Reservations(Node, tag="reservations"):
+    """Persistent SCSI reservations; managed: the helper is started with the domain."""
+
+    managed: bool | None = attr(yes_no)
+    source: ReservationsSource | None = child(ReservationsSource)
+
+    def check(self) -> None:
+        if self.managed is None:
+            raise XmlError("missing 'managed' attribute for <reservations/>")
+        if self.managed:
+            self.source = None
+            return
+        if self.source is None:
+            raise XmlError("missing connection type for <reservations/>")
+        if self.source.type != "unix":
+            raise ConfigUnsupported(f"unsupported connection type for <reservations/>: {self.source.type}")
+        if self.source.path is None:
+            raise XmlError("missing path for <reservations/>")
+        if self.source.mode is None:
+            raise XmlError("missing connection mode for <reservations/>")
+        if self.source.mode != "client":
+            raise ConfigUnsupported(f"unsupported connection mode for <reservations/>: {self.source.mode}")
+
+
+class MaxSize(Node, tag="max_size"):
+    """A size; bytes once read."""
+
+    unit: str | None = attr(string)
+    value: int = content(ulong, required=True)
+
+    def check(self) -> None:
+        factor = UNITS.get((self.unit or "bytes").lower())
+        if factor is None:
+            raise InvalidArg(f"unknown suffix '{self.unit}'")
+        self.value *= factor
+        self.unit = "bytes"
+
+
+class MetadataCache(Node, tag="metadata_cache"):
+    """How much of a qcow2 image's metadata QEMU keeps in memory."""
+
+    max_size: MaxSize | None = child(MaxSize)
+
+
+#: what a source of each type may say; what every type may say is not listed
+_TYPE_FIELDS: dict[str, frozenset[str]] = {
+    SourceType.FILE: frozenset({"file", "fdgroup", "seclabels"}),
+    SourceType.BLOCK: frozenset({"dev", "seclabels"}),
+    SourceType.DIR: frozenset({"dir", "seclabels"}),
+    SourceType.NETWORK: frozenset(
+        {
+            "protocol",
+            "name",
+            "query",
+            "tls",
+            "tls_hostname",
+            "hosts",
+            "snapshot",
+            "config",
+            "initiator",
+            "ssl",
+            "cookies",
+            "readahead",
+            "timeout",
+            "identity",
+        }
+    ),
+    SourceType.VOLUME: frozenset({"pool", "volume", "mode", "seclabels"}),
+    SourceType.NVME: frozenset({"type", "managed", "namespace", "address", "seclabels"}),
+    SourceType.VHOSTUSER: frozenset({"type", "path", "reconnect", "seclabels"}),
+}
+_TYPED = frozenset().union(*_TYPE_FIELDS.values())
+
+
+class StorageSource(Node, tag="source"):
+    """``<source>`` of a disk or of an image below it."""
+
+    file: str | None = attr(string)
+    fdgroup: str | None = attr(string)
+    dev: str | None = attr(string)
+    dir: str | None = attr(string)
+    protocol: Protocol | None = attr(one_of(Protocol))
+    name: str | None = attr(string)
+    query: str | None = attr(string)
+    tls: bool | None = attr(yes_no)
+    tls_hostname: str | None = attr(string, "tlsHostname")
+    pool: str | None = attr(string)
+    volume: str | None = attr(string)
+    mode: str | None = attr(words("host", "direct"))
+    type: str | None = attr(string)
+    managed: bool | None = attr(yes_no)
+    namespace: int | None = attr(ulong)
+    path: str | None = attr(string)
+    startup_policy: str | None = attr(
+        words("default", "mandatory", "requisite", "optional"), "startupPolicy", omit="default"
+    )
+    index: int | None = attr(uint)
+    address: HostPciAddress | None = child(HostPciAddress)
+    reconnect: Reconnect | None = child(Reconnect)
+    hosts: list[Host] = children(Host)
+    snapshot: Named | None = child(Named, "snapshot")
+    config: ConfigFile | None = child(ConfigFile)
+    initiator: Initiator | None = child(Initiator)
+    ssl: Ssl | None = child(Ssl)
+    cookies: Cookies | None = child(Cookies)
+    readahead: Readahead | None = child(Readahead)
+    timeout: Timeout | None = child(Timeout)
+    identity: Identity | None = child(Identity)
+    slices: Slices | None = child(Slices)
+    seclabels: list[DeviceSecLabel] = children(DeviceSecLabel)
+    auth: Auth | None = child(Auth)
+    encryption: Encryption | None = child(Encryption)
+    reservations: Reservations | None = child(Reservations)
+
+    def keep(self, kind: str) -> None:
+        """Drop what a source of this type does not have, and fill in the ports that its protocol implies.
+
+        Raises XmlError for what the type needs and is not there.
+        """
+        for name in _TYPED - _TYPE_FIELDS[kind]:
+            self.__dict__.pop(name, None)
+        if kind == SourceType.NETWORK:
+            self._check_network()
+        elif kind == SourceType.VOLUME:
+            if self.auth is not None:
+                self.auth = None  # the pool's own is used
+        elif kind == SourceType.NVME:
+            self._check_nvme()
+        elif kind == SourceType.VHOSTUSER:
+            if self.type != "unix":
+                raise XmlError(f"invalid chardev type '{self.type}' of vhost-user disk source")
+        if self.slices is not None and not self.slices.slices:
+            self.slices = None
+
+    def _check_network(self) -> None:
+        if self.protocol is None:
+            raise XmlError("Missing required attribute 'protocol' in element 'source'")
+        nameless = (Protocol.NONE, Protocol.NBD)
+        if self.name is None and self.protocol not in nameless:
+            raise XmlError("missing name for disk source")
+        if self.protocol not in (Protocol.HTTP, Protocol.HTTPS):
+            self.query = None
+        if self.tls_hostname is not None and self.tls is None:
+            self.tls_hostname = None
+        port = DEFAULT_PORTS.get(self.protocol)
+        for host in self.hosts:
+            if port is not None and host.port is None and host.transport is None:
+                host.port = str(port)
+
+    def _check_nvme(self) -> None:
+        if self.type is None:
+            raise XmlError("missing source type for nvme disk")
+        if self.type != "pci":
+            raise XmlError(f"unsupported source type '{self.type}'")
+        if self.namespace is None:
+            raise XmlError("missing namespace for nvme disk")
+        if self.namespace == 0:
+            raise XmlError("NVMe namespace can't be zero")
+        if self.address is None:
+            raise XmlError("NVMe disk source is missing address")
+        self.managed = bool(self.managed)
+
+    @property
+    def local_path(self) -> str | None:
+        """The path on this machine, when the source has one that is opened by name."""
+        return self.file or self.dev or self.dir
+
+
+class ChainFormat(Node, tag="format"):
+    """The format of an image that is not a disk's top image."""
+
+    type: str = attr(string, required=True)
+    metadata_cache: MetadataCache | None = child(MetadataCache)
+
+
+class BackingStore(Node, tag="backingStore"):
+    """The image below. Without a type it is the end of the chain, said on purpose."""
+
+    type: SourceType | None = attr(one_of(SourceType))
+    index: int | None = attr(uint)
+    format: ChainFormat | None = child(ChainFormat)
+    source: StorageSource | None = child(StorageSource)
+    backing_store: "BackingStore | None" = child(lambda: BackingStore, "backingStore")
+
+    def check(self) -> None:
+        if self.type is None:
+            self.__dict__ = {"line": self.line}
+            return
+        if self.format is None:
+            raise XmlError("missing disk backing store format")
+        check_backing_format(self.format.type)
+        if self.source is None:
+            raise XmlError("missing disk backing store source")
+        self.source.keep(self.type)
+
+    @property
+    def is_end(self) -> bool:
+        """Tell whether this only says that nothing is below."""
+        return self.type is None
+
+
+def check_backing_format(name: str) -> None:
+    """Refuse an unknown format of a lower image. Raises XmlError."""
+    if name not in FORMATS or name == "none":
+        raise XmlError(f"unknown disk backing store format '{name}'")
+
+
+class Mirror(Node, tag="mirror"):
+    """The copy a running block job writes; only in the XML of a running domain."""
+
+    type: SourceType | None = attr(one_of(SourceType))
+    file: str | None = attr(string)
+    format_name: str | None = attr(string, "format")
+    job: str | None = attr(string)
+    ready: str | None = attr(string)
+    format: ChainFormat | None = child(ChainFormat)
+    source: StorageSource | None = child(StorageSource)
+    backing_store: BackingStore | None = child(BackingStore)
+
+
+class Image:
+    """One image of a chain, wherever it stands in the document: what building and labelling need of it.
+
+    format: None while nobody has looked. readonly: the guest's writes never reach it.
+    depth: 0 is what the guest sees.
+    """
+
+    __slots__ = (
+        "auth",
+        "below",
+        "cache_size",
+        "depth",
+        "encryption",
+        "format",
+        "node",
+        "readonly",
+        "source",
+        "type",
+    )
+
+    def __init__(
+        self,
+        node: Node,
+        type: str,
+        source: StorageSource,
+        format: str | None,
+        *,
+        below: BackingStore | None,
+        readonly: bool,
+        depth: int,
+        auth: Auth | None = None,
+        encryption: Encryption | None = None,
+        cache_size: int | None = None,
+    ) -> None:
+        self.node = node
+        self.type = type
+        self.source = source
+        self.format = format
+        self.below = below
+        self.readonly = readonly
+        self.depth = depth
+        self.auth = auth or source.auth
+        self.encryption = encryption or source.encryption
+        self.cache_size = cache_size
+
+    @property
+    def index(self) -> int | None:
+        """The number in the node names, which the live document shows."""
+        return self.node.index if isinstance(self.node, BackingStore) else self.source.index
+
+    @index.setter
+    def index(self, value: int | None) -> None:
+        if isinstance(self.node, BackingStore):
+            self.node.index = value
+        else:
+            self.source.index = value
+
+
+def images_below(store: BackingStore | None, depth: int = 1) -> Iterator[Image]:
+    """Yield the images of a chain from ``store`` down; the end marker is not one."""
+    while store is not None and store.type is not None and store.source is not None:
+        cache = store.format.metadata_cache if store.format is not None else None
+        yield Image(
+            store,
+            store.type,
+            store.source,
+            store.format.type if store.format is not None else None,
+            below=store.backing_store,
+            readonly=True,
+            depth=depth,
+            cache_size=cache.max_size.value if cache is not None and cache.max_size is not None else None,
+        )
+        store = store.backing_store
+        depth += 1
