@@ -1,6 +1,7 @@
 """``<devices>``: every device kind, one file each, in libvirt's order of output."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from qvirt.model.devices.audio import Audio
 from qvirt.model.devices.char import Channel, Console, Parallel, Serial
@@ -30,7 +31,7 @@ from qvirt.model.devices.video import Video
 from qvirt.model.devices.vsock import Vsock
 from qvirt.model.devices.watchdog import Watchdog
 from qvirt.xml.codecs import string
-from qvirt.xml.fields import children, text
+from qvirt.xml.fields import Field, children, text
 from qvirt.xml.node import Node
 
 
@@ -75,6 +76,13 @@ class Devices(Node, tag="devices"):
             for disk in self.disks:
                 insert_disk(ordered, disk)
             self.disks = ordered
+
+    def write_field(self, field: Field, value: Any, out: list[str], indent: str) -> None:
+        """Write one list; the console that is the first serial port under another name is written from it."""
+        if field.name == "consoles" and value and value[0].target.type == "serial" and self.serials:
+            Console.of_serial(self.serials[0]).write(out, indent)
+            value = value[1:]
+        super().write_field(field, value, out, indent)
 
     def all(self) -> Iterator[Device]:
         """Yield every device, kind by kind, in the order of output."""

@@ -1,19 +1,149 @@
 """Character devices: ``<serial>``, ``<parallel>``, ``<console>``, ``<channel>``."""
 
-from qvirt.model.devices.device import Device
+import ipaddress
+
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.model.devices.chardev import CharDevice
+from qvirt.xml.codecs import string, uint
+from qvirt.xml.fields import attr, part
+from qvirt.xml.node import Node
+
+#: serial target type -> models it may have
+SERIAL_MODELS: dict[str, tuple[str, ...]] = {
+    "isa-serial": ("isa-serial",),
+    "usb-serial": ("usb-serial",),
+    "pci-serial": ("pci-serial",),
+    "spapr-vio-serial": ("spapr-vty",),
+    "system-serial": ("pl011", "16550a"),
+    "sclp-serial": ("sclpconsole", "sclplmconsole"),
+    "isa-debug": ("isa-debugcon",),
+}
+CONSOLE_TARGETS = ("serial", "xen", "uml", "virtio", "lxc", "openvz", "sclp", "sclplm")
+CHANNEL_TARGETS = ("guestfwd", "virtio", "xen")
 
 
-class Serial(Device, tag="serial"):
-    """``<serial>``."""
+def _unknown(what: str, word: str) -> ConfigUnsupported:
+    return ConfigUnsupported(
+        f"unknown target {what} '{word}' specified for character device", domain=ErrorDomain.DOMAIN
+    )
 
 
-class Parallel(Device, tag="parallel"):
-    """``<parallel>``."""
+class SerialModel(Node, tag="model"):
+    name: str | None = attr(string)
+
+    def check(self) -> None:
+        if self.name is not None and not any(self.name in models for models in SERIAL_MODELS.values()):
+            raise _unknown("model", self.name)
 
 
-class Console(Device, tag="console"):
-    """``<console>``."""
+class SerialTarget(Node, tag="target"):
+    """``<target>`` of a serial port; ``port`` is its number in the guest."""
+
+    type: str | None = attr(string)
+    port: int | None = attr(uint)
+    model: SerialModel = part(SerialModel)
+
+    def check(self) -> None:
+        if self.type is not None and self.type not in SERIAL_MODELS:
+            raise _unknown("type", self.type)
 
 
-class Channel(Device, tag="channel"):
-    """``<channel>``."""
+class ParallelTarget(Node, tag="target"):
+    type: str | None = attr(string)
+    port: int | None = attr(uint)
+
+    def check(self) -> None:
+        if self.type is not None:
+            raise _unknown("type", self.type)
+
+
+class ConsoleTarget(Node, tag="target"):
+    """``<target>`` of a console; ``serial`` means: the first serial port under another name."""
+
+    type: str | None = attr(string)
+    port: int | None = attr(uint)
+
+    def check(self) -> None:
+        if self.type is not None and self.type not in CONSOLE_TARGETS:
+            raise _unknown("type", self.type)
+
+
+class ChannelTarget(Node, tag="target"):
+    """``<target>`` of a channel: a named virtio port, or a TCP address the guest's user network forwards.
+
+    state: ``connected`` or ``disconnected``; said of running guests only.
+    """
+
+    type: str | None = attr(string)
+    address: str | None = attr(string)
+    port: int | None = attr(uint)
+    name: str | None = attr(string)
+    state: str | None = attr(string)
+
+    def check(self) -> None:
+        if self.type is None:
+            return
+        if self.type not in CHANNEL_TARGETS:
+            raise _unknown("type", self.type)
+        if self.type != "guestfwd":
+            self.__dict__.pop("address", None)
+            self.__dict__.pop("port", None)
+            return
+        if self.address is None:
+            raise XmlError("guestfwd channel does not define a target address")
+        try:
+            version = ipaddress.ip_address(self.address).version
+        except ValueError:
+            raise XmlError(f"Invalid address '{self.address}'") from None
+        if version != 4:
+            raise ConfigUnsupported("guestfwd channel only supports IPv4 addresses", domain=ErrorDomain.DOMAIN)
+        if self.port is None:
+            raise XmlError("Missing required attribute 'port' in element 'target'")
+
+
+class Serial(CharDevice, tag="serial"):
+    """``<serial>``: a serial port."""
+
+    target: SerialTarget = part(SerialTarget)
+
+
+class Parallel(CharDevice, tag="parallel"):
+    """``<parallel>``: a parallel port."""
+
+    target: ParallelTarget = part(ParallelTarget)
+
+
+class Console(CharDevice, tag="console"):
+    """``<console>``: what the guest uses as its console.
+
+    The first one of target type ``serial`` is the first serial port seen again: it has nothing of its own, and
+    is written from that port (see ``Devices``). tty: the pty of a running guest, once more.
+    """
+
+    tty: str | None = attr(string)
+    target: ConsoleTarget = part(ConsoleTarget)
+
+    @classmethod
+    def of_serial(cls, serial: Serial) -> "Console":
+        """Return the console that shows a serial port."""
+        console = cls()
+        twin = serial.copy()
+        for name, value in twin.__dict__.items():
+            if name != "target":
+                console.__dict__[name] = value
+        console.target = ConsoleTarget(type="serial", port=twin.target.port)
+        if serial.type == "pty" and serial.path is not None:
+            console.tty = serial.path
+        return console
+
+
+class Channel(CharDevice, tag="channel"):
+    """``<channel>``: a private line between the host and a program in the guest."""
+
+    target: ChannelTarget = part(ChannelTarget)
+
+    def check(self) -> None:
+        if self.target.type is None:
+            raise XmlError("target type must be specified for channel device")
+        super().check()

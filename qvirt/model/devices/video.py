@@ -1,7 +1,75 @@
-"""``<video>``."""
+"""``<video>``: a graphics card."""
 
-from qvirt.model.devices.device import Device
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported
+from qvirt.model.devices.device import Device, VirtioDriver
+from qvirt.xml.codecs import string, uint, word, yes_no
+from qvirt.xml.fields import attr, child, part
+from qvirt.xml.node import Node
+
+VIDEO_MODELS = (
+    "vga", "cirrus", "vmvga", "xen", "vbox", "qxl", "parallels", "virtio", "gop", "none", "bochs", "ramfb",
+)  # fmt: skip
+
+
+class VideoDriver(VirtioDriver):
+    """``<driver>``; ``name``: ``vhostuser`` runs the card in a process of its own."""
+
+    vgaconf: str | None = attr(string)
+    name: str | None = attr(word("qemu", "vhostuser"))
+
+    def check(self) -> None:
+        if self.vgaconf not in ("io", "on", "off"):
+            self.__dict__.pop("vgaconf", None)
+
+
+class Acceleration(Node, tag="acceleration"):
+    accel3d: bool | None = attr(yes_no)
+    accel2d: bool | None = attr(yes_no)
+    rendernode: str | None = attr(string)
+
+
+class Resolution(Node, tag="resolution"):
+    """``<resolution>``: what the guest sees at first, in pixels."""
+
+    x: int = attr(uint, required=True)
+    y: int = attr(uint, required=True)
+
+    def check(self) -> None:
+        if self.x == 0 or self.y == 0:
+            raise ConfigUnsupported(
+                "video resolution values must be greater than 0", domain=ErrorDomain.DOMAIN
+            )
+
+
+class VideoModel(Node, tag="model"):
+    """``<model>``; ``ram``, ``vram``, ``vram64`` and ``vgamem`` are sizes in KiB."""
+
+    type: str | None = attr(string)
+    ram: int | None = attr(uint)
+    vram: int | None = attr(uint)
+    vram64: int | None = attr(uint)
+    vgamem: int | None = attr(uint)
+    heads: int | None = attr(uint)
+    primary: str | None = attr(string)
+    blob: str | None = attr(string)
+    acceleration: Acceleration = part(Acceleration)
+    resolution: Resolution | None = child(Resolution)
+
+    def check(self) -> None:
+        if self.type is not None and self.type not in VIDEO_MODELS:
+            raise ConfigUnsupported(f"unknown video model '{self.type}'", domain=ErrorDomain.DOMAIN)
+        if self.primary != "yes":
+            self.__dict__.pop("primary", None)
+
+    @property
+    def is_primary(self) -> bool:
+        """Tell whether this is the card the guest boots with."""
+        return self.primary == "yes"
 
 
 class Video(Device, tag="video"):
     """``<video>``."""
+
+    driver: VideoDriver = part(VideoDriver, "driver")
+    model: VideoModel = part(VideoModel)
