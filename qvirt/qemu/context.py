@@ -63,6 +63,8 @@ class HostFacts:
     default_hugepage: int = 2048  # KiB
     numa_nodes: frozenset[int] = frozenset({0})
     cpu_features: frozenset[str] = frozenset()
+    #: host PCI functions ("0000:06:12.5") that are there and not PCI Express: they get conventional slots
+    conventional_pci: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

@@ -1,0 +1,22 @@
+"""Where devices sit: addresses for all that have none, checks for those that were given. One module per bus."""
+
+from qvirt.model.domain import Domain
+from qvirt.qemu.addresses.normal import spell_out
+from qvirt.qemu.addresses.pci import assign_pci
+from qvirt.qemu.addresses.usb import assign_usb
+from qvirt.qemu.addresses.virtio_serial import assign_virtio_serial
+from qvirt.qemu.context import Context
+
+
+def assign(domain: Domain, ctx: Context) -> None:
+    """Give every device that needs one an address, adding bridges, ports and hubs as it takes.
+
+    What the document says is kept. Raises XmlError, InternalError, ConfigUnsupported for addresses that are
+    taken, out of range or on the wrong kind of bus.
+    """
+    for dev in domain.devices.all():
+        if dev.address is not None:
+            spell_out(dev.address)
+    assign_virtio_serial(domain)
+    assign_pci(ctx)
+    assign_usb(ctx)

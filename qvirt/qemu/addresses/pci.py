@@ -1,0 +1,245 @@
+"""PCI addresses: every device that needs one gets one, and the bridges and ports that takes.
+
+Two passes: the first finds out how many buses there must be, the second gives the addresses. What a document
+says is never changed.
+"""
+
+from collections.abc import Iterator
+
+from qvirt.errors import InternalError, XmlError
+from qvirt.model.devices.address import PciAddress, VirtioMmioAddress
+from qvirt.model.devices.controller import Controller, ControllerType, PciControllerModel
+from qvirt.model.devices.device import Device
+from qvirt.qemu.addresses.chipset import is_piix3_function, place, reserve_builtin
+from qvirt.qemu.addresses.pci_bus import BUS_KINDS, PCI, PCIE, Buses, Connect, Place
+from qvirt.qemu.addresses.pci_flags import Slots, has_pci, said, wants_pci
+from qvirt.qemu.context import Context
+from qvirt.qemu.controllers import USB2_FUNCTIONS, find_controller, insert_controller
+from qvirt.qemu.machines import is_arm_virt, is_pseries, is_riscv_virt, root_model, supports_pci
+
+#: QEMU's device behind each controller model
+PCI_DEVICES: dict[str, str] = {
+    "pci-bridge": "pci-bridge",
+    "dmi-to-pci-bridge": "i82801b11-bridge",
+    "pcie-to-pci-bridge": "pcie-pci-bridge",
+    "pcie-root-port": "pcie-root-port",
+    "pcie-switch-upstream-port": "x3130-upstream",
+    "pcie-switch-downstream-port": "xio3130-downstream",
+    "pci-expander-bus": "pxb",
+    "pcie-expander-bus": "pxb-pcie",
+}
+
+
+def assign_pci(ctx: Context) -> None:
+    """Give the PCI addresses. Raises XmlError, InternalError, ConfigUnsupported."""
+    domain = ctx.domain
+    highest = max(
+        (c.index or 0 for c in domain.devices.controllers if c.type is ControllerType.PCI), default=-1
+    )
+    slots = Slots(ctx)
+    count = highest + 1
+    if count > 0:
+        rehearsal = _buses(ctx, slots, count, growing=True)
+        saved = [(dev, dev.address) for dev in domain.devices.all()]
+        _rehearse(ctx, rehearsal, slots, highest)
+        count = len(rehearsal)
+        for dev, address in saved:
+            dev.address = address
+    if not supports_pci(domain):
+        return
+    buses = _buses(ctx, slots, count, growing=False)
+    reserve_builtin(ctx, buses, slots)
+    _assign_devices(ctx, buses, slots)
+    _set_multifunction(ctx)
+    for controller in domain.devices.controllers:
+        if controller.type is ControllerType.PCI:
+            _controller_options(ctx, controller)
+
+
+def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> None:
+    """Place everything once, and add the controllers for the buses that turn out to be needed."""
+    domain = ctx.domain
+    reserve_builtin(ctx, buses, slots)
+    if root_model(domain) == "pci-root" and not all(bus.is_full for bus in buses.buses):
+        buses.next(PCI)  # for the bridge that one device too many would need
+    _assign_devices(ctx, buses, slots)
+    if highest <= 0 and len(buses) > highest + 1 and root_model(domain) == "pcie-root":
+        buses.next(PCIE)  # one free port, so that something can be plugged in later
+    number = 1
+    while number < len(buses):  # placing a controller may add another bus
+        if find_controller(domain, ControllerType.PCI, number) is None:
+            added = Controller(type=ControllerType.PCI, index=number, model=buses.buses[number].model)
+            insert_controller(domain, added)
+            needs = slots.needs(added)
+            if needs:
+                buses.next(needs)
+        number += 1
+
+
+def _buses(ctx: Context, slots: Slots, count: int, growing: bool) -> Buses:
+    """Return the buses as the document has them, with the addresses that are taken."""
+    domain = ctx.domain
+    models: list[str | None] = [None] * count
+    for controller in domain.devices.controllers:
+        if controller.type is not ControllerType.PCI:
+            continue
+        index = controller.index or 0
+        if index >= count:
+            raise InternalError(
+                f"Inappropriate new pci controller index {index} exceeds addrs array length"
+            )
+        if controller.model not in BUS_KINDS:
+            raise InternalError("PCI controllers with missing/invalid model")
+        models[index] = controller.model
+    if count and models[0] is None:
+        models[0] = "pci-root"
+    if is_pseries(domain):
+        fill = "pci-root"
+    else:
+        fill = "pcie-root-port" if count and models[0] == "pcie-root" else "pci-bridge"
+    buses = Buses([model or fill for model in models], growing, many_roots=is_pseries(domain))
+    for dev in domain.devices.all():
+        if has_pci(dev):
+            _reserve_given(dev, buses, slots)
+    return buses
+
+
+def _reserve_given(dev: Device, buses: Buses, slots: Slots) -> None:
+    where = dev.address
+    assert isinstance(where, PciAddress)
+    if is_piix3_function(dev):
+        if len(buses) and not BUS_KINDS[buses.buses[0].model].offers & Connect.PCI_DEVICE:
+            raise XmlError("Bus 0 must be PCI for integrated PIIX3 USB or IDE controllers")
+        if buses.buses and buses.buses[0].model == "pci-root":
+            return  # the chipset's own devices are reserved with it
+    needs = slots.needs(dev)
+    if not needs & Connect.TYPES:
+        needs = PCI  # libvirt complains in its log, and goes on
+    buses.reserve(_place_of(where), needs)
+
+
+def _place_of(where: PciAddress) -> Place:
+    return Place(where.bus or 0, where.slot or 0, where.function or 0, where.domain or 0)
+
+
+def _in_order(ctx: Context) -> Iterator[Device]:
+    """Yield the devices in the order in which they choose their places."""
+    devices = ctx.domain.devices
+    yield from (c for c in devices.controllers if c.type is ControllerType.PCI)
+    yield from devices.filesystems
+    yield from devices.interfaces
+    yield from devices.sounds
+    yield from (c for c in devices.controllers if c.type is not ControllerType.PCI)
+    yield from devices.disks
+    yield from devices.hostdevs
+    yield from devices.memballoons
+    yield from devices.rngs
+    yield from devices.watchdogs
+    yield from devices.videos
+    yield from devices.shmems
+    yield from devices.inputs
+    yield from devices.serials
+    yield from devices.vsocks
+    yield from devices.iommus
+    yield from devices.memory
+    yield from devices.cryptos
+
+
+def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> None:
+    for dev in _in_order(ctx):
+        needs = slots.needs(dev)
+        if not needs or not wants_pci(dev):
+            continue
+        if isinstance(dev, Controller):
+            if dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS:
+                _assign_usb2(ctx, dev, buses, needs)
+                continue
+        place(dev, buses.next(needs))
+
+
+def _assign_usb2(ctx: Context, dev: Controller, buses: Buses, needs: Connect) -> None:
+    """Put an EHCI controller and its companions into the functions of one slot."""
+    function = USB2_FUNCTIONS[dev.model or ""]
+    multifunction = True if function == 0 else None
+    for other in ctx.domain.devices.controllers:
+        if (
+            other.type is ControllerType.USB
+            and other.model in USB2_FUNCTIONS
+            and other.index == dev.index
+            and has_pci(other)
+        ):
+            assert isinstance(other.address, PciAddress)
+            where = _place_of(other.address)
+            where = Place(where.bus, where.slot, function, where.domain)
+            buses.reserve(where, needs)
+            place(dev, where, multifunction)
+            return
+    place(dev, buses.next(needs, function=function), multifunction)
+
+
+def _set_multifunction(ctx: Context) -> None:
+    """Mark function 0 of every slot that has more functions in use, as the guest looks there first."""
+    shared: set[tuple[int, int, int]] = set()
+    first: list[tuple[tuple[int, int, int], PciAddress]] = []
+    for dev in ctx.domain.devices.all():
+        where = dev.address
+        if not isinstance(where, PciAddress) or not has_pci(dev):
+            continue
+        slot = (where.domain or 0, where.bus or 0, where.slot or 0)
+        if where.function:
+            shared.add(slot)
+        else:
+            first.append((slot, where))
+    for slot, where in first:
+        if slot in shared and where.multifunction is None:
+            where.multifunction = True
+
+
+def _controller_options(ctx: Context, controller: Controller) -> None:
+    """Fill in the QEMU device and what the guest sees of a bridge or port."""
+    model = controller.model or ""
+    index = controller.index or 0
+    target = controller.target
+    where = controller.address if isinstance(controller.address, PciAddress) else PciAddress()
+    if controller.pci_model is None:
+        if model == "pci-root" and is_pseries(ctx.domain):
+            controller.pci_model = PciControllerModel(name="spapr-pci-host-bridge")
+        elif model in PCI_DEVICES:
+            controller.pci_model = PciControllerModel(name=PCI_DEVICES[model])
+    if model == "pci-bridge" and target.chassis_nr is None:
+        target.chassis_nr = index
+    if model in ("pcie-root-port", "pcie-switch-downstream-port"):
+        if target.chassis is None:
+            target.chassis = index
+        if target.port is None:
+            slot, function = where.slot or 0, where.function or 0
+            target.port = (slot << 3) + function if model == "pcie-root-port" else slot
+    if model in ("pci-expander-bus", "pcie-expander-bus") and target.bus_nr is None:
+        target.bus_nr = _next_bus_number(ctx)
+    if model == "pci-root" and is_pseries(ctx.domain) and target.index is None:
+        target.index = _next_root_index(ctx)
+    if model not in ("pci-root", "pcie-root") and index <= (where.bus or 0):
+        raise XmlError(
+            f"PCI controller at index {index} (0x{index:02x}) has bus='0x{where.bus or 0:02x}', "
+            f"but index must be larger than bus"
+        )
+
+
+def _next_bus_number(ctx: Context) -> int:
+    """Return the highest number that leaves two bus numbers below the expander buses there are."""
+    lowest = 256
+    for other in ctx.domain.devices.controllers:
+        if other.type is ControllerType.PCI and other.target.bus_nr is not None:
+            lowest = min(lowest, other.target.bus_nr)
+    if lowest <= 2:
+        raise InternalError("No free busNr lower than current lowest busNr is available to auto-assign to bus")
+    return lowest - 2
+
+
+def _next_root_index(ctx: Context) -> int:
+    taken = {
+        other.target.index
+        for other in ctx.domain.devices.controllers
+        if other.type is ControllerType.PCI and other.target.index is not None
+    }
+    return next(index for index in range(32) if index not in taken)

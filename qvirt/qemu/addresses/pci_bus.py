@@ -1,0 +1,310 @@
+"""The PCI buses of a guest while addresses are given out: what fits where, what is taken, what may be added.
+
+libvirt's rules (docs: "PCI topology and hotplug", "PCI addresses in domain XML and guest OS").
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntFlag
+
+from qvirt.errors import InternalError, QvirtError, XmlError
+
+
+class Connect(IntFlag):
+    """What a device needs of its slot, and what a bus offers."""
+
+    NONE = 0
+    HOTPLUG = 1
+    AGGREGATE = 2
+    INTEGRATED = 4
+    PCI_DEVICE = 8
+    PCIE_DEVICE = 16
+    PCI_BRIDGE = 32
+    PCIE_ROOT_PORT = 64
+    UPSTREAM_PORT = 128
+    DOWNSTREAM_PORT = 256
+    DMI_TO_PCI = 512
+    PCIE_TO_PCI = 1024
+    PCI_EXPANDER = 2048
+    PCIE_EXPANDER = 4096
+    ENDPOINT = PCI_DEVICE | PCIE_DEVICE
+    TYPES = (
+        ENDPOINT
+        | PCI_BRIDGE
+        | PCIE_ROOT_PORT
+        | UPSTREAM_PORT
+        | DOWNSTREAM_PORT
+        | DMI_TO_PCI
+        | PCIE_TO_PCI
+        | PCI_EXPANDER
+        | PCIE_EXPANDER
+    )
+
+
+PCI = Connect.PCI_DEVICE | Connect.HOTPLUG
+PCIE = Connect.PCIE_DEVICE | Connect.HOTPLUG
+
+
+@dataclass(frozen=True, slots=True)
+class BusKind:
+    """What a controller model offers to the devices below it; auto: libvirt places devices there by itself."""
+
+    offers: Connect
+    first_slot: int
+    last_slot: int
+    auto: bool = True
+
+
+_PORT = Connect.PCIE_DEVICE | Connect.UPSTREAM_PORT | Connect.PCIE_TO_PCI | Connect.HOTPLUG
+
+BUS_KINDS: dict[str, BusKind] = {
+    "pci-root": BusKind(PCI | Connect.PCI_BRIDGE | Connect.PCI_EXPANDER, 1, 31),
+    "pci-bridge": BusKind(PCI | Connect.PCI_BRIDGE, 1, 31),
+    "pci-expander-bus": BusKind(PCI | Connect.PCI_BRIDGE, 0, 31, auto=False),
+    "pcie-root": BusKind(
+        Connect.PCIE_DEVICE | Connect.PCIE_ROOT_PORT | Connect.DMI_TO_PCI | Connect.PCIE_EXPANDER, 1, 31
+    ),
+    "dmi-to-pci-bridge": BusKind(Connect.PCI_DEVICE | Connect.PCI_BRIDGE, 0, 31),
+    "pcie-to-pci-bridge": BusKind(PCI | Connect.PCI_BRIDGE, 1, 31),
+    "pcie-root-port": BusKind(_PORT, 0, 0),
+    "pcie-switch-downstream-port": BusKind(_PORT, 0, 0),
+    "pcie-switch-upstream-port": BusKind(Connect.DOWNSTREAM_PORT, 0, 31),
+    "pcie-expander-bus": BusKind(Connect.PCIE_ROOT_PORT | Connect.DMI_TO_PCI, 0, 31, auto=False),
+}
+
+#: how a controller plugs into the bus above it
+UPLINKS: dict[str, Connect] = {
+    "pci-bridge": Connect.PCI_BRIDGE,
+    "pci-expander-bus": Connect.PCI_EXPANDER,
+    "pcie-expander-bus": Connect.PCIE_EXPANDER,
+    "dmi-to-pci-bridge": Connect.DMI_TO_PCI,
+    "pcie-to-pci-bridge": Connect.PCIE_TO_PCI,
+    "pcie-root-port": Connect.PCIE_ROOT_PORT | Connect.AGGREGATE,
+    "pcie-switch-upstream-port": Connect.UPSTREAM_PORT,
+    "pcie-switch-downstream-port": Connect.DOWNSTREAM_PORT,
+}
+
+#: what messages call a device that needs the flag
+_NAMES: tuple[tuple[Connect, str], ...] = (
+    (Connect.PCI_DEVICE, "standard PCI device"),
+    (Connect.PCIE_DEVICE, "PCI Express device"),
+    (Connect.PCIE_ROOT_PORT, "pcie-root-port"),
+    (Connect.UPSTREAM_PORT, "pcie-switch-upstream-port"),
+    (Connect.DOWNSTREAM_PORT, "pcie-switch-downstream-port"),
+    (Connect.DMI_TO_PCI, "dmi-to-pci-bridge"),
+    (Connect.PCIE_TO_PCI, "pcie-to-pci-bridge"),
+    (Connect.PCI_EXPANDER, "pci-expander-bus"),
+    (Connect.PCIE_EXPANDER, "pcie-expander-bus"),
+    (Connect.PCI_BRIDGE, "pci-bridge"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One PCI function."""
+
+    bus: int
+    slot: int
+    function: int = 0
+    domain: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function}"
+
+
+@dataclass(slots=True)
+class Bus:
+    """A bus: its controller's model, the functions taken in each slot, the slots open to several devices."""
+
+    model: str
+    group: int = 0
+    group_locked: bool = False
+    taken: dict[int, int] = field(default_factory=dict)
+    aggregate: set[int] = field(default_factory=set)
+
+    @property
+    def kind(self) -> BusKind:
+        return BUS_KINDS[self.model]
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether every slot has something in it."""
+        return all(self.taken.get(slot) for slot in range(self.kind.first_slot, self.kind.last_slot + 1))
+
+
+class Buses:
+    """All buses of a guest. ``growing``: a bus that is missing is added, not refused."""
+
+    def __init__(self, models: list[str], growing: bool, many_roots: bool = False, pcie_to_pci: bool = True):
+        self.buses = [Bus(model) for model in models]
+        self.growing = growing
+        self.many_roots = many_roots
+        self.pcie_to_pci = pcie_to_pci
+
+    def __len__(self) -> int:
+        return len(self.buses)
+
+    def in_use(self, bus: int, slot: int) -> bool:
+        """Tell whether anything is in the slot."""
+        return bus < len(self.buses) and bool(self.buses[bus].taken.get(slot))
+
+    # -------------------------------------------------------------- reserving
+
+    def reserve(self, place: Place, needs: Connect, *, user: bool = True, group: int = 0) -> None:
+        """Take a function.
+
+        user: the address was written by somebody or is fixed by the machine, so softer rules hold.
+        Raises XmlError (user) or InternalError when it does not fit or is taken.
+        """
+        error: Callable[[str], QvirtError] = XmlError if user else InternalError
+        if self.growing:
+            self._grow(place.bus, needs)
+        self._validate(place, needs, user, error)
+        bus = self.buses[place.bus]
+        functions = bus.taken.get(place.slot, 0)
+        if functions & (1 << place.function):
+            raise error(f"Attempted double use of PCI Address {place}")
+        if not functions and needs & Connect.AGGREGATE:
+            bus.aggregate.add(place.slot)
+        if not bus.taken and not bus.group_locked:
+            bus.group = group
+        elif bus.group != group and user:
+            bus.group = 0  # isolation cannot be promised any more
+        bus.taken[place.slot] = functions | (1 << place.function)
+
+    def next(self, needs: Connect, *, function: int = 0, group: int = 0) -> Place:
+        """Find a free place, take it and return it. Raises InternalError when there is none."""
+        place = self._find(needs, function, group)
+        self.reserve(place, needs, user=False, group=group)
+        return place
+
+    def _find(self, needs: Connect, function: int, group: int) -> Place:
+        if not self.buses:
+            raise XmlError("No PCI buses available")
+        for number, bus in enumerate(self.buses):
+            if bus.group == group and (found := self._free_slot(number, bus, needs, function)):
+                return found
+        for number, bus in enumerate(self.buses):
+            if not bus.taken and not bus.group_locked and (
+                found := self._free_slot(number, bus, needs, function)
+            ):
+                return found
+        if self.growing:
+            number = len(self.buses)
+            self._grow(number, needs)
+            # the device goes on the first of the new buses that takes it
+            for number in range(number, len(self.buses)):
+                found = self._free_slot(number, self.buses[number], needs, function)
+                if found:
+                    return found
+        raise InternalError("No more available PCI slots")
+
+    def _free_slot(self, number: int, bus: Bus, needs: Connect, function: int) -> Place | None:
+        kind = bus.kind
+        if not kind.auto or not _fits(needs, kind.offers, number):
+            return None
+        for slot in range(kind.first_slot, kind.last_slot + 1):
+            taken = bus.taken.get(slot, 0)
+            if not taken:
+                return Place(number, slot, function)
+            if needs & Connect.AGGREGATE and slot in bus.aggregate:
+                for other in range(8):
+                    if not taken & (1 << other):
+                        return Place(number, slot, other)
+        return None
+
+    # ------------------------------------------------------------ validation
+
+    def _validate(
+        self, place: Place, needs: Connect, user: bool, error: Callable[[str], QvirtError]
+    ) -> None:
+        if not self.buses:
+            raise error("No PCI buses available")
+        if place.domain != 0:
+            raise error(f"Invalid PCI address {place}. Only PCI domain 0 is available")
+        if place.bus >= len(self.buses):
+            raise error(
+                f"Invalid PCI address {place}. Only PCI buses up to {len(self.buses) - 1} are available"
+            )
+        kind = self.buses[place.bus].kind
+        offers = kind.offers
+        if user:
+            if offers & Connect.ENDPOINT:
+                offers |= Connect.ENDPOINT
+            if needs & Connect.HOTPLUG:
+                offers |= Connect.HOTPLUG
+            if needs & Connect.PCI_BRIDGE:
+                needs |= Connect.PCI_DEVICE
+        if not needs & offers & Connect.TYPES:
+            name = next((text for flag, text in _NAMES if needs & flag), None)
+            if name is None:
+                raise error(
+                    f"The device at PCI address {place} has unrecognized connection type flags "
+                    f"0x{int(needs):02x}"
+                )
+            raise error(
+                f"The device at PCI address {place} cannot be plugged into the PCI controller with "
+                f"index='{place.bus}'. It requires a controller that accepts a {name}."
+            )
+        if needs & Connect.HOTPLUG and not offers & Connect.HOTPLUG:
+            raise error(
+                f"The device at PCI address {place} requires hotplug capability, but the PCI controller with "
+                f"index='{place.bus}' doesn't support hotplug"
+            )
+        if needs & Connect.INTEGRATED and place.bus != 0:
+            raise error(
+                f"The device at PCI address {place} needs to be an integrated device (bus=0)"
+            )
+        if place.slot < kind.first_slot:
+            raise error(f"Invalid PCI address {place}. slot must be >= {kind.first_slot}")
+        if place.slot > kind.last_slot:
+            raise error(f"Invalid PCI address {place}. slot must be <= {kind.last_slot}")
+        if place.function > 7:
+            raise error(f"Invalid PCI address {place}. function must be <= 7")
+
+    # --------------------------------------------------------------- growing
+
+    def _grow(self, number: int, needs: Connect) -> None:
+        """Add buses until there is one of this number that can lead to a place for the device."""
+        missing = number - len(self.buses) + 1
+        if missing <= 0:
+            return
+        first: str | None = None
+        if needs & Connect.PCI_DEVICE:
+            if self.many_roots:
+                model = "pci-root"
+            else:
+                model = "pci-bridge"
+                if not any(bus.kind.offers & Connect.PCI_BRIDGE for bus in self.buses):
+                    if self.pcie_to_pci:
+                        first = "pcie-to-pci-bridge"
+                    else:
+                        first = "dmi-to-pci-bridge"
+                        missing = max(missing, 2)
+        elif needs & Connect.PCI_BRIDGE and self.buses[0].model == "pcie-root":
+            model = "pcie-to-pci-bridge" if self.pcie_to_pci else "dmi-to-pci-bridge"
+        elif needs & (Connect.PCIE_DEVICE | Connect.UPSTREAM_PORT | Connect.PCIE_TO_PCI):
+            model = "pcie-root-port"
+        else:
+            uplink = next((name for name, flags in UPLINKS.items() if flags & needs & Connect.TYPES), None)
+            if uplink is not None:
+                raise InternalError(
+                    f"a PCI slot is needed to connect a PCI controller model='{uplink}', but none is "
+                    f"available, and it cannot be automatically added"
+                )
+            raise InternalError(
+                f"Cannot automatically add a new PCI bus for a device with connect flags {int(needs):02x}"
+            )
+        models = [model] * missing
+        if first is not None:
+            models[0] = first
+        self.buses.extend(Bus(name) for name in models)
+
+
+def _fits(needs: Connect, offers: Connect, number: int) -> bool:
+    """Tell whether a device that libvirt places by itself may go on a bus."""
+    if not needs & offers & Connect.TYPES:
+        return False
+    if needs & Connect.HOTPLUG and not offers & Connect.HOTPLUG:
+        return False
+    return not (needs & Connect.INTEGRATED and number != 0)

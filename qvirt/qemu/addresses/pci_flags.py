@@ -1,0 +1,177 @@
+"""Which slot a device needs: conventional PCI, PCI Express, or none at all.
+
+A virtio device goes to a PCI Express slot where there is one, unless it is transitional: its legacy half needs
+I/O ports, which an Express slot gives to few.
+"""
+
+from typing import Any
+
+from qvirt.model.devices import Devices
+from qvirt.model.devices.address import PciAddress
+from qvirt.model.devices.char import Serial
+from qvirt.model.devices.controller import Controller
+from qvirt.model.devices.crypto import Crypto
+from qvirt.model.devices.device import Device
+from qvirt.model.devices.disk import Disk
+from qvirt.model.devices.filesystem import Filesystem
+from qvirt.model.devices.hostdev import Hostdev, PciHostAddress
+from qvirt.model.devices.input import Input
+from qvirt.model.devices.interface import Interface
+from qvirt.model.devices.iommu import Iommu
+from qvirt.model.devices.memballoon import Memballoon
+from qvirt.model.devices.memory import Memory
+from qvirt.model.devices.rng import Rng
+from qvirt.model.devices.shmem import Shmem
+from qvirt.model.devices.sound import Sound
+from qvirt.model.devices.video import Video
+from qvirt.model.devices.vsock import Vsock
+from qvirt.model.devices.watchdog import Watchdog
+from qvirt.qemu.addresses.pci_bus import PCI, PCIE, UPLINKS, Connect
+from qvirt.qemu.context import Context
+from qvirt.qemu.machines import root_model
+
+_USB_EXPRESS = frozenset({"nec-xhci", "qemu-xhci"})
+_USB_VIRTUAL = frozenset({"none", "qusb1", "qusb2"})
+_SCSI_CONVENTIONAL = frozenset({"buslogic", "lsilogic", "lsisas1068", "dc390", "am53c974", "auto"})
+_SCSI_EXPRESS = frozenset({"vmpvscsi", "lsisas1078"})
+_VIDEO_CONVENTIONAL = frozenset({"vga", "cirrus", "vmvga", "xen", "qxl"})
+_SOUND_CONVENTIONAL = frozenset({"es1370", "ac97", "ich6", "ich9"})
+
+
+class Slots:
+    """Answers for one guest what slot a device needs; NONE for what is not on PCI."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._conventional_hosts = ctx.host.conventional_pci
+        self.pcie = PCIE if root_model(ctx.domain) == "pcie-root" else PCI
+
+    def needs(self, dev: Device) -> Connect:
+        """Return the slot the device needs."""
+        return _RULES.get(type(dev), _nothing)(self, dev)
+
+    def virtio(self, model: str | None) -> Connect:
+        """Return the slot of a virtio device of a model."""
+        if model is not None and model.endswith("-transitional") and not model.endswith("-non-transitional"):
+            return PCI
+        return self.pcie
+
+    # ------------------------------------------------------------ the kinds
+
+    def controller(self, dev: Controller) -> Connect:
+        model = dev.model or ""
+        match dev.type:
+            case "pci":
+                return UPLINKS.get(model, Connect.NONE)
+            case "usb":
+                if model in _USB_VIRTUAL:
+                    return Connect.NONE
+                return self.pcie if model in _USB_EXPRESS else PCI
+            case "scsi":
+                if model in _SCSI_CONVENTIONAL:
+                    return PCI
+                if model in _SCSI_EXPRESS:
+                    return self.pcie
+                return self.virtio(model) if model.startswith("virtio") else Connect.NONE
+            case "ide" | "sata":
+                return PCI
+            case "virtio-serial":
+                return self.virtio(model)
+            case _:
+                return Connect.NONE
+
+    def disk(self, dev: Disk) -> Connect:
+        return self.virtio(said(dev, "model")) if said(dev, "target.bus") == "virtio" else Connect.NONE
+
+    def interface(self, dev: Interface) -> Connect:
+        model = said(dev, "model.type")
+        if said(dev, "type") == "hostdev":
+            return self.host_pci(said(dev, "source.address"))
+        if model == "usb-net":
+            return Connect.NONE
+        if model is not None and model.startswith("virtio"):
+            return self.virtio(model)
+        return self.pcie if model == "e1000e" else PCI
+
+    def host_pci(self, address: object) -> Connect:
+        if isinstance(address, PciHostAddress) and address.name in self._conventional_hosts:
+            return PCI
+        return self.pcie  # a device that cannot be looked at is taken for a modern one
+
+    def hostdev(self, dev: Hostdev) -> Connect:
+        if dev.is_subsystem("pci"):
+            return self.host_pci(dev.host_address)
+        if dev.is_subsystem("scsi_host"):
+            return self.virtio(dev.model)
+        if dev.is_subsystem("mdev") and dev.model == "vfio-pci":
+            return self.pcie
+        return Connect.NONE
+
+    def video(self, dev: Video) -> Connect:
+        model = said(dev, "model.type")
+        if model in _VIDEO_CONVENTIONAL:
+            return PCI & ~Connect.HOTPLUG
+        return self.pcie & ~Connect.HOTPLUG if model in ("virtio", "bochs") else Connect.NONE
+
+    def iommu(self, dev: Iommu) -> Connect:
+        return self.pcie & ~Connect.HOTPLUG | Connect.INTEGRATED if dev.model == "virtio" else Connect.NONE
+
+
+def said(dev: object, path: str) -> Any:
+    """Return what a device says at a path of fields, None where it says nothing."""
+    value: Any = dev
+    for step in path.split("."):
+        value = getattr(value, step, None)
+        if value is None:
+            return None
+    return value
+
+
+def _nothing(_: Slots, __: Any) -> Connect:
+    return Connect.NONE
+
+
+def _virtio_model(slots: Slots, dev: Any) -> Connect:
+    model = said(dev, "model")
+    return slots.virtio(model) if model is None or model.startswith("virtio") else Connect.NONE
+
+
+_RULES: dict[type[Device], Any] = {
+    Controller: Slots.controller,
+    Disk: Slots.disk,
+    Interface: Slots.interface,
+    Hostdev: Slots.hostdev,
+    Video: Slots.video,
+    Iommu: Slots.iommu,
+    Filesystem: lambda slots, dev: slots.virtio(dev.model),
+    Sound: lambda _, dev: PCI if said(dev, "model") in _SOUND_CONVENTIONAL else Connect.NONE,
+    Memballoon: _virtio_model,
+    Rng: _virtio_model,
+    Vsock: _virtio_model,
+    Crypto: _virtio_model,
+    Input: lambda slots, dev: slots.virtio(dev.model) if dev.bus == "virtio" else Connect.NONE,
+    Watchdog: lambda _, dev: PCI if dev.model == "i6300esb" else Connect.NONE,
+    Shmem: lambda _, __: PCI,
+    Serial: lambda _, dev: PCI if said(dev, "target.type") == "pci-serial" else Connect.NONE,
+    Memory: lambda slots, dev: slots.pcie if dev.model.startswith("virtio-") else Connect.NONE,
+}
+
+
+def wants_pci(dev: Device) -> bool:
+    """Tell whether a PCI address is still to be found for the device, should it need one.
+
+    ``<address type='pci'/>`` asks for one; 0000:00:00 is what an address without numbers means.
+    """
+    where = dev.address
+    if where is None:
+        return True
+    return isinstance(where, PciAddress) and not (where.domain or where.bus or where.slot)
+
+
+def has_pci(dev: Device) -> bool:
+    """Tell whether the device has a PCI address."""
+    return isinstance(dev.address, PciAddress) and not wants_pci(dev)
+
+
+def every(devices: Devices) -> list[Device]:
+    """Return all devices as a list."""
+    return list(devices.all())

@@ -1,0 +1,130 @@
+"""Controllers as a list: finding them, adding them where libvirt puts them, numbering them."""
+
+from qvirt.errors import XmlDetail
+from qvirt.model.devices.controller import Controller, ControllerType, Master
+from qvirt.model.domain import Domain
+
+#: the parts of an ICH9 USB2 controller, and the PCI function each has in their common slot
+USB2_FUNCTIONS: dict[str, int] = {"ich9-ehci1": 7, "ich9-uhci1": 0, "ich9-uhci2": 1, "ich9-uhci3": 2}
+#: the companions, and the first port of the EHCI controller that each takes over
+USB2_COMPANIONS: dict[str, int] = {"ich9-uhci1": 0, "ich9-uhci2": 2, "ich9-uhci3": 4}
+
+
+def find_controller(domain: Domain, type: ControllerType, index: int) -> Controller | None:
+    """Return the first controller of a type and index."""
+    for controller in domain.devices.controllers:
+        if controller.type is type and controller.index == index:
+            return controller
+    return None
+
+
+def insert_controller(domain: Domain, new: Controller) -> None:
+    """Add a controller among those of its type, by index, a USB master before its companions."""
+    known = domain.devices.controllers
+    at: int | None = None
+    index = -1 if new.index is None else new.index
+    for position in range(len(known) - 1, -1, -1):
+        current = known[position]
+        if current.type is not new.type:
+            continue
+        current_index = -1 if current.index is None else current.index
+        if current_index > index or (
+            new.master is None and current.master is not None and current_index == index
+        ):
+            at = position
+        elif at is None:
+            at = position + 1
+    known.insert(len(known) if at is None else at, new)
+
+
+def ensure_controller(
+    domain: Domain, type: ControllerType, index: int, model: str | None = None
+) -> Controller | None:
+    """Add a controller unless there is one of this type and index; return the new one."""
+    if find_controller(domain, type, index) is not None:
+        return None
+    added = Controller(type=type, index=index)
+    if model is not None:
+        added.model = model
+    insert_controller(domain, added)
+    return added
+
+
+def add_usb_controller(domain: Domain, index: int, model: str | None) -> None:
+    """Add a USB controller; the EHCI of ICH9 comes with its companions for slower devices."""
+    ensure_controller(domain, ControllerType.USB, index, model)
+    if model == "ich9-ehci1":
+        for companion, port in USB2_COMPANIONS.items():
+            insert_controller(
+                domain,
+                Controller(
+                    type=ControllerType.USB, index=index, model=companion, master=Master(startport=port)
+                ),
+            )
+
+
+def order_controllers(domain: Domain) -> None:
+    """Put the controllers of a document into libvirt's order and number those without an index.
+
+    Raises XmlDetail for USB controllers that contradict each other.
+    """
+    given = list(domain.devices.controllers)
+    for controller in given:
+        if controller.type is ControllerType.USB and controller.master is None:
+            port = USB2_COMPANIONS.get(controller.model or "")
+            if port is not None:
+                controller.master = Master(startport=port)
+    _check_usb(given)
+    domain.devices.controllers = []
+    for controller in given:
+        insert_controller(domain, controller)
+    _number(domain)
+
+
+def _check_usb(controllers: list[Controller]) -> None:
+    none = other = master = False
+    for controller in controllers:
+        if controller.type is not ControllerType.USB:
+            continue
+        if controller.model == "none":
+            if other or none:
+                raise XmlDetail(_USB_DISABLED)
+            none = True
+        else:
+            if none:
+                raise XmlDetail(_USB_DISABLED)
+            other = True
+            master = master or controller.master is None
+    if other and not master:
+        raise XmlDetail("No master USB controller specified")
+
+
+_USB_DISABLED = "Can't add another USB controller: USB is disabled for this domain"
+
+
+def _number(domain: Domain) -> None:
+    """Give the lowest unused index of its type to each controller that has none.
+
+    A part of an ICH9 USB2 group joins the part before it, when that group still lacks this part.
+    """
+    controllers = domain.devices.controllers
+    for position, controller in enumerate(controllers):
+        if controller.index is not None:
+            continue
+        before = controllers[position - 1] if position else None
+        if (
+            before is not None
+            and _is_usb2(controller)
+            and _is_usb2(before)
+            and not any(
+                other.model == controller.model and other.index == before.index for other in controllers
+            )
+        ):
+            controller.index = before.index
+            continue
+        taken = {other.index for other in controllers if other.type is controller.type}
+        controller.index = next(index for index in range(len(controllers) + 1) if index not in taken)
+
+
+def _is_usb2(controller: Controller) -> bool:
+    return controller.type is ControllerType.USB and controller.model in USB2_FUNCTIONS
