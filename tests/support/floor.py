@@ -39,7 +39,7 @@ def bare_start(emulator: str, *words: str) -> float:
             "-device",
             "virtio-net-pci,netdev=n",
             *words,
-        ],  # fmt: skip
+        ],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
