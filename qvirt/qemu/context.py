@@ -31,6 +31,9 @@ class Settings:
     spice_password: str | None = None
     spice_sasl: bool = False
     spice_auto_unix_socket: bool = False
+    chardev_tls: bool = False
+    chardev_tls_x509_cert_dir: str = "/etc/pki/qemu"
+    chardev_tls_x509_verify: bool = True
     nographics_allow_host_audio: bool = False
     vnc_allow_host_audio: bool = False
     seccomp_sandbox: bool = True
@@ -63,6 +66,7 @@ class HostFacts:
     default_hugepage: int = 2048  # KiB
     numa_nodes: frozenset[int] = frozenset({0})
     cpu_features: frozenset[str] = frozenset()
+    render_nodes: tuple[str, ...] = ()  # DRM nodes a GPU can be used through, the first is the default
     #: host PCI functions ("0000:06:12.5") that are there and not PCI Express: they get conventional slots
     conventional_pci: frozenset[str] = frozenset()
 

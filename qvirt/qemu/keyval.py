@@ -28,6 +28,11 @@ def format_keyval(props: Mapping[str, JsonValue], implied: str | None = None) ->
     return ",".join(parts)
 
 
+def format_pairs(pairs: Iterable[tuple[str, JsonValue]]) -> str:
+    """Write properties of which some are given more than once."""
+    return ",".join(format_keyval({key: value}) for key, value in pairs if value is not None)
+
+
 def parse_keyval(text: str, implied: str | None = None) -> list[tuple[str, str]]:
     """Read ``a,b=c,d`` into pairs; a word without ``=`` is the implied key's value at first, ``on`` later."""
     pairs: list[tuple[str, str]] = []

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from qvirt.qemu.keyval import JsonValue, format_keyval
+from qvirt.qemu.keyval import JsonValue, format_keyval, format_pairs
 from qvirt.xml.node import Node
 
 Props = Mapping[str, JsonValue]
@@ -63,6 +63,17 @@ class KeyValue(Switch):
 
     def to_argv(self) -> list[str]:
         return [f"-{self.name}", format_keyval(self.props, self.implied)]
+
+
+@dataclass(slots=True)
+class Pairs(Switch):
+    """A switch written ``key=value`` of which some keys are given more than once: ``-spice``."""
+
+    name: str
+    props: list[tuple[str, JsonValue]]
+
+    def to_argv(self) -> list[str]:
+        return [f"-{self.name}", format_pairs(self.props)]
 
 
 @dataclass(slots=True)

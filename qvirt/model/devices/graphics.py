@@ -10,7 +10,7 @@ from qvirt.xml.fields import attr, child, children
 from qvirt.xml.node import Node
 
 SPICE_CHANNELS = (
-    "main", "display", "inputs", "cursor", "playback", "record", "smartcard", "usbredir", "webdav",
+    "main", "display", "inputs", "cursor", "playback", "record", "smartcard", "usbredir",
 )  # fmt: skip
 #: attributes each type has; others are not read
 _ATTRIBUTES: dict[str, frozenset[str]] = {

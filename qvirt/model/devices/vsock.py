@@ -19,3 +19,7 @@ class Vsock(Device, tag="vsock"):
     model: str | None = attr(word("virtio", "virtio-transitional", "virtio-non-transitional"))
     cid: Cid = part(Cid)
     driver: VirtioDriver = part(VirtioDriver)
+
+
+# libvirt writes the driver after everything that all devices have
+Vsock._bind(tuple(sorted(Vsock.fields, key=lambda known: known.name == "driver")))

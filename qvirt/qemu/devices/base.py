@@ -5,11 +5,12 @@ When each question is asked:
 
     defaults   on define/create/load, before addresses are given; may change the device
     validate   after addresses, before anything is kept; changes nothing, raises
+    prepare    before a start, on the copy of the document that will run
     resources  before a start: what of the host the device needs
     switches   for a command line, and for hot-plug
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -73,6 +74,16 @@ class Handler(Generic[D]):
 
     def validate(self, dev: D, ctx: Context) -> None:
         """Raise ConfigUnsupported (or XmlError) for what this emulator or driver cannot do."""
+
+    def prepare(self, dev: D, ctx: BuildContext) -> None:
+        """Fill in what holds for one start only, such as the path of a socket.
+
+        Raises ConfigUnsupported for what can be described but not started. Not asked by ``domxml-to-native``.
+        """
+
+    def environment(self, dev: D, ctx: BuildContext) -> Mapping[str, str]:
+        """Return the environment variables the device's backend in QEMU needs."""
+        return {}
 
     def resources(self, dev: D, ctx: Context) -> Iterable[Resource]:
         """Yield what the device needs of the host."""
