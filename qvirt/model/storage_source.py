@@ -1,4 +1,4 @@
-"""Where an image's bytes come from: ``<source>``, ``<backingStore>`` and ``<mirror>``, and what secrets they need.
+"""Where an image's bytes come from: ``<source>``, ``<backingStore>``, ``<mirror>``, and what opens them.
 
 The type of a source stands on the element around it (``<disk type='network'>``), so one class holds what all
 types may say, and ``keep`` leaves what the type has.
@@ -388,9 +388,8 @@ class StorageSource(Node, tag="source"):
                 self.auth = None  # the pool's own is used
         elif kind == SourceType.NVME:
             self._check_nvme()
-        elif kind == SourceType.VHOSTUSER:
-            if self.type != "unix":
-                raise XmlError(f"invalid chardev type '{self.type}' of vhost-user disk source")
+        elif kind == SourceType.VHOSTUSER and self.type != "unix":
+            raise XmlError(f"invalid chardev type '{self.type}' of vhost-user disk source")
         if self.slices is not None and not self.slices.slices:
             self.slices = None
 

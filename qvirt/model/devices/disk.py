@@ -87,7 +87,7 @@ class BlockIo(Node, tag="blockio"):
 
 
 class DiskTarget(Node, tag="target"):
-    """The name and bus in the guest; the name's letter is the drive's number, nothing the guest must follow."""
+    """The drive's name and bus; the name's letters are its number, nothing that a guest must follow."""
 
     dev: str | None = attr(string)
     bus: DiskBus | None = attr(one_of(DiskBus))
@@ -160,7 +160,7 @@ class Disk(Device, tag="disk"):
         if self.source is not None:
             self.source.keep(self.type)
         self._check_target()
-        if self.is_empty:
+        if not self.has_medium:
             if not self.is_removable:
                 raise NoSource(self.name)
             self.type = SourceType.FILE
@@ -189,14 +189,14 @@ class Disk(Device, tag="disk"):
     # ------------------------------------------------------------ using
 
     @property
-    def is_empty(self) -> bool:
-        """Tell whether the drive holds no medium."""
+    def has_medium(self) -> bool:
+        """Tell whether the source names something; an empty drive's does not."""
         source = self.source
         if source is None:
-            return True
+            return False
         if self.type in (SourceType.FILE, SourceType.BLOCK, SourceType.DIR):
-            return source.local_path is None and source.fdgroup is None
-        return self.type == SourceType.NETWORK and source.protocol == "none"
+            return source.local_path is not None or source.fdgroup is not None
+        return self.type != SourceType.NETWORK or source.protocol != "none"
 
     @property
     def name(self) -> str:
@@ -216,7 +216,7 @@ class Disk(Device, tag="disk"):
     @property
     def top(self) -> Image | None:
         """The image the guest sees; None for an empty drive."""
-        if self.source is None or self.is_empty:
+        if self.source is None or not self.has_medium:
             return None
         cache = self.driver.metadata_cache
         return Image(
@@ -244,7 +244,7 @@ _NAME = re.compile(r"(?:fd|hd|vd|sd|xvd|ubd)([a-z]+)[0-9]*")
 
 
 def drive_index(name: str) -> int:
-    """Return the number of a drive name: ``sda`` 0, ``sdz`` 25, ``sdaa`` 26; -1 when it is not such a name."""
+    """Return the number of a drive name: ``sda`` 0, ``sdz`` 25, ``sdaa`` 26; -1 when it has none."""
     match = _NAME.fullmatch(name)
     if match is None:
         return -1
