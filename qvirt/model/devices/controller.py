@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.model.memory import Size
-from qvirt.xml.codecs import hex1, integer, on_off, one_of, string, uint
+from qvirt.xml.codecs import Codec, integer, on_off, one_of, string, uint
 from qvirt.xml.fields import attr, child, part, text
 from qvirt.xml.node import Node
 
@@ -24,6 +24,14 @@ class ControllerType(StrEnum):
     ISA = "isa"
 
 
+def _parse_port(text: str) -> int:
+    return int(text, 0)
+
+
+#: the port of a PCI Express slot: any spelling is read, hexadecimal is written
+_port: Codec[int] = Codec(_parse_port, hex, "a number from 0 to 255")
+
+
 class PciControllerModel(Node, tag="model"):
     """``<model>``: the QEMU device behind a PCI controller."""
 
@@ -35,7 +43,7 @@ class PciControllerTarget(Node, tag="target"):
 
     chassis_nr: int | None = attr(integer, "chassisNr")
     chassis: int | None = attr(integer)
-    port: int | None = attr(hex1)
+    port: int | None = attr(_port)
     bus_nr: int | None = attr(integer, "busNr")
     index: int | None = attr(integer)
     hotplug: bool | None = attr(on_off)

@@ -1,0 +1,138 @@
+"""Input devices: PS/2 ones are part of the machine, the others are USB or virtio devices, or host devices."""
+
+from collections.abc import Iterable, Iterator
+
+from qvirt.errors import ConfigUnsupported, XmlDetail, XmlError
+from qvirt.model.devices.address import CcwAddress, PciAddress, UsbAddress
+from qvirt.model.devices.input import Input
+from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.devices.base import FileResource, Handler, Resource, line
+from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
+from qvirt.qemu.devices.props import Prop, PropTable
+from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.machines import is_s390, is_x86
+from qvirt.qemu.switches import Device, Object, Switch
+
+TYPES = frozenset({"mouse", "tablet", "keyboard", "passthrough", "evdev"})
+BUSES = frozenset({"ps2", "usb", "xen", "parallels", "virtio", "none"})
+MODELS = frozenset({"virtio", "virtio-transitional", "virtio-non-transitional"})
+#: libvirt's words for the grab and toggle of an evdev input
+GRABS = frozenset({"all"})
+GRAB_TOGGLES = frozenset(
+    {"ctrl-ctrl", "alt-alt", "shift-shift", "meta-meta", "scrolllock", "ctrl-scrolllock"}
+)
+
+_USB_DEVICES = {"mouse": "usb-mouse", "tablet": "usb-tablet", "keyboard": "usb-kbd"}
+_VIRTIO_DEVICES = {
+    "mouse": "virtio-mouse",
+    "tablet": "virtio-tablet",
+    "keyboard": "virtio-keyboard",
+    "passthrough": "virtio-input-host",
+}
+_EVDEV = PropTable(
+    Input,
+    Prop("evdev", "source.dev"),
+    Prop("repeat", "source.repeat"),
+    Prop("grab-toggle", "source.grab_toggle"),
+)
+
+
+class InputHandler(Handler[Input], kind=Input):
+    """Mouse, tablet, keyboard, and host input devices."""
+
+    def defaults(self, dev: Input, ctx: Context) -> None:
+        if dev.type not in TYPES:
+            raise ConfigUnsupported(f"unknown input device type '{dev.type}'{line(dev)}")
+        if dev.bus is not None and dev.bus not in BUSES:
+            raise ConfigUnsupported(f"unknown input bus type '{dev.bus}'{line(dev)}")
+        if dev.model is not None and dev.model not in MODELS:
+            raise ConfigUnsupported(f"unknown input model '{dev.model}'{line(dev)}")
+        if dev.type == "evdev":
+            if dev.bus not in (None, "none"):
+                raise ConfigUnsupported("input evdev doesn't support bus element")
+            dev.bus = None
+            return
+        if dev.bus is None:
+            dev.bus = _default_bus(dev, ctx)
+        if dev.bus == "ps2":
+            if dev.type not in ("mouse", "keyboard"):
+                raise ConfigUnsupported(f"ps2 bus does not support {dev.type} input device")
+        elif dev.bus not in ("usb", "virtio"):
+            raise ConfigUnsupported(f"unsupported input bus {dev.bus}")
+        if dev.address is not None and dev.bus == "usb" and not isinstance(dev.address, UsbAddress):
+            raise XmlError("Invalid address for a USB device")
+
+    def validate(self, dev: Input, ctx: Context) -> None:
+        source = dev.source
+        if dev.type == "passthrough":
+            if dev.bus != "virtio":
+                raise ConfigUnsupported("only bus 'virtio' is supported for 'passthrough' input devices")
+            if source is None or not source.evdev:
+                raise XmlError("Missing evdev path for input device")
+        elif source is not None and source.evdev:
+            raise ConfigUnsupported("setting source evdev path only supported for passthrough input devices")
+        if dev.type == "evdev":
+            if source is None or not source.dev:
+                raise XmlError("Missing evdev path for input device")
+            _check_word("grab", source.grab, GRABS)
+            _check_word("grabToggle", source.grab_toggle, GRAB_TOGGLES)
+            return
+        if dev.model is not None and dev.bus != "virtio":
+            raise ConfigUnsupported(f"only bus 'virtio' is supported for input model '{dev.model}'")
+        if dev.bus == "virtio":
+            _validate_virtio(dev, ctx)
+        if dev.bus == "usb" and dev.type == "keyboard" and not ctx.caps.has_device("usb-kbd"):
+            raise ConfigUnsupported("usb keyboard is not supported by this QEMU binary")
+        if dev.bus == "usb" and usb_is_disabled(ctx):
+            raise XmlDetail("Can't add USB input device. USB bus is disabled")
+
+    def resources(self, dev: Input, ctx: Context) -> Iterable[Resource]:
+        path = None if dev.source is None else dev.source.evdev or dev.source.dev
+        return () if path is None else (FileResource(dev, path),)
+
+    def switches(self, dev: Input, ctx: BuildContext) -> Iterator[Switch]:
+        if dev.type == "evdev":
+            props: dict[str, JsonValue] = {"qom-type": "input-linux", "id": dev.alias.name}
+            made = _EVDEV.render(dev, ctx)
+            if dev.source is not None and dev.source.grab == "all":
+                made["grab_all"] = True
+            yield Object(props | made, origin=dev)
+        elif dev.bus == "usb":
+            base: dict[str, JsonValue] = {"driver": _USB_DEVICES[dev.type], "id": dev.alias.name}
+            yield Device(base | placement(dev, ctx), origin=dev)
+        elif dev.bus == "virtio":
+            props = {"driver": virtio_type(_VIRTIO_DEVICES[dev.type], dev, dev.model)}
+            props |= VIRTIO_OPTIONS.render(dev.driver, ctx)
+            props["id"] = dev.alias.name
+            if dev.type == "passthrough" and dev.source is not None:
+                props["evdev"] = dev.source.evdev
+            yield Device(props | placement(dev, ctx), origin=dev)
+
+
+def usb_is_disabled(ctx: Context) -> bool:
+    """Tell whether the domain says that it has no USB."""
+    return any(c.type == "usb" and c.model == "none" for c in ctx.domain.devices.controllers)
+
+
+def _default_bus(dev: Input, ctx: Context) -> str:
+    if dev.type in ("mouse", "keyboard") and is_x86(ctx.domain):
+        return "ps2"
+    if is_s390(ctx.domain) or dev.type == "passthrough":
+        return "virtio"
+    return "usb"
+
+
+def _check_word(name: str, word: str | None, known: frozenset[str]) -> None:
+    if word is not None and word not in known:
+        raise XmlError(f"Invalid value for attribute '{name}' in element 'source': '{word}'.")
+
+
+def _validate_virtio(dev: Input, ctx: Context) -> None:
+    if dev.model in ("virtio-transitional", "virtio-non-transitional") and dev.type != "passthrough":
+        raise ConfigUnsupported(
+            f"virtio (non-)transitional models are not supported for input type={dev.type}"
+        )
+    base = _VIRTIO_DEVICES[dev.type]
+    suffix = {PciAddress: "-pci", CcwAddress: "-ccw"}.get(type(dev.address), "-device")  # type: ignore[arg-type]
+    if not ctx.caps.has_device(base + suffix):
+        raise ConfigUnsupported(f"{base}{suffix} is not supported by this QEMU binary")
