@@ -207,4 +207,3 @@ class Domain(Node, tag="domain"):
 def parse_domain(xml: str, *, validate: bool = False) -> Domain:
     """Read a domain document. Raises XmlDetail, XmlError, XmlInvalidSchema."""
     return parse(xml, Domain, "(domain_definition)", validate=validate)
-

@@ -39,7 +39,6 @@ class Loader(Node, tag="loader"):
     secure: bool | None = attr(yes_no)
     type: str | None = attr(words("rom", "pflash"))
     stateless: bool | None = attr(yes_no)
-    format: str | None = attr(words("raw", "qcow2"))
     path: str | None = content(string)
 
     def check(self) -> None:
@@ -87,17 +86,16 @@ class Nvram(Node, tag="nvram"):
 
     type: str | None = attr(words("file", "block", "dir", "network", "volume", "nvme", "vhostuser"))
     template: str | None = attr(string)
-    format: str | None = attr(words("raw", "qcow2"))
     source: NvramSource | None = child(NvramSource)
     path: str | None = content(string)
 
     def check(self) -> None:
-        if self.path is not None and (not self.path.strip() or self.source is not None):
+        if self.path is not None and (not self.path.strip() or self.type is not None):
             self.path = None
-        if self.type is not None and self.source is None:
-            raise XmlError(f"missing source element for nvram{_at(self)}")
         if self.type is None:
             self.source = None
+        elif self.source is None:
+            raise XmlError(f"missing source element for nvram{_at(self)}")
 
     @property
     def file(self) -> str | None:

@@ -3,12 +3,27 @@
 The order is libvirt's, so that two command lines can be compared by eye.
 """
 
+import json
 from collections.abc import Iterator
+from itertools import chain
 
+from qvirt.errors import ConfigUnsupported
 from qvirt.model.domain import Domain
+from qvirt.model.qemu_namespace import QemuOverrideDevice
+from qvirt.qemu.boot import boot_switches, power_switches, smbios_switches
+from qvirt.qemu.clock import clock_environment, rtc_switches
 from qvirt.qemu.context import BuildContext
+from qvirt.qemu.cpu import cpu_switches
 from qvirt.qemu.devices.base import handler
-from qvirt.qemu.switches import Chardev, CommandLine, KeyValue, Object, Option, Switch
+from qvirt.qemu.features import secure_loader_switches, tseg_switches, vmcoreinfo_switches
+from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.launch_security import launch_security_switches, sandbox_switches
+from qvirt.qemu.loader import choose_firmware, firmware_switches, rom_switches
+from qvirt.qemu.machine import machine_switches, no_acpi
+from qvirt.qemu.memory import memory_switches, overcommit_switches
+from qvirt.qemu.numa import numa_switches
+from qvirt.qemu.smp import iothread_switches, main_loop_switches, smp_switches
+from qvirt.qemu.switches import Chardev, CommandLine, Device, KeyValue, Object, Option, Switch
 
 #: the device lists in the order libvirt puts them on the command line
 DEVICE_ORDER = (
@@ -33,57 +48,165 @@ DEVICE_ORDER = (
     "watchdogs",
     "redirdevs",
     "hostdevs",
-    "memballoons",
-    "rngs",
-    "nvrams",
 )
+AFTER_INCOMING = ("memballoons", "rngs", "nvrams")
 LAST_DEVICES = ("panics", "shmems", "vsocks", "cryptos")
 
 
 def build(domain: Domain, ctx: BuildContext) -> CommandLine:
-    """Return the command line that starts the domain, which must be complete and have its aliases."""
-    return CommandLine(domain.devices.emulator or "", list(_switches(domain, ctx)), {})
+    """Return the command line that starts the domain, which must be complete and have its aliases.
+
+    Fills in the firmware chosen for the start. Raises ConfigUnsupported and what the choice of firmware raises.
+    """
+    choose_firmware(domain, ctx)
+    switches = list(chain(_machine(domain, ctx), _devices(domain, ctx), _last(domain, ctx)))
+    if domain.qemu_override is not None:
+        _override(switches, domain.qemu_override.devices)
+    return CommandLine(domain.devices.emulator or "", switches, _environment(domain, ctx))
 
 
 def native_domain(domain: Domain) -> Domain:
-    """Return the domain as ``domxml-to-native`` sees it: every interface on a tap of its own."""
-    return domain.copy()
+    """Return the domain as ``domxml-to-native`` sees it: every interface on a tap of its own.
+
+    Of an interface only model, MAC, script and boot order stay.
+    """
+    native = domain.copy()
+    native.devices.interfaces = [
+        type(nic)(
+            **{
+                name: nic.__dict__[name]
+                for name in ("mac", "model", "script", "boot")
+                if name in nic.__dict__
+            },
+            type="ethernet",
+            line=nic.line,
+        )
+        for nic in native.devices.interfaces
+    ]
+    return native
 
 
-def _switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
-    yield KeyValue("name", {"guest": domain.name, "debug-threads": True})
+def _machine(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
+    """Yield everything before the devices."""
+    yield KeyValue(
+        "name",
+        {
+            "guest": domain.name,
+            "process": f"qemu:{domain.name}" if ctx.settings.set_process_name else None,
+            "debug-threads": True,
+        },
+        origin=domain,
+    )
     yield Option("S")
-    yield Object({"qom-type": "secret", "id": "masterKey0", "format": "raw", "file": f"{ctx.domain_dir}/master-key.aes"})
-    machine = domain.os.type.machine
-    yield KeyValue("machine", {"type": machine, "usb": False, "dump-guest-core": False, "memory-backend": "pc.ram"}, "type")
-    yield Option("accel", domain.type if domain.type == "kvm" else "tcg")
-    if domain.cpu and domain.cpu.model:
-        yield Option("cpu", domain.cpu.model.name)
-    assert domain.memory is not None and domain.vcpu is not None
-    mib = domain.memory.value // 1024
-    yield Option("m", str(mib))
-    yield Object({"qom-type": "memory-backend-ram", "id": "pc.ram", "size": mib << 20})
-    yield KeyValue("overcommit", {"mem-lock": False})
-    yield KeyValue("smp", {"cpus": domain.vcpu.value, "sockets": domain.vcpu.value, "cores": 1, "threads": 1}, "cpus")
-    yield Option("uuid", domain.uuid)
-    yield Option("display", "none")
+    yield Object(
+        {
+            "qom-type": "secret",
+            "id": "masterKey0",
+            "format": "raw",
+            "file": f"{ctx.domain_dir}/master-key.aes",
+        }
+    )
+    yield from firmware_switches(domain)
+    yield from machine_switches(domain, ctx)
+    yield from tseg_switches(domain)
+    yield from cpu_switches(domain, ctx)
+    yield from secure_loader_switches(domain)
+    yield from rom_switches(domain)
+    yield from memory_switches(domain, ctx)
+    yield from overcommit_switches(domain)
+    yield from smp_switches(domain)
+    yield from iothread_switches(domain, ctx)
+    yield from numa_switches(domain, ctx)
+    yield from main_loop_switches(domain, ctx)
+    yield Option("uuid", domain.uuid, origin=domain)
+    yield from smbios_switches(domain, ctx)
+    if domain.genid is not None:
+        yield Device({"driver": "vmgenid", "guid": domain.genid, "id": "vmgenid0"}, origin=domain)
+    if not domain.devices.graphics:
+        yield Option("display", "none")
     yield Option("no-user-config")
     yield Option("nodefaults")
-    yield Chardev("socket", {"id": "charmonitor", "path": f"{ctx.domain_dir}/monitor.sock", "server": True, "wait": False})
-    yield KeyValue("mon", {"chardev": "charmonitor", "id": "monitor", "mode": "control"})
-    yield KeyValue("rtc", {"base": "utc"})
+    if domain.os.bios.useserial:
+        yield Device({"driver": "sga"}, origin=domain.os.bios)
+    yield from _monitor(ctx)
+    yield from rtc_switches(domain, ctx)
     yield Option("no-shutdown")
-    yield Option("no-acpi")
-    yield KeyValue("boot", {"strict": True})
+    yield from no_acpi(domain, ctx)
+    yield from power_switches(domain, ctx)
+    yield from boot_switches(domain, ctx)
+
+
+def _monitor(ctx: BuildContext) -> Iterator[Switch]:
+    props: dict[str, JsonValue] = {"id": "charmonitor"}
+    if ctx.launch.monitor_fd is not None:
+        props["fd"] = ctx.launch.monitor_fd
+    else:
+        props["path"] = f"{ctx.domain_dir}/monitor.sock"
+    yield Chardev("socket", {**props, "server": True, "wait": False})
+    yield KeyValue("mon", {"chardev": "charmonitor", "id": "monitor", "mode": "control"})
+
+
+def _devices(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     for name in DEVICE_ORDER:
-        yield from _devices(name, ctx)
+        yield from _kind(name, domain, ctx)
+    if ctx.launch.incoming is not None:
+        yield Option("incoming", ctx.launch.incoming)
+    for name in AFTER_INCOMING:
+        yield from _kind(name, domain, ctx)
+    yield from vmcoreinfo_switches(domain, ctx)
+
+
+def _last(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
+    """Yield the user's own words and what follows them."""
+    if domain.qemu_commandline is not None:
+        for arg in domain.qemu_commandline.args:
+            yield Word(arg.value, origin=arg)
+    yield from sandbox_switches(ctx)
     for name in LAST_DEVICES:
-        yield from _devices(name, ctx)
-    if ctx.settings.seccomp_sandbox:
-        yield KeyValue("sandbox", {"enable": True, "obsolete": "deny", "elevateprivileges": "deny", "spawn": "deny", "resourcecontrol": "deny"}, "enable")
+        yield from _kind(name, domain, ctx)
+    yield from launch_security_switches(domain, ctx)
     yield KeyValue("msg", {"timestamp": True})
 
 
-def _devices(name: str, ctx: BuildContext) -> Iterator[Switch]:
-    for dev in getattr(ctx.domain.devices, name):
+def _kind(name: str, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
+    for dev in domain.devices.__dict__.get(name, ()):
         yield from handler(dev).switches(dev, ctx)
+
+
+class Word(Option):
+    """A word the user wrote into ``<qemu:commandline>``; nothing is known about it."""
+
+    __slots__ = ()
+
+    def to_argv(self) -> list[str]:
+        return [self.name]
+
+
+def _override(switches: list[Switch], wanted: list[QemuOverrideDevice]) -> None:
+    """Change the properties of devices as ``<qemu:override>`` says. Raises ConfigUnsupported."""
+    devices = {switch.props.get("id"): switch for switch in switches if isinstance(switch, Device)}
+    for override in wanted:
+        device = devices.get(override.alias)
+        if device is None:
+            raise ConfigUnsupported(f"override for device '{override.alias}' has no device to change")
+        props = dict(device.props)
+        for change in override.frontend.properties if override.frontend is not None else ():
+            match change.type:
+                case "remove":
+                    props.pop(change.name, None)
+                case "string":
+                    props[change.name] = change.value
+                case "bool":
+                    props[change.name] = change.value == "true"
+                case _:
+                    props[change.name] = json.loads(change.value or "0")
+        device.props = props
+
+
+def _environment(domain: Domain, ctx: BuildContext) -> dict[str, str]:
+    env = clock_environment(domain)
+    for dev in domain.devices.all():
+        env.update(handler(dev).environment(dev, ctx))
+    if domain.qemu_commandline is not None:
+        env.update({variable.name: variable.value or "" for variable in domain.qemu_commandline.envs})
+    return env

@@ -3,6 +3,7 @@
 Built by the layers above; nothing here reads a file or asks a process.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ class Settings:
     chardev_tls: bool = False
     chardev_tls_x509_cert_dir: str = "/etc/pki/qemu"
     chardev_tls_x509_verify: bool = True
+    nbd_tls_x509_cert_dir: str = "/etc/pki/qemu"
     nographics_allow_host_audio: bool = False
     vnc_allow_host_audio: bool = False
     seccomp_sandbox: bool = True
@@ -109,12 +111,24 @@ class Launch:
         self._next += count
         return list(range(first, first + count))
 
+    def secret(self, usage_type: str, uuid: str | None, usage: str | None) -> bytes:
+        """Return the value of one of libvirt's secrets. Raises NoSecret where secrets are kept."""
+        return b""
+
+    def seal(self, value: bytes) -> tuple[str, str]:
+        """Return a value encrypted under the domain's master key, and the vector, both in base64."""
+        return "", ""
+
 
 @dataclass(slots=True)
 class BuildContext(Context):
-    """A context with the one start that a command line is made for."""
+    """A context with the one start that a command line is made for.
+
+    now: seconds since the epoch, for a guest clock that runs beside the host's.
+    """
 
     launch: Launch = field(default_factory=Launch)
+    now: float = field(default_factory=time.time)
 
     @property
     def domain_dir(self) -> str:

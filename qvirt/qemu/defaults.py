@@ -1,37 +1,44 @@
-"""Domain-level defaults: what libvirt fills in outside ``<devices>``."""
+"""Domain-level defaults, in libvirt's order: what it fills in outside ``<devices>``."""
 
-from qvirt.model.clock import Clock
-from qvirt.model.cpu import Cpu, CpuModel
-from qvirt.model.domain import Vcpu
-from qvirt.model.memory import CurrentMemory
-from qvirt.model.os import OsBoot
+from qvirt.qemu.boot import default_boot
+from qvirt.qemu.clock import default_clock
 from qvirt.qemu.context import Context
+from qvirt.qemu.cpu import default_cpu
+from qvirt.qemu.loader import default_loader
+from qvirt.qemu.machine import resolve_machine
+from qvirt.qemu.memory import default_memory
+from qvirt.qemu.numa import default_numa, default_numatune
+from qvirt.qemu.smp import default_iothreads, default_vcpus
 
 
 def domain_defaults(ctx: Context) -> None:
-    """Fill in the domain-level defaults."""
+    """Fill in the domain-level defaults. Raises XmlError, ConfigUnsupported."""
     domain = ctx.domain
     if domain.uuid is None:
         domain.uuid = ctx.generate_uuid()
-    if domain.memory is not None and domain.current_memory is None:
-        domain.current_memory = CurrentMemory(value=domain.memory.value, unit="KiB")
-    if domain.vcpu is None:
-        domain.vcpu = Vcpu(value=1)
-    if domain.vcpu.placement is None:
-        domain.vcpu.placement = "static"
-    if domain.clock is None:
-        domain.clock = Clock(offset="utc")
+    if domain.genid == "":
+        domain.genid = ctx.generate_uuid()
+    _forget_live(ctx)
+    resolve_machine(ctx)
+    default_vcpus(ctx)
+    default_iothreads(ctx)
+    default_numatune(ctx)
+    default_clock(ctx)
     domain.on_poweroff = domain.on_poweroff or "destroy"
     domain.on_reboot = domain.on_reboot or "restart"
     domain.on_crash = domain.on_crash or "destroy"
-    os = domain.os
-    os.type.arch = os.type.arch or ctx.host.arch
-    machine = os.type.machine or "pc"
-    os.type.machine = {"pc": "pc-i440fx-7.2", "q35": "pc-q35-7.2"}.get(machine, machine)
-    if not os.boots and not any(getattr(dev, "boot", None) for dev in domain.devices.all()):
-        os.boots.append(OsBoot(dev="hd"))
-    if domain.devices.emulator is None:
-        domain.devices.emulator = f"/usr/bin/qemu-system-{'i386' if os.type.arch == 'i686' else os.type.arch}"
-    if domain.cpu is None:
-        model = "qemu32" if os.type.arch == "i686" else "qemu64"
-        domain.cpu = Cpu(mode="custom", match="exact", check_level="none", model=CpuModel(fallback="forbid", name=model))
+    default_loader(ctx)
+    default_boot(ctx)
+    default_numa(ctx)
+    default_cpu(ctx)
+    default_memory(ctx)
+
+
+def _forget_live(ctx: Context) -> None:
+    """Drop what only a running domain has."""
+    domain = ctx.domain
+    domain.id = None
+    for label in domain.seclabels:
+        label.imagelabel = None
+        if label.type == "dynamic":
+            label.label = None

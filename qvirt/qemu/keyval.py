@@ -28,9 +28,9 @@ def format_keyval(props: Mapping[str, JsonValue], implied: str | None = None) ->
     return ",".join(parts)
 
 
-def format_pairs(pairs: Iterable[tuple[str, JsonValue]]) -> str:
+def format_pairs(pairs: Iterable[tuple[str, JsonValue]], implied: str | None = None) -> str:
     """Write properties of which some are given more than once."""
-    return ",".join(format_keyval({key: value}) for key, value in pairs if value is not None)
+    return ",".join(format_keyval({key: value}, implied) for key, value in pairs if value is not None)
 
 
 def parse_keyval(text: str, implied: str | None = None) -> list[tuple[str, str]]:

@@ -71,9 +71,10 @@ class Pairs(Switch):
 
     name: str
     props: list[tuple[str, JsonValue]]
+    implied: str | None = None
 
     def to_argv(self) -> list[str]:
-        return [f"-{self.name}", format_pairs(self.props)]
+        return [f"-{self.name}", format_pairs(self.props, self.implied)]
 
 
 @dataclass(slots=True)
@@ -102,12 +103,19 @@ class Device(Json):
 
 @dataclass(slots=True)
 class Blockdev(Json):
-    """``-blockdev`` / ``blockdev-add``: a block node."""
+    """``-blockdev`` / ``blockdev-add``: a block node. explicit_null: keys whose None is said, as null."""
 
     option: ClassVar[str] = "blockdev"
+    explicit_null: frozenset[str] = frozenset()
+
+    def _said(self) -> dict[str, JsonValue]:
+        return drop_none(self.props) | dict.fromkeys(self.explicit_null)
+
+    def to_argv(self) -> list[str]:
+        return ["-blockdev", json.dumps(self._said(), separators=(",", ":"))]
 
     def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
-        return "blockdev-add", drop_none(self.props)
+        return "blockdev-add", self._said()
 
 
 @dataclass(slots=True)

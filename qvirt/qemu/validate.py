@@ -1,7 +1,38 @@
-"""Domain-level validation: combinations libvirt refuses, with its own sentences."""
+"""Domain-level validation, in libvirt's order: combinations it refuses, with its own sentences."""
 
+from qvirt.errors import ConfigUnsupported
+from qvirt.qemu.boot import check_power, check_sysinfo
+from qvirt.qemu.clock import check_clock
 from qvirt.qemu.context import Context
+from qvirt.qemu.cpu import check_cpu
+from qvirt.qemu.features import check_features
+from qvirt.qemu.launch_security import check_launch_security
+from qvirt.qemu.loader import check_loader
+from qvirt.qemu.machine import check_machine
+from qvirt.qemu.memory import check_memory
+from qvirt.qemu.numa import check_numa
+from qvirt.qemu.smp import check_iothreads, check_vcpus
 
 
 def validate_domain(ctx: Context) -> None:
     """Raise ConfigUnsupported or XmlError for what cannot run; changes nothing."""
+    domain = ctx.domain
+    if domain.bootloader or domain.bootloader_args:
+        raise ConfigUnsupported("bootloader is not supported by QEMU")
+    check_machine(ctx)
+    check_loader(domain, ctx)
+    if domain.genid is not None and not ctx.caps.has_device("vmgenid"):
+        raise ConfigUnsupported("QEMU binary does not support vmgenid")
+    check_features(domain, ctx)
+    check_power(domain, ctx)
+    check_vcpus(domain, ctx)
+    check_iothreads(domain)
+    check_memory(domain, ctx)
+    check_clock(domain, ctx)
+    check_cpu(domain, ctx)
+    check_numa(domain, ctx)
+    check_sysinfo(domain)
+    check_launch_security(domain, ctx)
+    if domain.type != "kvm" and "cputune" in domain.__dict__:
+        if domain.cputune.cachetunes or domain.cputune.memorytunes:
+            raise ConfigUnsupported("cachetune is only supported for KVM domains")

@@ -1,0 +1,295 @@
+"""``<cpu>``: the default model, and ``-cpu``."""
+
+from collections.abc import Iterator
+
+from qvirt.errors import ConfigUnsupported
+from qvirt.model.cpu import Cpu, CpuModel
+from qvirt.model.domain import Domain
+from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.machines import is_pseries, is_s390, is_x86
+from qvirt.qemu.switches import KeyValue, Option, Switch
+
+FEATURE_NAMES = {
+    "cmp_legacy": "cmp-legacy",
+    "ds_cpl": "ds-cpl",
+    "fxsr_opt": "fxsr-opt",
+    "kvm_pv_eoi": "kvm-pv-eoi",
+    "kvm_pv_unhalt": "kvm-pv-unhalt",
+    "lahf_lm": "lahf-lm",
+    "nodeid_msr": "nodeid-msr",
+    "pclmuldq": "pclmulqdq",
+    "perfctr_core": "perfctr-core",
+    "perfctr_nb": "perfctr-nb",
+    "tsc_adjust": "tsc-adjust",
+}
+"""libvirt's names of CPU features that QEMU spells otherwise."""
+
+UNSPEAKABLE = frozenset({"cmt", "mbm_total", "mbm_local", "osxsave", "ospke"})
+"""Features of a host CPU that QEMU has no property for; never passed on."""
+
+#: architectures whose default CPU model, as QEMU tells it, also holds under KVM
+_DEFAULT_MODEL_UNDER_KVM = frozenset({"i686", "x86_64", "s390", "s390x", "ppc64", "ppc64le"})
+_DEFAULT_MODEL_ARCHES = _DEFAULT_MODEL_UNDER_KVM | {
+    "armv6l",
+    "armv7l",
+    "aarch64",
+    "ppc",
+    "riscv32",
+    "riscv64",
+}
+
+_CACHE = {
+    "emulate": {"l3-cache": True, "host-cache-info": False},
+    "passthrough": {"host-cache-info": True, "l3-cache": False},
+    "disable": {"l3-cache": False, "host-cache-info": False},
+}
+
+
+def qemu_feature(name: str) -> str:
+    """Return QEMU's name of a CPU feature."""
+    return FEATURE_NAMES.get(name, name)
+
+
+def default_cpu(ctx: Context) -> None:
+    """Name the CPU model the machine type has by itself, and fill in how strictly a model is checked."""
+    domain = ctx.domain
+    if domain.cpu is None or ((domain.cpu.mode or "custom") == "custom" and _model(domain.cpu) is None):
+        _name_default_model(domain, ctx)
+    cpu = domain.cpu
+    if cpu is None:
+        return
+    has_model = _model(cpu) is not None
+    if cpu.mode is None and has_model:
+        cpu.mode = "custom"
+    if cpu.mode == "host-model":
+        cpu.model = cpu.model or CpuModel()
+        cpu.model.name = None
+    elif cpu.mode in ("host-passthrough", "maximum"):
+        cpu.model = None
+    if cpu.mode in ("custom", "host-model") and cpu.model is not None:
+        cpu.model.fallback = cpu.model.fallback or "allow"
+    if cpu.mode == "custom" and has_model:
+        cpu.match = cpu.match or "exact"
+    else:
+        cpu.match = None
+    _check_cache(domain, cpu)
+    for feature in cpu.features:
+        feature.policy = feature.policy or "require"
+    if cpu.mode is not None and cpu.check_level is None:
+        cpu.check_level = _check_level(domain, cpu, ctx)
+
+
+def _model(cpu: Cpu) -> str | None:
+    return cpu.model.name if cpu.model is not None else None
+
+
+def _name_default_model(domain: Domain, ctx: Context) -> None:
+    arch = domain.os.type.arch
+    if arch not in _DEFAULT_MODEL_ARCHES or (domain.type != "qemu" and arch not in _DEFAULT_MODEL_UNDER_KVM):
+        return
+    machine = ctx.caps.machine(domain.os.type.machine or "")
+    kind = machine.default_cpu_type if machine is not None else None
+    if kind is None:
+        return
+    # the QOM type is the model's name, the target, "cpu"
+    model = kind.removesuffix("-cpu").removesuffix(f"-{ctx.caps.target}")
+    if model == "host" and domain.type != "kvm":
+        raise ConfigUnsupported(
+            f'QEMU reports invalid default CPU model "host" for non-kvm domain virt type: {domain.type}'
+        )
+    cpu = domain.cpu = domain.cpu or Cpu()
+    if model == "host":
+        cpu.mode = "host-model" if is_s390(domain) else "host-passthrough"
+        return
+    # the default may not run on every host: QEMU drops what the host lacks, so nothing is checked
+    cpu.mode, cpu.match, cpu.check_level = "custom", "exact", "none"
+    cpu.model = CpuModel(fallback="forbid", name=model)
+
+
+def _check_level(domain: Domain, cpu: Cpu, ctx: Context) -> str:
+    if cpu.mode in ("host-passthrough", "maximum"):
+        if cpu.migratable is None and ctx.abi_update and _knows_migratable(domain, ctx):
+            cpu.migratable = True
+        return "none"
+    if cpu.mode == "custom" and domain.type == "qemu":
+        return "none"
+    return "partial"
+
+
+def _knows_migratable(domain: Domain, ctx: Context) -> bool:
+    best = ctx.caps.accel(domain.type).best
+    return best is not None and "migratable" in best.properties
+
+
+def _check_cache(domain: Domain, cpu: Cpu) -> None:
+    cache = cpu.cache
+    if cache is None:
+        return
+    if not is_x86(domain):
+        raise ConfigUnsupported(
+            f"CPU cache specification is not supported for '{domain.os.type.arch}' architecture"
+        )
+    if cache.mode == "emulate":
+        if cache.level != 3:
+            raise ConfigUnsupported("CPU cache mode 'emulate' can only be used with level='3'")
+        return
+    if cache.mode == "passthrough" and cpu.mode not in ("host-passthrough", "maximum"):
+        raise ConfigUnsupported(
+            "CPU cache mode 'passthrough' can only be used with 'host-passthrough' / 'maximum' CPUs"
+        )
+    if cache.level is not None:
+        raise ConfigUnsupported(f"unsupported CPU cache level for mode '{cache.mode}'")
+
+
+def check_cpu(domain: Domain, ctx: Context) -> None:
+    """Raise ConfigUnsupported for a CPU the emulator cannot make."""
+    cpu = domain.cpu
+    if cpu is None:
+        return
+    addr = cpu.maxphysaddr
+    if addr is not None:
+        if addr.mode == "emulate" and addr.bits is None:
+            raise ConfigUnsupported(
+                "if using CPU maximum physical address mode='emulate', bits= must be specified too"
+            )
+        if addr.mode == "passthrough" and addr.bits is not None:
+            raise ConfigUnsupported(
+                "CPU maximum physical address bits number specification cannot be used with "
+                "mode='passthrough'"
+            )
+        if addr.mode == "passthrough" and cpu.mode not in ("host-passthrough", "maximum"):
+            raise ConfigUnsupported(
+                f"CPU maximum physical address mode='passthrough' can only be used with 'host-passthrough' / "
+                f"'maximum' CPUs, not with '{cpu.mode}'"
+            )
+
+
+def cpu_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
+    """Yield ``-cpu``."""
+    props: dict[str, JsonValue] = {}
+    cpu = domain.cpu
+    if cpu is not None and cpu.mode is not None:
+        _add_model(domain, cpu, ctx, props)
+    _add_timers(domain, props)
+    _add_paravirtual(domain, props)
+    if cpu is not None:
+        if cpu.cache is not None:
+            props.update(_CACHE[cpu.cache.mode])
+        if cpu.maxphysaddr is not None:
+            if cpu.maxphysaddr.mode == "passthrough":
+                props["host-phys-bits"] = True
+            else:
+                props["phys-bits"] = cpu.maxphysaddr.bits
+    if not props:
+        return
+    if "model" not in props:
+        base = "qemu32" if domain.os.type.arch == "i686" else "qemu64"
+        props = {"model": base, **props}
+    bare = "hv-crash" if props.pop("hv-crash", None) else None
+    switch = KeyValue("cpu", props, "model", origin=cpu)
+    if bare is not None:
+        # the one enlightenment libvirt names without a value
+        yield Option("cpu", f"{switch.to_argv()[1]},{bare}", origin=cpu)
+        return
+    yield switch
+
+
+def _add_model(domain: Domain, cpu: Cpu, ctx: BuildContext, props: dict[str, JsonValue]) -> None:
+    host_facts = ctx.caps.accel(domain.type).migratable
+    match cpu.mode:
+        case "host-passthrough" | "maximum":
+            if cpu.mode == "host-passthrough" and (domain.type != "kvm" or not _same_arch(domain, ctx)):
+                raise ConfigUnsupported(
+                    f"CPU mode 'host-passthrough' for {domain.os.type.arch} {domain.type} domain on "
+                    f"{ctx.host.arch} host is not supported by hypervisor"
+                )
+            props["model"] = "host" if cpu.mode == "host-passthrough" else "max"
+            if cpu.migratable is not None:
+                props["migratable"] = cpu.migratable
+        case "host-model":
+            if is_pseries(domain) and domain.type == "kvm":
+                props["model"] = "host"
+            else:
+                raise ConfigUnsupported(
+                    f"CPU mode 'host-model' for {domain.os.type.arch} {domain.type} domain on "
+                    f"{ctx.host.arch} host is not supported by hypervisor"
+                )
+        case _:
+            props["model"] = _model(cpu)
+    if cpu.model is not None and cpu.model.vendor_id:
+        props["vendor"] = cpu.model.vendor_id
+    for feature in cpu.features:
+        if feature.name in UNSPEAKABLE:
+            continue
+        name = qemu_feature(feature.name)
+        policy = feature.policy
+        if policy == "optional":
+            known = host_facts is not None and host_facts.properties.get(name) is True
+            policy = "require" if known else "disable"
+        props[name] = policy in ("force", "require")
+
+
+def _same_arch(domain: Domain, ctx: Context) -> bool:
+    return domain.os.type.arch == ctx.host.arch or (
+        domain.os.type.arch == "i686" and ctx.host.arch == "x86_64"
+    )
+
+
+def _add_timers(domain: Domain, props: dict[str, JsonValue]) -> None:
+    for timer in domain.clock.timers if domain.clock is not None else ():
+        match timer.name:
+            case "kvmclock" if timer.present is not None:
+                props["kvmclock"] = timer.present
+            case "hypervclock" if timer.present:
+                props["hv-time"] = True
+            case "tsc" if timer.frequency:
+                props["tsc-frequency"] = timer.frequency
+            case "armvtimer" if timer.tickpolicy is not None:
+                props["kvm-no-adjvtime"] = timer.tickpolicy == "delay"
+
+
+_HYPERV = (
+    ("relaxed", "hv-relaxed"), ("vapic", "hv-vapic"), ("spinlocks", "hv-spinlocks"),
+    ("vpindex", "hv-vpindex"), ("runtime", "hv-runtime"), ("synic", "hv-synic"), ("stimer", "hv-stimer"),
+    ("reset", "hv-reset"), ("vendor_id", "hv-vendor-id"), ("frequencies", "hv-frequencies"),
+    ("reenlightenment", "hv-reenlightenment"), ("tlbflush", "hv-tlbflush"), ("ipi", "hv-ipi"),
+    ("evmcs", "hv-evmcs"), ("avic", "hv-avic"),
+)  # fmt: skip
+
+
+def _add_paravirtual(domain: Domain, props: dict[str, JsonValue]) -> None:
+    features = domain.features
+    if features.apic is not None and features.apic.eoi is not None:
+        props["kvm-pv-eoi"] = features.apic.eoi
+    if features.pvspinlock is not None:
+        props["kvm-pv-unhalt"] = features.pvspinlock.state
+    hyperv = features.hyperv
+    if hyperv is not None:
+        if hyperv.mode == "passthrough":
+            props["hv-passthrough"] = True
+        for field, name in _HYPERV:
+            said = getattr(hyperv, field)
+            if said is None or not said.state:
+                continue
+            props[name] = True
+            if field == "spinlocks":
+                props[name] = f"{said.retries:#x}"
+            elif field == "vendor_id":
+                props[name] = said.value
+            elif field == "stimer" and said.direct is not None and said.direct.state:
+                props["hv-stimer-direct"] = True
+    if any(panic.__dict__.get("model") == "hyperv" for panic in domain.devices.panics):
+        props["hv-crash"] = True
+    kvm = features.kvm
+    if kvm is not None:
+        if kvm.hidden is not None and kvm.hidden.state:
+            props["kvm"] = False
+        if kvm.hint_dedicated is not None and kvm.hint_dedicated.state:
+            props["kvm-hint-dedicated"] = True
+        if kvm.poll_control is not None and kvm.poll_control.state:
+            props["kvm-poll-control"] = True
+        if kvm.pv_ipi is not None and not kvm.pv_ipi.state:
+            props["kvm-pv-ipi"] = False
+    if features.pmu is not None:
+        props["pmu"] = features.pmu.state

@@ -1,0 +1,59 @@
+"""``<launchSecurity>`` and seccomp: what protects the guest from the host, and the host from QEMU."""
+
+from collections.abc import Iterator
+
+from qvirt.errors import ConfigUnsupported
+from qvirt.model.domain import Domain
+from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.machines import is_s390
+from qvirt.qemu.switches import KeyValue, Object, Switch
+
+
+def check_launch_security(domain: Domain, ctx: Context) -> None:
+    """Raise ConfigUnsupported for protection this QEMU or host cannot give."""
+    security = domain.launch_security
+    if security is None:
+        return
+    if security.type == "sev" and not (
+        ctx.caps.has_object("sev-guest") and ctx.caps.accel("kvm").sev is not None
+    ):
+        raise ConfigUnsupported("SEV launch security is not supported with this QEMU binary")
+    if security.type == "s390-pv" and not (is_s390(domain) and ctx.caps.has_object("s390-pv-guest")):
+        raise ConfigUnsupported("S390 PV launch security is not supported with this QEMU binary")
+
+
+def launch_security_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
+    """Yield the object that protects the guest's memory."""
+    security = domain.launch_security
+    if security is None:
+        return
+    if security.type == "s390-pv":
+        yield Object({"qom-type": "s390-pv-guest", "id": "lsec0"}, origin=security)
+        return
+    facts = ctx.caps.accel("kvm").sev or {}
+    props: dict[str, JsonValue] = {
+        "qom-type": "sev-guest",
+        "id": "lsec0",
+        "cbitpos": security.cbitpos if security.cbitpos is not None else facts.get("cbitpos"),
+        "reduced-phys-bits": security.reduced_phys_bits
+        if security.reduced_phys_bits is not None
+        else facts.get("reduced-phys-bits"),
+        "policy": security.policy,
+    }
+    if security.dh_cert is not None:
+        props["dh-cert-file"] = f"{ctx.domain_dir}/dh_cert.base64"
+    if security.session is not None:
+        props["session-file"] = f"{ctx.domain_dir}/session.base64"
+    props["kernel-hashes"] = security.kernel_hashes
+    yield Object(props, origin=security)
+
+
+def sandbox_switches(ctx: BuildContext) -> Iterator[Switch]:
+    """Yield the system call filter QEMU puts on itself."""
+    if not ctx.settings.seccomp_sandbox:
+        return
+    deny: dict[str, JsonValue] = dict.fromkeys(
+        ("obsolete", "elevateprivileges", "spawn", "resourcecontrol"), "deny"
+    )
+    yield KeyValue("sandbox", {"enable": True, **deny}, "enable")
