@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Final
 
@@ -100,8 +101,11 @@ async def _start(choice: SocketChoice) -> socket.socket:
 
 
 def _try_lock(lock: int) -> bool:
+    # Of the open file, not of the process: two loops of one process must exclude each other as well as
+    # libvirt's clients, whose process-wide locks conflict with these.
+    flock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(lock, fcntl.F_OFD_SETLK, flock)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False

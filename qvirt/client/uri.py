@@ -15,7 +15,7 @@ from qvirt.errors import InternalError, InvalidArg
 TRANSPORTS: Final = ("tls", "unix", "ssh", "ext", "tcp", "libssh2", "libssh")
 PORTS: Final = {"tcp": 16509, "tls": 16514, "ssh": 22, "libssh": 22, "libssh2": 22}
 
-CLIENT_PARAMETERS: Final = frozenset(
+CLIENT_PARAMETERS: Final[frozenset[str]] = frozenset(
     (
         "name",
         "command",

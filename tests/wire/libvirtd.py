@@ -53,6 +53,7 @@ def private_libvirtd(directory: Path) -> Iterator[str]:
         stack.callback(holder.stdout.close)
         if holder.stdout.readline() != "ok\n":
             raise RuntimeError("no mount namespace")
+        daemon = holder
         for program, pid_file in ((VIRTLOGD, "virtlogd.pid"), (LIBVIRTD, "libvirtd.pid")):
             log = stack.enter_context((directory / "out").open("ab"))
             daemon = subprocess.Popen(
@@ -60,6 +61,7 @@ def private_libvirtd(directory: Path) -> Iterator[str]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                text=True,
             )
             stack.callback(_stop, daemon)
         socket = directory / "run/libvirt-sock"
@@ -71,7 +73,7 @@ def private_libvirtd(directory: Path) -> Iterator[str]:
         yield f"qemu:///system?socket={socket}"
 
 
-def _stop(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
+def _stop(process: "subprocess.Popen[str]") -> None:
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_TIMEOUT)

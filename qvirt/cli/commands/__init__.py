@@ -1,0 +1,14 @@
+"""All commands, in the order in which help shows them; each module holds a table of its own."""
+
+from typing import Final
+
+from qvirt.cli.command import Command
+from qvirt.cli.commands import console, event, host, lifecycle, monitor
+
+COMMANDS: Final[tuple[Command, ...]] = (
+    *monitor.COMMANDS,
+    *lifecycle.COMMANDS,
+    *console.COMMANDS,
+    *event.COMMANDS,
+    *host.COMMANDS,
+)
