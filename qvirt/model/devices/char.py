@@ -97,7 +97,9 @@ class ChannelTarget(Node, tag="target"):
         except ValueError:
             raise XmlError(f"Invalid address '{self.address}'") from None
         if version != 4:
-            raise ConfigUnsupported("guestfwd channel only supports IPv4 addresses", domain=ErrorDomain.DOMAIN)
+            raise ConfigUnsupported(
+                "guestfwd channel only supports IPv4 addresses", domain=ErrorDomain.DOMAIN
+            )
         if self.port is None:
             raise XmlError("Missing required attribute 'port' in element 'target'")
 
@@ -117,8 +119,8 @@ class Parallel(CharDevice, tag="parallel"):
 class Console(CharDevice, tag="console"):
     """``<console>``: what the guest uses as its console.
 
-    The first one of target type ``serial`` is the first serial port seen again: it has nothing of its own, and
-    is written from that port (see ``Devices``). tty: the pty of a running guest, once more.
+    The first one of target type ``serial`` is the first serial port seen again: it has nothing of its own,
+    and is written from that port (see ``Devices``). tty: the pty of a running guest, once more.
     """
 
     tty: str | None = attr(string)

@@ -12,22 +12,23 @@ from qvirt.xml.node import Node
 SPICE_CHANNELS = (
     "main", "display", "inputs", "cursor", "playback", "record", "smartcard", "usbredir",
 )  # fmt: skip
-#: attributes each type has; others are not read
-_ATTRIBUTES: dict[str, frozenset[str]] = {
-    "vnc": frozenset(
-        "port autoport websocket listen socket keymap share_policy power_control passwd passwd_valid_to "
-        "connected listens audio".split()
+_AUTH = ("passwd", "passwd_valid_to", "connected")
+#: attributes and children each type has; others are not read
+_OWN: dict[str, tuple[str, ...]] = {
+    "vnc": (
+        "port", "autoport", "websocket", "listen", "socket", "keymap", "share_policy", "power_control",
+        *_AUTH, "listens", "audio",
     ),
-    "spice": frozenset(
-        "port tls_port autoport listen keymap default_mode passwd passwd_valid_to connected listens channels "
-        "image jpeg zlib playback streaming mouse clipboard filetransfer gl".split()
+    "spice": (
+        "port", "tls_port", "autoport", "listen", "keymap", "default_mode", *_AUTH, "listens", "channels",
+        "image", "jpeg", "zlib", "playback", "streaming", "mouse", "clipboard", "filetransfer", "gl",
     ),
-    "sdl": frozenset("display xauth fullscreen gl".split()),
-    "desktop": frozenset("display fullscreen".split()),
-    "rdp": frozenset("port autoport replace_user multi_user listen listens".split()),
-    "egl-headless": frozenset(["gl"]),
-    "dbus": frozenset("p2p bus_address gl audio".split()),
-}
+    "sdl": ("display", "xauth", "fullscreen", "gl"),
+    "desktop": ("display", "fullscreen"),
+    "rdp": ("port", "autoport", "replace_user", "multi_user", "listen", "listens"),
+    "egl-headless": ("gl",),
+    "dbus": ("p2p", "bus_address", "gl", "audio"),
+}  # fmt: skip
 
 
 class Listen(Node, tag="listen"):
@@ -142,7 +143,7 @@ class Graphics(Device, tag="graphics"):
     audio: AudioRef | None = child(AudioRef)
 
     def check(self) -> None:
-        mine = _ATTRIBUTES[self.type]
+        mine = _OWN[self.type]
         for name in [known.name for known in self.fields if known.name not in mine]:
             if name not in _COMMON:
                 self.__dict__.pop(name, None)
@@ -176,7 +177,7 @@ class Graphics(Device, tag="graphics"):
 
     def hide_secrets(self) -> None:
         """Forget the password and what belongs to it: what readers without the right to see it get."""
-        for name in ("passwd", "passwd_valid_to", "connected"):
+        for name in _AUTH:
             self.__dict__.pop(name, None)
 
 

@@ -24,7 +24,7 @@ class Rate(Node, tag="rate"):
 
 
 class RngBackend(Node, tag="backend"):
-    """``<backend>``: ``random`` reads the device ``path``, ``egd`` asks a daemon behind a character backend."""
+    """``<backend>``: ``random`` reads the device ``path``, ``egd`` asks a daemon at a character backend."""
 
     model: str | None = attr(string)
     type: str = attr(string, default="", omit="")

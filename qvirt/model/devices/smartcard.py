@@ -7,7 +7,7 @@ from qvirt.xml.fields import attr, children, text, texts
 
 
 class Smartcard(CharDevice, tag="smartcard"):
-    """``<smartcard>``: the host's reader, three certificates of the host, or a card at the far end of a line."""
+    """``<smartcard>``: the host's reader, three of the host's certificates, or a card on another machine."""
 
     mode: str = attr(word("host", "host-certificates", "passthrough"), required=True)
     type: str = attr(string, default="", omit="")

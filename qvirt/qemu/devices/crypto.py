@@ -1,0 +1,37 @@
+"""Cryptographic accelerators: kept in documents; they cannot be started yet."""
+
+from collections.abc import Iterator
+
+from qvirt.errors import ConfigUnsupported
+from qvirt.model.devices.crypto import Crypto
+from qvirt.qemu.context import BuildContext
+from qvirt.qemu.devices.base import Handler, line
+from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
+from qvirt.qemu.switches import Device, Object, Switch
+
+
+class CryptoHandler(Handler[Crypto], kind=Crypto):
+    def prepare(self, dev: Crypto, ctx: BuildContext) -> None:
+        raise ConfigUnsupported(f"<crypto>{line(dev)} cannot be started yet; remove it to start the domain")
+
+    def switches(self, dev: Crypto, ctx: BuildContext) -> Iterator[Switch]:
+        name, backend = dev.alias.name, dev.backend
+        model = backend.model if backend is not None else "builtin"
+        yield Object(
+            {
+                "qom-type": f"cryptodev-backend-{model}",
+                "id": f"obj{name}",
+                "queues": backend.queues if backend is not None else None,
+            },
+            origin=dev,
+        )
+        yield Device(
+            {
+                "driver": virtio_type("virtio-crypto", dev),
+                **VIRTIO_OPTIONS.render(dev.driver, ctx),
+                "cryptodev": f"obj{name}",
+                "id": name,
+                **placement(dev, ctx),
+            },
+            origin=dev,
+        )
