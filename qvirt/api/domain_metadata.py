@@ -1,0 +1,66 @@
+"""Title, description and the metadata elements of applications."""
+
+from typing import Final
+
+from qvirt.api.flags import PlainInvalidArg, check_flags
+from qvirt.api.handle import DomainHandle, find
+from qvirt.api.registry import remote
+from qvirt.api.session import Session
+from qvirt.constants import DomainMetadataType as Kind
+from qvirt.constants import DomainModificationImpact as Impact
+from qvirt.constants import ErrorDomain
+from qvirt.errors import InvalidArg
+
+_IMPACT: Final = Impact.LIVE | Impact.CONFIG
+
+
+def _check_kind(kind: int) -> None:
+    if not Kind.DESCRIPTION <= kind <= Kind.ELEMENT:
+        raise InvalidArg(f"unknown metadata type '{kind}'", domain=ErrorDomain.DOMAIN)
+
+
+def _refuse(sentence: str) -> PlainInvalidArg:
+    return PlainInvalidArg(sentence, domain=ErrorDomain.DOMAIN)
+
+
+@remote
+async def domain_set_metadata(
+    session: Session,
+    dom: DomainHandle,
+    type: int,
+    metadata: str | None,
+    key: str | None,
+    uri: str | None,
+    flags: int,
+) -> None:
+    """Set title, description or one application's element."""
+    check_flags(flags, _IMPACT, "qemuDomainSetMetadata")
+    _check_kind(type)
+    if type == Kind.ELEMENT:
+        if uri is None:
+            raise _refuse("uri in virDomainSetMetadata must not be NULL")
+        if metadata is not None and key is None:
+            raise _refuse("key in virDomainSetMetadata must not be NULL")
+    else:
+        if type == Kind.TITLE and metadata and "\n" in metadata:
+            raise _refuse("metadata title can't contain newlines")
+        for name, value in (("uri", uri), ("key", key)):
+            if value is not None:
+                raise _refuse(f"{name} in virDomainSetMetadata must be NULL")
+    await find(session, dom).set_metadata(type, metadata, key, uri, flags)
+
+
+@remote
+async def domain_get_metadata(
+    session: Session, dom: DomainHandle, type: int, uri: str | None, flags: int
+) -> str:
+    """Give title, description or one application's element."""
+    check_flags(flags, _IMPACT, "qemuDomainGetMetadata")
+    if flags == _IMPACT:
+        raise _refuse("Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive")
+    _check_kind(type)
+    if type == Kind.ELEMENT and uri is None:
+        raise _refuse("uri in virDomainGetMetadata must not be NULL")
+    if type != Kind.ELEMENT and uri is not None:
+        raise _refuse("uri in virDomainGetMetadata must be NULL")
+    return await find(session, dom).metadata(type, uri, flags)

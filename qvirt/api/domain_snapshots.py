@@ -1,0 +1,66 @@
+"""Snapshots and checkpoints, as far as a domain has none: clients ask before they undefine or list."""
+
+from qvirt.api.handle import DomainHandle, find
+from qvirt.api.registry import remote
+from qvirt.api.session import Session
+from qvirt.errors import QvirtError
+
+
+class NoDomainSnapshot(QvirtError):
+    """No such snapshot."""
+
+    code = 72
+    template = "Domain snapshot not found: %s"
+
+
+@remote
+def domain_snapshot_num(session: Session, dom: DomainHandle, flags: int) -> int:
+    """Count the snapshots."""
+    find(session, dom)
+    return 0
+
+
+@remote
+def domain_snapshot_list_names(session: Session, dom: DomainHandle, maxnames: int, flags: int) -> list[str]:
+    """List the snapshots' names."""
+    find(session, dom)
+    return []
+
+
+@remote
+def domain_list_all_snapshots(
+    session: Session, dom: DomainHandle, need_results: int, flags: int
+) -> tuple[list[tuple[str, object]], int]:
+    """List the snapshots."""
+    find(session, dom)
+    return [], 0
+
+
+@remote
+def domain_has_current_snapshot(session: Session, dom: DomainHandle, flags: int) -> int:
+    """Tell whether one of the snapshots is the current one."""
+    find(session, dom)
+    return 0
+
+
+@remote
+def domain_snapshot_current(session: Session, dom: DomainHandle, flags: int) -> None:
+    """Give the current snapshot."""
+    find(session, dom)
+    raise NoDomainSnapshot("the domain does not have a current snapshot")
+
+
+@remote
+def domain_snapshot_lookup_by_name(session: Session, dom: DomainHandle, name: str, flags: int) -> None:
+    """Find a snapshot."""
+    find(session, dom)
+    raise NoDomainSnapshot(f"no domain snapshot with matching name '{name}'")
+
+
+@remote
+def domain_list_all_checkpoints(
+    session: Session, dom: DomainHandle, need_results: int, flags: int
+) -> tuple[list[tuple[str, object]], int]:
+    """List the checkpoints."""
+    find(session, dom)
+    return [], 0

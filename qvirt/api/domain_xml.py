@@ -1,0 +1,39 @@
+"""Domain documents from and to the command lines of QEMU."""
+
+from typing import Final
+
+from qvirt.api.flags import check_flags
+from qvirt.api.registry import remote
+from qvirt.api.session import Session
+from qvirt.errors import InvalidArg
+
+NATIVE_FORMAT: Final = "qemu-argv"
+
+_SHELL: Final = frozenset("\r\n\t !\"#$&'()*;<>?[\\]^`{|}~")
+"""What makes a word need quotes, by libvirt's rule."""
+
+
+@remote
+async def connect_domain_xml_to_native(
+    session: Session,
+    nativeFormat: str,
+    domainXml: str,
+    flags: int,
+) -> str:
+    """Give the command line a document would be started with; starts nothing."""
+    check_flags(flags, 0, "qemuConnectDomainXMLToNative")
+    if nativeFormat != NATIVE_FORMAT:
+        raise InvalidArg(f"unsupported config type {nativeFormat}")
+    return command_text(await session.hypervisor.to_native(domainXml))
+
+
+def command_text(words: list[str]) -> str:
+    """Write environment and words as a shell would take them, on one line."""
+    return " ".join(quote(word) for word in words)
+
+
+def quote(word: str) -> str:
+    """Quote a word for the shell where it needs that."""
+    if word and _SHELL.isdisjoint(word):
+        return word
+    return "'" + word.replace("'", "'\\''") + "'"

@@ -1,0 +1,23 @@
+"""Flags and arguments as libvirt checks them, with its sentences."""
+
+from qvirt.errors import InvalidArg
+
+
+class PlainInvalidArg(InvalidArg):
+    """An invalid argument whose sentence stands alone, as libvirt words those about flags."""
+
+    template = "%s"
+
+
+def check_flags(flags: int, known: int, function: str) -> None:
+    """Raise InvalidArg when a bit outside ``known`` is set; function: libvirt's driver function."""
+    if flags & ~known:
+        raise PlainInvalidArg(f"unsupported flags (0x{flags & ~known:x}) in function {function}")
+
+
+def check_exclusive(flags: int, one: tuple[str, int], other: tuple[str, int], function: str) -> None:
+    """Raise InvalidArg when both flags, given with their names, are set."""
+    if flags & one[1] and flags & other[1]:
+        raise PlainInvalidArg(
+            f"flags '{one[0]}' and '{other[0]}' in function '{function}' are mutually exclusive"
+        )

@@ -1,0 +1,88 @@
+"""What a call may know of the client that makes it, and of the daemon it reached."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from qvirt.errors import InternalError
+
+if TYPE_CHECKING:
+    from qvirt.api.events import EventHub, Subscriptions
+    from qvirt.api.node import Node
+    from qvirt.runtime.hypervisor import Hypervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The process at the other end, as the kernel tells it; None where it does not (TCP)."""
+
+    pid: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(slots=True)
+class Instance:
+    """The daemon behind a connection.
+
+    privileged: it runs as root, so ``qemu:///system`` is its URI; otherwise ``qemu:///session``.
+    """
+
+    hypervisor: "Hypervisor"
+    node: "Node"
+    hub: "EventHub"
+    privileged: bool
+
+    @property
+    def default_uri(self) -> str:
+        """What a client that names no URI is connected to."""
+        return "qemu:///system" if self.privileged else "qemu:///session"
+
+
+class Stream(Protocol):
+    """The data stream a call opens; it starts to flow when the call has been answered."""
+
+    def pipe(self, fd: int, on_end: Callable[[], None]) -> Callable[[], None]:
+        """Carry bytes both ways between the client and a non-blocking descriptor, until either side ends.
+
+        on_end is called once, when the stream is over for whatever reason; the descriptor is its to close.
+        Returns what ends the stream from our side.
+        """
+        ...
+
+    def send_file(self, fd: int, on_end: Callable[[], None]) -> None:
+        """Send all of an open regular file, from its current offset."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One client's connection, as the calls see it.
+
+    uri: what CONNECT_OPEN named. driver: "QEMU", or the sub-driver's name. Empty before it.
+    readonly: nothing may be changed. close_callback: the client wants to be told before we close.
+    owns_domains: it has started domains that end with it; they know it as their owner.
+    authentication, start_keepalive, end: set by the daemon; end closes the connection once the reply is out.
+    """
+
+    instance: Instance
+    subscriptions: "Subscriptions"
+    identity: Identity = field(default_factory=Identity)
+    readonly: bool = False
+    uri: str = ""
+    driver: str = ""
+    close_callback: bool = False
+    owns_domains: bool = False
+    authentication: object = None
+    start_keepalive: Callable[[], None] = lambda: None
+    end: Callable[[], None] = lambda: None
+
+    @property
+    def hypervisor(self) -> "Hypervisor":
+        """The domains."""
+        return self.instance.hypervisor
+
+    def require_open(self) -> None:
+        """Raise InternalError before CONNECT_OPEN."""
+        if not self.driver:
+            raise InternalError("hypervisor connection not open", domain=7)

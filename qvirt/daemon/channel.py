@@ -1,0 +1,224 @@
+"""A client's unix socket: received bytes and descriptors in, packets out, everything bounded.
+
+The socket is read and written without a transport of the event loop, because those drop descriptors.
+"""
+
+import array
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+READ_SIZE: Final = 64 << 10
+_ANCILLARY: Final = socket.CMSG_SPACE(32 * array.array("i").itemsize)
+_FDS_WAITING_MAX: Final = 64
+"""Descriptors kept for packets that have not come yet; a client that sends more is dropped."""
+
+_RECEIVE_FLAGS: Final = socket.MSG_CMSG_CLOEXEC
+
+
+class Channel:
+    """A connected socket, its unsent output and its unclaimed descriptors.
+
+    on_data is called with each chunk received, on_closed once when the peer is gone or `close` was called,
+    on_drained when output that was congested has gone out.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        on_data: Callable[[bytes], None],
+        on_closed: Callable[[str], None],
+        on_drained: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._loop = loop
+        self._sock = sock
+        self._recvmsg = sock.recvmsg
+        self._fileno = sock.fileno()
+        self._on_data = on_data
+        self._on_closed = on_closed
+        self._on_drained = on_drained
+        self._fds: deque[int] = deque()
+        self._output: deque[tuple[memoryview, int | None]] = deque()
+        self._batch: list[bytes] | None = None
+        self._reading = False
+        self._writing = False
+        self._ending = False
+        self._congested = False
+        self.unsent = 0
+        """Bytes of output that the socket has not taken yet."""
+        self.closed = False
+
+    def resume_reading(self) -> None:
+        """Take input again."""
+        if not self._reading and not self.closed and not self._ending:
+            self._reading = True
+            self._loop.add_reader(self._fileno, self._readable)
+
+    def pause_reading(self) -> None:
+        """Leave input with the kernel, which throttles the peer."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fileno)
+
+    def take_fds(self, count: int) -> list[int]:
+        """Give the next descriptors received, in order; fewer when the peer attached fewer."""
+        return [self._fds.popleft() for _ in range(min(count, len(self._fds)))]
+
+    def write(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send the bytes, then each descriptor on a byte of its own; descriptors are closed when sent."""
+        if self.closed or self._ending:
+            _close_all(fds)
+            return
+        batch = self._batch
+        if batch is not None and not fds:
+            batch.append(data)
+            return
+        self._flush_batch()
+        if not self._output and not fds:
+            self._send_now(data)
+            return
+        self._append(memoryview(data), None)
+        for fd in fds:
+            self._append(memoryview(b"\0"), fd)
+        self._write_some()
+
+    def cork(self) -> None:
+        """Collect what is written until `uncork`, so that it leaves in one system call."""
+        self._batch = []
+
+    def uncork(self) -> None:
+        """Send what was collected."""
+        self._flush_batch()
+        self._batch = None
+
+    def end(self) -> None:
+        """Stop reading and close as soon as all output is sent."""
+        self.pause_reading()
+        self._flush_batch()
+        self._ending = True
+        if not self._output:
+            self.close("ended")
+
+    def close(self, reason: str) -> None:
+        """Close now; unsent output and unclaimed descriptors are dropped."""
+        if self.closed:
+            return
+        self.closed = True
+        self.pause_reading()
+        if self._writing:
+            self._loop.remove_writer(self._fileno)
+        _close_all(self._fds)
+        _close_all([fd for _, fd in self._output if fd is not None])
+        self._fds.clear()
+        self._output.clear()
+        self._batch = None
+        self._sock.close()
+        self._on_closed(reason)
+
+    def _readable(self) -> None:
+        try:
+            data, ancillary, flags, _ = self._recvmsg(READ_SIZE, _ANCILLARY, _RECEIVE_FLAGS)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(f"receive failed: {error.strerror}")
+            return
+        if ancillary:
+            self._keep(ancillary)
+            if len(self._fds) > _FDS_WAITING_MAX or flags & socket.MSG_CTRUNC:
+                self.close("too many descriptors")
+                return
+        if not data:
+            self.close("end of file")
+            return
+        self._on_data(data)
+
+    def _keep(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+                self._fds.extend(fds)
+
+    def _flush_batch(self) -> None:
+        batch = self._batch
+        if not batch:
+            return
+        self._batch = []
+        data = batch[0] if len(batch) == 1 else b"".join(batch)
+        if self._output:
+            self._append(memoryview(data), None)
+        else:
+            self._send_now(data)
+
+    def _send_now(self, data: bytes) -> None:
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._fail(error)
+            return
+        if sent < len(data):
+            self._append(memoryview(data)[sent:], None)
+            self._watch()
+
+    def _append(self, data: memoryview, fd: int | None) -> None:
+        self._output.append((data, fd))
+        self.unsent += len(data)
+
+    def _watch(self) -> None:
+        if not self._writing and not self.closed:
+            self._writing = True
+            self._congested = True
+            self._loop.add_writer(self._fileno, self._write_some)
+
+    def _write_some(self) -> None:
+        output = self._output
+        while output:
+            data, fd = output[0]
+            try:
+                if fd is None:
+                    sent = self._sock.send(data)
+                else:
+                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+                    sent = self._sock.sendmsg([data], rights)
+            except (BlockingIOError, InterruptedError):
+                self._watch()
+                return
+            except OSError as error:
+                self._fail(error)
+                return
+            self.unsent -= sent
+            if sent < len(data):
+                output[0] = (data[sent:], fd)
+                continue
+            output.popleft()
+            if fd is not None:
+                os.close(fd)
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fileno)
+        if self._ending:
+            self.close("ended")
+        elif self._congested:
+            self._congested = False
+            self._on_drained()
+
+    def _fail(self, error: OSError) -> None:
+        # The callers of write() are in the middle of something: tell the owner from the loop.
+        self._ending = True
+        self._loop.call_soon(self.close, f"send failed: {error.strerror}")
+
+
+def _close_all(fds: Sequence[int] | deque[int]) -> None:
+    for fd in fds:
+        os.close(fd)

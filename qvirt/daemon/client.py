@@ -1,0 +1,350 @@
+"""One client: its packets, how many calls it may have running, its streams, its keepalive, its end."""
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from qvirt.api.events import Message, Subscriptions
+from qvirt.api.session import Identity, Session
+from qvirt.constants import ConnectCloseReason
+from qvirt.daemon.channel import Channel
+from qvirt.daemon.dispatch import Entry
+from qvirt.daemon.encode_events import connection_closed, encode
+from qvirt.errors import RpcError
+from qvirt.rpc import protocol
+from qvirt.rpc.keepalive import Keepalive
+from qvirt.rpc.packet import (
+    CALL,
+    CALL_WITH_FDS,
+    PACKET_MAX,
+    PING,
+    PING_PROCEDURE,
+    PONG,
+    STREAM,
+    STREAM_HOLE,
+    Framer,
+    Packet,
+    pack_error_reply,
+)
+
+if TYPE_CHECKING:
+    from qvirt.daemon.listen import Service
+    from qvirt.daemon.server import Server
+    from qvirt.daemon.stream import ServerStream
+
+log = logging.getLogger(__name__)
+
+OUTPUT_HIGH: Final = 1 << 20
+"""Bytes of output a client leaves unread; above this its calls wait."""
+
+OUTPUT_MAX: Final = 64 << 20
+"""Bytes of output at which a client that does not read is dropped. One reply may have 32 MiB."""
+
+WAITING_MAX: Final = 64
+"""Calls that wait for their turn before the socket is left unread."""
+
+WAITING_BYTES_MAX: Final = 1 << 20
+
+UNTRUSTED_PACKET_MAX: Final = 512 << 10
+"""Largest packet of a client that has not authenticated; SASL data is the longest such a client sends."""
+
+UNTRUSTED_OUTPUT_MAX: Final = 1 << 20
+
+
+class Client:
+    """A connection: what it sent, what runs for it, what it is owed."""
+
+    def __init__(self, server: "Server", service: "Service", sock: socket.socket) -> None:
+        self.server = server
+        self.service = service
+        self.loop = server.loop
+        self.identity = peer_identity(sock)
+        self.session = Session(
+            server.instance,
+            Subscriptions(server.instance.hub, self.send_event),
+            self.identity,
+            readonly=service.readonly,
+        )
+        self.session.start_keepalive = self.start_keepalive
+        self.session.end = self._end_after_reply
+        self.session.authentication = server.authentication_for(self)
+        self.authenticated = False
+        self.closed = False
+        self.connected_at = self.loop.time()
+        self.streams: dict[int, ServerStream] = {}
+        self.channel = Channel(self.loop, sock, self._received, self._gone, self._drained)
+        self.write = self.channel.write
+        self._dispatcher = server.dispatcher
+        self._touch = server.busy_poll.touch
+        self._framer = Framer(UNTRUSTED_PACKET_MAX)
+        self._waiting: deque[tuple[Entry | None, Packet, list[int]]] = deque()
+        self._waiting_bytes = 0
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._throttling: set[ServerStream] = set()
+        self._keepalive: Keepalive | None = None
+        self._keepalive_timer: asyncio.TimerHandle | None = None
+        self._ending = False
+        self.channel.resume_reading()
+
+    def __repr__(self) -> str:
+        return f"<Client pid {self.identity.pid} uid {self.identity.uid}>"
+
+    # ------------------------------------------------------------------ what the daemon's other parts use
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of output the client has not taken yet."""
+        return self.channel.unsent
+
+    @property
+    def authenticating(self) -> bool:
+        """Tell whether a call that may authenticate it is running."""
+        return bool(self._tasks)
+
+    def trust(self) -> None:
+        """The client has authenticated."""
+        if not self.authenticated:
+            self.authenticated = True
+            self._framer.limit = PACKET_MAX
+            self.server.authenticated(self)
+
+    def send_event(self, message: Message, callback_id: int | None) -> None:
+        """Send an event; a client that has stopped reading is dropped."""
+        self.write(encode(message, callback_id))
+        if self.channel.unsent > OUTPUT_MAX:
+            self.close("it does not read its events")
+
+    def throttle(self, stream: "ServerStream", on: bool) -> None:
+        """Leave the socket unread while a stream's descriptor takes no more data."""
+        if on:
+            self._throttling.add(stream)
+        else:
+            self._throttling.discard(stream)
+        self._regulate()
+
+    def start_keepalive(self) -> None:
+        """Ping the client when it is silent, and give it up when it does not answer."""
+        interval = self.server.config.keepalive_interval
+        if self._keepalive is None and interval > 0:
+            self._keepalive = Keepalive(interval, self.server.config.keepalive_count, self.loop.time())
+            self._keepalive_timer = self.loop.call_at(self._keepalive.due, self._tick)
+
+    def close(self, reason: str) -> None:
+        """Drop the connection."""
+        self.channel.close(reason)
+
+    def say_goodbye(self, reason: int = ConnectCloseReason.EOF) -> None:
+        """Tell a client that asked for it that the daemon closes, then close."""
+        if self.session.close_callback:
+            self.write(connection_closed(reason))
+        self.channel.end()
+
+    async def wait_for_calls(self) -> None:
+        """Wait until no call of this client runs."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel_calls(self) -> None:
+        """Cancel what still runs; the daemon ends."""
+        for task in self._tasks:
+            task.cancel()
+
+    # ----------------------------------------------------------------------------------- from the socket
+
+    def _received(self, data: bytes) -> None:
+        channel = self.channel
+        try:
+            packets = self._framer.feed(data)
+        except RpcError as error:
+            log.warning("%s broke the protocol: %s", self, error)
+            channel.close(str(error))
+            return
+        keepalive = self._keepalive
+        if keepalive is not None:
+            keepalive.received(self.loop.time())
+        if not packets:
+            return
+        self._touch()
+        channel.cork()
+        for packet in packets:
+            type_ = packet.type
+            if type_ == CALL and not self._waiting and channel.unsent < OUTPUT_HIGH:
+                self._start(packet)
+            elif not self._route(packet):
+                return
+        channel.uncork()
+        if channel.unsent > OUTPUT_HIGH or self._waiting:
+            self._regulate()
+
+    def _start(self, packet: Packet) -> None:
+        """Serve a call without descriptors when none waits before it."""
+        if packet.program == protocol.KEEPALIVE:
+            self._answer_keepalive(packet)
+            return
+        try:
+            entry = self._dispatcher.entry(packet)
+        except RpcError as error:
+            self.write(pack_error_reply(packet, error))
+            return
+        if self._running >= self.server.config.max_client_requests and not entry.high:
+            self._wait(entry, packet, [])
+            return
+        waiting = self._dispatcher.call(self, entry, packet, [])
+        if waiting is not None:
+            self._run(entry, waiting)
+
+    def _route(self, packet: Packet) -> bool:
+        """Bring any packet where it belongs; False when the connection was dropped for it."""
+        fds = self.channel.take_fds(packet.fds) if packet.fds else []
+        if len(fds) < packet.fds:
+            _close_all(fds)
+            self.close("a packet came without its descriptors")
+            return False
+        if packet.program == protocol.KEEPALIVE:
+            self._answer_keepalive(packet)
+        elif packet.type in (CALL, CALL_WITH_FDS):
+            self._route_call(packet, fds)
+        elif packet.type in (STREAM, STREAM_HOLE):
+            stream = self.streams.get(packet.serial)
+            # Data may still be under way when a stream has ended here: it goes nowhere.
+            if stream is not None:
+                try:
+                    stream.received(packet)
+                except RpcError as error:
+                    self.close(str(error))
+                    return False
+        else:
+            _close_all(fds)
+            self.write(pack_error_reply(packet, RpcError(f"Unexpected message type {packet.type}")))
+        return not self.closed
+
+    def _route_call(self, packet: Packet, fds: list[int]) -> None:
+        try:
+            entry = self._dispatcher.entry(packet)
+        except RpcError as error:
+            _close_all(fds)
+            self.write(pack_error_reply(packet, error))
+            return
+        congested = self.channel.unsent >= OUTPUT_HIGH
+        full = self._running >= self.server.config.max_client_requests or bool(self._waiting)
+        if congested or (full and not entry.high):
+            self._wait(entry, packet, fds)
+            return
+        waiting = self._dispatcher.call(self, entry, packet, fds)
+        if waiting is not None:
+            self._run(entry, waiting)
+
+    def _answer_keepalive(self, packet: Packet) -> None:
+        if packet.procedure == PING_PROCEDURE:
+            self.write(PONG)
+
+    # ---------------------------------------------------------------------------------- calls that wait
+
+    def _wait(self, entry: Entry, packet: Packet, fds: list[int]) -> None:
+        self._waiting.append((entry, packet, fds))
+        self._waiting_bytes += len(packet.payload)
+
+    def _run(self, entry: Entry, waiting: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(waiting)
+        self._tasks.add(task)
+        self.server.calls.add(task)
+        if entry.high:
+            task.add_done_callback(self._high_done)
+        else:
+            self._running += 1
+            task.add_done_callback(self._ordinary_done)
+
+    def _high_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.server.call_done(task)
+
+    def _ordinary_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.server.call_done(task)
+        self._running -= 1
+        self._next()
+
+    def _next(self) -> None:
+        """Serve what waits, as far as the limits allow."""
+        waiting = self._waiting
+        limit = self.server.config.max_client_requests
+        while waiting and self._running < limit and self.channel.unsent < OUTPUT_HIGH and not self.closed:
+            entry, packet, fds = waiting.popleft()
+            self._waiting_bytes -= len(packet.payload)
+            assert entry is not None  # noqa: S101
+            coroutine = self._dispatcher.call(self, entry, packet, fds)
+            if coroutine is not None:
+                self._run(entry, coroutine)
+        self._regulate()
+
+    def _regulate(self) -> None:
+        """Read the socket, or leave it unread while too much is owed on either side."""
+        if self.closed:
+            return
+        if (
+            self._throttling
+            or len(self._waiting) >= WAITING_MAX
+            or self._waiting_bytes >= WAITING_BYTES_MAX
+            or self.channel.unsent >= (OUTPUT_HIGH if self.authenticated else UNTRUSTED_OUTPUT_MAX)
+        ):
+            self.channel.pause_reading()
+        else:
+            self.channel.resume_reading()
+
+    def _drained(self) -> None:
+        for stream in list(self.streams.values()):
+            stream.drained()
+        self._next()
+
+    # ----------------------------------------------------------------------------------- time and the end
+
+    def _tick(self) -> None:
+        keepalive = self._keepalive
+        if keepalive is None or self.closed:
+            return
+        action = keepalive.tick(self.loop.time())
+        if action == "dead":
+            log.info("%s does not answer keepalive, dropped", self)
+            self.close("keepalive timeout")
+            return
+        if action == "ping":
+            self.write(PING)
+        self._keepalive_timer = self.loop.call_at(keepalive.due, self._tick)
+
+    def _end_after_reply(self) -> None:
+        if not self._ending:
+            self._ending = True
+            # The reply to this very call is written after the call returns.
+            self.loop.call_soon(self.channel.end)
+
+    def _gone(self, reason: str) -> None:
+        self.closed = True
+        log.debug("%s is gone: %s", self, reason)
+        if self._keepalive_timer:
+            self._keepalive_timer.cancel()
+        self.session.subscriptions.close()
+        for stream in list(self.streams.values()):
+            stream.end()
+        for _, _, fds in self._waiting:
+            _close_all(fds)
+        self._waiting.clear()
+        self.server.client_gone(self)
+
+
+def peer_identity(sock: socket.socket) -> Identity:
+    """Ask the kernel who is at the other end."""
+    if sock.family != socket.AF_UNIX:
+        return Identity()
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return Identity(*struct.unpack("3i", credentials))
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

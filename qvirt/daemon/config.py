@@ -1,0 +1,118 @@
+"""The daemon's own configuration: libvirtd.conf, or virtqemud.conf where there is none."""
+
+import grp
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from qvirt.errors import ConfigSyntax
+from qvirt.host.config import ConfValue, parse_conf
+
+AuthMode = Literal["none", "polkit"]
+
+FILES: Final = ("libvirtd.conf", "virtqemud.conf")
+
+_LATER: Final = frozenset(
+    """
+    listen_tls listen_tcp tls_port tcp_port listen_addr auth_tcp auth_tls tcp_min_ssf
+    access_drivers key_file cert_file ca_file crl_file tls_no_sanity_certificate
+    tls_no_verify_certificate tls_allowed_dn_list tls_priority sasl_allowed_username_list
+    min_workers max_workers prio_workers max_queued_clients admin_min_workers
+    admin_max_workers admin_max_clients admin_max_queued_clients admin_max_client_requests
+    audit_level audit_logging host_uuid host_uuid_source keepalive_required
+    admin_keepalive_required admin_keepalive_interval admin_keepalive_count ovs_timeout
+    unix_sock_admin_perms log_buffer_size
+    """.split()
+)
+"""Settings libvirt has that say nothing to this daemon so far; they are taken and left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings under libvirt's names. Permissions are numbers, times seconds.
+
+    unix_sock_rw_perms, unix_sock_ro_perms: None lets the authentication decide, as libvirt does.
+    """
+
+    unix_sock_group: str | None = None
+    unix_sock_ro_perms: int | None = None
+    unix_sock_rw_perms: int | None = None
+    unix_sock_dir: str | None = None
+    auth_unix_ro: AuthMode | None = None
+    auth_unix_rw: AuthMode | None = None
+    max_clients: int = 5000
+    max_anonymous_clients: int = 20
+    max_client_requests: int = 5
+    keepalive_interval: int = 5
+    keepalive_count: int = 5
+    log_level: int = 3
+    log_filters: str = ""
+    log_outputs: str = ""
+    unused: Mapping[str, ConfValue] = field(default_factory=dict)
+
+    @property
+    def socket_gid(self) -> int | None:
+        """The group the sockets are given to; raises ConfigSyntax when there is none of that name."""
+        if self.unix_sock_group is None:
+            return None
+        try:
+            return grp.getgrnam(self.unix_sock_group).gr_gid
+        except KeyError:
+            raise ConfigSyntax(f"unix_sock_group: there is no group '{self.unix_sock_group}'") from None
+
+
+_INTEGERS: Final = frozenset(f.name for f in fields(Config) if f.type in ("int", int))
+_PERMISSIONS: Final = frozenset(("unix_sock_ro_perms", "unix_sock_rw_perms"))
+_AUTH: Final = frozenset(("auth_unix_ro", "auth_unix_rw"))
+_NAMES: Final = frozenset(f.name for f in fields(Config)) - {"unused"}
+
+
+def read_config(path: Path | None, folder: Path) -> Config:
+    """Read the file named, else the first of ours in the folder; without any, the defaults.
+
+    Raises ConfigSyntax with file and setting, also when a file that was named is not there.
+    """
+    candidates = [path] if path else [folder / name for name in FILES]
+    for candidate in candidates:
+        try:
+            text = candidate.read_text(errors="surrogateescape")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigSyntax(f"{candidate}: cannot be read: {error.strerror}") from error
+        return make_config(parse_conf(text, str(candidate)), str(candidate))
+    if path:
+        raise ConfigSyntax(f"{path}: no such file")
+    return Config()
+
+
+def make_config(values: Mapping[str, ConfValue], source: str) -> Config:
+    """Check and convert what a file says; raises ConfigSyntax."""
+    known: dict[str, Any] = {}
+    unused: dict[str, ConfValue] = {}
+    for name, value in values.items():
+        if name not in _NAMES:
+            if name not in _LATER:
+                raise ConfigSyntax(f"{source}: unknown setting '{name}'")
+            unused[name] = value
+        else:
+            known[name] = _convert(name, value, source)
+    return replace(Config(), **known, unused=unused)
+
+
+def _convert(name: str, value: ConfValue, source: str) -> int | str:
+    if name in _INTEGERS:
+        if not isinstance(value, int) or value < -1:
+            raise ConfigSyntax(f"{source}: {name}: '{value}' is no number it can have")
+        return value
+    if not isinstance(value, str):
+        raise ConfigSyntax(f"{source}: {name}: expected a quoted string, not {value!r}")
+    if name in _PERMISSIONS:
+        try:
+            return int(value, 8)
+        except ValueError:
+            raise ConfigSyntax(f"{source}: {name}: '{value}' is not an octal file mode") from None
+    if name in _AUTH and value not in ("none", "polkit"):
+        raise ConfigSyntax(f"{source}: {name}: unsupported auth '{value}', use 'none' or 'polkit'")
+    return value

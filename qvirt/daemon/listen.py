@@ -1,0 +1,177 @@
+"""The sockets clients come to: made here, or handed over by systemd."""
+
+import errno
+import logging
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from qvirt.daemon.auth import has_polkit
+from qvirt.daemon.config import AuthMode, Config
+from qvirt.errors import OperationFailed, SystemError_
+
+log = logging.getLogger(__name__)
+
+NAMES: Final = ("libvirt-sock", "virtqemud-sock")
+"""What clients look for; all lead here. Each has a read-only twin."""
+
+BACKLOG: Final = 1024
+_FIRST_ACTIVATED_FD: Final = 3
+
+
+@dataclass(slots=True, eq=False)
+class Service:
+    """A listening socket and what a client gets that comes by it."""
+
+    sock: socket.socket
+    path: Path
+    readonly: bool
+    auth: AuthMode
+    ours: bool = True
+    """We made the file, so we remove it."""
+
+    def close(self) -> None:
+        """Stop listening; remove the file when it is still the one we made."""
+        if self.ours:
+            _unlink_own(self.sock, self.path)
+        self.sock.close()
+
+
+def auth_mode(config: Config, *, readonly: bool, privileged: bool, private: bool) -> AuthMode:
+    """Give how clients authenticate; private: the daemon is a user's own, or a tree's."""
+    said = config.auth_unix_ro if readonly else config.auth_unix_rw
+    if said:
+        return said
+    return "polkit" if privileged and not private and has_polkit() else "none"
+
+
+def permissions(config: Config, auth: AuthMode, *, readonly: bool) -> int:
+    """Give a socket's mode: open to all where a policy decides, else the owner's (and group's) own."""
+    said = config.unix_sock_ro_perms if readonly else config.unix_sock_rw_perms
+    if said is not None:
+        return said
+    if readonly or auth == "polkit":
+        return 0o777
+    return 0o770 if config.unix_sock_group else 0o700
+
+
+def listen(folder: Path, config: Config, *, privileged: bool, private: bool) -> list[Service]:
+    """Make all sockets in a folder; the sessions of ordinary users have no read-only ones.
+
+    Raises OperationFailed when another daemon answers on one, SystemError_.
+    """
+    services: list[Service] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755 if privileged else 0o700)
+        for name in NAMES:
+            for readonly in (False, True) if privileged else (False,):
+                auth = auth_mode(config, readonly=readonly, privileged=privileged, private=private)
+                path = folder / (name + "-ro" if readonly else name)
+                sock = listen_unix(path, permissions(config, auth, readonly=readonly), config.socket_gid)
+                services.append(Service(sock, path, readonly, auth))
+    except OSError as error:
+        close_all(services)
+        raise SystemError_(f"cannot make the sockets in '{folder}'", error) from error
+    except BaseException:
+        close_all(services)
+        raise
+    return services
+
+
+def close_all(services: list[Service]) -> None:
+    """Stop listening everywhere."""
+    for service in services:
+        service.close()
+    services.clear()
+
+
+def listen_unix(path: Path, mode: int, gid: int | None) -> socket.socket:
+    """Listen on a path, replacing a socket nobody answers on.
+
+    Raises OperationFailed when somebody does, or when something else has the name; SystemError_.
+    """
+    _clear(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    # Nobody may connect between bind and chmod.
+    before = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.ENAMETOOLONG or "too long" in str(error):
+            raise OperationFailed(
+                f"socket path '{path}' is longer than the 107 bytes a socket may have"
+            ) from None
+        raise SystemError_(f"Failed to bind socket to '{path}'", error) from error
+    finally:
+        os.umask(before)
+    try:
+        if gid is not None:
+            os.chown(path, -1, gid)
+        path.chmod(mode)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        _unlink_own(sock, path)
+        sock.close()
+        raise SystemError_(f"cannot listen on '{path}'", error) from error
+    return sock
+
+
+def _clear(path: Path) -> None:
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise OperationFailed(f"'{path}' exists and is no socket; remove it, or name another folder")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass
+        raise OperationFailed(f"another daemon answers on '{path}'; stop it first")
+
+
+def _unlink_own(sock: socket.socket, path: Path) -> None:
+    """Remove the file of a socket, unless somebody has put another in its place."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            # After shutdown our own socket refuses; one that still answers is a stranger's.
+            sock.shutdown(socket.SHUT_RDWR)
+            probe.connect(str(path))
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EAGAIN):
+            log.warning("cannot look after socket '%s': %s", path, error.strerror)
+
+
+def activated(config: Config, *, privileged: bool, private: bool) -> list[Service]:
+    """Take the sockets systemd passes; none when it did not start us."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(os.environ.get("LISTEN_FDS") or "0")
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    services = []
+    for fd in range(_FIRST_ACTIVATED_FD, _FIRST_ACTIVATED_FD + count):
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+        name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+        if not isinstance(name, str) or not name or name.endswith("-admin-sock"):
+            log.warning("passed socket %r is of a kind not served", name)
+            sock.close()
+            continue
+        readonly = name.endswith("-ro")
+        auth = auth_mode(config, readonly=readonly, privileged=privileged, private=private)
+        sock.setblocking(False)
+        services.append(Service(sock, Path(name), readonly, auth, ours=False))
+    return services

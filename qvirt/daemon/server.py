@@ -1,0 +1,190 @@
+"""All clients of the daemon: taking them in, how many there may be, when nobody needs us any more."""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from qvirt.api.session import Instance
+from qvirt.constants import ConnectCloseReason
+from qvirt.daemon.auth import Authentication
+from qvirt.daemon.busypoll import BusyPoll
+from qvirt.daemon.client import Client
+from qvirt.daemon.config import Config
+from qvirt.daemon.dispatch import Dispatcher
+from qvirt.daemon.listen import Service, close_all
+
+log = logging.getLogger(__name__)
+
+ACCEPT_BURST: Final = 32
+"""Connections taken per turn of the loop, so that a flood does not starve those who are in."""
+
+AUTH_DEADLINE: Final = 60.0
+"""Seconds a client may stay without authenticating."""
+
+AUTH_DEADLINE_CROWDED: Final = 5.0
+"""The same while as many such clients wait as may."""
+
+RETRY_ACCEPT: Final = 0.5
+
+CALLS_DEADLINE: Final = 10.0
+"""Seconds running calls get to finish when the daemon ends."""
+
+
+class Server:
+    """The clients, and the sockets they come by."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, instance: Instance, config: Config) -> None:
+        self.loop = loop
+        self.instance = instance
+        self.config = config
+        self.dispatcher = Dispatcher()
+        self.busy_poll = BusyPoll(loop)
+        self.clients: set[Client] = set()
+        self.calls: set[asyncio.Task[None]] = set()
+        self.idle_changed: Callable[[], None] = lambda: None
+        self._anonymous: dict[Client, None] = {}
+        self._services: list[Service] = []
+        self._accepting = False
+        self._held = False
+        self._closing = False
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._orphans: set[asyncio.Task[None]] = set()
+
+    def serve(self, services: list[Service]) -> None:
+        """Take clients from these sockets, which are ours to close."""
+        self._services += services
+        self._accept_or_not()
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether no client is connected and nothing runs for one that was."""
+        return not self.clients and not self.calls and not self._orphans
+
+    async def close(self) -> None:
+        """Say goodbye to all clients, give running calls a moment, then cut what is left."""
+        self._closing = True
+        self._accept_or_not()
+        close_all(self._services)
+        if self._sweep_timer:
+            self._sweep_timer.cancel()
+        for client in list(self.clients):
+            client.say_goodbye(ConnectCloseReason.EOF)
+        waiting = self.calls | self._orphans
+        if waiting:
+            await asyncio.wait(waiting, timeout=CALLS_DEADLINE)
+        for task in self.calls:
+            task.cancel()
+        if self.calls:
+            await asyncio.wait(self.calls, timeout=CALLS_DEADLINE)
+        for client in list(self.clients):
+            client.close("the daemon ends")
+        if self._orphans:
+            await asyncio.wait(self._orphans, timeout=CALLS_DEADLINE)
+
+    # --------------------------------------------------------------------------------- what clients tell
+
+    def authentication_for(self, client: Client) -> Authentication:
+        """Give how a client must authenticate."""
+        return Authentication(client, client.service.auth)
+
+    def authenticated(self, client: Client) -> None:
+        """A client has proved who it is."""
+        self._anonymous.pop(client, None)
+        self._accept_or_not()
+
+    def client_gone(self, client: Client) -> None:
+        """A connection has ended: destroy the domains that were to end with it."""
+        self.clients.discard(client)
+        self._anonymous.pop(client, None)
+        self._accept_or_not()
+        if client.session.owns_domains:
+            task = self.loop.create_task(self.instance.hypervisor.drop_owner(client.session))
+            self._orphans.add(task)
+            task.add_done_callback(self._owner_dropped)
+        self.idle_changed()
+
+    def call_done(self, task: asyncio.Task[None]) -> None:
+        """A call that waited is over."""
+        self.calls.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a call ended in an unexpected way", exc_info=error)
+        if not self.clients:
+            self.idle_changed()
+
+    def _owner_dropped(self, task: asyncio.Task[None]) -> None:
+        self._orphans.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("cannot destroy the domains of a client that is gone", exc_info=error)
+        self.idle_changed()
+
+    # ------------------------------------------------------------------------------------------ accepting
+
+    def _accept_or_not(self) -> None:
+        wanted = (
+            not self._held
+            and not self._closing
+            and len(self.clients) < self.config.max_clients
+            and len(self._anonymous) < self.config.max_anonymous_clients
+        )
+        if wanted == self._accepting:
+            return
+        self._accepting = wanted
+        for service in self._services:
+            if wanted:
+                self.loop.add_reader(service.sock.fileno(), self._accept, service)
+            else:
+                self.loop.remove_reader(service.sock.fileno())
+        if not wanted and not self._held and not self._closing:
+            self._sweep()
+
+    def _accept(self, service: Service) -> None:
+        for _ in range(ACCEPT_BURST):
+            try:
+                sock, _ = service.sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # Out of descriptors or memory: the kernel would wake us for ever.
+                log.error("cannot take a client: %s", error.strerror)
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._hold()
+                return
+            self._take(service, sock)
+            if not self._accepting:
+                return
+
+    def _take(self, service: Service, sock: socket.socket) -> None:
+        client = Client(self, service, sock)
+        self.clients.add(client)
+        self._anonymous[client] = None
+        if self._sweep_timer is None:
+            self._sweep_timer = self.loop.call_later(AUTH_DEADLINE_CROWDED, self._sweep)
+        self._accept_or_not()
+        self.idle_changed()
+
+    def _hold(self) -> None:
+        self._held = True
+        self._accept_or_not()
+        self.loop.call_later(RETRY_ACCEPT, self._release)
+
+    def _release(self) -> None:
+        self._held = False
+        self._accept_or_not()
+
+    def _sweep(self) -> None:
+        """Drop clients that have not authenticated for too long."""
+        crowded = len(self._anonymous) >= self.config.max_anonymous_clients
+        oldest = self.loop.time() - (AUTH_DEADLINE_CROWDED if crowded else AUTH_DEADLINE)
+        for client in list(self._anonymous):
+            if client.connected_at > oldest:
+                break
+            if not client.authenticating:
+                client.close("it did not authenticate in time")
+        if self._sweep_timer:
+            self._sweep_timer.cancel()
+        self._sweep_timer = (
+            self.loop.call_later(AUTH_DEADLINE_CROWDED, self._sweep) if self._anonymous else None
+        )
