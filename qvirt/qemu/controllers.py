@@ -1,4 +1,4 @@
-"""Controllers as a list: finding them, adding them where libvirt puts them, numbering them."""
+"""Controllers as a list: their order, finding them, adding them, numbering them."""
 
 from qvirt.errors import XmlDetail
 from qvirt.model.devices.controller import Controller, ControllerType, Master
@@ -18,25 +18,6 @@ def find_controller(domain: Domain, type: ControllerType, index: int) -> Control
     return None
 
 
-def insert_controller(domain: Domain, new: Controller) -> None:
-    """Add a controller among those of its type, by index, a USB master before its companions."""
-    known = domain.devices.controllers
-    at: int | None = None
-    index = -1 if new.index is None else new.index
-    for position in range(len(known) - 1, -1, -1):
-        current = known[position]
-        if current.type is not new.type:
-            continue
-        current_index = -1 if current.index is None else current.index
-        if current_index > index or (
-            new.master is None and current.master is not None and current_index == index
-        ):
-            at = position
-        elif at is None:
-            at = position + 1
-    known.insert(len(known) if at is None else at, new)
-
-
 def ensure_controller(
     domain: Domain, type: ControllerType, index: int, model: str | None = None
 ) -> Controller | None:
@@ -46,7 +27,7 @@ def ensure_controller(
     added = Controller(type=type, index=index)
     if model is not None:
         added.model = model
-    insert_controller(domain, added)
+    domain.devices.controllers.append(added)
     return added
 
 
@@ -55,30 +36,48 @@ def add_usb_controller(domain: Domain, index: int, model: str | None) -> None:
     ensure_controller(domain, ControllerType.USB, index, model)
     if model == "ich9-ehci1":
         for companion, port in USB2_COMPANIONS.items():
-            insert_controller(
-                domain,
+            domain.devices.controllers.append(
                 Controller(
                     type=ControllerType.USB, index=index, model=companion, master=Master(startport=port)
-                ),
+                )
             )
 
 
-def order_controllers(domain: Domain) -> None:
-    """Put the controllers of a document into libvirt's order and number those without an index.
+def arrange_controllers(domain: Domain) -> None:
+    """Put the controllers of a document into libvirt's order, number them, give USB companions their ports.
 
     Raises XmlDetail for USB controllers that contradict each other.
     """
-    given = list(domain.devices.controllers)
+    given = domain.devices.controllers
     for controller in given:
         if controller.type is ControllerType.USB and controller.master is None:
             port = USB2_COMPANIONS.get(controller.model or "")
             if port is not None:
                 controller.master = Master(startport=port)
     _check_usb(given)
-    domain.devices.controllers = []
+    ordered: list[Controller] = []
     for controller in given:
-        insert_controller(domain, controller)
+        _insert(ordered, controller)
+    domain.devices.controllers = ordered
     _number(domain)
+
+
+def _insert(known: list[Controller], new: Controller) -> None:
+    """Add a controller among those of its type, by index, a USB master before its companions."""
+    if new.index is None:
+        known.append(new)
+        return
+    at: int | None = None
+    for position in range(len(known) - 1, -1, -1):
+        current = known[position]
+        if current.type is not new.type:
+            continue
+        index = -1 if current.index is None else current.index
+        if index > new.index or (new.master is None and current.master is not None and index == new.index):
+            at = position
+        elif at is None:
+            at = position + 1
+    known.insert(len(known) if at is None else at, new)
 
 
 def _check_usb(controllers: list[Controller]) -> None:

@@ -13,7 +13,11 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.drive import address_disk, address_scsi_hostdev
 from qvirt.qemu.addresses.pci_flags import said
 from qvirt.qemu.context import Context
-from qvirt.qemu.controllers import add_usb_controller, ensure_controller, find_controller, order_controllers
+from qvirt.qemu.controllers import add_usb_controller, ensure_controller, find_controller, arrange_controllers
+from qvirt.qemu.devices.audio import add_default_audio
+from qvirt.qemu.devices.char import mirror_consoles
+from qvirt.qemu.devices.video import add_default_video
+from qvirt.qemu.names import drop_generated_aliases
 from qvirt.qemu.machines import is_arm_virt, is_i440fx, is_pseries, is_q35, is_riscv_virt, is_s390, is_x86
 
 
@@ -36,12 +40,12 @@ class BuiltIn:
 
 
 def add_machine_devices(ctx: Context) -> None:
-    """Order and number the controllers, and add what the machine itself has.
+    """Arrange the controllers, and add what the machine itself has.
 
     Raises XmlDetail and XmlError for controllers that contradict each other or the machine.
     """
     domain = ctx.domain
-    order_controllers(domain)
+    arrange_controllers(domain)
     machine = built_in(ctx)
     if machine.usb and find_controller(domain, ControllerType.USB, 0) is None:
         add_usb_controller(domain, 0, machine.usb_model)
@@ -73,6 +77,9 @@ def add_machine_devices(ctx: Context) -> None:
 def add_implicit(domain: Domain, ctx: Context) -> None:
     """Add the controllers that disks, channels and other devices of the domain need."""
     add_machine_devices(ctx)
+    mirror_consoles(domain)
+    add_default_video(ctx)
+    add_default_audio(ctx)
     for disk in domain.devices.disks:
         address_disk(domain, disk)
     for bus, type in (

@@ -14,7 +14,7 @@ from qvirt.qemu.addresses.chipset import is_piix3_function, place, reserve_built
 from qvirt.qemu.addresses.pci_bus import BUS_KINDS, PCI, PCIE, Buses, Connect, Place
 from qvirt.qemu.addresses.pci_flags import Slots, has_pci, said, wants_pci
 from qvirt.qemu.context import Context
-from qvirt.qemu.controllers import USB2_FUNCTIONS, find_controller, insert_controller
+from qvirt.qemu.controllers import USB2_FUNCTIONS, find_controller
 from qvirt.qemu.machines import is_arm_virt, is_pseries, is_riscv_virt, root_model, supports_pci
 
 #: QEMU's device behind each controller model
@@ -69,7 +69,7 @@ def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> None:
     while number < len(buses):  # placing a controller may add another bus
         if find_controller(domain, ControllerType.PCI, number) is None:
             added = Controller(type=ControllerType.PCI, index=number, model=buses.buses[number].model)
-            insert_controller(domain, added)
+            domain.devices.controllers.append(added)
             needs = slots.needs(added)
             if needs:
                 buses.next(needs)

@@ -269,18 +269,17 @@ class Buses:
         missing = number - len(self.buses) + 1
         if missing <= 0:
             return
-        first: str | None = None
+        first: list[str] = []
         if needs & Connect.PCI_DEVICE:
             if self.many_roots:
                 model = "pci-root"
             else:
                 model = "pci-bridge"
                 if not any(bus.kind.offers & Connect.PCI_BRIDGE for bus in self.buses):
-                    if self.pcie_to_pci:
-                        first = "pcie-to-pci-bridge"
-                    else:
-                        first = "dmi-to-pci-bridge"
-                        missing = max(missing, 2)
+                    # a bridge to conventional PCI must come first, and with it what it is plugged into
+                    first = ["pcie-root-port", "pcie-to-pci-bridge"]
+                    if not self.pcie_to_pci:
+                        first = ["dmi-to-pci-bridge", "pci-bridge"]
         elif needs & Connect.PCI_BRIDGE and self.buses[0].model == "pcie-root":
             model = "pcie-to-pci-bridge" if self.pcie_to_pci else "dmi-to-pci-bridge"
         elif needs & (Connect.PCIE_DEVICE | Connect.UPSTREAM_PORT | Connect.PCIE_TO_PCI):
@@ -295,9 +294,7 @@ class Buses:
             raise InternalError(
                 f"Cannot automatically add a new PCI bus for a device with connect flags {int(needs):02x}"
             )
-        models = [model] * missing
-        if first is not None:
-            models[0] = first
+        models = first + [model] * (missing - len(first))
         self.buses.extend(Bus(name) for name in models)
 
 
