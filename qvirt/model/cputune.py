@@ -152,9 +152,9 @@ class CpuTune(Node, tag="cputune"):
     vcpupins: list[VcpuPin] = children(VcpuPin)
     emulatorpin: EmulatorPin | None = child(EmulatorPin)
     iothreadpins: list[IothreadPin] = children(IothreadPin)
+    emulatorsched: EmulatorSched | None = child(EmulatorSched)
     vcpuscheds: list[VcpuSched] = children(VcpuSched)
     iothreadscheds: list[IothreadSched] = children(IothreadSched)
-    emulatorsched: EmulatorSched | None = child(EmulatorSched)
     cachetunes: list[CacheTune] = children(CacheTune)
     memorytunes: list[MemoryTune] = children(MemoryTune)
 
@@ -164,16 +164,14 @@ class CpuTune(Node, tag="cputune"):
         self.iothreadpins = _unique(
             self.iothreadpins, lambda pin: pin.iothread, "duplicate iothreadpin for iothread '{}'"
         )
-        if len(self.vcpuscheds) > 1:
-            self.vcpuscheds = [
-                VcpuSched(vcpus=ids, scheduler=policy, priority=priority)
-                for ids, policy, priority in _regroup((x.vcpus, x) for x in self.vcpuscheds)
-            ]
-        if len(self.iothreadscheds) > 1:
-            self.iothreadscheds = [
-                IothreadSched(iothreads=ids, scheduler=policy, priority=priority)
-                for ids, policy, priority in _regroup((x.iothreads, x) for x in self.iothreadscheds)
-            ]
+        self.vcpuscheds = [
+            VcpuSched(vcpus=frozenset((thread,)), scheduler=sched.scheduler, priority=sched.priority)
+            for thread, sched in _by_thread((x.vcpus, x) for x in self.vcpuscheds)
+        ]
+        self.iothreadscheds = [
+            IothreadSched(iothreads=frozenset((thread,)), scheduler=sched.scheduler, priority=sched.priority)
+            for thread, sched in _by_thread((x.iothreads, x) for x in self.iothreadscheds)
+        ]
 
     def _check_bandwidth(self) -> None:
         for name in ("period", "global_period", "emulator_period", "iothread_period"):
@@ -200,18 +198,12 @@ def _unique(pins: list[P], key: Callable[[P], int], message: str) -> list[P]:
     return sorted(pins, key=key)
 
 
-def _regroup(
-    entries: Iterable[tuple[frozenset[int], Scheduler]],
-) -> list[tuple[frozenset[int], str, int | None]]:
-    """Put threads of one policy and priority together, in libvirt's order of policies."""
-    by_thread: dict[int, tuple[int, int | None]] = {}
+def _by_thread(entries: Iterable[tuple[frozenset[int], Scheduler]]) -> list[tuple[int, Scheduler]]:
+    """Return the policy of each thread, in order: libvirt writes one element per thread."""
+    found: dict[int, Scheduler] = {}
     for ids, entry in entries:
         for thread in ids:
-            if thread in by_thread:
+            if thread in found:
                 raise XmlError(f"{entry.tag} attributes '{entry.tag[:-5]}s' must not overlap")
-            by_thread[thread] = (SCHEDULERS.index(entry.scheduler), entry.priority)
-    groups: dict[tuple[int, int | None], set[int]] = {}
-    for thread in sorted(by_thread):
-        groups.setdefault(by_thread[thread], set()).add(thread)
-    ordered = sorted(groups.items(), key=lambda item: (item[0][0], min(item[1])))
-    return [(frozenset(ids), SCHEDULERS[policy], priority) for (policy, priority), ids in ordered]
+            found[thread] = entry
+    return sorted(found.items(), key=lambda item: item[0])

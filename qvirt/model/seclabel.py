@@ -17,20 +17,19 @@ class SecLabel(Node, tag="seclabel"):
     baselabel: str | None = text(string)
 
     def check(self) -> None:
-        kind = self.type or "dynamic"
-        self.type = kind
+        kind = self.type = self.type or "dynamic"
         if self.relabel is None:
-            self.relabel = kind != "none" and (kind == "dynamic" or False)
+            self.relabel = kind == "dynamic"
         if kind == "dynamic" and not self.relabel:
             raise XmlError("dynamic label type must use resource relabeling")
         if kind == "none" and self.relabel:
             raise XmlError("resource relabeling is not compatible with 'none' label type")
-        if kind == "static" and not self.label:
+        if kind == "static" and not self.label and self.model != "none":
             raise XmlError("security label is missing")
-        if kind != "static":
-            self.label = self.label if kind == "dynamic" else None
-        if kind != "none" and self.model is None:
-            raise XmlError("missing security model")
+        if kind == "none":
+            self.relabel = None  # never written
+        if kind != "dynamic":
+            self.baselabel = None
 
 
 class DeviceSecLabel(Node, tag="seclabel"):

@@ -36,8 +36,8 @@ def default_boot(ctx: Context) -> None:
 def boot_indexes(domain: Domain) -> dict[int, int]:
     """Return the effective boot index of each device that has one, by ``id(device)``.
 
-    A device's own ``<boot order>`` counts. With ``<boot dev>`` the index is the word's place in the list, given to
-    the first disk of that kind or the first interface; a word without a device leaves a gap.
+    A device's own ``<boot order>`` counts. With ``<boot dev>`` the index is the word's place in the list, given
+    to the first disk of that kind or the first interface; a word without a device leaves a gap.
     """
     words = {boot.dev: place for place, boot in enumerate(domain.os.boots, start=1)}
     if not words:
@@ -50,6 +50,13 @@ def boot_indexes(domain: Domain) -> dict[int, int]:
     if "network" in words and domain.devices.interfaces:
         found[id(domain.devices.interfaces[0])] = words["network"]
     return found
+
+
+def boot_index(dev: Device, domain: Domain) -> int | None:
+    """Return the effective boot index of one device."""
+    if not domain.os.boots:
+        return dev.boot.order if dev.boot is not None else None
+    return boot_indexes(domain).get(id(dev))
 
 
 def boot_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from qvirt.errors import ConfigUnsupported
+from qvirt.model.devices.interface import Interface
 from qvirt.model.domain import Domain
 from qvirt.model.qemu_namespace import QemuOverrideDevice
 from qvirt.qemu.boot import boot_switches, power_switches, smbios_switches
@@ -71,19 +72,15 @@ def native_domain(domain: Domain) -> Domain:
     Of an interface only model, MAC, script and boot order stay.
     """
     native = domain.copy()
-    native.devices.interfaces = [
-        type(nic)(
-            **{
-                name: nic.__dict__[name]
-                for name in ("mac", "model", "script", "boot")
-                if name in nic.__dict__
-            },
-            type="ethernet",
-            line=nic.line,
-        )
-        for nic in native.devices.interfaces
-    ]
+    native.devices.interfaces = [_native_interface(nic) for nic in native.devices.interfaces]
     return native
+
+
+def _native_interface(nic: Interface) -> Interface:
+    kept = {name: nic.__dict__[name] for name in ("mac", "model", "script", "boot") if name in nic.__dict__}
+    twin = Interface(type="ethernet", **kept)
+    twin.line = nic.line
+    return twin
 
 
 def _machine(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:

@@ -67,6 +67,7 @@ class HostFacts:
     hugepage_mounts: tuple[tuple[int, str], ...] = ()  # (page size in KiB, mount point)
     default_hugepage: int = 2048  # KiB
     numa_nodes: frozenset[int] = frozenset({0})
+    security_models: tuple[str, ...] = ("none", "dac")  # in use, the first stands in where a label names none
     cpu_features: frozenset[str] = frozenset()
     render_nodes: tuple[str, ...] = ()  # DRM nodes a GPU can be used through, the first is the default
     #: host PCI functions ("0000:06:12.5") that are there and not PCI Express: they get conventional slots

@@ -1,5 +1,6 @@
 """Domain-level defaults, in libvirt's order: what it fills in outside ``<devices>``."""
 
+from qvirt.errors import XmlError
 from qvirt.qemu.boot import default_boot
 from qvirt.qemu.clock import default_clock
 from qvirt.qemu.context import Context
@@ -32,6 +33,28 @@ def domain_defaults(ctx: Context) -> None:
     default_numa(ctx)
     default_cpu(ctx)
     default_memory(ctx)
+    if "seclabels" in domain.__dict__:
+        _default_seclabels(ctx)
+
+
+def _default_seclabels(ctx: Context) -> None:
+    """Name the security model of a single label that names none. Raises XmlError."""
+    labels = ctx.domain.seclabels
+    seen: set[str] = set()
+    for label in labels:
+        if label.model is None and len(labels) > 1:
+            raise XmlError("missing security model when using multiple labels")
+        if label.model is not None and label.model in seen:
+            raise XmlError(f"seclabel for model {label.model} is already provided")
+        seen.add(label.model or "")
+    if len(labels) != 1 or labels[0].model is not None:
+        return
+    label = labels[0]
+    if label.type == "static" or label.baselabel is not None:
+        raise XmlError("missing security model in domain seclabel")
+    label.model = ctx.host.security_models[0]
+    if label.model == "none":
+        label.type, label.relabel = "none", None
 
 
 def _forget_live(ctx: Context) -> None:

@@ -89,6 +89,8 @@ def default_iothreads(ctx: Context) -> None:
     if not count:
         return
     domain.iothreads = count
+    if said:  # a domain that numbers some numbers all
+        domain.iothreadids.iothreads = iothread_ids(domain)
 
 
 def iothread_ids(domain: Domain) -> list[Iothread]:

@@ -173,6 +173,7 @@ class Node:
     _required: ClassVar[tuple[f.Field, ...]] = ()
     _opening: ClassVar[tuple[f.Attr, ...]] = ()
     _body: ClassVar[tuple[f.Field, ...]] = ()
+    _has_body: ClassVar[bool] = False
     line: int = 0
 
     def __init_subclass__(cls, tag: str | None = None, **kwargs: object) -> None:
@@ -196,6 +197,7 @@ class Node:
         cls._content = next((x for x in cls.fields if isinstance(x, f.Content)), None)
         cls._opening = tuple(x for x in cls.fields if type(x) is f.Attr)
         cls._body = tuple(x for x in cls.fields if type(x) not in (f.Attr, f.Content))
+        cls._has_body = bool(cls._body) or cls.write_body is not Node.write_body
         cls._kids = {x.wire: x for x in cls._body}
         cls._required = tuple(x for x in cls.fields if x.required)
 
@@ -342,7 +344,7 @@ class Node:
                 return
         mark = len(out)
         out.append("")
-        if cls._body:
+        if cls._has_body:
             self.write_body(out, indent + "  ")
         if len(out) > mark + 1:
             out[mark] = head + ">\n"
