@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from qvirt.client import blocking
 from tests.wire.guests import guest_xml
 
 QVIRT = [sys.executable, "-m", "qvirt.cli.main"]
@@ -197,20 +198,14 @@ def test_console_on_a_terminal(guests: tuple[str, Path]) -> None:
 
 def test_a_second_console_is_refused_unless_forced(guests: tuple[str, Path]) -> None:
     uri, _ = guests
-    first = subprocess.Popen(
-        [*QVIRT, "-c", uri, "console", "on"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        deadline = time.monotonic() + LIMIT
-        while True:
-            code, _, err = run(QVIRT, uri, "console", "on", "--idle", "0.1")
-            if code or time.monotonic() > deadline:
-                break
-        assert (code, "already" in err or "Active console session exists" in err) == (1, True)
+    with blocking.Connection.open(uri) as connection, connection.lookup_by_name("on").open_console():
+        code, _, err = run(QVIRT, uri, "console", "on", "--idle", "0.1")
+        assert (code, err) == (
+            1,
+            "error: Failed to open the console of domain 'on'\n"
+            "error: operation failed: Active console session exists for this domain\n",
+        )
         assert run(QVIRT, uri, "console", "on", "--force", "--idle", "0.1")[0] == 0
-    finally:
-        first.kill()
-        first.communicate()
 
 
 def test_virsh_through_the_ssh_helper(libvirtd_uri: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from qvirt.client import blocking
 from qvirt.client.aio import Connection
 from qvirt.client.domain import Domain
-from qvirt.constants import DomainState
+from qvirt.constants import DomainCreateFlags, DomainState
 from qvirt.errors import InvalidArg, NoDomain, OperationInvalid, QvirtError, SystemError_
 from tests.wire.guests import guest_xml
 
@@ -144,8 +144,10 @@ def test_every_domain_event_can_be_subscribed_to(libvirtd_uri: str) -> None:
 def test_console_stream(libvirtd_uri: str) -> None:
     async def work() -> None:
         async with await Connection.open(libvirtd_uri) as connection, defined(connection) as domain:
-            await domain.create()
+            # Nobody keeps what a guest says before its console is open.
+            await domain.create(DomainCreateFlags.START_PAUSED)
             async with await domain.open_console() as console:
+                await domain.resume()
                 text = b""
                 while b"SeaBIOS" not in text:
                     text += await console.read()

@@ -10,8 +10,8 @@ from qvirt.constants import DomainConsoleFlags
 from qvirt.errors import QvirtError
 
 
-async def attach(context: Context, domain: Domain) -> None:
-    """Tie a domain's console to standard input and output."""
+async def attach(context: Context, domain: Domain, *, resume: bool = False) -> None:
+    """Tie a domain's console to standard input and output; then let a domain started for it run."""
     args = context.args
     flags = (DomainConsoleFlags.FORCE if getattr(args, "force", False) else 0) | (
         DomainConsoleFlags.SAFE if getattr(args, "safe", False) else 0
@@ -30,6 +30,8 @@ async def attach(context: Context, domain: Domain) -> None:
         context.output.notice(f"Escape character is {name} (Ctrl + {name[1]})")
     context.output.flush()
     async with stream:
+        if resume:
+            await domain.resume()
         with console.raw_terminal(0):
             await console.run(stream, 0, 1, escape=escape, idle=getattr(args, "idle", None))
 

@@ -68,6 +68,11 @@ def _flags(context: Context, table: _FlagTable) -> int:
     return flags
 
 
+def _start_flags(context: Context, table: _FlagTable) -> int:
+    """Give the flags of a start; with a console it starts paused, for nobody keeps what it says before."""
+    return _flags(context, table) | (DomainCreateFlags.START_PAUSED if context.args.console else 0)
+
+
 def _arguments(table: _FlagTable) -> tuple[Argument, ...]:
     return tuple(flag(name, text) for name, text, _ in table)
 
@@ -97,7 +102,9 @@ async def create(context: Context) -> None:
     """Start a transient domain from a file."""
     path = context.args.file
     xml = read_file(path)
-    flags = _flags(context, _START_FLAGS) | (DomainCreateFlags.START_VALIDATE if context.args.validate else 0)
+    flags = _start_flags(context, _START_FLAGS) | (
+        DomainCreateFlags.START_VALIDATE if context.args.validate else 0
+    )
     connection = await context.connection()
     try:
         domain = await connection.create_xml(xml, flags)
@@ -105,7 +112,7 @@ async def create(context: Context) -> None:
         raise CommandError(f"Failed to create domain from {path}", error) from error
     context.output.notice(f"Domain '{domain.name}' created from {path}")
     if context.args.console:
-        await attach(context, domain)
+        await attach(context, domain, resume=not context.args.paused)
 
 
 async def start(context: Context) -> None:
@@ -114,12 +121,12 @@ async def start(context: Context) -> None:
     if domain.id >= 0:
         raise CommandError("Domain is already active")
     try:
-        await domain.create(_flags(context, _START_FLAGS + _BOOT_FLAGS))
+        await domain.create(_start_flags(context, _START_FLAGS + _BOOT_FLAGS))
     except QvirtError as error:
         raise CommandError(f"Failed to start domain '{domain.name}'", error) from error
     context.output.notice(f"Domain '{domain.name}' started")
     if context.args.console:
-        await attach(context, domain)
+        await attach(context, domain, resume=not context.args.paused)
 
 
 async def shutdown(context: Context) -> None:
