@@ -13,8 +13,14 @@ from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.switches import Device, Switch
 
 
+#: what QEMU's D-Bus display calls the line
+_DBUS_CHANNEL = "org.qemu.usbredir"
+
+
 class RedirdevHandler(Handler[Redirdev], kind=Redirdev):
     def defaults(self, dev: Redirdev, ctx: Context) -> None:
+        if dev.type == "dbus" and dev.source.channel is None:
+            dev.source.channel = _DBUS_CHANNEL
         chardev.settle(dev)
 
     def validate(self, dev: Redirdev, ctx: Context) -> None:
