@@ -29,8 +29,8 @@ def assign_virtio_serial(domain: Domain) -> None:
         where = dev.address
         if isinstance(where, VirtioSerialAddress):
             ports.next_on(domain, where, allow_zero=is_console)
-        elif where is None:
-            dev.address = ports.next(domain, allow_zero=is_console)
+        elif where is None and not is_console:  # QEMU chooses the port of a console that names none
+            dev.address = ports.next(domain, allow_zero=False)
 
 
 def _devices(domain: Domain) -> list[tuple[Device, bool]]:
