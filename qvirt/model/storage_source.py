@@ -4,6 +4,7 @@ The type of a source stands on the element around it (``<disk type='network'>``)
 types may say, and ``keep`` leaves what the type has.
 """
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 
@@ -92,18 +93,33 @@ def check_format(name: str | None) -> None:
         raise ConfigUnsupported(f"unknown driver format value '{name}'")
 
 
+#: the secret a server's login needs, by protocol
+_SECRET_TYPES = {
+    Protocol.RBD: "ceph",
+    Protocol.ISCSI: "iscsi",
+    Protocol.SSH: "",
+    Protocol.HTTP: "",
+    Protocol.HTTPS: "",
+}
+
+
 class SecretUse(Node, tag="secret"):
     """Which of libvirt's secrets to use, by UUID or by usage."""
 
     type: str | None = attr(string)
     usage: str | None = attr(string)
-    uuid: str | None = attr(uuid)
+    uuid: str | None = attr(string)
 
     def check(self) -> None:
         if self.uuid is None and self.usage is None:
-            raise XmlError("missing auth secret uuid or usage attribute")
+            raise XmlError("missing secret uuid or usage attribute")
         if self.uuid is not None and self.usage is not None:
-            raise XmlError("either auth secret uuid or usage expected")
+            raise XmlError("either secret uuid or usage expected")
+        if self.uuid is not None:
+            try:
+                self.uuid = uuid.parse(self.uuid)
+            except ValueError:
+                raise XmlError(f"invalid secret uuid '{self.uuid}'") from None
 
 
 class Auth(Node, tag="auth"):
@@ -119,6 +135,15 @@ class Auth(Node, tag="auth"):
         if self.secret is None:
             raise XmlError("Missing <secret> element in auth")
 
+    def check_protocol(self, protocol: str) -> None:
+        """Refuse a secret that is not of the protocol's kind. Raises ConfigUnsupported."""
+        said = self.secret.type if self.secret is not None else None
+        if said not in ("none", "volume", "ceph", "iscsi", "tls", "vtpm"):
+            raise ConfigUnsupported(f"unknown secret type '{said or '<null>'}'")
+        wanted = _SECRET_TYPES.get(Protocol(protocol))
+        if wanted and said != wanted:
+            raise ConfigUnsupported(f"invalid secret type '{said}'")
+
 
 class Cipher(Node, tag="cipher"):
     name: str = attr(string, required=True)
@@ -132,12 +157,13 @@ class Ivgen(Node, tag="ivgen"):
     hash: str | None = attr(string)
 
 
-class EncryptionSecret(Node, tag="secret"):
+class EncryptionSecret(SecretUse, tag="secret"):
     """A passphrase of an encrypted image."""
 
-    type: str = attr(words("passphrase"), required=True)
-    usage: str | None = attr(string)
-    uuid: str | None = attr(uuid)
+    def check(self) -> None:
+        super().check()
+        if self.type != "passphrase":
+            raise XmlError(f"unknown volume encryption secret type {self.type or '(null)'}")
 
 
 class Encryption(Node, tag="encryption"):
@@ -205,6 +231,18 @@ class Ssl(Node, tag="ssl"):
 class Cookie(Node, tag="cookie"):
     name: str = attr(string, required=True)
     value: str | None = content(string)
+
+    def check(self) -> None:
+        # RFC 6265's token and cookie-octet; QEMU gets all cookies as one header line
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.name):
+            raise XmlError(f"cookie name '{self.name}' contains invalid characters")
+        if self.value is None:
+            raise XmlError(f"missing value for cookie '{self.name}'")
+        bare = (
+            self.value[1:-1] if len(self.value) > 1 and self.value[0] == self.value[-1] == '"' else self.value
+        )
+        if not re.fullmatch(r"[!#-+\--:<-\[\]-~]*", bare):
+            raise XmlError(f"value of cookie '{self.name}' contains invalid characters")
 
 
 class Cookies(Node, tag="cookies"):
@@ -331,6 +369,17 @@ _TYPE_FIELDS: dict[str, frozenset[str]] = {
     SourceType.NVME: frozenset({"type", "managed", "namespace", "address", "seclabels"}),
     SourceType.VHOSTUSER: frozenset({"type", "path", "reconnect", "seclabels"}),
 }
+_HTTP = frozenset({Protocol.HTTP, Protocol.HTTPS})
+_CURL = _HTTP | {Protocol.FTP, Protocol.FTPS}
+#: what only some protocols may say
+_PROTOCOL_FIELDS: dict[str, frozenset[Protocol]] = {
+    "query": _HTTP,
+    "ssl": frozenset({Protocol.HTTPS, Protocol.FTPS}),
+    "cookies": _HTTP,
+    "readahead": _CURL,
+    "timeout": _CURL,
+    "identity": frozenset({Protocol.NFS}),
+}
 _TYPED = frozenset().union(*_TYPE_FIELDS.values())
 
 
@@ -348,7 +397,7 @@ class StorageSource(Node, tag="source"):
     tls_hostname: str | None = attr(string, "tlsHostname")
     pool: str | None = attr(string)
     volume: str | None = attr(string)
-    mode: str | None = attr(words("host", "direct"))
+    mode: str | None = attr(string)
     type: str | None = attr(string)
     managed: bool | None = attr(yes_no)
     namespace: int | None = attr(ulong)
@@ -384,8 +433,11 @@ class StorageSource(Node, tag="source"):
         if kind == SourceType.NETWORK:
             self._check_network()
         elif kind == SourceType.VOLUME:
-            if self.auth is not None:
-                self.auth = None  # the pool's own is used
+            self.auth = None  # the pool's own is used
+            if (self.pool is None) != (self.volume is None):
+                raise XmlError("'pool' and 'volume' must be specified together for 'pool' type source")
+            if self.mode not in (None, "host", "direct"):
+                raise ConfigUnsupported(f"unknown source mode '{self.mode}' for volume type disk")
         elif kind == SourceType.NVME:
             self._check_nvme()
         elif kind == SourceType.VHOSTUSER and self.type != "unix":
@@ -399,24 +451,35 @@ class StorageSource(Node, tag="source"):
         nameless = (Protocol.NONE, Protocol.NBD)
         if self.name is None and self.protocol not in nameless:
             raise XmlError("missing name for disk source")
-        if self.protocol not in (Protocol.HTTP, Protocol.HTTPS):
-            self.query = None
+        for name, protocols in _PROTOCOL_FIELDS.items():
+            if self.protocol not in protocols:
+                self.__dict__.pop(name, None)
+        if self.protocol in (Protocol.GLUSTER, Protocol.RBD):
+            volume, slash, _ = (self.name or "").partition("/")
+            if not slash or not volume:
+                raise XmlError(f"can't split path '{self.name}' into pool name and image name")
+        if self.protocol == Protocol.ISCSI and self.name is not None and "/" not in self.name:
+            self.name += "/0"
+        if self.auth is not None:
+            self.auth.check_protocol(self.protocol)
         if self.tls_hostname is not None and self.tls is None:
             self.tls_hostname = None
         port = DEFAULT_PORTS.get(self.protocol)
         for host in self.hosts:
+            if self.protocol == Protocol.NFS and host.port is not None:
+                raise ConfigUnsupported("port cannot be specified in 'nfs' protocol host")
             if port is not None and host.port is None and host.transport is None:
                 host.port = str(port)
 
     def _check_nvme(self) -> None:
         if self.type is None:
-            raise XmlError("missing source type for nvme disk")
+            raise XmlError("missing 'type' attribute to disk source")
         if self.type != "pci":
             raise XmlError(f"unsupported source type '{self.type}'")
         if self.namespace is None:
-            raise XmlError("missing namespace for nvme disk")
+            raise XmlError("missing 'namespace' attribute to disk source")
         if self.namespace == 0:
-            raise XmlError("NVMe namespace can't be zero")
+            raise ConfigUnsupported("NVMe namespace can't be zero")
         if self.address is None:
             raise XmlError("NVMe disk source is missing address")
         self.managed = bool(self.managed)

@@ -15,6 +15,7 @@ from qvirt.model.devices.memory import Memory
 from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.drive import disk_index
 from qvirt.qemu.context import Context
+from qvirt.qemu.devices.blockdev import number_images
 from qvirt.qemu.machines import has_builtin_ide, is_q35
 
 _USER_ALIAS = re.compile(r"ua-[A-Za-z0-9_-]*$")
@@ -90,6 +91,7 @@ def assign_aliases(domain: Domain, ctx: Context) -> None:
     devices = domain.devices
     for disk in devices.disks:
         _give(disk, disk_alias(disk, domain))
+    number_images(devices.disks)
     for controller in devices.controllers:
         _give(controller, controller_alias(controller, domain))
     for name, prefix in _NUMBERED:

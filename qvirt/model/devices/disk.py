@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator, MutableSequence
 from enum import StrEnum
 
-from qvirt.errors import InternalError, NoSource, NoTarget, XmlError
+from lxml import etree
+
+from qvirt.errors import InternalError, NoSource, NoTarget, QvirtError, XmlError
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.model.storage_source import (
     Auth,
@@ -20,7 +22,7 @@ from qvirt.model.storage_source import (
     images_below,
 )
 from qvirt.xml.codecs import on_off, one_of, positive, string, uint, ulong, words, yes_no
-from qvirt.xml.fields import attr, child, flag, part, text
+from qvirt.xml.fields import Attr, Texts, attr, child, flag, part, text
 from qvirt.xml.node import Node
 
 
@@ -73,9 +75,9 @@ class DiskDriver(VirtioDriver, tag="driver"):
 class Geometry(Node, tag="geometry"):
     """Cylinders, heads, sectors, and how the BIOS translates them."""
 
-    cyls: int = attr(uint, required=True)
-    heads: int = attr(uint, required=True)
-    secs: int = attr(uint, required=True)
+    cyls: int = attr(uint, default=0, omit=0)
+    heads: int = attr(uint, default=0, omit=0)
+    secs: int = attr(uint, default=0, omit=0)
     trans: str | None = attr(words("default", "none", "auto", "lba"), omit="default")
 
 
@@ -119,6 +121,24 @@ class IoTune(Node, tag="iotune"):
     total_iops_sec_max_length: int | None = text(ulong, omit=0)
     read_iops_sec_max_length: int | None = text(ulong, omit=0)
     write_iops_sec_max_length: int | None = text(ulong, omit=0)
+
+    def _bad_text(self, el: etree._Element, field: Attr | Texts, text: str, error: ValueError) -> QvirtError:
+        return XmlError(f"disk iotune field '{field.wire}' must be an integer")
+
+    def check(self) -> None:
+        for what in ("bytes_sec", "iops_sec", "bytes_sec_max", "iops_sec_max"):
+            if getattr(self, f"total_{what}") and (
+                getattr(self, f"read_{what}") or getattr(self, f"write_{what}")
+            ):
+                raise XmlError(f"total and read/write {what} cannot be set at the same time")
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that are set, by libvirt's names."""
+        values = {
+            field.name: getattr(self, field.name) for field in self.fields if field.name != "group_name"
+        }
+        return {name: value for name, value in values.items() if value}
 
 
 class Transient(Node, tag="transient"):
@@ -196,6 +216,8 @@ class Disk(Device, tag="disk"):
             return False
         if self.type in (SourceType.FILE, SourceType.BLOCK, SourceType.DIR):
             return source.local_path is not None or source.fdgroup is not None
+        if self.type == SourceType.VOLUME:
+            return source.pool is not None
         return self.type != SourceType.NETWORK or source.protocol != "none"
 
     @property

@@ -7,6 +7,7 @@ from qvirt.qemu.devices import audio as audio
 from qvirt.qemu.devices import char as char
 from qvirt.qemu.devices import controller as controller
 from qvirt.qemu.devices import crypto as crypto
+from qvirt.qemu.devices import disk as disk
 from qvirt.qemu.devices import graphics as graphics
 from qvirt.qemu.devices import hub as hub
 from qvirt.qemu.devices import input as input
