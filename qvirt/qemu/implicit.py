@@ -40,12 +40,11 @@ class BuiltIn:
 
 
 def add_machine_devices(ctx: Context) -> None:
-    """Arrange the controllers, and add what the machine itself has.
+    """Add what the machine itself has.
 
-    Raises XmlDetail and XmlError for controllers that contradict each other or the machine.
+    Raises XmlError for a PCI controller 0 of another model than the machine's.
     """
     domain = ctx.domain
-    arrange_controllers(domain)
     machine = built_in(ctx)
     if machine.usb and find_controller(domain, ControllerType.USB, 0) is None:
         add_usb_controller(domain, 0, machine.usb_model)
@@ -92,7 +91,6 @@ def add_implicit(domain: Domain, ctx: Context) -> None:
     for index in _virtio_serial_controllers(domain):
         ensure_controller(domain, ControllerType.VIRTIO_SERIAL, index)
     _smartcards(domain)
-    _scsi_hostdevs(domain)
 
 
 def built_in(ctx: Context) -> BuiltIn:

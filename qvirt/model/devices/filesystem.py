@@ -2,9 +2,20 @@
 
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.model.memory import Size
-from qvirt.xml.codecs import on_off, string, uint, ulong
+from qvirt.xml.codecs import Codec, on_off, string, uint, ulong
 from qvirt.xml.fields import attr, child, children, flag, part
 from qvirt.xml.node import Node
+
+
+def _parse_mode(text: str) -> int:
+    value = int(text, 8)
+    if not 0 <= value <= 0o777:
+        raise ValueError(text)
+    return value
+
+
+#: permission bits, octal
+_mode: Codec[int] = Codec(_parse_mode, "{:04o}".format, "an octal number from 0 to 777")
 
 
 class FilesystemDriver(VirtioDriver, tag="driver"):
@@ -79,8 +90,8 @@ class Filesystem(Device, tag="filesystem"):
 
     type: str = attr(string, default="mount")
     accessmode: str | None = attr(string)
-    fmode: str | None = attr(string)
-    dmode: str | None = attr(string)
+    fmode: int | None = attr(_mode)
+    dmode: int | None = attr(_mode)
     model: str | None = attr(string)
     multidevs: str | None = attr(string)
     driver: FilesystemDriver = part(FilesystemDriver)

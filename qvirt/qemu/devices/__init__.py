@@ -8,12 +8,15 @@ from qvirt.qemu.devices import char as char
 from qvirt.qemu.devices import controller as controller
 from qvirt.qemu.devices import crypto as crypto
 from qvirt.qemu.devices import disk as disk
+from qvirt.qemu.devices import filesystem as filesystem
 from qvirt.qemu.devices import graphics as graphics
+from qvirt.qemu.devices import hostdev as hostdev
 from qvirt.qemu.devices import hub as hub
 from qvirt.qemu.devices import input as input
 from qvirt.qemu.devices import iommu as iommu
 from qvirt.qemu.devices import lease as lease
 from qvirt.qemu.devices import memballoon as memballoon
+from qvirt.qemu.devices import memory as memory
 from qvirt.qemu.devices import nvram as nvram
 from qvirt.qemu.devices import panic as panic
 from qvirt.qemu.devices import redirdev as redirdev

@@ -1,0 +1,139 @@
+"""Host directories given to the guest: 9p, served by QEMU itself, and virtiofs, served by a helper."""
+
+from collections.abc import Iterable, Iterator
+
+from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.model.devices.filesystem import Filesystem
+from qvirt.qemu.boot import boot_index
+from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.devices.base import FileResource, Handler, Resource, line
+from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
+from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.switches import Chardev, Device, KeyValue, Switch
+
+DRIVERS = frozenset({"path", "handle", "loop", "nbd", "ploop", "virtiofs"})
+MODELS = frozenset({"virtio", "virtio-transitional", "virtio-non-transitional"})
+#: libvirt's access modes and QEMU's security models
+SECURITY_MODELS: dict[str, str] = {"passthrough": "passthrough", "mapped": "mapped", "squash": "none"}
+MULTIDEVS = frozenset({"default", "remap", "forbid", "warn"})
+
+
+class FilesystemHandler(Handler[Filesystem], kind=Filesystem):
+    """A shared directory."""
+
+    def defaults(self, dev: Filesystem, ctx: Context) -> None:
+        if dev.accessmode is None and (dev.source is None or dev.source.socket is None):
+            dev.accessmode = "passthrough"
+        for name, word, known in (
+            ("accessmode", dev.accessmode, SECURITY_MODELS),
+            ("model", dev.model, MODELS),
+            ("multidevs", dev.multidevs, MULTIDEVS),
+        ):
+            if word is not None and word not in known:
+                raise XmlError(
+                    f"Invalid value for attribute '{name}' in element 'filesystem': '{word}'.{line(dev)}"
+                )
+        if dev.driver.type is not None and dev.driver.type not in DRIVERS:
+            raise XmlError(
+                f"Invalid value for attribute 'type' in element 'driver': '{dev.driver.type}'.{line(dev)}"
+            )
+
+    def validate(self, dev: Filesystem, ctx: Context) -> None:
+        if dev.type != "mount":
+            raise ConfigUnsupported("only supports mount filesystem type")
+        target = _target(dev)
+        if target and sum(_target(other) == target for other in ctx.domain.devices.filesystems) > 1:
+            raise ConfigUnsupported(f"filesystem target '{target}' specified twice")
+        if dev.driver.type == "virtiofs":
+            _validate_virtiofs(dev, ctx)
+            return
+        if dev.driver.type not in (None, "path"):
+            raise ConfigUnsupported("Filesystem driver type not supported")
+        if (dev.fmode is not None or dev.dmode is not None) and dev.accessmode != "mapped":
+            raise ConfigUnsupported("fmode and dmode are supported only with accessmode 'mapped'")
+
+    def resources(self, dev: Filesystem, ctx: Context) -> Iterable[Resource]:
+        if dev.source is not None and dev.source.dir is not None:
+            yield FileResource(dev, dev.source.dir, writable=not dev.readonly, shared=True, relabel=False)
+
+    def switches(self, dev: Filesystem, ctx: BuildContext) -> Iterator[Switch]:
+        build = _virtiofs if dev.driver.type == "virtiofs" else _ninep
+        for made in build(dev, ctx):
+            made.origin = dev
+            yield made
+
+
+def _target(dev: Filesystem) -> str | None:
+    return dev.target.dir if dev.target is not None else None
+
+
+def _validate_virtiofs(dev: Filesystem, ctx: Context) -> None:
+    if not ctx.caps.has_device("vhost-user-fs-pci") and not ctx.caps.has_device("vhost-user-fs-ccw"):
+        raise ConfigUnsupported("virtiofs is not supported with this QEMU binary")
+    if dev.readonly:
+        raise ConfigUnsupported("virtiofs does not yet support read-only mode")
+    if dev.accessmode not in (None, "passthrough"):
+        raise ConfigUnsupported("virtiofs only supports passthrough accessmode")
+    if dev.driver.wrpolicy is not None:
+        raise ConfigUnsupported("virtiofs does not support wrpolicy")
+    if dev.model in ("virtio-transitional", "virtio-non-transitional"):
+        raise ConfigUnsupported("virtiofs does not support model")
+    if dev.multidevs not in (None, "default"):
+        raise ConfigUnsupported("virtiofs does not support multidevs")
+    if dev.fmode is not None or dev.dmode is not None:
+        raise ConfigUnsupported("virtiofs does not support fmode and dmode")
+    if not _shares_memory(ctx):
+        raise ConfigUnsupported("'virtiofs' requires shared memory")
+
+
+def _shares_memory(ctx: Context) -> bool:
+    """Tell whether another process can have all of the guest's memory."""
+    backing = ctx.domain.memory_backing
+    shared = backing.access is not None and backing.access.mode == "shared"
+    if backing.source is not None and backing.source.type == "memfd" and backing.access is None:
+        shared = True
+    cpu = ctx.domain.cpu
+    cells = cpu.numa.cells if cpu is not None and cpu.numa is not None else []
+    if not cells:
+        return shared
+    return all(cell.mem_access == "shared" or (cell.mem_access is None and shared) for cell in cells)
+
+
+def _ninep(dev: Filesystem, ctx: BuildContext) -> Iterator[Switch]:
+    backend: dict[str, JsonValue] = {
+        "fsdriver": "local",
+        "security_model": SECURITY_MODELS[dev.accessmode or "passthrough"],
+        "multidevs": dev.multidevs if dev.multidevs != "default" else None,
+        "fmode": None if dev.fmode is None else f"{dev.fmode:04o}",
+        "dmode": None if dev.dmode is None else f"{dev.dmode:04o}",
+        "writeout": dev.driver.wrpolicy,
+        "id": f"fsdev-{dev.alias.name}",
+        "path": dev.source.dir if dev.source is not None else None,
+        "readonly": True if dev.readonly else None,
+    }
+    yield KeyValue("fsdev", backend, "fsdriver")
+    props: dict[str, JsonValue] = {"driver": virtio_type("virtio-9p", dev, dev.model)}
+    props |= VIRTIO_OPTIONS.render(dev.driver, ctx)
+    props |= {"id": dev.alias.name, "fsdev": f"fsdev-{dev.alias.name}", "mount_tag": _target(dev)}
+    yield Device(props | placement(dev, ctx))
+
+
+def _virtiofs(dev: Filesystem, ctx: BuildContext) -> Iterator[Switch]:
+    chardev = f"chr-vu-{dev.alias.name}"
+    socket = dev.source.socket if dev.source is not None else None
+    yield Chardev("socket", {"id": chardev, "path": socket or virtiofs_socket(dev, ctx)})
+    props: dict[str, JsonValue] = {"driver": virtio_type("vhost-user-fs", dev)}
+    props |= VIRTIO_OPTIONS.render(dev.driver, ctx)
+    props |= {
+        "id": dev.alias.name,
+        "chardev": chardev,
+        "queue-size": dev.driver.queue,
+        "tag": _target(dev),
+        "bootindex": boot_index(dev, ctx.domain),
+    }
+    yield Device(props | placement(dev, ctx))
+
+
+def virtiofs_socket(dev: Filesystem, ctx: BuildContext) -> str:
+    """Return where the helper that serves the directory listens."""
+    return f"{ctx.domain_dir}/{dev.alias.name}-fs.sock"
