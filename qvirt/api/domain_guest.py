@@ -129,8 +129,8 @@ async def domain_get_guest_vcpus(session: Session, dom: DomainHandle, flags: int
 async def domain_agent_set_response_timeout(
     session: Session,
     dom: DomainHandle,
-    timeout: int,
-    flags: int,  # noqa: ASYNC109 - the table's name
+    timeout: int,  # noqa: ASYNC109 - the table's name
+    flags: int,
 ) -> int:
     """Say how long the agent may take to answer, in seconds."""
     check_flags(flags, 0, "qemuDomainAgentSetResponseTimeout")

@@ -34,8 +34,8 @@ async def domain_agent_command(
     session: Session,
     dom: DomainHandle,
     cmd: str,
-    timeout: int,
-    flags: int,  # noqa: ASYNC109 - the table's
+    timeout: int,  # noqa: ASYNC109 - the table's name
+    flags: int,
 ) -> str | None:
     """Run a command in the guest agent; timeout in seconds, or one of the special values."""
     check_flags(flags, 0, "qemuDomainQemuAgentCommand")

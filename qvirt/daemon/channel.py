@@ -15,6 +15,9 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 READ_SIZE: Final = 64 << 10
+BATCH_SIZE: Final = 128 << 10
+"""Bytes collected before they are sent anyway, so that what is owed shows."""
+
 _ANCILLARY: Final = socket.CMSG_SPACE(32 * array.array("i").itemsize)
 _FDS_WAITING_MAX: Final = 64
 """Descriptors kept for packets that have not come yet; a client that sends more is dropped."""
@@ -48,6 +51,7 @@ class Channel:
         self._fds: deque[int] = deque()
         self._output: deque[tuple[memoryview, int | None]] = deque()
         self._batch: list[bytes] | None = None
+        self._batched = 0
         self._reading = False
         self._writing = False
         self._ending = False
@@ -80,6 +84,9 @@ class Channel:
         batch = self._batch
         if batch is not None and not fds:
             batch.append(data)
+            self._batched += len(data)
+            if self._batched > BATCH_SIZE:
+                self._flush_batch()
             return
         self._flush_batch()
         if not self._output and not fds:
@@ -153,6 +160,7 @@ class Channel:
         if not batch:
             return
         self._batch = []
+        self._batched = 0
         data = batch[0] if len(batch) == 1 else b"".join(batch)
         if self._output:
             self._append(memoryview(data), None)

@@ -7,7 +7,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from qvirt.api.events import Message, Subscriptions
 from qvirt.api.session import Identity, Session
@@ -39,22 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OUTPUT_HIGH: Final = 1 << 20
-"""Bytes of output a client leaves unread; above this its calls wait."""
-
-OUTPUT_MAX: Final = 64 << 20
-"""Bytes of output at which a client that does not read is dropped. One reply may have 32 MiB."""
-
-WAITING_MAX: Final = 64
-"""Calls that wait for their turn before the socket is left unread."""
-
-WAITING_BYTES_MAX: Final = 1 << 20
-
-UNTRUSTED_PACKET_MAX: Final = 512 << 10
-"""Largest packet of a client that has not authenticated; SASL data is the longest such a client sends."""
-
-UNTRUSTED_OUTPUT_MAX: Final = 1 << 20
-
 
 class Client:
     """A connection: what it sent, what runs for it, what it is owed."""
@@ -80,8 +64,9 @@ class Client:
         self.channel = Channel(self.loop, sock, self._received, self._gone, self._drained)
         self.write = self.channel.write
         self._dispatcher = server.dispatcher
+        self._limits = server.limits
         self._touch = server.busy_poll.touch
-        self._framer = Framer(UNTRUSTED_PACKET_MAX)
+        self._framer = Framer(server.limits.untrusted_packet)
         self._waiting: deque[tuple[Entry | None, Packet, list[int]]] = deque()
         self._waiting_bytes = 0
         self._running = 0
@@ -117,7 +102,7 @@ class Client:
     def send_event(self, message: Message, callback_id: int | None) -> None:
         """Send an event; a client that has stopped reading is dropped."""
         self.write(encode(message, callback_id))
-        if self.channel.unsent > OUTPUT_MAX:
+        if self.channel.unsent > self._limits.output_max:
             self.close("it does not read its events")
 
     def throttle(self, stream: "ServerStream", on: bool) -> None:
@@ -174,12 +159,12 @@ class Client:
         channel.cork()
         for packet in packets:
             type_ = packet.type
-            if type_ == CALL and not self._waiting and channel.unsent < OUTPUT_HIGH:
+            if type_ == CALL and not self._waiting and channel.unsent < self._limits.output_high:
                 self._start(packet)
             elif not self._route(packet):
                 return
         channel.uncork()
-        if channel.unsent > OUTPUT_HIGH or self._waiting:
+        if channel.unsent > self._limits.output_high or self._waiting:
             self._regulate()
 
     def _start(self, packet: Packet) -> None:
@@ -231,7 +216,7 @@ class Client:
             _close_all(fds)
             self.write(pack_error_reply(packet, error))
             return
-        congested = self.channel.unsent >= OUTPUT_HIGH
+        congested = self.channel.unsent >= self._limits.output_high
         full = self._running >= self.server.config.max_client_requests or bool(self._waiting)
         if congested or (full and not entry.high):
             self._wait(entry, packet, fds)
@@ -274,7 +259,12 @@ class Client:
         """Serve what waits, as far as the limits allow."""
         waiting = self._waiting
         limit = self.server.config.max_client_requests
-        while waiting and self._running < limit and self.channel.unsent < OUTPUT_HIGH and not self.closed:
+        while (
+            waiting
+            and self._running < limit
+            and self.channel.unsent < self._limits.output_high
+            and not self.closed
+        ):
             entry, packet, fds = waiting.popleft()
             self._waiting_bytes -= len(packet.payload)
             assert entry is not None  # noqa: S101
@@ -289,9 +279,9 @@ class Client:
             return
         if (
             self._throttling
-            or len(self._waiting) >= WAITING_MAX
-            or self._waiting_bytes >= WAITING_BYTES_MAX
-            or self.channel.unsent >= (OUTPUT_HIGH if self.authenticated else UNTRUSTED_OUTPUT_MAX)
+            or len(self._waiting) >= self._limits.waiting_calls
+            or self._waiting_bytes >= self._limits.waiting_bytes
+            or self.channel.unsent >= self._limits.output_high
         ):
             self.channel.pause_reading()
         else:

@@ -14,16 +14,46 @@ AuthMode = Literal["none", "polkit"]
 FILES: Final = ("libvirtd.conf", "virtqemud.conf")
 
 _LATER: Final = frozenset(
-    """
-    listen_tls listen_tcp tls_port tcp_port listen_addr auth_tcp auth_tls tcp_min_ssf
-    access_drivers key_file cert_file ca_file crl_file tls_no_sanity_certificate
-    tls_no_verify_certificate tls_allowed_dn_list tls_priority sasl_allowed_username_list
-    min_workers max_workers prio_workers max_queued_clients admin_min_workers
-    admin_max_workers admin_max_clients admin_max_queued_clients admin_max_client_requests
-    audit_level audit_logging host_uuid host_uuid_source keepalive_required
-    admin_keepalive_required admin_keepalive_interval admin_keepalive_count ovs_timeout
-    unix_sock_admin_perms log_buffer_size
-    """.split()
+    (
+        "listen_tls",
+        "listen_tcp",
+        "tls_port",
+        "tcp_port",
+        "listen_addr",
+        "auth_tcp",
+        "auth_tls",
+        "tcp_min_ssf",
+        "access_drivers",
+        "key_file",
+        "cert_file",
+        "ca_file",
+        "crl_file",
+        "tls_no_sanity_certificate",
+        "tls_no_verify_certificate",
+        "tls_allowed_dn_list",
+        "tls_priority",
+        "sasl_allowed_username_list",
+        "min_workers",
+        "max_workers",
+        "prio_workers",
+        "max_queued_clients",
+        "admin_min_workers",
+        "admin_max_workers",
+        "admin_max_clients",
+        "admin_max_queued_clients",
+        "admin_max_client_requests",
+        "audit_level",
+        "audit_logging",
+        "host_uuid",
+        "host_uuid_source",
+        "keepalive_required",
+        "admin_keepalive_required",
+        "admin_keepalive_interval",
+        "admin_keepalive_count",
+        "ovs_timeout",
+        "unix_sock_admin_perms",
+        "log_buffer_size",
+    )
 )
 """Settings libvirt has that say nothing to this daemon so far; they are taken and left alone."""
 
@@ -60,6 +90,28 @@ class Config:
             return grp.getgrnam(self.unix_sock_group).gr_gid
         except KeyError:
             raise ConfigSyntax(f"unix_sock_group: there is no group '{self.unix_sock_group}'") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may cost, and how long things may take; not for users to set. Bytes and seconds.
+
+    output_high: output left unread above which a client's calls wait. output_max: output at which a client
+    that does not read is dropped; one reply may have 32 MiB. waiting_calls, waiting_bytes: what may wait for
+    its turn before the socket is left unread. untrusted_packet: largest packet before authentication (SASL
+    data is the longest such a client sends). auth, auth_crowded: how long a client may stay without
+    authenticating, and while as many such clients as may wait.
+    calls: how long running calls get to finish when the daemon ends.
+    """
+
+    output_high: int = 1 << 20
+    output_max: int = 64 << 20
+    waiting_calls: int = 64
+    waiting_bytes: int = 1 << 20
+    untrusted_packet: int = 512 << 10
+    auth: float = 60.0
+    auth_crowded: float = 5.0
+    calls: float = 10.0
 
 
 _INTEGERS: Final = frozenset(f.name for f in fields(Config) if f.type in ("int", int))

@@ -12,7 +12,7 @@ from qvirt.constants import ConnectCloseReason
 from qvirt.daemon.auth import Authentication
 from qvirt.daemon.busypoll import BusyPoll
 from qvirt.daemon.client import Client
-from qvirt.daemon.config import Config
+from qvirt.daemon.config import Config, Limits
 from qvirt.daemon.dispatch import Dispatcher
 from qvirt.daemon.listen import Service, close_all
 
@@ -21,25 +21,23 @@ log = logging.getLogger(__name__)
 ACCEPT_BURST: Final = 32
 """Connections taken per turn of the loop, so that a flood does not starve those who are in."""
 
-AUTH_DEADLINE: Final = 60.0
-"""Seconds a client may stay without authenticating."""
-
-AUTH_DEADLINE_CROWDED: Final = 5.0
-"""The same while as many such clients wait as may."""
-
 RETRY_ACCEPT: Final = 0.5
-
-CALLS_DEADLINE: Final = 10.0
-"""Seconds running calls get to finish when the daemon ends."""
 
 
 class Server:
     """The clients, and the sockets they come by."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, instance: Instance, config: Config) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        instance: Instance,
+        config: Config,
+        limits: Limits | None = None,
+    ) -> None:
         self.loop = loop
         self.instance = instance
         self.config = config
+        self.limits = limits or Limits()
         self.dispatcher = Dispatcher()
         self.busy_poll = BusyPoll(loop)
         self.clients: set[Client] = set()
@@ -74,15 +72,15 @@ class Server:
             client.say_goodbye(ConnectCloseReason.EOF)
         waiting = self.calls | self._orphans
         if waiting:
-            await asyncio.wait(waiting, timeout=CALLS_DEADLINE)
+            await asyncio.wait(waiting, timeout=self.limits.calls)
         for task in self.calls:
             task.cancel()
         if self.calls:
-            await asyncio.wait(self.calls, timeout=CALLS_DEADLINE)
+            await asyncio.wait(self.calls, timeout=self.limits.calls)
         for client in list(self.clients):
             client.close("the daemon ends")
         if self._orphans:
-            await asyncio.wait(self._orphans, timeout=CALLS_DEADLINE)
+            await asyncio.wait(self._orphans, timeout=self.limits.calls)
 
     # --------------------------------------------------------------------------------- what clients tell
 
@@ -161,7 +159,7 @@ class Server:
         self.clients.add(client)
         self._anonymous[client] = None
         if self._sweep_timer is None:
-            self._sweep_timer = self.loop.call_later(AUTH_DEADLINE_CROWDED, self._sweep)
+            self._sweep_timer = self.loop.call_later(self.limits.auth_crowded, self._sweep)
         self._accept_or_not()
         self.idle_changed()
 
@@ -177,7 +175,7 @@ class Server:
     def _sweep(self) -> None:
         """Drop clients that have not authenticated for too long."""
         crowded = len(self._anonymous) >= self.config.max_anonymous_clients
-        oldest = self.loop.time() - (AUTH_DEADLINE_CROWDED if crowded else AUTH_DEADLINE)
+        oldest = self.loop.time() - (self.limits.auth_crowded if crowded else self.limits.auth)
         for client in list(self._anonymous):
             if client.connected_at > oldest:
                 break
@@ -186,5 +184,5 @@ class Server:
         if self._sweep_timer:
             self._sweep_timer.cancel()
         self._sweep_timer = (
-            self.loop.call_later(AUTH_DEADLINE_CROWDED, self._sweep) if self._anonymous else None
+            self.loop.call_later(self.limits.auth_crowded, self._sweep) if self._anonymous else None
         )

@@ -1,0 +1,188 @@
+"""Streams between a raw client and one end of a socket pair; descriptors with calls and replies."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from qvirt.rpc import packet, protocol
+from qvirt.rpc.packet import Packet
+from tests.unit.daemon.fakes import FakeConsole, RawClient, Running, running
+from tests.unit.daemon.test_sessions import until
+
+CONSOLE = protocol.remote().by_name["DOMAIN_OPEN_CONSOLE"]
+
+
+async def opened(it: Running, client: RawClient) -> tuple[Packet, FakeConsole]:
+    """Open a console; gives a packet that names the stream, and the guest's side."""
+    domain = it.hypervisor.domains.add("one")
+    dom = (await client.call("DOMAIN_LOOKUP_BY_NAME", "one"))[0]
+    serial = await client.start("DOMAIN_OPEN_CONSOLE", dom, None, 0)
+    reply = await client.get()
+    assert (reply.status, reply.serial) == (packet.OK, serial)
+    return reply, domain.consoles[0]
+
+
+def test_bytes_go_both_ways_until_the_client_finishes(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client:
+            loop = asyncio.get_running_loop()
+            call, console = await opened(it, client)
+            await client.send(packet.pack_stream(call, packet.CONTINUE, b"ls\n"))
+            assert await loop.sock_recv(console.guest, 100) == b"ls\n"
+            await loop.sock_sendall(console.guest, b"bin dev")
+            data = await client.get()
+            assert (data.type, data.status, data.payload) == (packet.STREAM, packet.CONTINUE, b"bin dev")
+            assert (data.serial, data.procedure) == (call.serial, CONSOLE.number)
+            await client.send(packet.pack_stream(call, packet.OK))
+            end = await client.get()
+            assert (end.type, end.status, end.payload) == (packet.STREAM, packet.OK, b"")
+            assert console.closed
+            # What comes late for a stream that has ended goes nowhere.
+            await client.send(packet.pack_stream(call, packet.CONTINUE, b"late"))
+            assert await client.call("CONNECT_GET_LIB_VERSION") == (9000000,)
+
+    asyncio.run(run())
+
+
+def test_the_end_of_the_guests_data_is_an_empty_packet(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client:
+            call, console = await opened(it, client)
+            console.guest.close()
+            end = await client.get()
+            assert (end.type, end.status, end.payload) == (packet.STREAM, packet.CONTINUE, b"")
+            await client.send(packet.pack_stream(call, packet.OK))
+            assert (await client.get()).status == packet.OK
+            assert console.closed
+
+    asyncio.run(run())
+
+
+def test_an_abort_is_confirmed(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client:
+            call, console = await opened(it, client)
+            await client.send(packet.pack_stream(call, packet.ERROR))
+            end = await client.get()
+            assert (end.type, end.status, end.payload) == (packet.STREAM, packet.OK, b"")
+            assert console.closed
+
+    asyncio.run(run())
+
+
+def test_somebody_else_takes_the_console(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client:
+            call, console = await opened(it, client)
+            console.on_closed()
+            end = await client.get()
+            assert (end.status, end.payload) == (packet.CONTINUE, b"")
+            await client.send(packet.pack_stream(call, packet.OK))
+            assert (await client.get()).status == packet.OK
+
+    asyncio.run(run())
+
+
+def test_a_client_that_goes_closes_its_streams(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it:
+            async with it.connect() as client:
+                _, console = await opened(it, client)
+            await until(lambda: console.closed)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [1, 262120, 3_000_000])
+def test_much_data_arrives_whole(tmp_path: Path, size: int) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client:
+            loop = asyncio.get_running_loop()
+            call, console = await opened(it, client)
+            data = os.urandom(size)
+            sending = asyncio.ensure_future(loop.sock_sendall(console.guest, data))
+            got = b""
+            while len(got) < size:
+                part = (await client.get()).payload
+                assert 0 < len(part) <= packet.STREAM_CHUNK
+                got += part
+            await sending
+            assert got == data
+
+            async def up() -> None:
+                for start in range(0, size, 262144):
+                    chunk = data[start : start + 262144]
+                    await client.send(packet.pack_stream(call, packet.CONTINUE, chunk))
+                await client.send(packet.pack_stream(call, packet.OK))
+
+            sending = asyncio.ensure_future(up())
+            got = b""
+            while len(got) < size:
+                got += await loop.sock_recv(console.guest, 1 << 20)
+            assert got == data
+            await sending
+            assert (await client.get()).status == packet.OK
+
+    asyncio.run(run())
+
+
+def test_a_guest_that_does_not_read_throttles_its_client(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client, it.connect() as other:
+            call, console = await opened(it, client)
+            chunk = packet.pack_stream(call, packet.CONTINUE, bytes(200_000))
+            sending = asyncio.ensure_future(client.send(chunk * 200))
+            (busy,) = (each for each in it.server.clients if each.streams)
+            await until(lambda: busy._throttling)
+            assert await other.call("CONNECT_GET_LIB_VERSION") == (9000000,)
+            assert not sending.done()
+            got = 0
+            while got < 200 * 200_000:
+                got += len(await asyncio.get_running_loop().sock_recv(console.guest, 1 << 20))
+            await sending
+            assert await client.call("CONNECT_GET_LIB_VERSION") == (9000000,)
+
+    asyncio.run(run())
+
+
+def test_a_hole_in_a_stream_without_holes_ends_the_connection(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client:
+            call, console = await opened(it, client)
+            await client.send(packet.pack_hole(call, 4096))
+            assert await client.eof()
+            assert console.closed
+
+    asyncio.run(run())
+
+
+def test_descriptors_nobody_wants_are_closed(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client:
+            readable, writable = os.pipe()
+            procedure = protocol.remote().by_name["CONNECT_GET_LIB_VERSION"]
+            client.sock.setblocking(True)
+            client.sock.send(packet.pack_call(procedure, 50, b"", fds=1))
+            socket.send_fds(client.sock, [b"\0"], [writable])
+            client.sock.setblocking(False)
+            os.close(writable)
+            assert (await client.get()).serial == 50
+            # The daemon had the only other end; with that closed the pipe is at its end.
+            assert os.read(readable, 1) == b""
+            os.close(readable)
+            assert await client.call("CONNECT_GET_LIB_VERSION") == (9000000,)
+
+    asyncio.run(run())
+
+
+def test_promised_descriptors_that_do_not_come(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client:
+            procedure = protocol.remote().by_name["CONNECT_GET_LIB_VERSION"]
+            await client.send(packet.pack_call(procedure, 50, b"", fds=1) + b"\0")
+            assert await client.eof()
+
+    asyncio.run(run())
