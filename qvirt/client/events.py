@@ -134,7 +134,8 @@ class Subscription:
         if self._ended:
             return
         if self._callback:
-            self._callback(event)
+            # Not from here: what the callback raises is the loop's to report, and must not end the session.
+            asyncio.get_running_loop().call_soon(self._callback, event)
         else:
             self._queue.append(event)
             self._ready.set()

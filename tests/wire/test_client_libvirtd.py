@@ -120,8 +120,8 @@ def test_life_of_a_domain_with_its_events(libvirtd_uri: str) -> None:
                     event = await anext(events)
                     got.append((event.values.event, event.values.detail))
                 assert (2, 0) in got
-                assert seen == got
                 await other.close()
+                assert seen == got
             again = await connection.lookup_by_uuid(domain.uuid)
             assert again == domain
             assert again in await connection.list_all_domains()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from qvirt.client.aio import Connection
+from qvirt.client.events import Event
 from qvirt.client.session import STREAM_HIGH_WATER
 from qvirt.errors import AuthFailed, InternalError, NoSupport, OperationFailed, QvirtError, RpcError
 from qvirt.rpc import packet, protocol
@@ -203,6 +204,31 @@ def test_an_event_right_behind_the_registrations_reply(tmp_path: Path) -> None:
     names = [name for name, _ in daemon.calls]
     assert names.count("CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY") == 1
     assert ("CONNECT_DOMAIN_EVENT_CALLBACK_DEREGISTER_ANY", (7,)) in daemon.calls
+
+
+def test_a_callback_that_raises_harms_nobody(tmp_path: Path) -> None:
+    daemon = FakeDaemon()
+
+    def register(peer: Peer, call: Packet, event: int, dom: Any) -> None:
+        reply = packet.pack_reply(call, REMOTE.by_number[call.procedure].encode_ret((7,)))
+        peer.send(reply + lifecycle(7, 2, 0) + lifecycle(7, 5, 1))
+
+    daemon.handlers["CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"] = register
+
+    async def work(connection: Connection) -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: reported.append(context["exception"])
+        )
+
+        def fail(event: Event) -> None:
+            raise ZeroDivisionError(event.values.event)
+
+        await connection.subscribe("domain", "LIFECYCLE", callback=fail)
+        assert await connection.supports_feature(8)
+        assert [str(error) for error in reported] == ["2", "5"]
+
+    converse(daemon, tmp_path, work)
 
 
 def test_newer_events_have_their_fields_by_name(tmp_path: Path) -> None:
