@@ -36,8 +36,8 @@ def default_boot(ctx: Context) -> None:
 def boot_indexes(domain: Domain) -> dict[int, int]:
     """Return the effective boot index of each device that has one, by ``id(device)``.
 
-    A device's own ``<boot order>`` counts. With ``<boot dev>`` the index is the word's place in the list, given
-    to the first disk of that kind or the first interface; a word without a device leaves a gap.
+    A device's own ``<boot order>`` counts. With ``<boot dev>`` the index is the word's place in the list,
+    given to the first disk of that kind or the first interface; a word without a device leaves a gap.
     """
     words = {boot.dev: place for place, boot in enumerate(domain.os.boots, start=1)}
     if not words:
@@ -121,8 +121,8 @@ def smbios_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     for sysinfo in domain.sysinfos:
         if sysinfo.type == "fwcfg":
             for entry in sysinfo.entries:
-                what = {"file": entry.file} if entry.file else {"string": entry.value}
-                yield KeyValue("fw_cfg", {"name": entry.name, **what}, origin=sysinfo)
+                key, value = ("file", entry.file) if entry.file else ("string", entry.value)
+                yield KeyValue("fw_cfg", {"name": entry.name, key: value}, origin=sysinfo)
 
 
 def _smbios(source: Sysinfo) -> Iterator[Switch]:

@@ -21,7 +21,7 @@ from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.launch_security import launch_security_switches, sandbox_switches
 from qvirt.qemu.loader import choose_firmware, firmware_switches, rom_switches
 from qvirt.qemu.machine import machine_switches, no_acpi
-from qvirt.qemu.memory import memory_switches, overcommit_switches
+from qvirt.qemu.memory import align_memory, memory_switches, overcommit_switches
 from qvirt.qemu.numa import numa_switches
 from qvirt.qemu.smp import iothread_switches, main_loop_switches, smp_switches
 from qvirt.qemu.switches import Chardev, CommandLine, Device, KeyValue, Object, Option, Switch
@@ -57,9 +57,11 @@ LAST_DEVICES = ("panics", "shmems", "vsocks", "cryptos")
 def build(domain: Domain, ctx: BuildContext) -> CommandLine:
     """Return the command line that starts the domain, which must be complete and have its aliases.
 
-    Fills in the firmware chosen for the start. Raises ConfigUnsupported and what the choice of firmware raises.
+    Changes the document where a start decides: the firmware chosen, memory sizes rounded up. Raises
+    ConfigUnsupported and what the choice of a firmware raises.
     """
     choose_firmware(domain, ctx)
+    align_memory(domain)
     switches = list(chain(_machine(domain, ctx), _devices(domain, ctx), _last(domain, ctx)))
     if domain.qemu_override is not None:
         _override(switches, domain.qemu_override.devices)

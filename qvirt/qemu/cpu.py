@@ -2,28 +2,15 @@
 
 from collections.abc import Iterator
 
-from qvirt.errors import ConfigUnsupported
-from qvirt.model.cpu import Cpu, CpuModel
+from qvirt.errors import ConfigUnsupported, CpuIncompatible
+from qvirt.model.cpu import Cpu, CpuFeature, CpuModel, Vendor
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.cpumodels import Compared, NamedCpu, Processor, compare, host_model, processor_of, to_qemu
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_pseries, is_s390, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
-
-FEATURE_NAMES = {
-    "cmp_legacy": "cmp-legacy",
-    "ds_cpl": "ds-cpl",
-    "fxsr_opt": "fxsr-opt",
-    "kvm_pv_eoi": "kvm-pv-eoi",
-    "kvm_pv_unhalt": "kvm-pv-unhalt",
-    "lahf_lm": "lahf-lm",
-    "nodeid_msr": "nodeid-msr",
-    "pclmuldq": "pclmulqdq",
-    "perfctr_core": "perfctr-core",
-    "perfctr_nb": "perfctr-nb",
-    "tsc_adjust": "tsc-adjust",
-}
-"""libvirt's names of CPU features that QEMU spells otherwise."""
+from qvirt.qemu.x86_models import MODEL_BY_NAME
 
 UNSPEAKABLE = frozenset({"cmt", "mbm_total", "mbm_local", "osxsave", "ospke"})
 """Features of a host CPU that QEMU has no property for; never passed on."""
@@ -46,11 +33,6 @@ _CACHE = {
 }
 
 
-def qemu_feature(name: str) -> str:
-    """Return QEMU's name of a CPU feature."""
-    return FEATURE_NAMES.get(name, name)
-
-
 def default_cpu(ctx: Context) -> None:
     """Name the CPU model the machine type has by itself, and fill in how strictly a model is checked."""
     domain = ctx.domain
@@ -62,13 +44,12 @@ def default_cpu(ctx: Context) -> None:
     has_model = _model(cpu) is not None
     if cpu.mode is None and has_model:
         cpu.mode = "custom"
-    if cpu.mode == "host-model":
-        cpu.model = cpu.model or CpuModel()
-        cpu.model.name = None
-    elif cpu.mode in ("host-passthrough", "maximum"):
+    if cpu.mode in ("host-passthrough", "maximum"):
         cpu.model = None
-    if cpu.mode in ("custom", "host-model") and cpu.model is not None:
-        cpu.model.fallback = cpu.model.fallback or "allow"
+    if cpu.model is not None:
+        cpu.model.fallback = (cpu.model.fallback or "allow") if has_model else None
+        if cpu.model.is_empty():
+            cpu.model = None
     if cpu.mode == "custom" and has_model:
         cpu.match = cpu.match or "exact"
     else:
@@ -77,7 +58,14 @@ def default_cpu(ctx: Context) -> None:
     for feature in cpu.features:
         feature.policy = feature.policy or "require"
     if cpu.mode is not None and cpu.check_level is None:
-        cpu.check_level = _check_level(domain, cpu, ctx)
+        cpu.check_level = _check_level(domain, cpu)
+    if cpu.mode == "host-passthrough" and cpu.migratable is None and is_x86(domain):
+        cpu.migratable = _takes_migratable(ctx)
+
+
+def _takes_migratable(ctx: Context) -> bool:
+    # libvirt asks the 64-bit CPU type alone for the property
+    return ctx.caps.target == "x86_64"
 
 
 def _model(cpu: Cpu) -> str | None:
@@ -107,19 +95,10 @@ def _name_default_model(domain: Domain, ctx: Context) -> None:
     cpu.model = CpuModel(fallback="forbid", name=model)
 
 
-def _check_level(domain: Domain, cpu: Cpu, ctx: Context) -> str:
+def _check_level(domain: Domain, cpu: Cpu) -> str:
     if cpu.mode in ("host-passthrough", "maximum"):
-        if cpu.migratable is None and ctx.abi_update and _knows_migratable(domain, ctx):
-            cpu.migratable = True
         return "none"
-    if cpu.mode == "custom" and domain.type == "qemu":
-        return "none"
-    return "partial"
-
-
-def _knows_migratable(domain: Domain, ctx: Context) -> bool:
-    best = ctx.caps.accel(domain.type).best
-    return best is not None and "migratable" in best.properties
+    return "none" if cpu.mode == "custom" and domain.type == "qemu" else "partial"
 
 
 def _check_cache(domain: Domain, cpu: Cpu) -> None:
@@ -196,38 +175,108 @@ def cpu_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
 
 
 def _add_model(domain: Domain, cpu: Cpu, ctx: BuildContext, props: dict[str, JsonValue]) -> None:
-    host_facts = ctx.caps.accel(domain.type).migratable
     match cpu.mode:
         case "host-passthrough" | "maximum":
             if cpu.mode == "host-passthrough" and (domain.type != "kvm" or not _same_arch(domain, ctx)):
-                raise ConfigUnsupported(
-                    f"CPU mode 'host-passthrough' for {domain.os.type.arch} {domain.type} domain on "
-                    f"{ctx.host.arch} host is not supported by hypervisor"
-                )
+                raise ConfigUnsupported(_unsupported_mode(domain, ctx, cpu.mode))
             props["model"] = "host" if cpu.mode == "host-passthrough" else "max"
-            if cpu.migratable is not None:
+            if cpu.migratable is not None and _takes_migratable(ctx):
                 props["migratable"] = cpu.migratable
-        case "host-model":
-            if is_pseries(domain) and domain.type == "kvm":
-                props["model"] = "host"
-            else:
-                raise ConfigUnsupported(
-                    f"CPU mode 'host-model' for {domain.os.type.arch} {domain.type} domain on "
-                    f"{ctx.host.arch} host is not supported by hypervisor"
-                )
+        case "host-model" if is_pseries(domain) and domain.type == "kvm":
+            props["model"] = "host"
         case _:
+            cpu = settle_cpu(domain, ctx) or cpu
             props["model"] = _model(cpu)
     if cpu.model is not None and cpu.model.vendor_id:
         props["vendor"] = cpu.model.vendor_id
     for feature in cpu.features:
-        if feature.name in UNSPEAKABLE:
-            continue
-        name = qemu_feature(feature.name)
-        policy = feature.policy
-        if policy == "optional":
-            known = host_facts is not None and host_facts.properties.get(name) is True
-            policy = "require" if known else "disable"
-        props[name] = policy in ("force", "require")
+        if feature.name not in UNSPEAKABLE and feature.policy != "optional":
+            props[to_qemu(feature.name)] = feature.policy in ("force", "require")
+
+
+def _unsupported_mode(domain: Domain, ctx: Context, mode: str) -> str:
+    return (
+        f"CPU mode '{mode}' for {domain.os.type.arch} {domain.type} domain on {ctx.host.arch} host is not "
+        "supported by hypervisor"
+    )
+
+
+def settle_cpu(domain: Domain, ctx: Context) -> Cpu | None:
+    """Return the CPU a start gives the guest: a named model for host-model, no feature left optional.
+
+    None where nothing changes. Raises CpuIncompatible for a host that lacks what is asked for and checked,
+    ConfigUnsupported for a mode that is not to be had.
+    """
+    cpu = domain.cpu
+    if cpu is None or cpu.mode not in ("custom", "host-model"):
+        return None
+    if not is_x86(domain) or not _same_arch(domain, ctx):
+        if cpu.mode == "host-model":
+            raise ConfigUnsupported(_unsupported_mode(domain, ctx, "host-model"))
+        return None
+    if cpu.mode == "host-model":
+        return _settle_host_model(domain, cpu, ctx)
+    if cpu.check_level not in (None, "none") and cpu.model is not None and cpu.model.name in MODEL_BY_NAME:
+        _compare(domain, cpu, ctx)
+    if all(feature.policy != "optional" for feature in cpu.features):
+        return None
+    settled = cpu.copy()
+    host = host_model(ctx.caps, domain.type, migratable=True)
+    for feature in settled.features:
+        if feature.policy == "optional":
+            known = host is not None and feature.name in host.features
+            feature.policy = "require" if known else "disable"
+    return settled
+
+
+def _settle_host_model(domain: Domain, cpu: Cpu, ctx: Context) -> Cpu:
+    host = host_model(ctx.caps, domain.type, migratable=True)
+    if host is None:
+        raise ConfigUnsupported(_unsupported_mode(domain, ctx, "host-model"))
+    if cpu.check_level not in (None, "none") and _model(cpu) in MODEL_BY_NAME:
+        _compare(domain, cpu, ctx)
+    settled = cpu.copy()
+    settled.mode, settled.match = "custom", "exact"
+    vendor_id = cpu.model.vendor_id if cpu.model is not None else None
+    settled.model = CpuModel(fallback="forbid", vendor_id=vendor_id, name=host.model)
+    if host.vendor is not None:
+        settled.vendor = Vendor(name=host.vendor)
+    policies = dict.fromkeys(host.require, "require") | dict.fromkeys(host.disable, "disable")
+    for feature in cpu.features:
+        if feature.policy == "optional":
+            policies[feature.name] = "require" if feature.name in host.features else "disable"
+        else:
+            policies[feature.name] = feature.policy or "require"
+    settled.features = [CpuFeature(policy=policy, name=name) for name, policy in policies.items()]
+    return settled
+
+
+def _compare(domain: Domain, cpu: Cpu, ctx: Context) -> None:
+    """Raise CpuIncompatible when the best the emulator can give lacks something."""
+    best = ctx.caps.accel(domain.type).best
+    name = _model(cpu)
+    if best is None or name is None:
+        return
+    by_policy: dict[str, list[str]] = {}
+    for feature in cpu.features:
+        by_policy.setdefault(feature.policy or "require", []).append(feature.name)
+    lacking = (policy for policy in by_policy if policy != "require")
+    asked = NamedCpu(
+        name,
+        require=frozenset(by_policy.get("require", ())),
+        disable=frozenset(feature for policy in lacking for feature in by_policy[policy]),
+    )
+    # a model's own vendor does not bind, only one the document names
+    vendor = cpu.vendor.name if cpu.vendor is not None else None
+    wanted = Processor(vendor, None, asked.processor().features)
+    compared = compare(
+        processor_of(best),
+        wanted,
+        forbidden=by_policy.get("forbid", ()),
+        strict=cpu.match == "strict",
+    )
+    if compared.result is Compared.INCOMPATIBLE:
+        raise CpuIncompatible(compared.reason)
 
 
 def _same_arch(domain: Domain, ctx: Context) -> bool:

@@ -41,9 +41,9 @@ def check_features(domain: Domain, ctx: Context) -> None:
         raise ConfigUnsupported(_unsupported("smm", arch, machine))
     if features.vmport is not None and not ctx.caps.machine_has(machine or "", "vmport"):
         raise ConfigUnsupported(f"vmport is not available with this QEMU binary for machine type '{machine}'")
-    if features.vmcoreinfo is not None and features.vmcoreinfo.state:
-        if not ctx.caps.has_device("vmcoreinfo"):
-            raise ConfigUnsupported("vmcoreinfo is not available with this QEMU binary")
+    wants_vmcoreinfo = features.vmcoreinfo is not None and features.vmcoreinfo.state
+    if wants_vmcoreinfo and not ctx.caps.has_device("vmcoreinfo"):
+        raise ConfigUnsupported("vmcoreinfo is not available with this QEMU binary")
     _check_hypervisor_features(domain)
     _check_tseg(domain)
 

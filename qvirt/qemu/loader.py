@@ -72,7 +72,8 @@ def _check_features(domain: Domain) -> None:
         raise XmlDetail(f"firmware features are not available for firmware type '{os.firmware}'")
     if said.get("enrolled-keys") and said.get("secure-boot") is False:
         raise XmlDetail(
-            "firmware feature 'enrolled-keys' cannot be enabled when firmware feature 'secure-boot' is disabled"
+            "firmware feature 'enrolled-keys' cannot be enabled when firmware feature 'secure-boot' is "
+            "disabled"
         )
     if os.firmware == "bios" and os.nvram is not None:
         raise XmlDetail(f"firmware type '{os.firmware}' does not support nvram")
@@ -199,7 +200,8 @@ def _nvram_storage(nvram: Nvram) -> dict[str, JsonValue]:
             server = {"type": "inet", "host": host.name, "port": host.port or "10809"}
         return {"driver": "nbd", "server": server, "export": source.name}
     raise ConfigUnsupported(
-        f"NVRAM of type '{nvram.type}' with protocol '{source.protocol}' is not supported; use file, block or nbd"
+        f"NVRAM of type '{nvram.type}' with protocol '{source.protocol}' is not supported"
+        "; use file, block or nbd"
     )
 
 

@@ -9,9 +9,14 @@ from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_arm, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
 
-ARCHITECTURES = frozenset(
-    ["alpha", "armv6l", "armv7l", "armv7b", "aarch64", "cris", "i686", "ia64", "itanium", "lm32", "m68k", "microblaze", "microblazeel", "mips", "mipsel", "mips64", "mips64el", "or32", "parisc", "parisc64", "ppc", "ppcle", "ppc64", "ppc64le", "ppcemb", "riscv32", "riscv64", "s390", "s390x", "sh4", "sh4eb", "sparc", "sparc64", "unicore32", "x86_64", "xtensa", "xtensaeb"]
-)
+# fmt: off
+ARCHITECTURES = frozenset((
+    "alpha", "armv6l", "armv7l", "armv7b", "aarch64", "cris", "i686", "ia64", "itanium", "lm32",
+    "m68k", "microblaze", "microblazeel", "mips", "mipsel", "mips64", "mips64el", "or32", "parisc",
+    "parisc64", "ppc", "ppcle", "ppc64", "ppc64le", "ppcemb", "riscv32", "riscv64", "s390", "s390x",
+    "sh4", "sh4eb", "sparc", "sparc64", "unicore32", "x86_64", "xtensa", "xtensaeb",
+))
+# fmt: on
 """libvirt's names of architectures."""
 
 EMULATOR_TARGETS = {"i686": "i386", "armv6l": "arm", "armv7l": "arm", "or32": "or1k"}
@@ -53,7 +58,7 @@ def runs_arch(emulator_arch: str, arch: str) -> bool:
 
 
 def resolve_machine(ctx: Context) -> None:
-    """Fill in OS type, architecture, emulator and machine type; an alias becomes the machine it stands for."""
+    """Fill in architecture, emulator and machine type; an alias becomes the machine it stands for."""
     os = ctx.domain.os.type
     if not os.value:
         raise XmlError("an os <type> must be specified")

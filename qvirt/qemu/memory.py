@@ -279,8 +279,8 @@ def _cell(domain: Domain, node: int | None) -> Cell | None:
     known = cells(domain)
     if node >= len(known):
         raise ConfigUnsupported(
-            f"can't add memory backend for guest node '{node}' as the guest has only '{len(known)}' NUMA nodes "
-            "configured"
+            f"can't add memory backend for guest node '{node}' as the guest has only '{len(known)}' NUMA "
+            "nodes configured"
         )
     return known[node]
 

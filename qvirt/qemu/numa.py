@@ -33,7 +33,7 @@ def default_numa(ctx: Context) -> None:
 
 
 def default_numatune(ctx: Context) -> None:
-    """Fill in mode and placement of ``<numatune>``; automatic CPU placement brings automatic memory placement."""
+    """Fill in mode and placement of ``<numatune>``; CPUs placed automatically bring their memory along."""
     domain = ctx.domain
     is_static = domain.vcpu is None or domain.vcpu.placement != "auto"
     tune = domain.__dict__.get("numatune")
@@ -65,20 +65,23 @@ def check_numa(domain: Domain, ctx: Context) -> None:
             if not known:
                 raise XmlError("Element 'memnode' is invalid without any guest NUMA cells")
             if memnode.cellid >= len(known):
-                raise XmlError(f"Argument 'cellid' in memnode element must correspond to existing guest's NUMA cell"
-                               f": {memnode.cellid}")  # fmt: skip
+                raise XmlError(
+                    "Argument 'cellid' in memnode element must correspond to existing guest's NUMA cell"
+                    f": {memnode.cellid}"
+                )
             if memnode.cellid in seen:
                 raise XmlError(f"Multiple memnode elements with cellid {memnode.cellid}")
             seen.add(memnode.cellid)
     numa = domain.cpu.numa if domain.cpu is not None else None
     if numa is None:
         return
-    if numa.interconnects is not None and any(
-        not numa.cells[i].cpus
-        for x in (*numa.interconnects.latencies, *numa.interconnects.bandwidths)
-        if (i := x.initiator) < len(numa.cells)
-    ):
-        raise ConfigUnsupported("Initiator NUMA node must have vCPUs")
+    if numa.interconnects is None:
+        return
+    initiators = {x.initiator for x in numa.interconnects.latencies}
+    initiators |= {x.initiator for x in numa.interconnects.bandwidths}
+    for initiator in sorted(initiators):
+        if initiator >= len(numa.cells) or not numa.cells[initiator].cpus:
+            raise ConfigUnsupported(f"Initiator NUMA node must have vCPUs, node {initiator} has none")
 
 
 def numa_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:

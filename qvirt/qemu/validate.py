@@ -33,6 +33,6 @@ def validate_domain(ctx: Context) -> None:
     check_numa(domain, ctx)
     check_sysinfo(domain)
     check_launch_security(domain, ctx)
-    if domain.type != "kvm" and "cputune" in domain.__dict__:
-        if domain.cputune.cachetunes or domain.cputune.memorytunes:
-            raise ConfigUnsupported("cachetune is only supported for KVM domains")
+    tune = domain.__dict__.get("cputune")
+    if domain.type != "kvm" and tune is not None and (tune.cachetunes or tune.memorytunes):
+        raise ConfigUnsupported("cachetune is only supported for KVM domains")
