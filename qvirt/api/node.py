@@ -8,7 +8,19 @@ from qvirt.api.domain_cpu import cpu_map
 from qvirt.api.flags import PlainInvalidArg, check_flags
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
-from qvirt.errors import ConfigUnsupported, InternalError, NoSupport, RpcError
+from qvirt.api.typed_params import WireParam, decode, encode_counted
+from qvirt.constants import ErrorDomain
+from qvirt.constants import TypedParameterType as Type
+from qvirt.errors import (
+    ConfigUnsupported,
+    InternalError,
+    NoSupport,
+    OperationFailed,
+    RpcError,
+    SystemError_,
+)
+from qvirt.host import cpu, memory, numa, stat
+from qvirt.runtime.records import Param, ParamValue
 
 if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
@@ -19,6 +31,7 @@ HOSTNAME_DEADLINE: Final = 5.0
 
 _STATS_MAX: Final = 16
 _CELLS_MAX: Final = 1024
+_PARAMETERS_MAX: Final = 64
 
 
 class Node:
@@ -40,33 +53,78 @@ class Node:
         full = found[0][3] if found else ""
         return name if not full or full.startswith("localhost") else full
 
-    async def info(self) -> tuple[bytes, int, int, int, int, int, int, int]:
+    def info(self) -> tuple[bytes, int, int, int, int, int, int, int]:
         """Give architecture, memory in KiB, CPUs, MHz, NUMA nodes, sockets, cores, threads."""
-        raise NoSupport("virNodeGetInfo")
+        arch = cpu.host_arch()
+        cells = numa.node_cpus()
+        nodes, topology = cpu.topology_of(cells)
+        total = memory.meminfo().get("MemTotal", 0)
+        mhz = cpu.read_cpu(arch).mhz
+        count = len(cpu.online_cpus())
+        model = arch.encode()[:31]
+        return model, total, count, mhz, nodes, topology.sockets, topology.cores, topology.threads
 
-    def cpus(self) -> tuple[frozenset[int], frozenset[int]]:
+    def cpus(self) -> tuple[list[int], list[int]]:
         """Give the CPUs present and those online."""
-        raise NoSupport("virNodeGetCPUMap")
+        return cpu.present_cpus(), cpu.online_cpus()
 
-    def cpu_stats(self, cpu: int) -> list[tuple[str, int]]:
-        """Give the times of one CPU, of all with -1, in ns."""
-        raise NoSupport("virNodeGetCPUStats")
+    def cpu_stats(self, number: int) -> list[tuple[str, int]]:
+        """Give the times of one CPU, of all with -1, in ns; raises InvalidArg when there is no such CPU."""
+        times = stat.cpu_times(number) if number >= -1 else None
+        if times is None:
+            raise PlainInvalidArg("Invalid cpuNum in virHostCPUGetStatsLinux", domain=ErrorDomain.NONE)
+        return times
 
     def memory_stats(self, cell: int) -> list[tuple[str, int]]:
-        """Give the memory of one cell, of all with -1, in KiB."""
-        raise NoSupport("virNodeGetMemoryStats")
+        """Give the memory of one cell (-1: of all) in KiB; raises InvalidArg when there is no such cell."""
+        if cell == -1:
+            return memory.memory_stats()
+        last = max(numa.node_ids())
+        if not 0 <= cell <= last:
+            raise PlainInvalidArg(
+                f"cellNum in virHostMemGetStats must be less than or equal to {last}", domain=ErrorDomain.NONE
+            )
+        total, free = numa.node_memory(cell)
+        return [("total", total), ("free", free)]
 
     def free_memory(self) -> int:
         """Give the free memory in bytes."""
-        raise NoSupport("virNodeGetFreeMemory")
+        return memory.meminfo().get("MemFree", 0) * 1024
 
     def cells_free_memory(self) -> dict[int, int]:
         """Give the free memory of each NUMA cell in bytes."""
-        raise NoSupport("virNodeGetCellsFreeMemory")
+        return {cell: numa.node_memory(cell)[1] * 1024 for cell in numa.node_ids()}
 
     def free_pages(self, sizes: list[int], start: int, count: int) -> list[int]:
         """Give the free pages of each size (KiB), cell by cell."""
-        raise NoSupport("virNodeGetFreePages")
+        last = max(numa.node_ids())
+        if not 0 <= start <= last:
+            raise InternalError(f"start cell {start} out of range (0-{last})", domain=ErrorDomain.NONE)
+        found: list[int] = []
+        for cell in range(start, min(start + count, last + 1)):
+            for size in sizes:
+                free = numa.free_pages(size, cell)
+                if free is None:
+                    raise OperationFailed(
+                        f"page size {size} is not available on node {cell}", domain=ErrorDomain.NONE
+                    )
+                found.append(free)
+        return found
+
+    def memory_parameters(self) -> list[Param]:
+        """Give the settings and counters of same-page merging."""
+        return [
+            Param(name, Type.UINT if name in memory.KSM_WRITABLE else Type.ULLONG, value)
+            for name, value in memory.ksm_parameters()
+        ]
+
+    async def set_memory_parameters(self, values: dict[str, ParamValue]) -> None:
+        """Change settings of same-page merging; raises SystemError_."""
+        for name, value in values.items():
+            try:
+                await asyncio.to_thread(memory.set_ksm_parameter, name, int(value))
+            except OSError as error:
+                raise SystemError_(f"failed to set {name}", error, domain=ErrorDomain.NONE) from error
 
     def security_model(self) -> tuple[str, str]:
         """Give the primary security driver and its DOI."""
@@ -132,9 +190,9 @@ class Node:
 
 
 @remote
-async def node_get_info(session: Session) -> tuple[bytes, int, int, int, int, int, int, int]:
+def node_get_info(session: Session) -> tuple[bytes, int, int, int, int, int, int, int]:
     """Give architecture, memory in KiB, CPUs, MHz, NUMA nodes, sockets, cores, threads."""
-    return await session.instance.node.info()
+    return session.instance.node.info()
 
 
 @remote
@@ -180,7 +238,7 @@ def _counted(values: list[tuple[str, int]], nparams: int) -> tuple[list[tuple[st
     if nparams == 0:
         return [], len(values)
     if nparams != len(values):
-        raise PlainInvalidArg(f"nparams must be equal to {len(values)}", domain=0)
+        raise PlainInvalidArg(f"nparams must be equal to {len(values)}", domain=ErrorDomain.NONE)
     return values, len(values)
 
 
@@ -202,7 +260,7 @@ def node_get_cells_free_memory(
     free = session.instance.node.cells_free_memory()
     last = max(free, default=0)
     if startCell > last:
-        raise InternalError(f"start cell {startCell} out of range (0-{last})", domain=0)
+        raise InternalError(f"start cell {startCell} out of range (0-{last})", domain=ErrorDomain.NONE)
     return [free[cell] for cell in sorted(free) if cell >= startCell][: max(0, maxcells)]
 
 
@@ -226,3 +284,17 @@ def node_get_security_model(session: Session) -> tuple[bytes, bytes]:
     """Give the security driver that confines guests by default, and its domain of interpretation."""
     model, doi = session.instance.node.security_model()
     return model.encode() + b"\0", doi.encode() + b"\0"
+
+
+@remote
+def node_get_memory_parameters(session: Session, nparams: int, flags: int) -> tuple[list[WireParam], int]:
+    """Give the settings and counters of same-page merging."""
+    return encode_counted(session.instance.node.memory_parameters(), nparams, flags, _PARAMETERS_MAX)
+
+
+@remote
+async def node_set_memory_parameters(session: Session, params: list[WireParam], flags: int) -> None:
+    """Change settings of same-page merging."""
+    check_flags(flags, 0, "qemuNodeSetMemoryParameters")
+    known = {name: int(Type.UINT) for name in memory.KSM_WRITABLE}
+    await session.instance.node.set_memory_parameters(decode(params, known))

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from qvirt.constants import TypedParameterType
-from qvirt.errors import InvalidArg, RpcError
+from qvirt.constants import ErrorDomain, TypedParameterType
+from qvirt.errors import ArgumentUnsupported, InvalidArg, RpcError
 from qvirt.runtime.records import Param, ParamValue
 
 WireParam: TypeAlias = tuple[str, tuple[int, int | float | str]]
@@ -42,12 +42,12 @@ def encode_counted(
 def decode(params: Iterable[WireParam], known: dict[str, int]) -> dict[str, ParamValue]:
     """Read a client's parameters; ``known``: names and types taken.
 
-    Raises InvalidArg for an unknown name, a wrong type or one given twice.
+    Raises ArgumentUnsupported for an unknown name, InvalidArg for a wrong type or one given twice.
     """
     values: dict[str, ParamValue] = {}
     for name, (type_, value) in params:
         if name not in known:
-            raise InvalidArg(f"parameter '{name}' not supported")
+            raise ArgumentUnsupported(f"parameter '{name}' not supported", domain=ErrorDomain.NONE)
         if type_ != known[name]:
             raise InvalidArg(
                 f"invalid type '{type_name(type_)}' for parameter '{name}', "

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from qvirt import __version__
+import qvirt
 from qvirt.api.events import EventHub
 from qvirt.api.node import Node
 from qvirt.api.session import Instance
@@ -53,7 +53,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("-p", "--pid-file", metavar="FILE", type=Path, help="write the process id here")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
-    parser.add_argument("-V", "--version", action="version", version=f"qvirtd {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"qvirtd {qvirt.__version__}")
     options = parser.parse_args(argv)
     if options.timeout is not None and options.timeout <= 0:
         parser.error("Invalid value for timeout")

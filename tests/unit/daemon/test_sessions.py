@@ -15,7 +15,7 @@ VERSION = protocol.remote().by_name["CONNECT_GET_LIB_VERSION"]
 
 async def until(happened: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not happened():
+        while not happened():  # noqa: ASYNC110 - what is waited for announces nothing
             await asyncio.sleep(0.005)
 
 
