@@ -13,7 +13,7 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.drive import address_disk, address_scsi_hostdev
 from qvirt.qemu.addresses.pci_flags import said
 from qvirt.qemu.context import Context
-from qvirt.qemu.controllers import add_usb_controller, ensure_controller, find_controller, arrange_controllers
+from qvirt.qemu.controllers import add_usb_controller, arrange_controllers, ensure_controller, find_controller
 from qvirt.qemu.devices.audio import add_default_audio
 from qvirt.qemu.devices.char import mirror_consoles
 from qvirt.qemu.devices.video import add_default_video
@@ -75,6 +75,9 @@ def add_machine_devices(ctx: Context) -> None:
 
 def add_implicit(domain: Domain, ctx: Context) -> None:
     """Add the controllers that disks, channels and other devices of the domain need."""
+    drop_generated_aliases(domain)
+    arrange_controllers(domain)
+    _scsi_hostdevs(domain)
     add_machine_devices(ctx)
     mirror_consoles(domain)
     add_default_video(ctx)

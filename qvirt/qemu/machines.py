@@ -78,6 +78,14 @@ def has_builtin_ide(domain: Domain) -> bool:
     return is_i440fx(domain) or machine in ("malta", "sun4u", "g3beige", "mac99")
 
 
+def has_builtin_fdc(domain: Domain) -> bool:
+    """Tell whether the machine has a floppy controller without asking; Q35 lost it in QEMU 2.4."""
+    machine = domain.os.type.machine or ""
+    if not is_q35(domain):
+        return True
+    return machine.startswith(("pc-q35-1.", "pc-q35-2.0", "pc-q35-2.1", "pc-q35-2.2", "pc-q35-2.3"))
+
+
 def supports_pci(domain: Domain) -> bool:
     """Tell whether the machine has a PCI bus at all."""
     if is_x86(domain):

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.address import CcwAddress, DriveAddress, PciAddress, UsbAddress, VirtioMmioAddress
 from qvirt.model.devices.controller import Controller, ControllerType
+from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices.base import Handler, line
 from qvirt.qemu.devices.controller_pci import pci_defaults, pci_switches, validate_pci
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, controller_alias, placement, virtio_type
 from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.machines import has_builtin_ide, is_arm, is_pseries, is_q35, is_s390
-from qvirt.qemu.switches import Device, Option, Switch
+from qvirt.qemu.machines import has_builtin_fdc, has_builtin_ide, is_arm, is_pseries, is_q35, is_s390
+from qvirt.qemu.switches import Device, KeyValue, Option, Switch
 
 #: libvirt's USB models and QEMU's devices
 USB_DEVICES: dict[str, str] = {
@@ -283,6 +284,21 @@ def _build_sata(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
     yield Device({"driver": "ahci", "id": dev.alias.name} | placement(dev, ctx))
 
 
+def _build_fdc(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
+    """Say which floppies boot: to the controller the machine has, or to one that is added."""
+    boots: dict[str, JsonValue] = {}
+    for disk in ctx.domain.devices.disks:
+        index = boot_index(disk, ctx.domain)
+        where = disk.address
+        if disk.target.bus == "fdc" and index is not None and isinstance(where, DriveAddress):
+            boots["bootindexB" if where.unit else "bootindexA"] = index
+    if has_builtin_fdc(ctx.domain):
+        for name, value in boots.items():
+            yield KeyValue("global", {f"isa-fdc.{name}": value})
+    else:
+        yield Device({"driver": "isa-fdc", **boots})
+
+
 def _build_ccid(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
     yield Device({"driver": "usb-ccid", "id": dev.alias.name} | placement(dev, ctx))
 
@@ -293,5 +309,6 @@ _BUILDERS: dict[ControllerType, Callable[[Controller, BuildContext], Iterator[Sw
     ControllerType.VIRTIO_SERIAL: _build_virtio_serial,
     ControllerType.SATA: _build_sata,
     ControllerType.CCID: _build_ccid,
+    ControllerType.FDC: _build_fdc,
     ControllerType.PCI: pci_switches,
 }
