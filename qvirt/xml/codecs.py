@@ -113,6 +113,18 @@ def words(*allowed: str) -> Codec[str]:
     return Codec(parse, _same, "one of " + ", ".join(f"'{word}'" for word in allowed))
 
 
+def refusing(codec: Codec[T], error: Callable[[str], Exception]) -> Codec[T]:
+    """The same spelling, with an error of its own for text that is not taken."""
+
+    def parse(text: str) -> T:
+        try:
+            return codec.parse(text)
+        except ValueError:
+            raise error(text) from None
+
+    return Codec(parse, codec.format, codec.expects)
+
+
 def word(*choices: str) -> Codec[str]:
     """A closed set of words that nothing branches on, kept as they are spelled."""
     known = {choice: choice for choice in choices}

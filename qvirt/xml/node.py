@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self, cast
 
 from lxml import etree
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import QvirtError, XmlError
 from qvirt.xml import fields as f
 from qvirt.xml.fields import escape
@@ -303,7 +304,8 @@ class Node:
     def _bad_attr(self, el: etree._Element, field: f.Attr, text: str, error: ValueError) -> QvirtError:
         return XmlError(
             f"Invalid value for attribute '{field.wire}' in element '{el.tag}': '{text}'."
-            f"{at(el, field.codec.expects)}"
+            f"{at(el, field.codec.expects)}",
+            domain=ErrorDomain.XML,
         )
 
     def _bad_text(
@@ -313,7 +315,9 @@ class Node:
 
     def _missing(self, el: etree._Element, field: f.Field) -> QvirtError:
         kind = "attribute" if type(field) is f.Attr else "element"
-        return XmlError(f"Missing required {kind} '{field.wire}' in element '{el.tag}'{at(el)}")
+        return XmlError(
+            f"Missing required {kind} '{field.wire}' in element '{el.tag}'{at(el)}", domain=ErrorDomain.XML
+        )
 
     # ------------------------------------------------------------ writing
 

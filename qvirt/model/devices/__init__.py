@@ -79,7 +79,9 @@ class Devices(Node, tag="devices"):
 
     def write_field(self, field: Field, value: Any, out: list[str], indent: str) -> None:
         """Write one list; the console that is the first serial port under another name is written from it."""
-        if field.name == "consoles" and value and value[0].target.type == "serial" and self.serials:
+        if field.name == "redirfilters" and value:
+            value = [known for known in value if known.usbdevs]  # one without rules says nothing
+        elif field.name == "consoles" and value and value[0].target.type == "serial" and self.serials:
             Console.of_serial(self.serials[0]).write(out, indent)
             value = value[1:]
         super().write_field(field, value, out, indent)

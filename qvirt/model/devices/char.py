@@ -5,7 +5,7 @@ import ipaddress
 from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.chardev import CharDevice
-from qvirt.xml.codecs import string, uint
+from qvirt.xml.codecs import integer, refusing, string, uint
 from qvirt.xml.fields import attr, part
 from qvirt.xml.node import Node
 
@@ -21,6 +21,10 @@ SERIAL_MODELS: dict[str, tuple[str, ...]] = {
 }
 CONSOLE_TARGETS = ("serial", "xen", "uml", "virtio", "lxc", "openvz", "sclp", "sclplm")
 CHANNEL_TARGETS = ("guestfwd", "virtio", "xen")
+
+
+#: -1 stands for "the next one"
+_PORT = refusing(integer, lambda text: XmlError(f"Invalid port number: {text}"))
 
 
 def _unknown(what: str, word: str) -> ConfigUnsupported:
@@ -41,19 +45,23 @@ class SerialTarget(Node, tag="target"):
     """``<target>`` of a serial port; ``port`` is its number in the guest."""
 
     type: str | None = attr(string)
-    port: int | None = attr(uint)
+    port: int | None = attr(_PORT)
     model: SerialModel = part(SerialModel)
 
     def check(self) -> None:
+        if self.port == -1:
+            self.port = None
         if self.type is not None and self.type not in SERIAL_MODELS:
             raise _unknown("type", self.type)
 
 
 class ParallelTarget(Node, tag="target"):
     type: str | None = attr(string)
-    port: int | None = attr(uint)
+    port: int | None = attr(_PORT)
 
     def check(self) -> None:
+        if self.port == -1:
+            self.port = None
         if self.type is not None:
             raise _unknown("type", self.type)
 
@@ -62,7 +70,7 @@ class ConsoleTarget(Node, tag="target"):
     """``<target>`` of a console; ``serial`` means: the first serial port under another name."""
 
     type: str | None = attr(string)
-    port: int | None = attr(uint)
+    port: int | None = attr(_PORT)
 
     def check(self) -> None:
         if self.type is not None and self.type not in CONSOLE_TARGETS:
@@ -101,7 +109,7 @@ class ChannelTarget(Node, tag="target"):
                 "guestfwd channel only supports IPv4 addresses", domain=ErrorDomain.DOMAIN
             )
         if self.port is None:
-            raise XmlError("Missing required attribute 'port' in element 'target'")
+            raise XmlError("Missing required attribute 'port' in element 'target'", domain=ErrorDomain.XML)
 
 
 class Serial(CharDevice, tag="serial"):

@@ -17,7 +17,7 @@ from qvirt.xml.node import Node
 SOURCE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "null": (),
     "vc": (),
-    "pty": ("path", "seclabels"),
+    "pty": ("path",),
     "dev": ("path", "seclabels"),
     "file": ("path", "append", "seclabels"),
     "pipe": ("path", "seclabels"),
@@ -37,7 +37,7 @@ class SourceSeclabel(Node, tag="seclabel"):
     """``<seclabel>`` in a source: how the file behind the device is labelled."""
 
     model: str | None = attr(string)
-    relabel: bool | None = attr(yes_no)
+    relabel: bool = attr(yes_no, default=True)
     label: str | None = text(string)
 
 
@@ -51,7 +51,9 @@ class Reconnect(Node, tag="reconnect"):
         if not self.enabled:
             self.timeout = None
         elif self.timeout is None:
-            raise XmlError("Missing required attribute 'timeout' in element 'reconnect'")
+            raise XmlError(
+                "Missing required attribute 'timeout' in element 'reconnect'", domain=ErrorDomain.XML
+            )
 
 
 class Clipboard(Node, tag="clipboard"):

@@ -85,8 +85,8 @@ class Controller(Device, tag="controller"):
     pcihole64: PciHole64 | None = child(PciHole64)
 
 
-# <master> stands between <alias> and <rom>, <pcihole64> after everything else; libvirt's order of output
-_LATE = {"master": "rom", "pcihole64": ""}
+# <master> stands between <alias> and <acpi>, <pcihole64> after everything else; libvirt's order of output
+_LATE = {"master": "acpi", "pcihole64": ""}
 _ORDER = [field for field in Controller.fields if field.name not in _LATE]
 for _field in Controller.fields:
     if _field.name in _LATE:

@@ -43,6 +43,10 @@ class VirtioDriver(Node, tag="driver"):
         cls._bind((*own, *(x for x in cls.fields if x.name in common)))
 
 
+#: what only some kinds may say; elsewhere it is an unknown element
+_ONLY_FOR = {"boot": ("disk", "interface", "hostdev", "redirdev"), "rom": ("interface", "hostdev")}
+
+
 class Device(Node):
     """Base of every device kind."""
 
@@ -56,4 +60,5 @@ class Device(Node):
         super().__init_subclass__(tag, **kwargs)
         common = {field.name for field in Device.fields}
         own = tuple(x for x in cls.fields if x.name not in common)
-        cls._bind((*own, *(x for x in cls.fields if x.name in common)))
+        missing = {name for name, kinds in _ONLY_FOR.items() if cls.tag not in kinds}
+        cls._bind((*own, *(x for x in Device.fields if x.name not in missing)))

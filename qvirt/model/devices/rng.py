@@ -2,18 +2,22 @@
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
-from qvirt.model.devices.chardev import CharSource, Log, Protocol, read_backend
+from qvirt.model.devices.chardev import SOURCE_ATTRIBUTES, CharSource, Log, Protocol, read_backend
 from qvirt.model.devices.device import Device, VirtioDriver
-from qvirt.xml.codecs import string, uint
+from qvirt.xml.codecs import Codec, refusing, string, uint
 from qvirt.xml.fields import attr, children, content, part
 from qvirt.xml.node import Node
+
+
+def _number(name: str) -> Codec[int]:
+    return refusing(uint, lambda text: XmlError(f"invalid RNG rate {name} value"))
 
 
 class Rate(Node, tag="rate"):
     """``<rate>``: at most ``bytes`` per ``period`` milliseconds."""
 
-    bytes: int | None = attr(uint)
-    period: int | None = attr(uint)
+    bytes: int | None = attr(_number("bytes"))
+    period: int | None = attr(_number("period"))
 
     def check(self) -> None:
         if not self.bytes:
@@ -45,6 +49,10 @@ class RngBackend(Node, tag="backend"):
         if self.model == "egd":
             if not self.type:
                 raise XmlError("missing EGD backend type")
+            if self.type not in SOURCE_ATTRIBUTES:
+                raise ConfigUnsupported(
+                    f"unknown backend type '{self.type}' for egd", domain=ErrorDomain.DOMAIN
+                )
             read_backend(self)
         else:
             for name in ("type", "sources", "protocols", "logs"):

@@ -4,7 +4,7 @@ from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.device import Device
 from qvirt.model.memory import UNITS
-from qvirt.xml.codecs import on_off, string, uint, ulong, word, yes_no
+from qvirt.xml.codecs import on_off, string, uint, ulong, word
 from qvirt.xml.fields import attr, child, content
 from qvirt.xml.node import Node
 
@@ -37,7 +37,6 @@ class ShmemServer(Node, tag="server"):
 class Msi(Node, tag="msi"):
     """``<msi>``: interrupts from the other guests."""
 
-    enabled: bool | None = attr(yes_no, omit=True)
     vectors: int | None = attr(uint, omit=0)
     ioeventfd: bool | None = attr(on_off)
 

@@ -1,9 +1,9 @@
 """``<video>``: a graphics card."""
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.device import Device, VirtioDriver
-from qvirt.xml.codecs import string, uint, word, yes_no
+from qvirt.xml.codecs import Codec, refusing, string, uint, word, yes_no
 from qvirt.xml.fields import attr, child, part
 from qvirt.xml.node import Node
 
@@ -19,14 +19,22 @@ class VideoDriver(VirtioDriver):
     name: str | None = attr(word("qemu", "vhostuser"))
 
     def check(self) -> None:
-        if self.vgaconf not in ("io", "on", "off"):
+        if self.vgaconf not in ("on", "off"):  # "io" is what a card does anyway
             self.__dict__.pop("vgaconf", None)
+
+
+# here libvirt writes the virtio options first
+VideoDriver._bind((*VirtioDriver.fields, *(x for x in VideoDriver.fields if x not in VirtioDriver.fields)))
 
 
 class Acceleration(Node, tag="acceleration"):
     accel3d: bool | None = attr(yes_no)
     accel2d: bool | None = attr(yes_no)
     rendernode: str | None = attr(string)
+
+    def check(self) -> None:
+        if self.accel3d is None and self.accel2d is None and self.rendernode is None:
+            raise ConfigUnsupported("missing values for acceleration", domain=ErrorDomain.DOMAIN)
 
 
 class Resolution(Node, tag="resolution"):
@@ -42,17 +50,25 @@ class Resolution(Node, tag="resolution"):
             )
 
 
+def _number(name: str) -> Codec[int]:
+    return refusing(uint, lambda text: XmlError(f"cannot parse video {name} '{text}'"))
+
+
 class VideoModel(Node, tag="model"):
     """``<model>``; ``ram``, ``vram``, ``vram64`` and ``vgamem`` are sizes in KiB."""
 
     type: str | None = attr(string)
-    ram: int | None = attr(uint)
-    vram: int | None = attr(uint)
-    vram64: int | None = attr(uint)
-    vgamem: int | None = attr(uint)
-    heads: int | None = attr(uint)
+    ram: int | None = attr(_number("ram"))
+    vram: int | None = attr(_number("vram"))
+    vram64: int | None = attr(_number("vram64"))
+    vgamem: int | None = attr(_number("vgamem"))
+    heads: int | None = attr(
+        refusing(
+            uint, lambda text: InternalError(f"cannot parse video heads '{text}'", domain=ErrorDomain.DOMAIN)
+        ),
+        omit=0,
+    )
     primary: str | None = attr(string)
-    blob: str | None = attr(string)
     acceleration: Acceleration = part(Acceleration)
     resolution: Resolution | None = child(Resolution)
 

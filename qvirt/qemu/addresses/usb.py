@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.errors import XmlError
+from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.address import UsbAddress
 from qvirt.model.devices.controller import Controller, ControllerType
 from qvirt.model.devices.device import Device
@@ -58,9 +58,15 @@ def port_count(controller: Controller) -> int | None:
 def assign_usb(ctx: Context) -> None:
     """Give ports to the USB devices.
 
-    Raises XmlError for a port that does not exist or is taken, or for devices where USB is disabled.
+    Raises XmlError for a port that does not exist or is taken, ConfigUnsupported where USB is disabled.
     """
     domain = ctx.domain
+    if any(c.type is ControllerType.USB and c.model == "none" for c in domain.devices.controllers) and any(
+        _devices(domain, hubs=True)
+    ):
+        raise ConfigUnsupported(
+            "USB is disabled for this domain, but USB devices are present in the domain XML"
+        )
     if not ctx.abi_update and any(_wants(dev) for dev in _devices(domain, hubs=True)):
         return  # an old definition: where QEMU puts the devices is where the guest knows them
     _add_hubs(domain)

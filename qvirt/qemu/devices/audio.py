@@ -92,16 +92,19 @@ def audiodev_id(domain: Domain, chosen: AudioRef | None) -> str:
 def add_default_audio(ctx: Context) -> None:
     """Give the domain the audio backend that goes with its displays, unless it has one.
 
-    SPICE carries sound to the viewer; otherwise it is dropped. A guest shown only by something that plays
-    on the host by itself gets none.
+    SPICE carries sound to the viewer, for VNC it is dropped, and a window on the host plays by itself; the
+    last display decides.
     """
     devices = ctx.domain.devices
     if devices.audios:
         return
-    types = {graphics.type for graphics in devices.graphics}
-    if "spice" in types:
-        devices.audios.append(Audio(id=1, type="spice"))
-    elif ("vnc" in types and not ctx.settings.vnc_allow_host_audio) or (
-        not types and not ctx.settings.nographics_allow_host_audio
-    ):
-        devices.audios.append(Audio(id=1, type="none"))
+    chosen = None if devices.graphics or ctx.settings.nographics_allow_host_audio else "none"
+    for graphics in devices.graphics:
+        if graphics.type == "spice":
+            chosen = "spice"
+        elif graphics.type == "vnc":
+            chosen = None if ctx.settings.vnc_allow_host_audio else "none"
+        elif graphics.type == "sdl":
+            chosen = None
+    if chosen is not None:
+        devices.audios.append(Audio(id=1, type=chosen))

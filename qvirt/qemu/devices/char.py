@@ -210,7 +210,6 @@ class ParallelHandler(_CharHandler[Parallel], kind=Parallel):
                 "driver": "isa-parallel",
                 "chardev": chardev_id(dev),
                 "id": dev.alias.name,
-                **placement(dev, ctx),
             },
             origin=dev,
         )

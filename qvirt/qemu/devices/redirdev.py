@@ -12,7 +12,6 @@ from qvirt.qemu.devices.char import chardev_id
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.switches import Device, Switch
 
-
 #: what QEMU's D-Bus display calls the line
 _DBUS_CHANNEL = "org.qemu.usbredir"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.shmem import Shmem, ShmemModel, ShmemSize
 from qvirt.qemu.context import BuildContext, Context
@@ -45,10 +46,10 @@ class ShmemHandler(Handler[Shmem], kind=Shmem):
         name = dev.alias.name
         if dev.server is None:
             size = dev.size.value if dev.size is not None else _DEFAULT_SIZE
-            if size < _MIB:
-                raise XmlError("shmem size must be at least 1 MiB (1024 KiB)")
             if size & (size - 1):
-                raise XmlError("shmem size must be a power of two")
+                raise XmlError("shmem size must be a power of two", domain=ErrorDomain.QEMU)
+            if size < _MIB:
+                raise XmlError("shmem size must be at least 1 MiB (1024 KiB)", domain=ErrorDomain.QEMU)
             yield Object(
                 {
                     "qom-type": "memory-backend-file",

@@ -26,6 +26,8 @@ class SoundHandler(Handler[Sound], kind=Sound):
         if dev.audio is not None and find_audio(ctx.domain, dev.audio.id) is None:
             raise XmlError(f"no audio device with ID {dev.audio.id}{line(dev)}")
         type = _TYPES.get(dev.model)
+        if type is None and dev.model != "pcspk":
+            raise ConfigUnsupported(f"sound card model '{dev.model}' is not supported by qemu{line(dev)}")
         if type is not None and dev.model != "sb16" and not ctx.caps.has_device(type):
             raise ConfigUnsupported(f"'{dev.model}' sound model is not supported by this QEMU")
 

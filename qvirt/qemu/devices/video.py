@@ -44,11 +44,9 @@ class VideoHandler(Handler[Video], kind=Video):
                 model.__dict__.pop(name, None)
             return
         if model.type == "qxl":
-            model.ram = _round(model.ram or _QXL_RAM)
+            model.ram = _round(model.ram or 0) or _QXL_RAM
             model.vgamem = model.vgamem or _QXL_VGAMEM
-        vram = model.vram or _VRAM.get(model.type)
-        if vram:
-            model.vram = _round(vram)
+        model.vram = _round(model.vram or 0) or _VRAM.get(model.type)
         if model.heads is None:
             model.heads = 1
 
@@ -67,7 +65,7 @@ class VideoHandler(Handler[Video], kind=Video):
             props |= VIRTIO_OPTIONS.render(dev.driver, ctx)
         props["id"] = dev.alias.name
         if model.type in ("qxl", "virtio"):
-            props["max_outputs"] = model.heads
+            props["max_outputs"] = model.heads or None
         if model.type == "qxl":
             props["ram_size"] = (model.ram or 0) * 1024
             props["vram_size"] = (model.vram or 0) * 1024
@@ -117,8 +115,8 @@ def settle_primary(domain: Domain) -> None:
 
 
 def _round(kib: int) -> int:
-    """Round up to a power of two, as the guest's PCI window is."""
-    return 1 << (kib - 1).bit_length() if kib > 0 else 0
+    """Round up to a power of two, as the guest's PCI window is; 0 for what does not fit into 32 bits."""
+    return (1 << (kib - 1).bit_length()) & 0xFFFFFFFF if kib > 0 else 0
 
 
 def _has_virtio(ctx: Context) -> bool:
@@ -175,7 +173,7 @@ def _validate_emulator(dev: Video, ctx: Context) -> None:
     if type in ("vga", "vmvga") and model.vram and model.vram < _MIB:
         raise ConfigUnsupported("value for 'vram' must be at least 1 MiB (1024 KiB)")
     if model.resolution is not None and type not in _WITH_RESOLUTION:
-        raise XmlError("model resolution is not supported")
+        raise XmlError("model resolution is not supported", domain=ErrorDomain.QEMU)
 
 
 def _type(dev: Video, ctx: Context) -> str:
