@@ -53,7 +53,7 @@ def _imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             found.add(node.module or "")
             if node.module == "qvirt":
-                found.update(f"qvirt.{alias.name}" for alias in node.names)
+                found.update(f"qvirt.{alias.name}" for alias in node.names if alias.name != "__version__")
     return found
 
 
