@@ -1,6 +1,6 @@
 """Controllers as a list: their order, finding them, adding them, numbering them."""
 
-from qvirt.errors import XmlDetail
+from qvirt.errors import XmlDetail, XmlError
 from qvirt.model.devices.controller import Controller, ControllerType, Master
 from qvirt.model.domain import Domain
 
@@ -78,6 +78,18 @@ def _insert(known: list[Controller], new: Controller) -> None:
         elif at is None:
             at = position + 1
     known.insert(len(known) if at is None else at, new)
+
+
+def refuse_duplicates(domain: Domain) -> None:
+    """Raise XmlError when two controllers have one type and index; parts of a USB controller may."""
+    seen: set[tuple[str, int | None]] = set()
+    for controller in domain.devices.controllers:
+        if controller.type is ControllerType.USB:
+            continue
+        key = (controller.type, controller.index)
+        if key in seen:
+            raise XmlError(f"Multiple '{controller.type}' controllers with index '{controller.index}'")
+        seen.add(key)
 
 
 def _check_usb(controllers: list[Controller]) -> None:

@@ -13,7 +13,7 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.drive import address_disk, address_scsi_hostdev
 from qvirt.qemu.addresses.pci_flags import said
 from qvirt.qemu.context import Context
-from qvirt.qemu.controllers import add_usb_controller, arrange_controllers, ensure_controller, find_controller
+from qvirt.qemu.controllers import add_usb_controller, arrange_controllers, ensure_controller, find_controller, refuse_duplicates
 from qvirt.qemu.devices.audio import add_default_audio
 from qvirt.qemu.devices.char import mirror_consoles
 from qvirt.qemu.devices.video import add_default_video
@@ -79,6 +79,7 @@ def add_implicit(domain: Domain, ctx: Context) -> None:
     arrange_controllers(domain)
     _scsi_hostdevs(domain)
     add_machine_devices(ctx)
+    refuse_duplicates(domain)
     mirror_consoles(domain)
     add_default_video(ctx)
     add_default_audio(ctx)
@@ -188,20 +189,9 @@ def _smartcards(domain: Domain) -> None:
 
 
 def _scsi_hostdevs(domain: Domain) -> None:
-    """Address the SCSI host devices, and add the controllers they sit on, of the model there is already."""
-    used: list[int] = []
+    """Address the SCSI host devices, and add the controllers they sit on."""
     for dev in domain.devices.hostdevs:
         if dev.is_subsystem("scsi"):
             address_scsi_hostdev(domain, dev)
             if isinstance(dev.address, DriveAddress):
-                used.append(dev.address.controller or 0)
-    known = [c for c in domain.devices.controllers if c.type is ControllerType.SCSI]
-    model = known[-1].model if known else None
-    for index in range(max(used, default=-1) + 1):
-        ensure_controller(domain, ControllerType.SCSI, index, model)
-
-
-def add_scsi_controller(domain: Domain, index: int) -> Controller | None:
-    """Add a SCSI controller of the model the domain uses already."""
-    known = [c for c in domain.devices.controllers if c.type is ControllerType.SCSI]
-    return ensure_controller(domain, ControllerType.SCSI, index, known[-1].model if known else None)
+                _ensure_all(domain, ControllerType.SCSI, iter((dev.address.controller or 0,)))

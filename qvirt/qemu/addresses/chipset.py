@@ -42,10 +42,9 @@ def is_piix3_function(dev: Device) -> bool:
 
 def place(dev: Device, where: Place, multifunction: bool | None = None) -> None:
     """Give a device its address."""
-    given = dev.address.multifunction if isinstance(dev.address, PciAddress) else None
     zpci = dev.address.zpci if isinstance(dev.address, PciAddress) else None
     dev.address = PciAddress(domain=where.domain, bus=where.bus, slot=where.slot, function=where.function)
-    dev.address.multifunction = given if multifunction is None else multifunction
+    dev.address.multifunction = multifunction
     if zpci is not None:
         dev.address.zpci = zpci
 

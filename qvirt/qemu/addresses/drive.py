@@ -64,13 +64,14 @@ def address_scsi_hostdev(domain: Domain, dev: Hostdev) -> None:
     if dev.address is not None:
         return
     taken = _taken(domain, hostdevs=True, disks=True)
-    controllers = [c.index or 0 for c in domain.devices.controllers if c.type is ControllerType.SCSI]
-    for number in controllers:
+    # libvirt counts the controllers, whatever their indexes are
+    count = sum(c.type is ControllerType.SCSI for c in domain.devices.controllers)
+    for number in range(count):
         for unit in range(GEOMETRY["scsi"][0]):
             if (number, 0, 0, unit) not in taken:
                 dev.address = DriveAddress(controller=number, bus=0, target=0, unit=unit)
                 return
-    dev.address = DriveAddress(controller=len(controllers), bus=0, target=0, unit=0)
+    dev.address = DriveAddress(controller=count, bus=0, target=0, unit=0)
 
 
 def _taken(domain: Domain, *, hostdevs: bool, disks: bool) -> set[tuple[int, int, int, int]]:

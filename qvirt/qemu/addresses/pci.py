@@ -6,7 +6,7 @@ says is never changed.
 
 from collections.abc import Iterator
 
-from qvirt.errors import InternalError, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import PciAddress, VirtioMmioAddress
 from qvirt.model.devices.controller import Controller, ControllerType, PciControllerModel
 from qvirt.model.devices.device import Device
@@ -40,11 +40,8 @@ def assign_pci(ctx: Context) -> None:
     count = highest + 1
     if count > 0:
         rehearsal = _buses(ctx, slots, count, growing=True)
-        saved = [(dev, dev.address) for dev in domain.devices.all()]
         _rehearse(ctx, rehearsal, slots, highest)
         count = len(rehearsal)
-        for dev, address in saved:
-            dev.address = address
     if not supports_pci(domain):
         return
     buses = _buses(ctx, slots, count, growing=False)
@@ -57,7 +54,11 @@ def assign_pci(ctx: Context) -> None:
 
 
 def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> None:
-    """Place everything once, and add the controllers for the buses that turn out to be needed."""
+    """Count the places everything takes, and add the controllers for the buses that turn out to be needed.
+
+    As in libvirt nothing is written down here but the chipset's fixed places, so each part of a USB2 group that
+    has no address yet counts as a slot of its own.
+    """
     domain = ctx.domain
     reserve_builtin(ctx, buses, slots)
     if root_model(domain) == "pci-root" and not all(bus.is_full for bus in buses.buses):
@@ -115,7 +116,7 @@ def _reserve_given(dev: Device, buses: Buses, slots: Slots) -> None:
     needs = slots.needs(dev)
     if not needs & Connect.TYPES:
         needs = PCI  # libvirt complains in its log, and goes on
-    buses.reserve(_place_of(where), needs)
+    where.bus = buses.reserve(_place_of(where), needs).bus
 
 
 def _place_of(where: PciAddress) -> Place:
@@ -154,7 +155,9 @@ def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> None:
             if dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS:
                 _assign_usb2(ctx, dev, buses, needs)
                 continue
-        place(dev, buses.next(needs))
+        found = buses.next(needs)
+        if not buses.growing:
+            place(dev, found)
 
 
 def _assign_usb2(ctx: Context, dev: Controller, buses: Buses, needs: Connect) -> None:
@@ -172,9 +175,12 @@ def _assign_usb2(ctx: Context, dev: Controller, buses: Buses, needs: Connect) ->
             where = _place_of(other.address)
             where = Place(where.bus, where.slot, function, where.domain)
             buses.reserve(where, needs)
-            place(dev, where, multifunction)
+            if not buses.growing:
+                place(dev, where, multifunction)
             return
-    place(dev, buses.next(needs, function=function), multifunction)
+    found = buses.next(needs, function=function)
+    if not buses.growing:
+        place(dev, found, multifunction)
 
 
 def _set_multifunction(ctx: Context) -> None:
@@ -218,8 +224,8 @@ def _controller_options(ctx: Context, controller: Controller) -> None:
         target.bus_nr = _next_bus_number(ctx)
     if model == "pci-root" and is_pseries(ctx.domain) and target.index is None:
         target.index = _next_root_index(ctx)
-    if model not in ("pci-root", "pcie-root") and index <= (where.bus or 0):
-        raise XmlError(
+    if model == "pci-bridge" and index <= (where.bus or 0):
+        raise ConfigUnsupported(
             f"PCI controller at index {index} (0x{index:02x}) has bus='0x{where.bus or 0:02x}', "
             f"but index must be larger than bus"
         )

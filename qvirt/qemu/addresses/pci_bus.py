@@ -4,7 +4,7 @@ libvirt's rules (docs: "PCI topology and hotplug", "PCI addresses in domain XML 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntFlag
 
 from qvirt.errors import InternalError, QvirtError, XmlError
@@ -150,15 +150,16 @@ class Buses:
 
     # -------------------------------------------------------------- reserving
 
-    def reserve(self, place: Place, needs: Connect, *, user: bool = True, group: int = 0) -> None:
-        """Take a function.
+    def reserve(self, place: Place, needs: Connect, *, user: bool = True, group: int = 0) -> Place:
+        """Take a function and return it: on the bus after the one asked for, when the latter had to become the
+        port of a bridge.
 
         user: the address was written by somebody or is fixed by the machine, so softer rules hold.
         Raises XmlError (user) or InternalError when it does not fit or is taken.
         """
         error: Callable[[str], QvirtError] = XmlError if user else InternalError
         if self.growing:
-            self._grow(place.bus, needs)
+            place = replace(place, bus=self._grow(place.bus, needs))
         self._validate(place, needs, user, error)
         bus = self.buses[place.bus]
         functions = bus.taken.get(place.slot, 0)
@@ -171,6 +172,7 @@ class Buses:
         elif bus.group != group and user:
             bus.group = 0  # isolation cannot be promised any more
         bus.taken[place.slot] = functions | (1 << place.function)
+        return place
 
     def next(self, needs: Connect, *, function: int = 0, group: int = 0) -> Place:
         """Find a free place, take it and return it. Raises InternalError when there is none."""
@@ -190,13 +192,8 @@ class Buses:
             ):
                 return found
         if self.growing:
-            number = len(self.buses)
-            self._grow(number, needs)
-            # the device goes on the first of the new buses that takes it
-            for number in range(number, len(self.buses)):
-                found = self._free_slot(number, self.buses[number], needs, function)
-                if found:
-                    return found
+            number = self._grow(len(self.buses), needs)
+            return Place(number, self.buses[number].kind.first_slot, function)
         raise InternalError("No more available PCI slots")
 
     def _free_slot(self, number: int, bus: Bus, needs: Connect, function: int) -> Place | None:
@@ -264,11 +261,11 @@ class Buses:
 
     # --------------------------------------------------------------- growing
 
-    def _grow(self, number: int, needs: Connect) -> None:
-        """Add buses until there is one of this number that can lead to a place for the device."""
+    def _grow(self, number: int, needs: Connect) -> int:
+        """Add buses until there is one of this number; return the number of the bus the device goes on."""
         missing = number - len(self.buses) + 1
         if missing <= 0:
-            return
+            return number
         first: list[str] = []
         if needs & Connect.PCI_DEVICE:
             if self.many_roots:
@@ -294,8 +291,11 @@ class Buses:
             raise InternalError(
                 f"Cannot automatically add a new PCI bus for a device with connect flags {int(needs):02x}"
             )
+        if first and missing == 1:
+            number += 1
         models = first + [model] * (missing - len(first))
         self.buses.extend(Bus(name) for name in models)
+        return number
 
 
 def _fits(needs: Connect, offers: Connect, number: int) -> bool:

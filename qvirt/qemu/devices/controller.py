@@ -103,10 +103,6 @@ class ControllerHandler(Handler[Controller], kind=Controller):
             pci_defaults(dev, ctx)
 
     def validate(self, dev: Controller, ctx: Context) -> None:
-        index = dev.index or 0
-        same = [c for c in ctx.domain.devices.controllers if c.type is dev.type and c.index == index]
-        if len(same) > 1 and dev.type is not ControllerType.USB:
-            raise ConfigUnsupported(f"Multiple '{dev.type}' controllers with index '{index}'")
         if dev.driver.iothread is not None:
             _validate_iothread(dev, ctx)
         _VALIDATORS.get(dev.type, _accept)(dev, ctx)
@@ -174,9 +170,6 @@ def _validate_usb(dev: Controller, ctx: Context) -> None:
         raise ConfigUnsupported(
             f"usb controller type '{model}' doesn't support 'ports' with this QEMU binary"
         )
-    device = USB_DEVICES.get(model)
-    if device is not None and not ctx.caps.has_device(device):
-        raise ConfigUnsupported(f"USB controller model '{model}' not supported in this QEMU binary")
 
 
 def _validate_scsi(dev: Controller, ctx: Context) -> None:
@@ -236,6 +229,8 @@ def _build_usb(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
             return  # nothing built in to switch on
         yield Option("usb")
         return
+    if not ctx.caps.has_device(device):
+        raise ConfigUnsupported(f"USB controller model '{model}' not supported in this QEMU binary{line(dev)}")
     props: dict[str, JsonValue] = {"driver": device}
     if dev.master is not None:
         props["masterbus"] = f"{controller_alias('usb', dev.index or 0, ctx)}.0"
