@@ -207,3 +207,8 @@ class Domain(Node, tag="domain"):
 def parse_domain(xml: str, *, validate: bool = False) -> Domain:
     """Read a domain document. Raises XmlDetail, XmlError, XmlInvalidSchema."""
     return parse(xml, Domain, "(domain_definition)", validate=validate)
+
+
+def parse_live(xml: str) -> Domain:
+    """Read the document of a running domain, whose aliases, labels and ports are part of what it says."""
+    return parse(xml, Domain, "(domain_status)")

@@ -1,0 +1,108 @@
+"""How much of a domain is shown: live or inactive, with or without passwords."""
+
+from qvirt.constants import DomainXMLFlags
+from qvirt.model.devices.char import Channel
+from qvirt.model.devices.chardev import CharDevice
+from qvirt.model.devices.device import Device
+from qvirt.model.devices.disk import Disk
+from qvirt.model.devices.graphics import Graphics
+from qvirt.model.devices.interface import Interface
+from qvirt.model.domain import Domain
+
+#: how names of host interfaces begin that libvirt makes for one run
+GENERATED_TAPS = ("vnet", "macvtap", "macvlan")
+
+
+def format_domain(domain: Domain, flags: int = 0) -> str:
+    """Write a domain for a client; the document is not changed.
+
+    flags: DomainXMLFlags. INACTIVE and MIGRATABLE leave out what only holds while it runs; without SECURE
+    passwords are left out.
+    """
+    secrets = [] if flags & DomainXMLFlags.SECURE else _with_secrets(domain)
+    if flags & (DomainXMLFlags.INACTIVE | DomainXMLFlags.MIGRATABLE) and is_live(domain):
+        domain = inactive(domain)
+        secrets = _with_secrets(domain) if secrets else []
+    if not secrets:
+        return domain.to_xml()
+    shown = domain.devices.graphics
+    try:
+        domain.devices.graphics = [_without_secrets(graphics) for graphics in shown]
+        return domain.to_xml()
+    finally:
+        domain.devices.graphics = shown
+
+
+def is_live(domain: Domain) -> bool:
+    """Tell whether the document is that of a running domain."""
+    return domain.id is not None
+
+
+def _with_secrets(domain: Domain) -> list[Graphics]:
+    found: list[Graphics] = domain.devices.__dict__.get("graphics", [])
+    return [graphics for graphics in found if graphics.passwd is not None]
+
+
+def _without_secrets(graphics: Graphics) -> Graphics:
+    if graphics.passwd is None:
+        return graphics
+    twin = graphics.copy()
+    twin.hide_secrets()
+    return twin
+
+
+def inactive(domain: Domain) -> Domain:
+    """Return a copy without what only holds while the domain runs."""
+    twin = domain.copy()
+    twin.id = None
+    # a dynamic label without a base was made for this run, and says nothing without it
+    made = [
+        label for label in twin.seclabels if label.type == "dynamic" and label.label and not label.baselabel
+    ]
+    twin.seclabels = [label for label in twin.seclabels if label not in made]
+    for label in twin.seclabels:
+        label.imagelabel = None
+        if label.type == "dynamic":
+            label.label = None
+    for dev in twin.devices.all():
+        forget_live(dev)
+    return twin
+
+
+def forget_live(dev: Device) -> None:
+    """Drop from a device what only holds while the domain runs: generated aliases, names, ports, paths."""
+    alias = dev.__dict__.get("alias")
+    if alias is not None and not (alias.name or "").startswith("ua-"):
+        del dev.__dict__["alias"]
+    match dev:
+        case Graphics():
+            if dev.autoport:
+                dev.port = -1 if dev.type == "vnc" else None
+                dev.tls_port = None
+        case Interface():
+            target = dev.__dict__.get("target")
+            if target is not None and (target.dev or "").startswith(GENERATED_TAPS):
+                target.dev = None
+        case Disk():
+            _forget_disk(dev)
+        case _:
+            _forget_char(dev)
+
+
+def _forget_disk(disk: Disk) -> None:
+    disk.mirror = None
+    if disk.source is not None:
+        disk.source.index = None
+    store = disk.backing_store
+    while store is not None:
+        store.index = None
+        store = store.backing_store
+
+
+def _forget_char(dev: Device) -> None:
+    """Drop the pty QEMU was given and whether the guest has opened the channel."""
+    dev.__dict__.pop("tty", None)
+    if isinstance(dev, CharDevice) and dev.type == "pty":
+        dev.__dict__.pop("path", None)
+    if isinstance(dev, Channel):
+        dev.target.state = None

@@ -1,0 +1,68 @@
+"""What a start settles in the document that will run, and what cannot be started yet.
+
+``domxml-to-native`` does not ask here: it shows the command line of any document.
+"""
+
+from qvirt.errors import ConfigUnsupported, InternalError
+from qvirt.model.domain import Domain
+from qvirt.qemu.context import BuildContext
+from qvirt.qemu.cpu import settle_cpu
+from qvirt.qemu.loader import choose_firmware
+from qvirt.qemu.memory import align_memory, backing_dir
+from qvirt.xml.node import Node
+
+#: what needs control groups, helpers or hardware the driver does not set up yet
+_ELEMENTS = ("blkiotune", "memtune", "cputune", "idmap", "perf", "keywrap", "launch_security")
+_DEVICES = ("leases", "filesystems", "smartcards", "tpms", "hostdevs", "shmems", "vsocks", "cryptos")
+
+
+def unsupported_for_start(domain: Domain) -> list[str]:
+    """Return the elements, with their lines, that are kept in the document but cannot be started yet."""
+    found: list[Node] = []
+    values = domain.__dict__
+    for name in _ELEMENTS:
+        node = values.get(name)
+        if isinstance(node, Node) and not node.is_empty():
+            found.append(node)
+    backing = values.get("memory_backing")
+    if backing is not None and backing.hugepages is not None:
+        found.append(backing.hugepages)
+    tune = values.get("numatune")
+    if tune is not None and tune.memory is not None and tune.memory.mode == "restrictive":
+        found.append(tune.memory)
+    if domain.vcpus is not None:
+        found += [entry for entry in domain.vcpus.vcpus if entry.enabled and entry.hotpluggable]
+    for name in _DEVICES:
+        found += domain.devices.__dict__.get(name, ())
+    return [f"<{node.tag}>" + (f" (line {node.line})" if node.line else "") for node in found]
+
+
+def prepare_domain(domain: Domain, ctx: BuildContext) -> None:
+    """Settle the domain level of the document that will run, before its devices are asked for resources.
+
+    The firmware is chosen, memory rounded up, the CPU named. Raises ConfigUnsupported for what cannot be started,
+    and what the choice of firmware and the comparison of CPUs raise.
+    """
+    unsupported = unsupported_for_start(domain)
+    if unsupported:
+        raise ConfigUnsupported(
+            f"domain '{domain.name}' cannot be started yet with {', '.join(unsupported)}; remove it to start"
+        )
+    if domain.vcpu is not None and domain.vcpu.placement == "auto":
+        raise InternalError("Advice from numad is needed in case of automatic numa placement")
+    choose_firmware(domain, ctx)
+    align_memory(domain)
+    settled = settle_cpu(domain, ctx)
+    if settled is not None:
+        domain.cpu = settled
+
+
+def directories(domain: Domain, ctx: BuildContext) -> list[str]:
+    """Return the folders that must exist before QEMU starts: memory kept in files lies in one."""
+    backing = domain.__dict__.get("memory_backing")
+    source = backing.source.type if backing is not None and backing.source is not None else None
+    cells = domain.cpu.numa.cells if domain.cpu is not None and domain.cpu.numa is not None else []
+    is_shared = (backing is not None and backing.access is not None) or any(cell.mem_access for cell in cells)
+    if source == "file" or (is_shared and source != "memfd"):
+        return [backing_dir(ctx)]
+    return []
