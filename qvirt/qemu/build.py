@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from itertools import chain
 
 from qvirt.errors import ConfigUnsupported
-from qvirt.model.devices.interface import Interface
 from qvirt.model.domain import Domain
 from qvirt.model.qemu_namespace import QemuOverrideDevice
 from qvirt.qemu.boot import boot_switches, power_switches, smbios_switches
@@ -16,6 +15,7 @@ from qvirt.qemu.clock import clock_environment, rtc_switches
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.cpu import cpu_switches
 from qvirt.qemu.devices.base import handler
+from qvirt.qemu.devices.interface import native as native_interface
 from qvirt.qemu.features import secure_loader_switches, tseg_switches, vmcoreinfo_switches
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.launch_security import launch_security_switches, sandbox_switches
@@ -74,15 +74,8 @@ def native_domain(domain: Domain) -> Domain:
     Of an interface only model, MAC, script and boot order stay.
     """
     native = domain.copy()
-    native.devices.interfaces = [_native_interface(nic) for nic in native.devices.interfaces]
+    native.devices.interfaces = [native_interface(nic) for nic in native.devices.interfaces]
     return native
-
-
-def _native_interface(nic: Interface) -> Interface:
-    kept = {name: nic.__dict__[name] for name in ("mac", "model", "script", "boot") if name in nic.__dict__}
-    twin = Interface(type="ethernet", **kept)
-    twin.line = nic.line
-    return twin
 
 
 def _machine(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:

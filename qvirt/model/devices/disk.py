@@ -93,7 +93,7 @@ class DiskTarget(Node, tag="target"):
 
     dev: str | None = attr(string)
     bus: DiskBus | None = attr(one_of(DiskBus))
-    tray: str | None = attr(words("closed", "open"))
+    tray: str | None = attr(words("closed", "open"), omit="closed")
     removable: bool | None = attr(on_off)
     rotation_rate: int | None = attr(uint, omit=0)
 

@@ -333,11 +333,14 @@ class Interface(Device, tag="interface"):
     def check(self) -> None:
         self._check_source()
         self._check_port()
+        if self.driver.queues == 1:
+            self.driver.queues = None
         if self.model.type not in VIRTIO_MODELS and self.type != InterfaceType.HOSTDEV:
             # libvirt reads only the options that every virtio device has, to refuse them later
             for field in InterfaceDriver.fields:
                 if field.name not in ("iommu", "ats", "packed", "page_per_vq"):
                     self.driver.__dict__.pop(field.name, None)
+            self.backend.vhost = None
         if self.filterref is not None and (
             self.filterref.filter is None
             or self.type not in (InterfaceType.ETHERNET, InterfaceType.NETWORK, InterfaceType.BRIDGE)

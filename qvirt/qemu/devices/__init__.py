@@ -13,6 +13,7 @@ from qvirt.qemu.devices import graphics as graphics
 from qvirt.qemu.devices import hostdev as hostdev
 from qvirt.qemu.devices import hub as hub
 from qvirt.qemu.devices import input as input
+from qvirt.qemu.devices import interface as interface
 from qvirt.qemu.devices import iommu as iommu
 from qvirt.qemu.devices import lease as lease
 from qvirt.qemu.devices import memballoon as memballoon

@@ -46,10 +46,21 @@ class FileResource(Resource):
 
 @dataclass(frozen=True, slots=True)
 class TapResource(Resource):
-    """Tap queues handed over as descriptors named ``name``; ``bridge`` is what they are put into."""
+    """Tap queues handed over as descriptors named ``name``.
+
+    vhost: the kernel serves the queues where it can, by as many descriptors named ``vhost_name``;
+    vhost_required: without them the start fails.
+    """
 
     name: str
     queues: int = 1
+    vhost: bool = False
+    vhost_required: bool = False
+
+    @property
+    def vhost_name(self) -> str:
+        """The name of the vhost-net descriptors."""
+        return f"vhostfd-{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

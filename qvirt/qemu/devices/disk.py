@@ -105,6 +105,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
             dev.driver.name = "qemu"
         if dev.driver.type is None and dev.type != SourceType.VOLUME:
             dev.driver.type = "raw"
+        disk_rules.check_place(dev)
         for encryption in _encryptions(dev):
             if encryption.engine is None:
                 encryption.engine = "qemu"
@@ -115,7 +116,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
         disk_rules.validate(dev, ctx)
 
     def prepare(self, dev: Disk, ctx: BuildContext) -> None:
-        if dev.type == SourceType.VOLUME:
+        if dev.type == SourceType.VOLUME and not _may_be_missing(dev):
             raise _volume(dev)
 
     def resources(self, dev: Disk, ctx: Context) -> Iterable[Resource]:
@@ -124,7 +125,10 @@ class DiskHandler(Handler[Disk], kind=Disk):
 
     def switches(self, dev: Disk, ctx: BuildContext) -> Iterator[Switch]:
         if dev.type == SourceType.VOLUME:
-            raise _volume(dev)
+            if not _may_be_missing(dev):
+                raise _volume(dev)
+            if dev.device == DiskDevice.DISK:
+                return
         if dev.target.bus == DiskBus.SD:
             yield sd_drive(dev, ctx)
             return
@@ -312,6 +316,11 @@ def _error_policy(disk: Disk) -> dict[str, JsonValue]:
 
 
 # ------------------------------------------------------------ the rest
+
+
+def _may_be_missing(disk: Disk) -> bool:
+    """Tell whether the disk is left out, or its drive left empty, when its source is not there."""
+    return disk.source is not None and disk.source.startup_policy == "optional"
 
 
 def _volume(disk: Disk) -> ConfigUnsupported:

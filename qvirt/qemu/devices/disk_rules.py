@@ -79,7 +79,8 @@ def _check_words(disk: Disk) -> None:
         raise InternalError(f"driver serial '{disk.serial}' contains unsafe characters")
 
 
-def _check_address(disk: Disk) -> None:
+def check_place(disk: Disk) -> None:
+    """Refuse an address that is not of the bus's kind. Raises ConfigUnsupported."""
     where = disk.address
     if where is None:
         return
@@ -89,6 +90,13 @@ def _check_address(disk: Disk) -> None:
         raise ConfigUnsupported(
             f"Invalid address type '{where.type}' for the disk '{disk.name}' with the bus type '{bus}'"
         )
+
+
+def _check_address(disk: Disk) -> None:
+    where = disk.address
+    bus = disk.target.bus
+    if where is None:
+        return
     if isinstance(where, DriveAddress):
         _check_drive(where, bus or DiskBus.NONE)
     if bus == DiskBus.VIRTIO and not isinstance(where, (PciAddress, CcwAddress, VirtioMmioAddress)):
