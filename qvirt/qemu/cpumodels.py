@@ -15,6 +15,7 @@ from qvirt.qemu.x86_models import (
     FEATURES,
     MODEL_BY_NAME,
     MODELS,
+    MSR_FEATURES,
     NOT_MIGRATABLE,
     VENDORS,
     X86Model,
@@ -178,8 +179,10 @@ def host_model(caps: EmulatorCaps, virt_type: str, *, migratable: bool = False) 
     if expansion is None or caps.arch not in X86:
         return None
     processor = processor_of(expansion)
-    if migratable:
-        processor = Processor(processor.vendor, processor.signature, processor.features - NOT_MIGRATABLE)
+    left_out = NOT_MIGRATABLE if migratable else frozenset[str]()
+    if caps.arch == "i686":
+        left_out |= MSR_FEATURES  # as libvirt, which asks qemu-system-i386 for less
+    processor = Processor(processor.vendor, processor.signature, processor.features - left_out)
     return describe_guest(processor, usable_models(facts))
 
 

@@ -51,6 +51,14 @@ VENDORS: Mapping[str, str] = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD", "H
 
 NOT_MIGRATABLE = frozenset({"xsaves", "invtsc"})
 
+MSR_FEATURES = frozenset(
+    {
+        "rdctl-no", "ibrs-all", "rsba", "skip-l1dfl-vmentry", "ssb-no", "mds-no", "pschange-mc-no",
+        "tsx-ctrl", "taa-no", "split-lock-detect",
+    }
+)  # fmt: skip
+"""Features told by a model specific register instead of CPUID."""
+
 _FEATURE_NAMES = """
     fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 pn clflush ds acpi mmx fxsr
     sse sse2 ss ht tm ia64 pbe pni pclmuldq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid fma cx16
