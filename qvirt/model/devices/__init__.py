@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qvirt.model.devices.audio import Audio
-from qvirt.model.devices.char import Channel, Console, Parallel, Serial
+from qvirt.model.devices.char import Channel, Console, Parallel, Serial, number_isa_ports
 from qvirt.model.devices.controller import Controller
 from qvirt.model.devices.crypto import Crypto
 from qvirt.model.devices.device import Device
@@ -76,6 +76,9 @@ class Devices(Node, tag="devices"):
             for disk in self.disks:
                 insert_disk(ordered, disk)
             self.disks = ordered
+        number_isa_ports(self.serials)
+        if self.consoles and self.serials and self.consoles[0].target.type in (None, "serial"):
+            self.consoles[0].forget_own()
 
     def write_field(self, field: Field, value: Any, out: list[str], indent: str) -> None:
         """Write one list; the console that is the first serial port under another name is written from it."""

@@ -3,7 +3,7 @@
 import ipaddress
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.chardev import CharDevice
 from qvirt.xml.codecs import integer, refusing, string, uint
 from qvirt.xml.fields import attr, part
@@ -118,6 +118,40 @@ class Serial(CharDevice, tag="serial"):
     target: SerialTarget = part(SerialTarget)
 
 
+#: ports an ISA machine has room for
+MAX_ISA_PORTS = 4
+
+
+def number_isa_ports(serials: list[Serial]) -> None:
+    """Give the ports that are said to be ISA ones the lowest numbers that are free.
+
+    Raises InternalError when there are more than a machine has, or two want the same number.
+    """
+    isa = [serial.target for serial in serials if serial.target.type == "isa-serial"]
+    taken: set[int] = set()
+    for target in isa:
+        if target.port is None:
+            continue
+        if target.port >= MAX_ISA_PORTS:
+            raise _too_many_isa_ports()
+        if target.port in taken:
+            raise InternalError(f"target port '{target.port}' already allocated", domain=ErrorDomain.DOMAIN)
+        taken.add(target.port)
+    for target in isa:
+        if target.port is None:
+            free = next((port for port in range(MAX_ISA_PORTS) if port not in taken), None)
+            if free is None:
+                raise _too_many_isa_ports()
+            target.port = free
+            taken.add(free)
+
+
+def _too_many_isa_ports() -> InternalError:
+    return InternalError(
+        f"Maximum supported number of ISA serial ports is '{MAX_ISA_PORTS}'", domain=ErrorDomain.DOMAIN
+    )
+
+
 class Parallel(CharDevice, tag="parallel"):
     """``<parallel>``: a parallel port."""
 
@@ -146,6 +180,11 @@ class Console(CharDevice, tag="console"):
         if serial.type == "pty" and serial.path is not None:
             console.tty = serial.path
         return console
+
+    def forget_own(self) -> None:
+        """Drop the alias and address, which are the serial port's."""
+        for name in ("alias", "acpi", "address"):
+            self.__dict__.pop(name, None)
 
 
 class Channel(CharDevice, tag="channel"):

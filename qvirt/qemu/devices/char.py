@@ -41,7 +41,6 @@ _ADDRESSES = {
 }
 #: models that are part of a board: they have no -device
 _BUILT_IN = ("pl011", "16550a")
-_MAX_ISA_PORT = 3
 
 
 # ------------------------------------------------------------------- defaults
@@ -130,11 +129,6 @@ class SerialHandler(_CharHandler[Serial], kind=Serial):
     def defaults(self, dev: Serial, ctx: Context) -> None:
         target = dev.target
         _number(dev, ctx.domain.devices.serials)
-        if target.type == "isa-serial" and (target.port or 0) > _MAX_ISA_PORT:
-            raise InternalError(
-                f"Maximum supported number of ISA serial ports is '{_MAX_ISA_PORT + 1}'",
-                domain=ErrorDomain.DOMAIN,
-            )
         if target.type in (None, "isa-serial"):  # isa-serial was once written for "whatever is usual"
             target.type = default_serial_type(ctx.domain)
         if target.model.name is None and target.type is not None:
