@@ -3,6 +3,9 @@
 These come last in the element, whatever a subclass adds.
 """
 
+import re
+
+from qvirt.errors import XmlError
 from qvirt.model.devices.address import Address, address
 from qvirt.xml.codecs import on_off, positive, string, uint, yes_no
 from qvirt.xml.fields import attr, child, part
@@ -10,8 +13,24 @@ from qvirt.xml.node import Node
 
 
 class Boot(Node, tag="boot"):
+    """``<boot>``: the place in the boot order; ``loadparm`` is what an s390 boot loader is told."""
+
     order: int = attr(positive, required=True)
     loadparm: str | None = attr(string)
+
+    def check(self) -> None:
+        if self.loadparm is None:
+            return
+        self.loadparm = self.loadparm.upper()
+        if not self.loadparm:
+            raise XmlError("loadparm cannot be an empty string")
+        if len(self.loadparm) > 8:
+            raise XmlError(f"loadparm '{self.loadparm}' exceeds 8 characters")
+        for letter in self.loadparm:
+            if not re.fullmatch(r"[A-Z0-9. ]", letter):
+                raise XmlError(
+                    f"invalid loadparm char '{letter}', expecting chars in set of [a-zA-Z0-9.] and blank spaces"
+                )
 
 
 class Alias(Node, tag="alias"):

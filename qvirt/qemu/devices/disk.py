@@ -196,8 +196,6 @@ def device_props(disk: Disk, ctx: BuildContext) -> dict[str, JsonValue]:
     if disk.target.bus != DiskBus.FDC:
         # a floppy boots through its controller
         props["bootindex"] = boot_index(disk, ctx.domain)
-    if disk.boot is not None and ctx.domain.os.type.arch == "s390x":
-        props["loadparm"] = disk.boot.loadparm
     props |= FRONTEND.render(disk, ctx)
     if disk.target.bus == DiskBus.USB:
         props["removable"] = bool(disk.target.removable)

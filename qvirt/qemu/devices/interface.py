@@ -195,8 +195,6 @@ def device_props(dev: Interface, ctx: BuildContext) -> Props:
         "mac": dev.mac.address,
         "bootindex": boot_index(dev, ctx.domain),
     }
-    if dev.boot is not None and is_s390(ctx.domain):
-        props["loadparm"] = dev.boot.loadparm
     return props | placement(dev, ctx) | rom(dev)
 
 
