@@ -5,7 +5,7 @@ These come last in the element, whatever a subclass adds.
 
 import re
 
-from qvirt.errors import XmlError
+from qvirt.errors import InternalError
 from qvirt.model.devices.address import Address, address
 from qvirt.xml.codecs import on_off, positive, string, uint, yes_no
 from qvirt.xml.fields import attr, child, part
@@ -22,15 +22,13 @@ class Boot(Node, tag="boot"):
         if self.loadparm is None:
             return
         self.loadparm = self.loadparm.upper()
-        if not self.loadparm:
-            raise XmlError("loadparm cannot be an empty string")
-        if len(self.loadparm) > 8:
-            raise XmlError(f"loadparm '{self.loadparm}' exceeds 8 characters")
-        for letter in self.loadparm:
-            if not re.fullmatch(r"[A-Z0-9. ]", letter):
-                raise XmlError(
-                    f"invalid loadparm char '{letter}', expecting chars in set of [a-zA-Z0-9.] and blank spaces"
-                )
+        if not 1 <= len(self.loadparm) <= 8:
+            raise InternalError(f"loadparm value '{self.loadparm}' must be between 1 and 8 characters")
+        if not re.fullmatch(r"[A-Z0-9. ]*", self.loadparm):
+            raise InternalError(
+                f"invalid loadparm value '{self.loadparm}', expecting chars in set of [a-zA-Z0-9.] "
+                "and blank spaces"
+            )
 
 
 class Alias(Node, tag="alias"):
