@@ -10,6 +10,7 @@ from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import PciAddress, VirtioMmioAddress
 from qvirt.model.devices.controller import Controller, ControllerType, PciControllerModel
 from qvirt.model.devices.device import Device
+from qvirt.model.devices.interface import Interface
 from qvirt.qemu.addresses.chipset import is_piix3_function, place, reserve_builtin
 from qvirt.qemu.addresses.pci_bus import BUS_KINDS, PCI, PCIE, Buses, Connect, Place
 from qvirt.qemu.addresses.pci_flags import Slots, has_pci, said, wants_pci
@@ -73,7 +74,8 @@ def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> None:
             domain.devices.controllers.append(added)
             needs = slots.needs(added)
             if needs:
-                buses.next(needs)
+                # a bridge that was added finds a port as any device does; one of the document must have one
+                buses.next(needs | PCIE if needs & Connect.PCIE_TO_PCI else needs)
         number += 1
 
 
@@ -149,7 +151,7 @@ def _in_order(ctx: Context) -> Iterator[Device]:
 def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> None:
     for dev in _in_order(ctx):
         needs = slots.needs(dev)
-        if not needs or not wants_pci(dev):
+        if not wants_pci(dev) or not (needs or isinstance(dev, Interface)):
             continue
         if isinstance(dev, Controller):
             if dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS:
@@ -160,7 +162,7 @@ def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> None:
             place(dev, found)
 
 
-def _assign_usb2(ctx: Context, dev: Controller, buses: Buses, needs: Connect) -> None:
+def _assign_usb2(ctx: Context, dev: Controller, buses: Buses, needs: int) -> None:
     """Put an EHCI controller and its companions into the functions of one slot."""
     function = USB2_FUNCTIONS[dev.model or ""]
     multifunction = True if function == 0 else None

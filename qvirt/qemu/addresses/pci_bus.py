@@ -5,30 +5,30 @@ libvirt's rules (docs: "PCI topology and hotplug", "PCI addresses in domain XML 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from enum import IntFlag
+from typing import Final
 
 from qvirt.errors import InternalError, QvirtError, XmlError
 
 
-class Connect(IntFlag):
-    """What a device needs of its slot, and what a bus offers."""
+class Connect:
+    """What a device needs of its slot, and what a bus offers; plain integers, tested for every slot."""
 
-    NONE = 0
-    HOTPLUG = 1
-    AGGREGATE = 2
-    INTEGRATED = 4
-    PCI_DEVICE = 8
-    PCIE_DEVICE = 16
-    PCI_BRIDGE = 32
-    PCIE_ROOT_PORT = 64
-    UPSTREAM_PORT = 128
-    DOWNSTREAM_PORT = 256
-    DMI_TO_PCI = 512
-    PCIE_TO_PCI = 1024
-    PCI_EXPANDER = 2048
-    PCIE_EXPANDER = 4096
-    ENDPOINT = PCI_DEVICE | PCIE_DEVICE
-    TYPES = (
+    NONE: Final = 0
+    HOTPLUG: Final = 1
+    AGGREGATE: Final = 2
+    INTEGRATED: Final = 4
+    PCI_DEVICE: Final = 8
+    PCIE_DEVICE: Final = 16
+    PCI_BRIDGE: Final = 32
+    PCIE_ROOT_PORT: Final = 64
+    UPSTREAM_PORT: Final = 128
+    DOWNSTREAM_PORT: Final = 256
+    DMI_TO_PCI: Final = 512
+    PCIE_TO_PCI: Final = 1024
+    PCI_EXPANDER: Final = 2048
+    PCIE_EXPANDER: Final = 4096
+    ENDPOINT: Final = PCI_DEVICE | PCIE_DEVICE
+    TYPES: Final = (
         ENDPOINT
         | PCI_BRIDGE
         | PCIE_ROOT_PORT
@@ -49,7 +49,7 @@ PCIE = Connect.PCIE_DEVICE | Connect.HOTPLUG
 class BusKind:
     """What a controller model offers to the devices below it; auto: libvirt places devices there by itself."""
 
-    offers: Connect
+    offers: int
     first_slot: int
     last_slot: int
     auto: bool = True
@@ -73,7 +73,7 @@ BUS_KINDS: dict[str, BusKind] = {
 }
 
 #: how a controller plugs into the bus above it
-UPLINKS: dict[str, Connect] = {
+UPLINKS: dict[str, int] = {
     "pci-bridge": Connect.PCI_BRIDGE,
     "pci-expander-bus": Connect.PCI_EXPANDER,
     "pcie-expander-bus": Connect.PCIE_EXPANDER,
@@ -85,7 +85,7 @@ UPLINKS: dict[str, Connect] = {
 }
 
 #: what messages call a device that needs the flag
-_NAMES: tuple[tuple[Connect, str], ...] = (
+_NAMES: tuple[tuple[int, str], ...] = (
     (Connect.PCI_DEVICE, "standard PCI device"),
     (Connect.PCIE_DEVICE, "PCI Express device"),
     (Connect.PCIE_ROOT_PORT, "pcie-root-port"),
@@ -150,7 +150,7 @@ class Buses:
 
     # -------------------------------------------------------------- reserving
 
-    def reserve(self, place: Place, needs: Connect, *, user: bool = True, group: int = 0) -> Place:
+    def reserve(self, place: Place, needs: int, *, user: bool = True, group: int = 0) -> Place:
         """Take a function and return it: on the bus after the one asked for, when the latter had to become the
         port of a bridge.
 
@@ -174,13 +174,13 @@ class Buses:
         bus.taken[place.slot] = functions | (1 << place.function)
         return place
 
-    def next(self, needs: Connect, *, function: int = 0, group: int = 0) -> Place:
+    def next(self, needs: int, *, function: int = 0, group: int = 0) -> Place:
         """Find a free place, take it and return it. Raises InternalError when there is none."""
         place = self._find(needs, function, group)
         self.reserve(place, needs, user=False, group=group)
         return place
 
-    def _find(self, needs: Connect, function: int, group: int) -> Place:
+    def _find(self, needs: int, function: int, group: int) -> Place:
         if not self.buses:
             raise XmlError("No PCI buses available")
         for number, bus in enumerate(self.buses):
@@ -196,7 +196,7 @@ class Buses:
             return Place(number, self.buses[number].kind.first_slot, function)
         raise InternalError("No more available PCI slots")
 
-    def _free_slot(self, number: int, bus: Bus, needs: Connect, function: int) -> Place | None:
+    def _free_slot(self, number: int, bus: Bus, needs: int, function: int) -> Place | None:
         kind = bus.kind
         if not kind.auto or not _fits(needs, kind.offers, number):
             return None
@@ -213,7 +213,7 @@ class Buses:
     # ------------------------------------------------------------ validation
 
     def _validate(
-        self, place: Place, needs: Connect, user: bool, error: Callable[[str], QvirtError]
+        self, place: Place, needs: int, user: bool, error: Callable[[str], QvirtError]
     ) -> None:
         if not self.buses:
             raise error("No PCI buses available")
@@ -261,7 +261,7 @@ class Buses:
 
     # --------------------------------------------------------------- growing
 
-    def _grow(self, number: int, needs: Connect) -> int:
+    def _grow(self, number: int, needs: int) -> int:
         """Add buses until there is one of this number; return the number of the bus the device goes on."""
         missing = number - len(self.buses) + 1
         if missing <= 0:
@@ -279,11 +279,11 @@ class Buses:
                         first = ["dmi-to-pci-bridge", "pci-bridge"]
         elif needs & Connect.PCI_BRIDGE and self.buses[0].model == "pcie-root":
             model = "pcie-to-pci-bridge" if self.pcie_to_pci else "dmi-to-pci-bridge"
-        elif needs & (Connect.PCIE_DEVICE | Connect.UPSTREAM_PORT | Connect.PCIE_TO_PCI):
+        elif needs & (Connect.PCIE_DEVICE | Connect.UPSTREAM_PORT):
             model = "pcie-root-port"
         else:
             uplink = next((name for name, flags in UPLINKS.items() if flags & needs & Connect.TYPES), None)
-            if uplink is not None:
+            if uplink is not None and not needs & Connect.PCIE_TO_PCI:
                 raise InternalError(
                     f"a PCI slot is needed to connect a PCI controller model='{uplink}', but none is "
                     f"available, and it cannot be automatically added"
@@ -298,7 +298,7 @@ class Buses:
         return number
 
 
-def _fits(needs: Connect, offers: Connect, number: int) -> bool:
+def _fits(needs: int, offers: int, number: int) -> bool:
     """Tell whether a device that libvirt places by itself may go on a bus."""
     if not needs & offers & Connect.TYPES:
         return False

@@ -4,6 +4,7 @@ A virtio device goes to a PCI Express slot where there is one, unless it is tran
 I/O ports, which an Express slot gives to few.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from qvirt.model.devices import Devices
@@ -32,8 +33,16 @@ from qvirt.qemu.machines import root_model
 
 _USB_EXPRESS = frozenset({"nec-xhci", "qemu-xhci"})
 _USB_VIRTUAL = frozenset({"none", "qusb1", "qusb2"})
-_SCSI_CONVENTIONAL = frozenset({"buslogic", "lsilogic", "lsisas1068", "dc390", "am53c974", "auto"})
-_SCSI_EXPRESS = frozenset({"vmpvscsi", "lsisas1078"})
+_SCSI_CONVENTIONAL = frozenset(
+    {"buslogic", "lsilogic", "lsisas1068", "lsisas1078", "vmpvscsi", "dc390", "am53c974", "auto"}
+)
+_NET_CONVENTIONAL = frozenset(
+    {
+        "rtl8139", "e1000", "vlance", "vmxnet", "vmxnet2", "vmxnet3", "Am79C970A", "Am79C973", "82540EM",
+        "82545EM", "82543GC",
+    }
+)  # fmt: skip
+_NET_ELSEWHERE = frozenset({"usb-net", "lan9118", "smc91c111", "spapr-vlan", "netfront"})
 _VIDEO_CONVENTIONAL = frozenset({"vga", "cirrus", "vmvga", "xen", "qxl"})
 _SOUND_CONVENTIONAL = frozenset({"es1370", "ac97", "ich6", "ich9"})
 
@@ -45,11 +54,11 @@ class Slots:
         self._conventional_hosts = ctx.host.conventional_pci
         self.pcie = PCIE if root_model(ctx.domain) == "pcie-root" else PCI
 
-    def needs(self, dev: Device) -> Connect:
+    def needs(self, dev: Device) -> int:
         """Return the slot the device needs."""
         return _RULES.get(type(dev), _nothing)(self, dev)
 
-    def virtio(self, model: str | None) -> Connect:
+    def virtio(self, model: str | None) -> int:
         """Return the slot of a virtio device of a model."""
         if model is not None and model.endswith("-transitional") and not model.endswith("-non-transitional"):
             return PCI
@@ -57,7 +66,7 @@ class Slots:
 
     # ------------------------------------------------------------ the kinds
 
-    def controller(self, dev: Controller) -> Connect:
+    def controller(self, dev: Controller) -> int:
         model = dev.model or ""
         match dev.type:
             case "pci":
@@ -69,8 +78,6 @@ class Slots:
             case "scsi":
                 if model in _SCSI_CONVENTIONAL:
                     return PCI
-                if model in _SCSI_EXPRESS:
-                    return self.pcie
                 return self.virtio(model) if model.startswith("virtio") else Connect.NONE
             case "ide" | "sata":
                 return PCI
@@ -79,25 +86,25 @@ class Slots:
             case _:
                 return Connect.NONE
 
-    def disk(self, dev: Disk) -> Connect:
+    def disk(self, dev: Disk) -> int:
         return self.virtio(said(dev, "model")) if said(dev, "target.bus") == "virtio" else Connect.NONE
 
-    def interface(self, dev: Interface) -> Connect:
+    def interface(self, dev: Interface) -> int:
         model = said(dev, "model.type")
         if said(dev, "type") == "hostdev":
             return self.host_pci(said(dev, "source.address"))
-        if model == "usb-net":
+        if model in _NET_ELSEWHERE:
             return Connect.NONE
-        if model is not None and model.startswith("virtio"):
-            return self.virtio(model)
-        return self.pcie if model == "e1000e" else PCI
+        if model is None or model in _NET_CONVENTIONAL:
+            return PCI
+        return self.virtio(model)  # a model libvirt does not know is taken for a modern one
 
-    def host_pci(self, address: object) -> Connect:
+    def host_pci(self, address: object) -> int:
         if isinstance(address, PciHostAddress) and address.name in self._conventional_hosts:
             return PCI
         return self.pcie  # a device that cannot be looked at is taken for a modern one
 
-    def hostdev(self, dev: Hostdev) -> Connect:
+    def hostdev(self, dev: Hostdev) -> int:
         if dev.is_subsystem("pci"):
             return self.host_pci(dev.host_address)
         if dev.is_subsystem("scsi_host"):
@@ -106,13 +113,13 @@ class Slots:
             return self.pcie
         return Connect.NONE
 
-    def video(self, dev: Video) -> Connect:
+    def video(self, dev: Video) -> int:
         model = said(dev, "model.type")
         if model in _VIDEO_CONVENTIONAL:
-            return PCI & ~Connect.HOTPLUG
-        return self.pcie & ~Connect.HOTPLUG if model in ("virtio", "bochs") else Connect.NONE
+            return PCI
+        return self.pcie if model in ("virtio", "bochs") else Connect.NONE
 
-    def iommu(self, dev: Iommu) -> Connect:
+    def iommu(self, dev: Iommu) -> int:
         return self.pcie & ~Connect.HOTPLUG | Connect.INTEGRATED if dev.model == "virtio" else Connect.NONE
 
 
@@ -126,16 +133,16 @@ def said(dev: object, path: str) -> Any:
     return value
 
 
-def _nothing(_: Slots, __: Any) -> Connect:
+def _nothing(_: Slots, __: Any) -> int:
     return Connect.NONE
 
 
-def _virtio_model(slots: Slots, dev: Any) -> Connect:
+def _virtio_model(slots: Slots, dev: Any) -> int:
     model = said(dev, "model")
     return slots.virtio(model) if model is None or model.startswith("virtio") else Connect.NONE
 
 
-_RULES: dict[type[Device], Any] = {
+_RULES: dict[type[Device], Callable[[Slots, Any], int]] = {
     Controller: Slots.controller,
     Disk: Slots.disk,
     Interface: Slots.interface,
