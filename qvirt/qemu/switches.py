@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from qvirt.qemu.chardev_backend import to_backend
 from qvirt.qemu.keyval import JsonValue, format_keyval, format_pairs
 from qvirt.xml.node import Node
 
@@ -158,6 +159,10 @@ class Chardev(Switch):
 
     def to_argv(self) -> list[str]:
         return ["-chardev", format_keyval({"backend": self.backend, **self.props}, "backend")]
+
+    def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
+        """Return the QMP command and arguments that add the same backend to a running QEMU."""
+        return "chardev-add", {"id": self.props["id"], "backend": to_backend(self.backend, self.props)}
 
 
 @dataclass(slots=True)

@@ -269,6 +269,8 @@ def virtio_port(dev: Console | Channel, ctx: Context) -> dict[str, JsonValue]:
 class ChannelHandler(_CharHandler[Channel], kind=Channel):
     def defaults(self, dev: Channel, ctx: Context) -> None:
         dev.target.__dict__.pop("state", None)
+        if dev.target.type == "virtio" and not isinstance(dev.address, (VirtioSerialAddress, CcwAddress)):
+            dev.address = None  # a channel sits on a port, whatever the document says
         chardev.settle(dev)
         if _path_is_generated(dev, ctx):
             dev.sources = []

@@ -8,7 +8,7 @@ from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices.audio import audiodev_id, find_audio
 from qvirt.qemu.devices.base import Handler, line
 from qvirt.qemu.devices.placement import placement
-from qvirt.qemu.switches import Device, Option, Switch
+from qvirt.qemu.switches import Device, KeyValue, Option, Switch
 
 _TYPES = {
     "es1370": "ES1370",
@@ -18,6 +18,7 @@ _TYPES = {
     "sb16": "sb16",
     "usb": "usb-audio",
 }
+_WITHOUT_SOUNDHW = (7, 1, 0)
 _HDA = ("ich6", "ich9")
 
 
@@ -33,8 +34,12 @@ class SoundHandler(Handler[Sound], kind=Sound):
 
     def switches(self, dev: Sound, ctx: BuildContext) -> Iterator[Switch]:
         if dev.model == "pcspk":
-            # part of every PC; later QEMUs connect it by a property of the machine
-            yield Option("soundhw", "pcspk", origin=dev)
+            # part of every PC; libvirt's word for it is one that QEMU has dropped, so a start says it otherwise
+            if ctx.launch.id < 0 or ctx.caps.version < _WITHOUT_SOUNDHW:
+                yield Option("soundhw", "pcspk", origin=dev)
+            else:
+                audiodev = audiodev_id(ctx.domain, dev.audio)
+                yield KeyValue("machine", {"pcspk-audiodev": audiodev}, origin=dev)
             return
         type = _TYPES.get(dev.model)
         if type is None:
