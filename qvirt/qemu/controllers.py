@@ -44,7 +44,7 @@ def add_usb_controller(domain: Domain, index: int, model: str | None) -> None:
 
 
 def arrange_controllers(domain: Domain) -> None:
-    """Put the controllers of a document into libvirt's order, number them, give USB companions their ports.
+    """Put the controllers of a document into libvirt's order, and give USB companions their ports.
 
     Raises XmlDetail for USB controllers that contradict each other.
     """
@@ -59,19 +59,18 @@ def arrange_controllers(domain: Domain) -> None:
     for controller in given:
         _insert(ordered, controller)
     domain.devices.controllers = ordered
-    _number(domain)
 
 
 def _insert(known: list[Controller], new: Controller) -> None:
     """Add a controller among those of its type, by index, a USB master before its companions."""
-    if new.index is None:
-        known.append(new)
-        return
     at: int | None = None
     for position in range(len(known) - 1, -1, -1):
         current = known[position]
         if current.type is not new.type:
             continue
+        if new.index is None:
+            at = position + 1
+            break
         index = -1 if current.index is None else current.index
         if index > new.index or (new.master is None and current.master is not None and index == new.index):
             at = position
@@ -113,7 +112,7 @@ def _check_usb(controllers: list[Controller]) -> None:
 _USB_DISABLED = "Can't add another USB controller: USB is disabled for this domain"
 
 
-def _number(domain: Domain) -> None:
+def number_controllers(domain: Domain) -> None:
     """Give the lowest unused index of its type to each controller that has none.
 
     A part of an ICH9 USB2 group joins the part before it, when that group still lacks this part.

@@ -13,7 +13,14 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.drive import address_disk, address_scsi_hostdev
 from qvirt.qemu.addresses.pci_flags import said
 from qvirt.qemu.context import Context
-from qvirt.qemu.controllers import add_usb_controller, arrange_controllers, ensure_controller, find_controller, refuse_duplicates
+from qvirt.qemu.controllers import (
+    add_usb_controller,
+    arrange_controllers,
+    ensure_controller,
+    find_controller,
+    number_controllers,
+    refuse_duplicates,
+)
 from qvirt.qemu.devices.audio import add_default_audio
 from qvirt.qemu.devices.char import mirror_consoles
 from qvirt.qemu.devices.video import add_default_video
@@ -78,6 +85,7 @@ def add_implicit(domain: Domain, ctx: Context) -> None:
     drop_generated_aliases(domain)
     arrange_controllers(domain)
     _scsi_hostdevs(domain)
+    number_controllers(domain)
     add_machine_devices(ctx)
     refuse_duplicates(domain)
     mirror_consoles(domain)

@@ -24,7 +24,7 @@ class Connect:
     UPSTREAM_PORT: Final = 128
     DOWNSTREAM_PORT: Final = 256
     DMI_TO_PCI: Final = 512
-    PCIE_TO_PCI: Final = 1024
+    PCIE_TO_PCI: Final = 0x2000
     PCI_EXPANDER: Final = 2048
     PCIE_EXPANDER: Final = 4096
     ENDPOINT: Final = PCI_DEVICE | PCIE_DEVICE

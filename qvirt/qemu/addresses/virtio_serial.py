@@ -13,9 +13,9 @@ DEFAULT_PORTS = 32
 
 
 def assign_virtio_serial(domain: Domain) -> None:
-    """Give ports to the consoles and channels on virtio serial controllers, adding controllers when full.
+    """Give ports to the channels on virtio serial controllers, adding controllers when full.
 
-    Raises XmlError for a port that does not exist or is taken.
+    QEMU finds the port of a console that names none; one that at least names the bus is counted. Raises XmlError for a port that does not exist or is taken.
     """
     ports = _Ports(domain)
     wanting: list[tuple[Device, bool]] = []
@@ -28,9 +28,12 @@ def assign_virtio_serial(domain: Domain) -> None:
     for dev, is_console in wanting:
         where = dev.address
         if isinstance(where, VirtioSerialAddress):
-            ports.next_on(domain, where, allow_zero=is_console)
-        elif where is None and not is_console:  # QEMU chooses the port of a console that names none
-            dev.address = ports.next(domain, allow_zero=False)
+            number = 0 if is_console else where.controller or 0
+            port = ports.next_on(number)
+            if not is_console:
+                where.port = port
+        elif where is None and not is_console:
+            dev.address = ports.next(domain)
 
 
 def _devices(domain: Domain) -> list[tuple[Device, bool]]:
@@ -70,30 +73,29 @@ class _Ports:
             raise XmlError(f"virtio serial port {port} on controller {number} is already occupied")
         self.taken[number].add(port)
 
-    def _free(self, number: int, allow_zero: bool) -> int | None:
+    def _free(self, number: int) -> int | None:
         taken = self.taken[number]
-        for port in range(0 if allow_zero else 1, self.counts[number]):
+        for port in range(1, self.counts[number]):
             if port not in taken:
                 return port
         return None
 
-    def next_on(self, domain: Domain, where: VirtioSerialAddress, allow_zero: bool) -> None:
-        """Find a port on the controller the address names."""
-        number = where.controller or 0
+    def next_on(self, number: int) -> int:
+        """Take a port of one controller."""
         if number not in self.counts:
             raise XmlError(f"virtio-serial controller {number} not available")
-        port = self._free(number, allow_zero)
+        port = self._free(number)
         if port is None:
             raise XmlError(f"Unable to find a free port on virtio-serial controller {number}")
         self.taken[number].add(port)
-        where.port = port
+        return port
 
-    def next(self, domain: Domain, allow_zero: bool) -> VirtioSerialAddress:
+    def next(self, domain: Domain) -> VirtioSerialAddress:
         """Find a port on any controller; add one when all are full."""
         if not self.counts:
             raise XmlError("no virtio-serial controllers are available")
         for number in sorted(self.counts):
-            port = self._free(number, allow_zero)
+            port = self._free(number)
             if port is not None:
                 break
         else:
@@ -102,6 +104,6 @@ class _Ports:
             if added is None:
                 raise XmlError("Unable to find a free virtio-serial port")
             self.add(added)
-            port = 0 if allow_zero else 1
+            port = 1
         self.taken[number].add(port)
         return VirtioSerialAddress(controller=number, bus=0, port=port)

@@ -128,7 +128,7 @@ def _check_word(name: str, word: str | None, known: frozenset[str]) -> None:
 
 
 def _validate_virtio(dev: Input, ctx: Context) -> None:
-    if dev.model in ("virtio-transitional", "virtio-non-transitional") and dev.type != "passthrough":
+    if dev.model in ("virtio-transitional", "virtio-non-transitional"):
         raise ConfigUnsupported(
             f"virtio (non-)transitional models are not supported for input type={dev.type}"
         )
