@@ -5,13 +5,36 @@ each with a deadline. ``flags`` are libvirt's numbers where a method takes them;
 refuse. Every method has libvirt's preconditions and error texts.
 """
 
+import asyncio
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TYPE_CHECKING
 
+from qvirt.constants import (
+    DomainEventDefinedDetailType,
+    DomainEventType,
+    DomainModificationImpact,
+    DomainShutoffReason,
+    DomainState,
+    DomainXMLFlags,
+    ErrorDomain,
+)
+from qvirt.errors import InternalError, OperationInvalid
 from qvirt.model.domain import Domain as Definition
+from qvirt.model.domain import parse_domain
+from qvirt.model.live import format_domain
+from qvirt.qmp import commands
+from qvirt.qmp.errors import QmpError
+from qvirt.qmp.wire import JsonValue
+from qvirt.runtime import console, display, guest, lifecycle, manage, power, reading
 from qvirt.runtime.console import ConsoleStream
-from qvirt.runtime.events import DomainRef
+from qvirt.runtime.display import Screenshot
+from qvirt.runtime.documents import header
+from qvirt.runtime.events import DomainEvent, DomainRef, Lifecycle
+from qvirt.runtime.jobs import Job, JobQueue
+from qvirt.runtime.persist import write_atomic
 from qvirt.runtime.records import (
     BlockInfo,
     BlockStats,
@@ -27,63 +50,251 @@ from qvirt.runtime.records import (
     SecurityLabel,
     VcpuInfo,
 )
+from qvirt.runtime.running import COMMAND_DEADLINE, Running
+from qvirt.runtime.state import Status, boot_id
 
+if TYPE_CHECKING:
+    from qvirt.runtime.hypervisor import Hypervisor
 
-@dataclass(frozen=True, slots=True)
-class Screenshot:
-    """A picture of a display; the caller closes ``file``, which has no name any more."""
-
-    mime: str
-    file: BinaryIO
+__all__ = ["ConsoleStream", "Domain", "Screenshot"]
 
 
 class Domain:
     """One domain.
 
-    id: -1 when it does not run. persistent: it has a definition on disk.
-    state, reason: DomainState and the matching Domain…Reason.
+    id: -1 when it does not run. persistent: it has a definition on disk. state, reason: DomainState and the
+    matching Domain…Reason. updated: a new definition was given while it ran (virDomainIsUpdated).
     """
 
-    uuid: str
-    name: str
-    id: int
-    persistent: bool
-    autostart: bool
-    autostart_once: bool
-    state: int
-    reason: int
-    #: a new definition was given while it ran (virDomainIsUpdated)
-    updated: bool
+    __slots__ = (
+        "_jobs",
+        "_parsed",
+        "_saving",
+        "_text",
+        "_text_is_exact",
+        "autostart",
+        "autostart_once",
+        "hypervisor",
+        "name",
+        "persistent",
+        "reason",
+        "running",
+        "state",
+        "updated",
+        "uuid",
+    )
+
+    def __init__(self, hypervisor: "Hypervisor", name: str, uuid: str) -> None:
+        """Make a domain that does not run and has no definition yet."""
+        self.hypervisor = hypervisor
+        self.name = name
+        self.uuid = uuid
+        self.persistent = False
+        self.autostart = False
+        self.autostart_once = False
+        self.updated = False
+        self.state: int = DomainState.SHUTOFF
+        self.reason: int = DomainShutoffReason.UNKNOWN
+        self.running: Running | None = None
+        self._text = ""
+        self._text_is_exact = False
+        self._parsed: Definition | None = None
+        self._jobs: JobQueue | None = None
+        self._saving: asyncio.Task[None] | None = None
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def id(self) -> int:
+        """The id of the run, -1 when it does not run."""
+        return self.running.id if self.running is not None else -1
 
     @property
     def active(self) -> bool:
         """Tell whether a QEMU runs for it."""
-        raise NotImplementedError
+        return self.running is not None
 
     @property
     def ref(self) -> DomainRef:
         """Name, uuid and id as they are now."""
-        raise NotImplementedError
+        return DomainRef(self.name, self.uuid, self.id)
+
+    def ref_with(self, id: int) -> DomainRef:
+        """Name and uuid as they are now, with the id of a run that has ended."""
+        return DomainRef(self.name, self.uuid, id)
+
+    @property
+    def jobs(self) -> JobQueue:
+        """The queue of jobs."""
+        if self._jobs is None:
+            self._jobs = JobQueue(asyncio.get_running_loop().time)
+        return self._jobs
+
+    def job(self, kind: Job, owner: str) -> AbstractAsyncContextManager[None]:
+        """Hold a job for the length of a block; see `JobQueue.hold`."""
+        return self.jobs.hold(kind, owner)
 
     @property
     def live(self) -> Definition:
         """The running domain's definition. Raises OperationInvalid 'domain is not running'."""
-        raise NotImplementedError
+        return self.need_running().definition
 
     @property
     def config(self) -> Definition:
         """The definition of the next start. Treat as read-only. Raises OperationInvalid when transient."""
-        raise NotImplementedError
+        if not self.persistent:
+            raise OperationInvalid(
+                "transient domains do not have any persistent config", domain=ErrorDomain.DOMAIN
+            )
+        return self._definition()
 
     @property
     def current(self) -> Definition:
         """The live definition of a running domain, else the persistent one."""
-        raise NotImplementedError
+        return self.running.definition if self.running is not None else self._definition()
+
+    def chosen(self, flags: int) -> Definition:
+        """Return the definition that LIVE, CONFIG or neither asks for."""
+        if flags & DomainModificationImpact.CONFIG:
+            return self.config
+        if flags & DomainModificationImpact.LIVE:
+            return self.live
+        return self.current
 
     @property
     def has_managed_save(self) -> bool:
         """Tell whether a managed save image is there."""
-        raise NotImplementedError
+        return self.hypervisor.paths.managed_save(self.name).exists()
+
+    def need_running(self) -> Running:
+        """Return the run. Raises OperationInvalid 'domain is not running'."""
+        if self.running is None:
+            raise OperationInvalid("domain is not running", domain=ErrorDomain.DOMAIN)
+        return self.running
+
+    def need_running_or_none(self) -> Running | None:
+        """Return the run, None without one."""
+        return self.running
+
+    # --------------------------------------------------------------- definitions
+
+    def _definition(self) -> Definition:
+        """Return the kept definition, parsed at need and dropped again when many others were used since."""
+        if self._parsed is None:
+            self._parsed = parse_domain(self._text)
+        self.hypervisor.used(self)
+        return self._parsed
+
+    async def definition(self) -> Definition:
+        """Return the kept definition, complete. Treat as read-only; copy it to change it."""
+        if not self._text_is_exact:
+            definition = await self.hypervisor.documents.reread(self._text)
+            self.take_definition(definition, self.hypervisor.documents.write(definition, secure=True))
+        return self._definition()
+
+    @property
+    def text(self) -> str:
+        """The kept definition's text, secrets included."""
+        return self._text
+
+    def take_definition(self, definition: Definition | None, text: str, *, exact: bool = True) -> None:
+        """Take a definition for the next start. exact: the text is what we would write for it."""
+        self._text = text
+        self._text_is_exact = exact
+        self._parsed = definition
+        if definition is not None:
+            self.hypervisor.used(self)
+
+    def forget_parsed(self) -> None:
+        """Drop the parsed form of the definition; the text stays."""
+        if self._text_is_exact:
+            self._parsed = None
+
+    async def keep(self, definition: Definition) -> None:
+        """Write a definition to disk and take it; on failure the old one stays."""
+        hv = self.hypervisor
+        text = hv.documents.write(definition, secure=True)
+        hv.checkpoint("define")
+        write = partial(manage.write_definition, hv.paths.definitions, self.name, self.uuid, text)
+        await hv.files.run(f"definition of '{self.name}'", write)
+        hv.checkpoint("defined")
+        self.take_definition(definition, text)
+
+    def publish(self, event: DomainEvent) -> None:
+        """Tell everybody."""
+        self.hypervisor.events.publish(event)
+
+    def publish_defined(self, *, updated: bool) -> None:
+        """Tell everybody of a definition that is new or has changed."""
+        details = DomainEventDefinedDetailType
+        self.publish(
+            Lifecycle(self.ref, DomainEventType.DEFINED, details.UPDATED if updated else details.ADDED)
+        )
+
+    # --------------------------------------------------------------- status file
+
+    def set_state(self, state: int, reason: int) -> None:
+        """Note a state; the status file follows with the next save."""
+        self.state = state
+        self.reason = reason
+        if self.running is not None:
+            self.running.touch()
+
+    async def save_status(self) -> None:
+        """Write the status file now."""
+        running = self.running
+        if running is None or running.finishing:
+            return
+        path = self.hypervisor.paths.status(self.name)
+        text = self._status(running).to_text(header(self.name, self.uuid))
+        data = text.encode("utf-8", "surrogateescape")
+        async with running.status_lock:
+            if not running.finishing:
+                await self.hypervisor.files.run(
+                    f"status of '{self.name}'", lambda: write_atomic(path, data, 0o600)
+                )
+
+    def save_soon(self) -> None:
+        """Write the status file in a moment, once for all changes until then."""
+        running = self.running
+        if running is None or running.stage != "running" or running.save_pending:
+            return
+        running.save_pending = True
+        self.hypervisor.background(self._save_later(running), f"status of {self.name}")
+
+    async def _save_later(self, running: Running) -> None:
+        running.save_pending = False
+        if self.running is running:
+            await self.save_status()
+
+    async def settle_writes(self) -> None:
+        """Wait for a status file that is being written."""
+        if self.running is not None:
+            async with self.running.status_lock:
+                pass
+
+    def _status(self, running: Running) -> Status:
+        process = running.process
+        return Status(
+            name=self.name,
+            id=running.id,
+            state=self.state,
+            reason=self.reason,
+            stage=running.stage,
+            xml=self.hypervisor.documents.write(running.definition, secure=True),
+            inactive_xml="" if self.persistent else self._text,
+            monitor=running.monitor_path,
+            pid=running.pid,
+            start_time=process.start_time if process is not None else 0,
+            boot_id=boot_id(),
+            folder=running.folder,
+            vcpu_pids=running.vcpu_threads,
+            taints=running.taints,
+            footprint=running.footprint,
+            fake_reboot=running.fake_reboot,
+            autodestroy=running.owner is not None,
+            clock_base=running.clock_base,
+        )
 
     # ------------------------------------------------------------------ lifecycle
 
@@ -96,142 +307,173 @@ class Domain:
         force_boot: bool = False,
         reset_nvram: bool = False,
     ) -> None:
-        """Start a defined domain (virDomainCreateWithFlags). Raises OperationInvalid 'domain is already running'."""
-        raise NotImplementedError
+        """Start a defined domain (virDomainCreateWithFlags). Raises OperationInvalid when it runs already."""
+        async with self.job(Job.MODIFY, "start"):
+            if self.active:
+                raise OperationInvalid("domain is already running")
+            definition = (await self.definition()).copy()
+            await lifecycle.start(self, definition, paused=paused, owner=autodestroy, reset_nvram=reset_nvram)
 
     async def shutdown(self, flags: int = 0) -> None:
         """Ask the guest to shut down; flags: DomainShutdownFlags (agent, ACPI)."""
-        raise NotImplementedError
+        await power.shutdown(self, flags)
 
     async def reboot(self, flags: int = 0) -> None:
         """Ask the guest to reboot; flags: DomainRebootFlags."""
-        raise NotImplementedError
+        await power.reboot(self, flags)
 
     async def reset(self) -> None:
         """Press the reset button."""
-        raise NotImplementedError
+        await power.reset(self)
 
     async def destroy(self, *, graceful: bool = False, remove_logs: bool = False) -> None:
-        """End the QEMU. graceful: no SIGKILL; raises OperationFailed when SIGTERM does not do."""
-        raise NotImplementedError
+        """End the QEMU. graceful: no SIGKILL; raises SystemError_ when SIGTERM does not do."""
+        await lifecycle.destroy(self, graceful=graceful)
+        if remove_logs:
+            log = self.hypervisor.paths.logfile(self.name)
+            await self.hypervisor.files.run("domain log", lambda: log.unlink(missing_ok=True))
 
     async def suspend(self) -> None:
         """Stop the vCPUs."""
-        raise NotImplementedError
+        await power.suspend(self)
 
     async def resume(self) -> None:
         """Let the vCPUs run."""
-        raise NotImplementedError
+        await power.resume(self)
 
     async def set_autostart(self, on: bool) -> None:
         """Start it with the daemon, or not."""
-        raise NotImplementedError
+        await manage.set_autostart(self, on, once=False)
 
     async def set_autostart_once(self, on: bool) -> None:
         """Start it the next time the host boots, and only then."""
-        raise NotImplementedError
+        await manage.set_autostart(self, on, once=True)
 
     async def undefine(self, flags: int = 0) -> None:
         """Forget the definition; flags: DomainUndefineFlags."""
-        raise NotImplementedError
+        await manage.undefine(self, flags)
 
     async def rename(self, new_name: str) -> None:
         """Give an inactive domain another name."""
-        raise NotImplementedError
+        await manage.rename(self, new_name)
 
     async def pm_suspend(self, target: int, duration: int = 0) -> None:
         """Put the guest to sleep through its agent; target: NodeSuspendTarget."""
-        raise NotImplementedError
+        await power.pm_suspend(self, target, duration)
 
     async def pm_wakeup(self) -> None:
         """Wake a sleeping guest."""
-        raise NotImplementedError
+        await power.pm_wakeup(self)
 
     async def inject_nmi(self) -> None:
         """Send an NMI."""
-        raise NotImplementedError
+        await power.inject_nmi(self)
 
     async def send_key(self, codeset: int, holdtime: int, keycodes: Sequence[int]) -> None:
         """Press keys together; codeset: KeycodeSet; holdtime: ms, 0 for QEMU's default."""
-        raise NotImplementedError
+        await power.send_key(self, codeset, holdtime, keycodes)
 
     async def set_lifecycle_action(self, type: int, action: int, flags: int = 0) -> None:
         """Change on_poweroff, on_reboot or on_crash; type: DomainLifecycle; action: DomainLifecycleAction."""
-        raise NotImplementedError
+        await manage.set_lifecycle_action(self, type, action, flags)
 
     # -------------------------------------------------------------------- reading
 
     async def info(self) -> Info:
-        raise NotImplementedError
+        """virDomainGetInfo."""
+        return reading.info(self)
 
     def control_info(self) -> ControlInfo:
         """Raises OperationInvalid 'domain is not running'."""
-        raise NotImplementedError
+        return reading.control_info(self)
 
     async def xml_desc(self, flags: int = 0) -> str:
         """Return the document; flags: DomainXMLFlags. Secure data only with SECURE."""
-        raise NotImplementedError
+        names = DomainXMLFlags
+        secure = bool(flags & names.SECURE)
+        documents = self.hypervisor.documents
+        running = self.running
+        if running is not None and not flags & names.INACTIVE:
+            text = running.texts.get(flags)
+            if text is None:
+                text = format_domain(running.definition, flags)
+                running.texts[flags] = text
+            return text
+        if not self._text_is_exact:
+            await self.definition()
+        if secure or not documents.has_secrets(self._text):
+            return self._text
+        return documents.write(self._definition(), secure=False)
 
     def os_type(self) -> str:
-        raise NotImplementedError
+        """virDomainGetOSType."""
+        return self.current.os.type.value or "hvm"
 
     def max_memory(self) -> int:
         """KiB."""
-        raise NotImplementedError
+        return reading.memory_kib(self.current)
 
     def max_vcpus(self) -> int:
-        raise NotImplementedError
+        """virDomainGetMaxVcpus. Raises OperationInvalid when it does not run."""
+        vcpu = self.live.vcpu
+        return vcpu.value if vcpu is not None else 1
 
     async def vcpu_count(self, flags: int = 0) -> int:
         """virDomainGetVcpusFlags; flags: DomainVcpuFlags (GUEST asks the agent)."""
-        raise NotImplementedError
+        return await reading.vcpu_count(self, flags)
 
     async def vcpus(self) -> list[VcpuInfo]:
         """Raises OperationInvalid when it does not run."""
-        raise NotImplementedError
+        return reading.vcpus(self)
 
     def vcpu_pins(self, flags: int = 0) -> list[frozenset[int]]:
         """Return the host CPUs of each vCPU (virDomainGetVcpuPinInfo)."""
-        raise NotImplementedError
+        return reading.vcpu_pins(self, flags)
 
     def emulator_pin(self, flags: int = 0) -> frozenset[int]:
-        raise NotImplementedError
+        """Return the host CPUs of QEMU's other threads."""
+        return reading.emulator_pin(self, flags)
 
     async def iothread_info(self, flags: int = 0) -> list[IothreadInfo]:
-        raise NotImplementedError
+        """virDomainGetIOThreadInfo."""
+        return await reading.iothread_info(self, flags)
 
     async def cpu_stats(self) -> tuple[list[Param], dict[int, list[Param]]]:
-        """Return the totals and, per host CPU, ``cpu_time`` and ``vcpu_time`` in ns (virDomainGetCPUStats)."""
-        raise NotImplementedError
+        """Return the totals and, per host CPU where they are known, ``cpu_time`` and ``vcpu_time``; ns."""
+        return reading.cpu_stats(self)
 
     async def block_stats(self, disk: str) -> BlockStats:
         """disk: target name or source path; empty for the sum of all."""
-        raise NotImplementedError
+        return await reading.block_stats(self, disk)
 
     async def block_info(self, disk: str) -> BlockInfo:
-        raise NotImplementedError
+        """disk: target name or source path."""
+        return await reading.block_info(self, disk)
 
     async def disk_errors(self) -> list[DiskError]:
-        raise NotImplementedError
+        """List the disks QEMU has stopped on."""
+        return await reading.disk_errors(self)
 
     async def interface_stats(self, device: str) -> InterfaceStats:
         """device: the host's device name or the MAC address."""
-        raise NotImplementedError
+        return reading.interface_stats(self, device)
 
     async def memory_stats(self) -> list[tuple[int, int]]:
         """Return (DomainMemoryStatTags, value) pairs."""
-        raise NotImplementedError
+        return await reading.memory_stats(self)
 
     def job_info(self) -> JobInfo:
         """Raises OperationInvalid 'domain is not running'."""
-        raise NotImplementedError
+        self.need_running()
+        return JobInfo()
 
     def messages(self, flags: int = 0) -> list[str]:
         """Return tainting and deprecation messages; flags: DomainMessageType, 0 for all."""
-        raise NotImplementedError
+        return reading.messages(self, flags)
 
     def security_labels(self) -> list[SecurityLabel]:
-        raise NotImplementedError
+        """Return the labels QEMU runs under; the first is the one old clients ask for."""
+        return reading.security_labels(self)
 
     # -------------------------------------------------------------- title and such
 
@@ -239,83 +481,138 @@ class Domain:
         self, type: int, metadata: str | None, key: str | None, uri: str | None, flags: int = 0
     ) -> None:
         """Set title, description or a metadata element; type: DomainMetadataType."""
-        raise NotImplementedError
+        await manage.set_metadata(self, type, metadata, key, uri, flags)
 
     async def metadata(self, type: int, uri: str | None, flags: int = 0) -> str:
         """Raises NoDomainMetadata."""
-        raise NotImplementedError
+        return await manage.metadata(self, type, uri, flags)
 
     # ---------------------------------------------------------------- guest's side
 
     async def time(self) -> tuple[int, int]:
         """Return the guest's clock: seconds, nanoseconds (agent)."""
-        raise NotImplementedError
+        return await guest.time(self)
 
     async def set_time(self, seconds: int, nseconds: int, *, sync: bool = False) -> None:
-        raise NotImplementedError
+        """Set the guest's clock, or let the guest read its hardware clock (agent)."""
+        await guest.set_time(self, seconds, nseconds, sync=sync)
 
     async def fs_info(self) -> list[FsInfo]:
-        raise NotImplementedError
+        """List the guest's file systems (agent)."""
+        return await guest.fs_info(self)
 
     async def fs_freeze(self, mountpoints: Sequence[str] = ()) -> int:
-        raise NotImplementedError
+        """Freeze file systems; returns how many (agent)."""
+        return await guest.fs_freeze(self, mountpoints)
 
     async def fs_thaw(self, mountpoints: Sequence[str] = ()) -> int:
-        raise NotImplementedError
+        """Thaw all file systems; returns how many (agent). The agent knows no list for this."""
+        return await guest.fs_thaw(self)
 
     async def fs_trim(self, mountpoint: str | None, minimum: int) -> None:
-        raise NotImplementedError
+        """Give unused blocks back (agent); minimum: bytes."""
+        await guest.fs_trim(self, mountpoint, minimum)
 
     async def hostname(self, flags: int = 0) -> str:
         """flags: DomainGetHostnameFlags."""
-        raise NotImplementedError
+        return await reading.hostname(self, flags)
 
     async def interface_addresses(self, source: int) -> list[GuestInterface]:
         """source: DomainInterfaceAddressesSource (lease, agent, arp)."""
-        raise NotImplementedError
+        return await reading.interface_addresses(self, source)
 
     async def guest_info(self, types: int = 0) -> list[Param]:
         """types: DomainGuestInfoTypes, 0 for all."""
-        raise NotImplementedError
+        return await guest.guest_info(self, types)
 
     async def set_user_password(self, user: str, password: str, *, encrypted: bool = False) -> None:
-        raise NotImplementedError
+        """Set a user's password in the guest (agent)."""
+        await guest.set_user_password(self, user, password, encrypted=encrypted)
 
     async def guest_vcpus(self) -> list[Param]:
-        raise NotImplementedError
+        """Describe the guest's CPUs (agent)."""
+        return await guest.vcpus(self)
 
-    async def set_agent_response_timeout(self, timeout: int) -> None:
-        """timeout: seconds, or DomainAgentResponseTimeout."""
-        raise NotImplementedError
+    async def set_agent_response_timeout(self, seconds: int) -> None:
+        """seconds: or DomainAgentResponseTimeout."""
+        self.need_running().agent_timeout = seconds
 
-    async def agent_command(self, command: str, timeout: int = -2) -> str:
-        """Run a JSON command in the agent; timeout: seconds or DomainQemuAgentCommandTimeout."""
-        raise NotImplementedError
+    async def agent_command(self, command: str, seconds: int = -2) -> str:
+        """Run a JSON command in the agent; seconds: or DomainQemuAgentCommandTimeout."""
+        self.need_running()
+        self.taint("custom-ga-command")
+        return await guest.command(self, command, seconds)
 
     # ------------------------------------------------------------- doors to QEMU
 
+    def taint(self, what: str) -> None:
+        """Note, once, that somebody did what we cannot vouch for."""
+        running = self.need_running()
+        if what in running.taints:
+            return
+        running.taints.append(what)
+        self.hypervisor.log_line(self, f"Domain id={running.id} is tainted: {what}")
+        self.save_soon()
+
     async def monitor_command(self, command: str, *, hmp: bool = False, fds: Sequence[int] = ()) -> str:
-        """Run a QMP (JSON text) or HMP command; the domain is tainted."""
-        raise NotImplementedError
+        """Run a QMP (JSON text) or HMP command; the domain is tainted. A QMP error is an answer, too."""
+        async with self.job(Job.MODIFY, "monitor command"):
+            running = self.need_running()
+            self.taint("custom-monitor")
+            if hmp:
+                return await commands.human_monitor_command(running, command, deadline=COMMAND_DEADLINE)
+            name, arguments = _parse_command(command)
+            id = f"libvirt-{running.next_command_id()}"
+            answer: dict[str, JsonValue]
+            try:
+                value = await running.execute(name, arguments, fds=fds, deadline=COMMAND_DEADLINE)
+                answer = {"return": value, "id": id}
+            except QmpError as error:
+                answer = {"id": id, "error": {"class": error.error_class, "desc": error.desc}}
+        return json.dumps(answer, separators=(",", ":"))
 
     async def screenshot(self, screen: int = 0) -> Screenshot:
-        raise NotImplementedError
+        """Take a picture of a screen."""
+        return await display.screenshot(self, screen)
 
     async def open_console(self, dev_name: str | None = None, flags: int = 0) -> ConsoleStream:
-        """flags: DomainConsoleFlags (force, safe). Raises OperationFailed 'Active console session exists…'."""
-        raise NotImplementedError
+        """flags: DomainConsoleFlags (force, safe). Raises OperationFailed when somebody else has it."""
+        return await console.open_console(self, dev_name, flags)
 
     async def open_channel(self, name: str | None = None, flags: int = 0) -> ConsoleStream:
-        raise NotImplementedError
+        """flags: DomainChannelFlags (force)."""
+        return await console.open_channel(self, name, flags)
 
     async def open_graphics(self, idx: int, fd: int, *, skip_auth: bool = False) -> None:
         """Give the connected socket ``fd`` to a display; it stays the caller's to close."""
-        raise NotImplementedError
+        await display.open_graphics(self, idx, fd, skip_auth=skip_auth)
 
     async def open_graphics_fd(self, idx: int, *, skip_auth: bool = False) -> int:
         """Return a new socket that is connected to a display; the caller closes it."""
-        raise NotImplementedError
+        return await display.open_graphics_fd(self, idx, skip_auth=skip_auth)
 
     def disk_targets(self) -> Mapping[str, str]:
         """Map each disk's target to its source path ('' when empty)."""
-        raise NotImplementedError
+        return {
+            disk.name: (disk.source.local_path or "") if disk.source is not None else ""
+            for disk in self.current.devices.disks
+        }
+
+
+def _parse_command(text: str) -> tuple[str, dict[str, JsonValue] | None]:
+    """Read a QMP command: JSON, or a bare name as libvirt takes it."""
+    stripped = text.strip()
+    if not stripped.startswith("{"):
+        words = stripped.split()
+        if len(words) != 1:
+            raise InternalError(f"cannot parse json {text}: expected an object or a command name")
+        return words[0], None
+    try:
+        value = json.loads(stripped)
+    except ValueError as error:
+        raise InternalError(f"cannot parse json {text}: {error}") from error
+    name = value.get("execute")
+    if not isinstance(name, str):
+        raise InternalError("the monitor command has no 'execute'")
+    arguments = value.get("arguments")
+    return name, arguments if isinstance(arguments, dict) else None

@@ -1,90 +1,317 @@
-"""Hypervisor: one per daemon. It owns the instance's folders, the domains, the event bus, the emulators' facts."""
+"""Hypervisor: one per daemon. It owns the instance's folders, the domains, the event bus, the emulators."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Self
+import asyncio
+import contextlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Self
 
+from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason
+from qvirt.errors import NoDomain, OperationFailed, OperationInvalid, QvirtError
+from qvirt.host.config import QemuConfig, QemuUser, read_config
+from qvirt.host.ports import PortAllocator
+from qvirt.host.probe import EmulatorTable
+from qvirt.model.domain import Domain as Definition
+from qvirt.qemu.build import build, native_domain
+from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.context import Launch
+from qvirt.qemu.names import assign_aliases
+from qvirt.runtime import lifecycle, recover, stats
+from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
+from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import EventBus
-from qvirt.runtime.paths import Paths
+from qvirt.runtime.jobs import Job
+from qvirt.runtime.paths import InstanceLock, Paths, make_folders
+from qvirt.runtime.persist import FileWorker
+from qvirt.runtime.process import become_reaper
 from qvirt.runtime.records import DomainStats
+from qvirt.security.dac import unsearchable
 
-if TYPE_CHECKING:
-    from qvirt.host.config import QemuConfig
-    from qvirt.qemu.caps import EmulatorCaps
+log = logging.getLogger(__name__)
 
 Checkpoint = Callable[[str], None]
+
+#: parsed definitions kept at a time; the texts of all are kept
+PARSED_LIMIT = 64
 
 
 class Registry:
     """The domains, by uuid, name and id. Lookups are from memory and never wait."""
 
+    def __init__(self) -> None:
+        self._by_uuid: dict[str, Domain] = {}
+        self._by_name: dict[str, Domain] = {}
+
     def by_uuid(self, uuid: str) -> Domain:
         """Raises NoDomain."""
-        raise NotImplementedError
+        domain = self._by_uuid.get(uuid)
+        if domain is None:
+            raise NoDomain(f"no domain with matching uuid '{uuid}'")
+        return domain
 
     def by_name(self, name: str) -> Domain:
         """Raises NoDomain."""
-        raise NotImplementedError
+        domain = self._by_name.get(name)
+        if domain is None or domain.name != name:
+            raise NoDomain(f"no domain with matching name '{name}'")
+        return domain
 
     def by_id(self, id: int) -> Domain:
         """Raises NoDomain."""
-        raise NotImplementedError
+        for domain in self._by_uuid.values():
+            if domain.id == id and id >= 0:
+                return domain
+        raise NoDomain(f"no domain with matching id {id}")
 
     def find(self, uuid: str) -> Domain | None:
-        """Return the domain, or None."""
-        raise NotImplementedError
+        """Return the domain of a uuid, or None."""
+        return self._by_uuid.get(uuid)
+
+    def find_name(self, name: str) -> Domain | None:
+        """Return the domain that has a name, or is about to get it; or None."""
+        return self._by_name.get(name)
 
     def __iter__(self) -> Iterator[Domain]:
-        """All domains, in the order of their definition; safe while domains come and go."""
-        raise NotImplementedError
+        return iter(list(self._by_uuid.values()))
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self._by_uuid)
+
+    def add(self, domain: Domain) -> None:
+        """Add a domain whose name and uuid are free."""
+        self._by_uuid[domain.uuid] = domain
+        self._by_name[domain.name] = domain
+
+    def remove(self, domain: Domain) -> None:
+        """Take a domain out."""
+        if self._by_uuid.get(domain.uuid) is domain:
+            del self._by_uuid[domain.uuid]
+        if self._by_name.get(domain.name) is domain:
+            del self._by_name[domain.name]
+
+    def reserve_name(self, name: str, domain: Domain) -> None:
+        """Keep a name for a domain that is being renamed."""
+        self._by_name[name] = domain
+
+    def release_name(self, name: str, domain: Domain) -> None:
+        """Give a reserved name up."""
+        if domain.name != name and self._by_name.get(name) is domain:
+            del self._by_name[name]
+
+    def rename(self, domain: Domain, name: str) -> None:
+        """Let a domain be found under its new name, and no more under the old one."""
+        self._by_name.pop(domain.name, None)
+        domain.name = name
+        self._by_name[name] = domain
 
 
 class Hypervisor:
     """The driver's heart; see the module.
 
-    reports: what was wrong at start (unparsable definitions kept aside …), one sentence each.
+    user: whom QEMUs run as, None for the daemon's own. reports: what was wrong at start (definitions that
+    cannot be read and were kept aside …), one sentence each. checkpoint: called with a name between any two
+    steps that leave something behind.
     """
 
-    paths: Paths
-    config: "QemuConfig"
-    domains: Registry
-    events: EventBus
-    reports: list[str]
+    def __init__(self, paths: Paths, config: QemuConfig, checkpoint: Checkpoint | None) -> None:
+        """Use `open`."""
+        self.paths = paths
+        self.config = config
+        self.user: QemuUser | None = config.user
+        self.checkpoint: Checkpoint = checkpoint or (lambda name: None)
+        self.domains = Registry()
+        self.events = EventBus()
+        self.reports: list[str] = []
+        self.files = FileWorker()
+        self.emulators = EmulatorTable(paths.cache / "capabilities")
+        self.documents = Documents(paths, config, self.emulators)
+        self.display_ports = PortAllocator("display", *config.display_ports)
+        self.websocket_ports = PortAllocator("webSocket", *config.websocket_ports)
+        self.closing = False
+        self._lock: InstanceLock | None = None
+        self._last_id = 0
+        self._parsed: OrderedDict[Domain, None] = OrderedDict()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @classmethod
     async def open(
         cls,
         paths: Paths,
         *,
-        config: "QemuConfig | None" = None,
+        config: QemuConfig | None = None,
         checkpoint: Checkpoint | None = None,
         autostart: bool = True,
     ) -> Self:
         """Lock the instance, load the definitions, find the running QEMUs again, autostart the others.
 
-        config: qemu.conf as read; None reads it from the instance's folder.
-        checkpoint: called with a name between any two steps that leave something behind (tests).
-        Raises OperationFailed when another daemon serves this tree.
+        config: qemu.conf as read; None reads it from the instance's folder. Autostarts go on in the
+        background. Raises OperationFailed when another daemon serves this tree.
         """
-        raise NotImplementedError
+        privileged = os.geteuid() == 0
+        if config is None:
+            config = read_config(paths.conf, privileged=privileged)
+        self = cls(paths, config, checkpoint)
+        make_folders(paths, None)
+        self._lock = InstanceLock(paths)
+        try:
+            become_reaper()
+            self._choose_user()
+            make_folders(paths, (self.user.uid, self.user.gid) if self.user is not None else None)
+            await recover.load_definitions(self)
+            await recover.reconnect_all(self)
+            if autostart:
+                self.background(recover.autostart_all(self), "autostart")
+        except BaseException:
+            await self.close()
+            raise
+        for report in self.reports:
+            log.warning("%s", report)
+        return self
+
+    def _choose_user(self) -> None:
+        """Run QEMU as ourselves where the tree given with --root is closed to its user."""
+        if self.user is None or self.paths.kind != "root":
+            return
+        folder = unsearchable(str(self.paths.lib), self.user)
+        if folder is not None:
+            log.info("QEMU runs as the daemon's user: '%s' is closed to uid %d", folder, self.user.uid)
+            self.user = None
 
     async def close(self) -> None:
-        """Let go of the instance; domains go on without us. Autodestroy is the API's to call."""
-        raise NotImplementedError
+        """Let go of the instance; domains go on without us."""
+        self.closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=5.0)
+        for domain in self.domains:
+            running = domain.running
+            if running is None:
+                continue
+            for stream in list(running.consoles.values()):
+                stream.drop()
+            if running.agent is not None:
+                running.agent.close()
+            if running.process is not None:
+                running.process.close()
+            if running.link is not None:
+                running.link.close()
+        self.files.close()
+        if self._lock is not None:
+            self._lock.release()
 
-    async def caps(self, emulator: str) -> "EmulatorCaps":
+    # -------------------------------------------------------------------- service
+
+    @property
+    def own_folders(self) -> tuple[str, ...]:
+        """The folders in which a run's traces are removed."""
+        return (str(self.paths.lib), str(self.paths.run))
+
+    def next_id(self) -> int:
+        """Return the number of the next run."""
+        self._last_id += 1
+        return self._last_id
+
+    def note_id(self, id: int) -> None:
+        """Never give out the number of a run that was found again."""
+        self._last_id = max(self._last_id, id)
+
+    def background(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run something nobody waits for; its failure is logged."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not self.closing:
+            log.error("%s: %s", task.get_name(), error, exc_info=error)
+
+    def used(self, domain: Domain) -> None:
+        """Note that a parsed definition is in use; the one unused longest is dropped."""
+        self._parsed[domain] = None
+        self._parsed.move_to_end(domain)
+        if len(self._parsed) > PARSED_LIMIT:
+            old, _ = self._parsed.popitem(last=False)
+            old.forget_parsed()
+
+    def log_line(self, domain: Domain, text: str) -> None:
+        """Write a line into a domain's log, in the background."""
+        path = self.paths.logfile(domain.name)
+        self.background(self.files.run("domain log", lambda: DomainLog.append(path, text)), "domain log")
+
+    def domain_stopped(self, domain: Domain) -> None:
+        """Forget a transient domain that has stopped."""
+        domain.updated = False
+        if not domain.persistent:
+            self.domains.remove(domain)
+            self._parsed.pop(domain, None)
+
+    def domain_undefined(self, domain: Domain) -> None:
+        """Forget a domain without definition, unless it runs."""
+        if not domain.active:
+            self.domains.remove(domain)
+            self._parsed.pop(domain, None)
+
+    async def caps(self, emulator: str) -> EmulatorCaps:
         """Return what an emulator can do (probed once, cached)."""
-        raise NotImplementedError
+        return await self.emulators.caps(emulator)
+
+    # -------------------------------------------------------------------- domains
+
+    def _claim(self, definition: Definition) -> Domain | None:
+        """Return the domain a document is about, None when it is new.
+
+        Raises OperationFailed when its name or uuid is another domain's.
+        """
+        assert definition.uuid is not None
+        same_uuid = self.domains.find(definition.uuid)
+        if same_uuid is not None:
+            if same_uuid.name != definition.name:
+                raise OperationFailed(
+                    f"domain '{same_uuid.name}' is already defined with uuid {same_uuid.uuid}"
+                )
+            return same_uuid
+        same_name = self.domains.find_name(definition.name)
+        if same_name is not None:
+            raise OperationFailed(f"domain '{definition.name}' already exists with uuid {same_name.uuid}")
+        return None
 
     async def define(self, xml: str, *, validate: bool = False) -> Domain:
         """Keep a definition (virDomainDefineXMLFlags); an existing one is replaced.
 
         Raises XmlError and the like, OperationFailed when name and uuid belong to different domains.
         """
-        raise NotImplementedError
+        definition = await self.documents.read(xml, validate=validate)
+        definition.id = None
+        domain = self._claim(definition)
+        is_new = domain is None
+        if domain is None:
+            assert definition.uuid is not None
+            domain = Domain(self, definition.name, definition.uuid)
+            self.domains.add(domain)  # from here on nobody else can take the name
+        try:
+            async with domain.job(Job.MODIFY, "define"):
+                if self.domains.find(domain.uuid) is not domain:
+                    # it was undefined while we waited
+                    self._claim(definition)
+                    self.domains.add(domain)
+                await domain.keep(definition)
+                was_persistent, domain.persistent = domain.persistent, True
+                domain.updated = domain.active
+                domain.publish_defined(updated=was_persistent)
+        except BaseException:
+            if is_new and not domain.persistent and not domain.active:
+                self.domains.remove(domain)
+            raise
+        return domain
 
     async def create(
         self,
@@ -96,24 +323,68 @@ class Hypervisor:
         reset_nvram: bool = False,
     ) -> Domain:
         """Start a transient domain (virDomainCreateXML). autodestroy: the owner, see `drop_owner`."""
-        raise NotImplementedError
+        definition = await self.documents.read(xml, validate=validate)
+        definition.id = None
+        domain = self._claim(definition)
+        if domain is None:
+            assert definition.uuid is not None
+            domain = Domain(self, definition.name, definition.uuid)
+            domain.take_definition(None, self.documents.write(definition, secure=True))
+            self.domains.add(domain)
+        elif domain.active:
+            raise OperationInvalid(f"domain is already active as '{domain.name}'")
+        elif not domain.persistent:
+            raise OperationInvalid(f"domain '{domain.name}' is already being started")
+        try:
+            async with domain.job(Job.MODIFY, "create"):
+                if domain.active:
+                    raise OperationInvalid(f"domain is already active as '{domain.name}'")
+                await lifecycle.start(
+                    domain, definition, paused=paused, owner=autodestroy, reset_nvram=reset_nvram
+                )
+        except BaseException:
+            if not domain.persistent and not domain.active:
+                self.domains.remove(domain)
+            raise
+        return domain
 
     async def drop_owner(self, owner: object) -> None:
         """Destroy the domains that were started to live as long as ``owner`` (a connection)."""
-        raise NotImplementedError
+        for domain in self.domains:
+            running = domain.running
+            if running is None or running.owner is not owner:
+                continue
+            running.stop_reason = running.stop_reason or (
+                DomainShutoffReason.DESTROYED,
+                DomainEventStoppedDetailType.DESTROYED,
+                "destroyed",
+            )
+            with contextlib.suppress(OperationInvalid):  # it has just stopped by itself
+                try:
+                    await domain.destroy()
+                except OperationInvalid:
+                    raise
+                except QvirtError as error:
+                    log.error("autodestroy of '%s' failed: %s", domain.name, error)
 
-    async def to_native(self, xml: str) -> list[str]:
-        """Return the argv, environment first (``KEY=value``), of a domain document; starts nothing."""
-        raise NotImplementedError
+    async def to_native(self, xml: str) -> tuple[list[str], dict[str, str]]:
+        """Return argv and environment of a domain document; starts nothing."""
+        definition = native_domain(await self.documents.read(xml))
+        await self.documents.complete(definition, abi_update=True)
+        caps = await self.documents.caps_for(definition)
+        ctx = self.documents.build_context(definition, caps, Launch())
+        assign_aliases(definition, ctx)
+        command = build(definition, ctx)
+        return command.argv(), lifecycle.environment(ctx, command)
 
     async def bulk_stats(
         self,
         domains: Iterable[Domain],
-        stats: int,
+        groups: int,
         *,
         nowait: bool = False,
         backing: bool = False,
         deadline: float = 5.0,
     ) -> list[DomainStats]:
-        """Ask all domains at once for the groups ``stats`` (DomainStatsTypes; 0 for all), within seconds."""
-        raise NotImplementedError
+        """Ask all domains at once for groups of figures (DomainStatsTypes; 0 for all), within seconds."""
+        return await stats.bulk(domains, groups, nowait=nowait, backing=backing, deadline=deadline)

@@ -163,7 +163,7 @@ def make_folders(paths: Paths, owner: tuple[int, int] | None) -> None:
             (paths.sockets, 0o755),
             (paths.run, 0o755),
             (paths.cache.parent, 0o711),
-            (paths.cache, 0o750 if owner is None else 0o711),
+            (paths.cache, 0o711),
             (paths.lib.parent, 0o755),
             (paths.log, 0o755),
         ):

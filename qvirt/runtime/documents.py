@@ -1,0 +1,169 @@
+"""Domain documents: read, completed for an emulator, written; and the files they are kept in.
+
+This is where the pure pipeline (model, qemu) meets this machine: the emulator's facts, the configuration,
+the randomness.
+"""
+
+import os
+import random
+import re
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from qvirt.constants import DomainXMLFlags
+from qvirt.errors import InvalidArg, OsType, SystemError_
+from qvirt.host.config import QemuConfig
+from qvirt.host.firmware import FirmwareTable, firmware_dirs
+from qvirt.host.kvm import kvm_usable
+from qvirt.host.probe import SEARCH_PATH, EmulatorTable
+from qvirt.model.domain import Domain, parse_domain
+from qvirt.model.live import format_domain
+from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.complete import complete
+from qvirt.qemu.context import BuildContext, Context, HostFacts, Launch
+from qvirt.qemu.machine import emulator_names
+from qvirt.runtime.paths import Paths
+
+_SHELL_SAFE = re.compile(r"[A-Za-z0-9/_.:-]+")
+
+
+def header(name: str, uuid_text: str) -> str:
+    """Return the warning that libvirt puts above a document it keeps."""
+    shown = name if _SHELL_SAFE.fullmatch(name) else uuid_text
+    return (
+        "<!--\n"
+        "WARNING: THIS IS AN AUTO-GENERATED FILE. CHANGES TO IT ARE LIKELY TO BE\n"
+        "OVERWRITTEN AND LOST. Changes to this xml configuration should be made using:\n"
+        f"  virsh edit {shown}\n"
+        "or other application using the libvirt API.\n"
+        "-->\n"
+        "\n"
+    )
+
+
+class Documents:
+    """Reads and completes documents with what is known of this machine."""
+
+    def __init__(self, paths: Paths, config: QemuConfig, emulators: EmulatorTable) -> None:
+        self.paths = paths
+        self.config = config
+        self.emulators = emulators
+        self.random = random.SystemRandom()
+        config_home = str(paths.etc.parent) if paths.kind == "session" else None
+        self._firmwares = FirmwareTable(firmware_dirs(config_home))
+        self._host = _host_facts()
+        self._dirs = paths.dirs
+
+    @property
+    def host(self) -> HostFacts:
+        """What the translation needs to know of this machine, with the firmwares as they are now."""
+        firmwares = self._firmwares.get()
+        if firmwares is not self._host.firmwares:
+            self._host = replace(self._host, firmwares=firmwares)
+        return self._host
+
+    async def read(self, xml: str, *, validate: bool = False) -> Domain:
+        """Read a new document and complete it. Raises as `parse_domain` and `complete` do."""
+        domain = parse_domain(xml, validate=validate)
+        await self.complete(domain, abi_update=True)
+        return domain
+
+    async def reread(self, xml: str) -> Domain:
+        """Read a document that was kept; what the guest sees stays as it was."""
+        domain = parse_domain(xml)
+        await self.complete(domain, abi_update=False)
+        return domain
+
+    async def complete(self, domain: Domain, *, abi_update: bool) -> None:
+        """Fill in what a document leaves out."""
+        complete(domain, self.context(domain, await self.caps_for(domain), abi_update=abi_update))
+
+    async def caps_for(self, domain: Domain) -> EmulatorCaps:
+        """Return the facts of the emulator a document names or, without one, gets.
+
+        Raises InvalidArg when no emulator here runs its architecture, SystemError_ when the one it names is
+        missing.
+        """
+        if domain.devices.emulator is not None:
+            return await self.emulators.caps(domain.devices.emulator)
+        arch = domain.os.type.arch or self._host.arch
+        kind = domain.type
+        for name in emulator_names(arch):
+            for folder in SEARCH_PATH:
+                path = f"{folder}/{name}"
+                if os.access(path, os.X_OK):
+                    return await self.emulators.caps(path)
+        if domain.os.type.value not in (None, "hvm"):
+            raise OsType(str(domain.os.type.value))
+        raise InvalidArg(f"could not find capabilities for arch={arch} domaintype={kind} ")
+
+    def context(self, domain: Domain, caps: EmulatorCaps, *, abi_update: bool = False) -> Context:
+        """Return the context in which a document is completed."""
+        return Context(
+            domain=domain,
+            caps=caps,
+            generate_mac=self.generate_mac,
+            generate_uuid=self.generate_uuid,
+            host=self.host,
+            settings=self.config.settings,
+            dirs=self._dirs,
+            abi_update=abi_update,
+        )
+
+    def build_context(self, domain: Domain, caps: EmulatorCaps, launch: Launch) -> BuildContext:
+        """Return the context of one start."""
+        return BuildContext(
+            domain=domain,
+            caps=caps,
+            generate_mac=self.generate_mac,
+            generate_uuid=self.generate_uuid,
+            host=self.host,
+            settings=self.config.settings,
+            dirs=self._dirs,
+            abi_update=False,
+            launch=launch,
+        )
+
+    def write(self, domain: Domain, *, secure: bool) -> str:
+        """Write a document as it is; secrets only when ``secure``."""
+        return format_domain(domain, DomainXMLFlags.SECURE if secure else 0)
+
+    def has_secrets(self, text: str) -> bool:
+        """Tell whether a document may hold what only ``secure`` shows."""
+        return " passwd=" in text
+
+    def generate_mac(self) -> str:
+        """Return a MAC address from QEMU's range."""
+        return "52:54:00:" + ":".join(f"{self.random.randrange(256):02x}" for _ in range(3))
+
+    def generate_uuid(self) -> str:
+        return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
+
+
+def _host_facts() -> HostFacts:
+    """Read what the translation needs to know of this machine; firmwares come later."""
+    default = 2048
+    mounts: list[tuple[int, str]] = []
+    try:
+        match = re.search(
+            r"^Hugepagesize:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.M
+        )
+        default = int(match[1]) if match else default
+        for line in Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
+            _, where, kind, options = line.split(" ")[:4]
+            if kind == "hugetlbfs":
+                size = re.search(r"pagesize=(\d+)([KMG])", options)
+                unit = {"K": 1, "M": 1024, "G": 1024 * 1024}
+                mounts.append((int(size[1]) * unit[size[2]] if size else default, where))
+        nodes = [int(path.name[4:]) for path in Path("/sys/devices/system/node").glob("node[0-9]*")]
+    except OSError as error:
+        raise SystemError_("cannot read this machine's memory facts", error) from error
+    return HostFacts(
+        arch=os.uname().machine,
+        kvm=kvm_usable(),
+        uid=os.getuid(),
+        hugepage_mounts=tuple(mounts),
+        default_hugepage=default,
+        numa_nodes=frozenset(nodes or (0,)),
+    )

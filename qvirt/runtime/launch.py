@@ -1,0 +1,452 @@
+"""What a start makes on the host before QEMU runs: folders, key, ports, taps, owners, sockets.
+
+Everything is written into the footprint first, and the footprint to disk, so that whoever comes after a
+crash at any point can take it away.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qvirt.errors import (
+    ConfigUnsupported,
+    InternalError,
+    NoNetwork,
+    OperationFailed,
+    QvirtError,
+    SystemError_,
+)
+from qvirt.host import links, taps
+from qvirt.host.config import QemuUser
+from qvirt.host.ports import PortAllocator
+from qvirt.model.devices.graphics import Graphics
+from qvirt.model.devices.interface import Interface, InterfaceType
+from qvirt.model.domain import Domain
+from qvirt.qemu.context import BuildContext, Launch
+from qvirt.qemu.devices.base import DirectoryResource, FileResource, Resource, TapResource, handler
+from qvirt.qemu.start import directories, prepare_domain
+from qvirt.runtime.persist import write_atomic
+from qvirt.runtime.state import Footprint, Owner
+from qvirt.security import dac
+
+#: descriptors QEMU inherits are numbered from here: the launcher keeps the lower ones for itself
+FIRST_FD = 20
+
+MASTER_KEY_SIZE = 32
+
+
+class Descriptors(Launch):
+    """The descriptors one QEMU inherits, by the name of the resource they are for. Owned, closed once."""
+
+    def __init__(self, id: int) -> None:
+        super().__init__()
+        self.id = id
+        self._named: dict[str, list[int]] = {}
+
+    def adopt(self, name: str, fds: Iterable[int]) -> list[int]:
+        """Take over descriptors under a name; returns the numbers QEMU finds them under."""
+        moved: list[int] = []
+        for fd in fds:
+            moved.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FD))
+            os.close(fd)
+        self._named.setdefault(name, []).extend(moved)
+        return moved
+
+    def has(self, name: str) -> bool:
+        """Tell whether there are descriptors of that name."""
+        return name in self._named
+
+    def fds(self, name: str, count: int = 1) -> list[int]:
+        found = self._named.get(name, [])
+        if len(found) != count:
+            raise InternalError(f"{count} descriptors are needed for '{name}', {len(found)} were made")
+        return found
+
+    def all(self) -> list[int]:
+        """Return every descriptor."""
+        return [fd for fds in self._named.values() for fd in fds]
+
+    def close(self) -> None:
+        """Close our copies; QEMU has its own."""
+        for fd in self.all():
+            os.close(fd)
+        self._named.clear()
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a start is going to make. files: what QEMU opens. nvram: (path, template) to be filled."""
+
+    files: list[FileResource] = field(default_factory=list)
+    plain_files: list[dac.Wanted] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    taps: list[TapResource] = field(default_factory=list)
+    nvram: tuple[str, str | None] | None = None
+
+
+def survey(definition: Domain, ctx: BuildContext) -> Plan:
+    """Ask the devices and the firmware what they need of the host. Raises what cannot be had at all."""
+    prepare_domain(definition, ctx)
+    plan = Plan(folders=directories(definition, ctx))
+    for interface in definition.devices.interfaces:
+        check_interface(interface)
+    for device in definition.devices.all():
+        handler(device).prepare(device, ctx)
+        for resource in handler(device).resources(device, ctx):
+            _take(plan, resource)
+    os_ = definition.os
+    for path in (os_.kernel, os_.initrd, os_.dtb):
+        if path:
+            plan.plain_files.append(dac.Wanted(path, writable=False, restore=True))
+    if os_.loader is not None and os_.loader.path:
+        plan.plain_files.append(dac.Wanted(os_.loader.path, writable=False, restore=False))
+    if os_.nvram is not None and os_.nvram.file:
+        plan.nvram = (os_.nvram.file, os_.nvram.template)
+    return plan
+
+
+def _take(plan: Plan, resource: Resource) -> None:
+    match resource:
+        case FileResource():
+            plan.files.append(resource)
+        case DirectoryResource():
+            plan.folders.append(resource.path)
+        case TapResource():
+            plan.taps.append(resource)
+
+
+def check_interface(interface: Interface) -> None:
+    """Refuse a virtual network, as there is none yet. Raises NoNetwork."""
+    if interface.type == InterfaceType.NETWORK:
+        name = interface.source.network if interface.source is not None else None
+        raise NoNetwork(f"no network with matching name '{name}'")
+
+
+# --------------------------------------------------------------------------- files
+
+
+def check_files(plan: Plan, user: QemuUser | None) -> None:
+    """Refuse images that are missing or that QEMU's user cannot get at. Blocking."""
+    for resource in plan.files:
+        if resource.create:
+            _create_file(resource.path)
+        elif not os.path.exists(f"{resource.path}.in"):  # a pair of pipes has no file of the plain name
+            _check_file(resource.path, user, write=resource.writable and not resource.relabel)
+    for wanted in plan.plain_files:
+        _check_file(wanted.path, user, write=False)
+
+
+def _create_file(path: str) -> None:
+    """Make a file that a start may find missing; QEMU's user could not make it in most folders."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise SystemError_(f"Unable to pre-create chardev file '{path}'", error) from error
+
+
+def _check_file(path: str, user: QemuUser | None, *, write: bool) -> None:
+    try:
+        os.stat(path)
+    except OSError as error:
+        raise SystemError_(f"Cannot access storage file '{path}'", error) from error
+    if user is None:
+        return
+    folder = dac.unsearchable(path, user)
+    if folder is not None:
+        status = folder.stat()
+        raise SystemError_(
+            f"Cannot access storage file '{path}' (as uid:{user.uid}, gid:{user.gid}): Permission denied: "
+            f"directory '{folder}' (mode {status.st_mode & 0o7777:04o}, owner {status.st_uid}:{status.st_gid}) "
+            "cannot be searched by QEMU's user; allow it with chmod o+x or an ACL, or move the file"
+        )
+    if write and dac.unreadable(path, user, write=True):
+        raise SystemError_(
+            f"Cannot access storage file '{path}' (as uid:{user.uid}, gid:{user.gid}): Permission denied"
+        )
+
+
+def plan_owners(plan: Plan, user: QemuUser | None) -> list[Owner]:
+    """Return the files whose owner changes, with the owners they have. Blocking."""
+    if user is None:
+        return []
+    wanted = [
+        dac.Wanted(r.path, r.writable, restore=r.writable and not r.shared) for r in plan.files if r.relabel
+    ]
+    loader = [w for w in plan.plain_files if w.restore]
+    return [Owner(c.path, c.uid if c.restore else -1, c.gid if c.restore else -1)
+            for c in dac.plan([*wanted, *loader], user)]  # fmt: skip
+
+
+def give_owners(owners: Iterable[Owner], user: QemuUser) -> None:
+    """Give the files to QEMU's user. Raises SystemError_. Blocking."""
+    for owner in owners:
+        try:
+            os.chown(owner.path, user.uid, user.gid)
+        except OSError as error:
+            raise SystemError_(
+                f"unable to set user and group to '{user.uid}:{user.gid}' on '{owner.path}'", error
+            ) from error
+
+
+def make_folders(folders: Iterable[str], user: QemuUser | None) -> None:
+    """Make the domain's own folders, 0750 and QEMU's. Raises SystemError_. Blocking."""
+    for folder in folders:
+        try:
+            os.makedirs(folder, 0o750, exist_ok=True)
+            os.chmod(folder, 0o750)
+            if user is not None:
+                os.chown(folder, user.uid, user.gid)
+        except OSError as error:
+            raise SystemError_(f"unable to create directory '{folder}'", error) from error
+
+
+def write_master_key(path: str, user: QemuUser | None) -> None:
+    """Make the key that secrets on the command line are encrypted with. Blocking."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if user is not None:
+                os.fchown(fd, user.uid, user.gid)
+            os.write(fd, secrets.token_bytes(MASTER_KEY_SIZE))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise SystemError_(f"failed to write the master key file '{path}'", error) from error
+
+
+def prepare_nvram(path: str, template: str | None, user: QemuUser | None, *, reset: bool) -> None:
+    """Make the firmware's variable store from its template where there is none, or afresh. Blocking."""
+    target = Path(path)
+    if target.exists() and not reset:
+        return
+    if not template:
+        raise OperationFailed(f"unable to find any master var store for loader: '{path}' is missing")
+    try:
+        data = Path(template).read_bytes()
+    except OSError as error:
+        raise SystemError_(f"Failed to open file '{template}'", error) from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, data)
+    if user is not None:
+        os.chown(target, user.uid, user.gid)
+
+
+def listen_unix(path: str, user: QemuUser | None = None) -> socket.socket:
+    """Bind a Unix socket for QEMU to accept on. Raises SystemError_."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # through the folder's descriptor, as the kernel takes no path longer than 107 bytes
+            sock.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+        finally:
+            os.close(folder)
+        os.chmod(path, 0o775)
+        if user is not None:
+            os.chown(path, user.uid, user.gid)
+        sock.listen(1)
+    except OSError as error:
+        sock.close()
+        raise SystemError_(f"Failed to bind socket to {path}", error) from error
+    return sock
+
+
+def connect_listener(path: str) -> socket.socket:
+    """Connect to a socket that listens already; never waits."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+        finally:
+            os.close(folder)
+    except OSError as error:
+        sock.close()
+        raise SystemError_(f"failed to connect to monitor socket '{path}'", error) from error
+    return sock
+
+
+# --------------------------------------------------------------------------- ports
+
+
+@dataclass(slots=True)
+class PortPlan:
+    """Ports to be told to the displays."""
+
+    taken: list[tuple[PortAllocator, int]] = field(default_factory=list)
+
+    def acquire(self, allocator: PortAllocator) -> int:
+        port = allocator.acquire()
+        self.taken.append((allocator, port))
+        return port
+
+    def reserve(self, allocator: PortAllocator, port: int) -> None:
+        allocator.reserve(port)
+        self.taken.append((allocator, port))
+
+
+def take_ports(definition: Domain, display: PortAllocator, websocket: PortAllocator) -> PortPlan:
+    """Choose the ports of the displays that leave it to us, and note the ones that do not."""
+    plan = PortPlan()
+    try:
+        graphics = [g for g in definition.devices.graphics if g.type in ("vnc", "spice")]
+        for one in graphics:
+            for name in ("port", "tls_port"):
+                port: int | None = getattr(one, name)
+                if not one.autoport and port is not None and port > 0:
+                    plan.reserve(display, port)
+            if one.websocket is not None and one.websocket > 0:
+                plan.reserve(websocket, one.websocket)
+        for one in graphics:
+            _take_auto_ports(one, plan, display, websocket)
+    except QvirtError:
+        release_ports(plan)
+        raise
+    return plan
+
+
+def _take_auto_ports(one: Graphics, plan: PortPlan, display: PortAllocator, websocket: PortAllocator) -> None:
+    if not _listens_on_network(one):
+        return
+    if one.type == "vnc":
+        if one.autoport or one.port is None or one.port < 0:
+            one.port = plan.acquire(display)
+            one.autoport = True
+        if one.websocket == -1:
+            one.websocket = plan.acquire(websocket)
+        return
+    if one.autoport or one.port == -1:
+        one.port = plan.acquire(display)
+    if one.tls_port == -1:
+        one.tls_port = plan.acquire(display)
+
+
+def _listens_on_network(one: Graphics) -> bool:
+    return one.socket is None and not any(listen.type in ("socket", "none") for listen in one.listens)
+
+
+def release_ports(plan: PortPlan) -> None:
+    """Give every port back."""
+    for allocator, port in plan.taken:
+        allocator.release(port)
+    plan.taken.clear()
+
+
+# ----------------------------------------------------------------------- network
+
+
+def make_taps(definition: Domain, plan: Plan, descriptors: Descriptors, footprint: Footprint) -> None:
+    """Make the interfaces' devices and hand over their descriptors. Blocking; raises SystemError_."""
+    wanted = {id(resource.origin): resource for resource in plan.taps}
+    for interface in definition.devices.interfaces:
+        resource = wanted.get(id(interface))
+        if resource is None:
+            continue
+        match interface.type:
+            case InterfaceType.DIRECT:
+                device = _macvtap(interface, footprint)
+                descriptors.adopt(resource.name, links.open_macvtap(device, resource.queues))
+            case InterfaceType.BRIDGE | InterfaceType.ETHERNET:
+                descriptors.adopt(resource.name, _make_tap(interface, resource))
+                _open_vhost(resource, descriptors)
+            case kind:
+                raise ConfigUnsupported(f"interface type '{kind}' cannot be started yet")
+
+
+def _make_tap(interface: Interface, resource: TapResource) -> list[int]:
+    name, fds = taps.create_tap(interface.target.dev or "vnet%d", resource.queues)
+    try:
+        _dress_tap(interface, name)
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
+
+
+def _open_vhost(resource: TapResource, descriptors: Descriptors) -> None:
+    """Let the kernel serve the queues, where the guest's kind allows it and the host can."""
+    if not resource.vhost:
+        return
+    for _ in range(resource.queues):
+        fd = taps.open_vhost()
+        if fd is None:
+            if resource.vhost_required:
+                raise ConfigUnsupported(
+                    "vhost-net was requested for an interface, but is unavailable"
+                )
+            return
+        descriptors.adopt(resource.vhost_name, [fd])
+
+
+def _dress_tap(interface: Interface, name: str) -> None:
+    interface.target.dev = name
+    size = interface.mtu.size
+    if interface.type == InterfaceType.BRIDGE:
+        bridge = (interface.source.bridge if interface.source is not None else None) or ""
+        taps.set_mac(name, taps.tap_mac(interface.mac.address or "fe:00:00:00:00:00"))
+        taps.set_mtu(name, size or taps.mtu(bridge))
+        taps.add_to_bridge(bridge, name)
+    elif size:
+        taps.set_mtu(name, size)
+    taps.set_up(name, interface.link.state != "down")
+
+
+def _macvtap(interface: Interface, footprint: Footprint) -> str:
+    source = interface.source
+    name = links.make_macvtap(
+        (source.dev if source is not None else None) or "",
+        (source.mode if source is not None else None) or "vepa",
+        interface.mac.address or "",
+        interface.target.dev,
+    )
+    interface.target.dev = name
+    footprint.links.append(name)
+    return name
+
+
+# ------------------------------------------------------------------------- undoing
+
+
+def sweep(footprint: Footprint, keep_below: Iterable[str]) -> list[str]:
+    """Take away what a start has left; returns what could not be taken away. Blocking.
+
+    keep_below: the instance's own folders; nothing outside them is ever removed.
+    """
+    failures: list[str] = []
+    allowed = tuple(f"{folder.rstrip('/')}/" for folder in keep_below)
+
+    def attempt(what: str, error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            failures.append(f"{what}: {error.strerror}")
+
+    for name in footprint.links:
+        links.remove_link(name)
+    for owner in reversed(footprint.owners):
+        if owner.uid < 0:
+            continue
+        try:
+            os.chown(owner.path, owner.uid, owner.gid)
+        except OSError as error:
+            attempt(f"cannot give '{owner.path}' back to {owner.uid}:{owner.gid}", error)
+    for path in footprint.files:
+        if path.startswith(allowed):
+            try:
+                os.unlink(path)
+            except OSError as error:
+                attempt(f"cannot remove '{path}'", error)
+    for folder in footprint.folders:
+        if folder.startswith(allowed):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                attempt(f"cannot remove '{folder}'", error)
+    return failures

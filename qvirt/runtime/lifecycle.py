@@ -1,0 +1,436 @@
+"""A QEMU's life: started step by step, each step undone when a later one fails; ended once, for any reason."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qvirt import __version__
+from qvirt.constants import (
+    DomainEventStartedDetailType,
+    DomainEventStoppedDetailType,
+    DomainEventSuspendedDetailType,
+    DomainEventType,
+    DomainPausedReason,
+    DomainRunningReason,
+    DomainShutoffReason,
+    DomainState,
+)
+from qvirt.errors import InternalError, OperationInvalid, QvirtError, SystemError_
+from qvirt.host.config import QemuUser
+from qvirt.model.domain import Domain as Definition
+from qvirt.model.seclabel import SecLabel
+from qvirt.qemu.build import build
+from qvirt.qemu.context import BuildContext
+from qvirt.qemu.names import assign_aliases
+from qvirt.qemu.switches import CommandLine
+from qvirt.qmp.client import Monitor
+from qvirt.qmp.errors import MonitorClosed
+from qvirt.qmp.wire import Event
+from qvirt.runtime import launch, live, monitor_events
+from qvirt.runtime.domainlog import DomainLog
+from qvirt.runtime.events import Lifecycle
+from qvirt.runtime.process import Limits, Process
+from qvirt.runtime.running import Running
+from qvirt.runtime.state import Owner
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+log = logging.getLogger(__name__)
+
+#: seconds from the word to go until QEMU must have answered on its monitor
+START_DEADLINE = 60.0
+
+#: seconds a QEMU gets after SIGTERM, and after SIGKILL
+TERM_WAIT = 10.0
+GRACEFUL_WAIT = 15.0
+KILL_WAIT = 5.0
+
+
+async def start(
+    domain: "Domain",
+    definition: Definition,
+    *,
+    paused: bool = False,
+    owner: object | None = None,
+    reset_nvram: bool = False,
+) -> None:
+    """Start a QEMU for a definition, which becomes the live one. The caller holds a modify job.
+
+    Raises whatever keeps it from starting; then nothing is left behind.
+    """
+    hv = domain.hypervisor
+    hv.checkpoint("start")
+    running = Running(id=hv.next_id(), definition=definition, folder="", monitor_path="", owner=owner)
+    definition.id = running.id
+    domain.running = running
+    domain.set_state(DomainState.PAUSED, DomainPausedReason.STARTING_UP)
+    try:
+        await _start(domain, running, paused=paused, reset_nvram=reset_nvram)
+    except BaseException as error:
+        await asyncio.shield(_undo_start(domain, running, error))
+        raise
+    domain.publish(Lifecycle(domain.ref, DomainEventType.STARTED, DomainEventStartedDetailType.BOOTED))
+    if paused:
+        domain.publish(
+            Lifecycle(domain.ref, DomainEventType.SUSPENDED, DomainEventSuspendedDetailType.PAUSED)
+        )
+    hv.checkpoint("started")
+
+
+async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvram: bool) -> None:
+    hv = domain.hypervisor
+    definition = running.definition
+    user = hv.user
+    running.caps = await hv.documents.caps_for(definition)
+    async with contextlib.AsyncExitStack() as stack:
+        descriptors = launch.Descriptors(running.id)
+        stack.callback(descriptors.close)
+        ctx = hv.documents.build_context(definition, running.caps, descriptors)
+        assign_aliases(definition, ctx)
+        _label(definition, domain)
+        running.folder = ctx.domain_dir
+        running.monitor_path = f"{ctx.domain_dir}/monitor.sock"
+        plan = launch.survey(definition, ctx)
+        mark = running.footprint
+        mark.folders = [running.folder, *dict.fromkeys(plan.folders)]
+        mark.files = [str(hv.paths.pidfile(domain.name))]
+        ports = launch.take_ports(definition, hv.display_ports, hv.websocket_ports)
+        mark.ports = [port for _, port in ports.taken]
+        mark.owners = await hv.files.run(
+            f"start of '{domain.name}'",
+            partial(_check, plan, user if hv.config.dynamic_ownership else None, user),
+        )
+        hv.checkpoint("checked")
+        await domain.save_status()
+        hv.checkpoint("status written")
+        await hv.files.run(f"start of '{domain.name}'", partial(_make, plan, running, domain, reset_nvram))
+        hv.checkpoint("host prepared")
+        if plan.taps:
+            make = partial(launch.make_taps, definition, plan, descriptors, mark)
+            await hv.files.run(f"interfaces of '{domain.name}'", make)
+        listener = launch.listen_unix(running.monitor_path)
+        running.link = Monitor(
+            launch.connect_listener(running.monitor_path),
+            name=domain.name,
+            on_event=partial(monitor_event, domain, running),
+            on_closed=partial(monitor_closed, domain, running),
+        )
+        descriptors.monitor_fd = descriptors.adopt("monitor", [listener.detach()])[0]
+        hv.checkpoint("sockets made")
+        command = build(definition, ctx)
+        env = environment(ctx, command)
+        domain_log = DomainLog(hv.paths.logfile(domain.name), timestamps=hv.config.log_timestamp)
+        stack.callback(domain_log.close)
+        domain_log.starting(command, env, running.caps, __version__)
+        running.process = await Process.spawn(
+            command.argv(),
+            env=env,
+            log_fd=domain_log.fd,
+            fds=descriptors.all(),
+            user=user,
+            limits=Limits(hv.config.max_core, hv.config.max_files, hv.config.max_processes),
+        )
+        hv.checkpoint("spawned")
+        await domain.save_status()
+        hv.checkpoint("pid written")
+        _write_pid(domain, running)
+        running.process.go()
+        hv.checkpoint("executed")
+        descriptors.close()
+        await _race(domain, running, asyncio.ensure_future(_talk(domain, running)), domain_log, command)
+    hv.checkpoint("monitor ready")
+    running.process.exited.add_done_callback(lambda _: process_ended(domain, running))
+    running.stage = "running"
+    domain.set_state(DomainState.PAUSED, DomainPausedReason.USER)
+    if paused:
+        await domain.save_status()
+    else:
+        await _first_resume(domain, running)
+    hv.checkpoint("running")
+
+
+def _check(plan: launch.Plan, new_owner: QemuUser | None, user: QemuUser | None) -> list[Owner]:
+    launch.check_files(plan, user)
+    return launch.plan_owners(plan, new_owner)
+
+
+def _make(plan: launch.Plan, running: Running, domain: "Domain", reset_nvram: bool) -> None:
+    hv = domain.hypervisor
+    launch.make_folders(running.footprint.folders, hv.user)
+    launch.write_master_key(f"{running.folder}/master-key.aes", hv.user)
+    if plan.nvram is not None:
+        launch.prepare_nvram(*plan.nvram, hv.user, reset=reset_nvram)
+    if hv.user is not None:
+        launch.give_owners(running.footprint.owners, hv.user)
+
+
+def _label(definition: Definition, domain: "Domain") -> None:
+    """Say under which user QEMU runs, as libvirt's live document does."""
+    user = domain.hypervisor.user
+    if user is None or any(label.model == "dac" for label in definition.seclabels):
+        return
+    label = f"+{user.uid}:+{user.gid}"
+    definition.seclabels.append(
+        SecLabel(type="dynamic", model="dac", relabel=True, label=label, imagelabel=label)
+    )
+
+
+def environment(ctx: BuildContext, command: CommandLine) -> dict[str, str]:
+    """Return QEMU's whole environment, in libvirt's order."""
+    folder = ctx.domain_dir
+    env = {
+        "LC_ALL": "C",
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": folder,
+        "XDG_DATA_HOME": f"{folder}/.local/share",
+        "XDG_CACHE_HOME": f"{folder}/.cache",
+        "XDG_CONFIG_HOME": f"{folder}/.config",
+    }
+    return env | command.env
+
+
+def _write_pid(domain: "Domain", running: Running) -> None:
+    path = domain.hypervisor.paths.pidfile(domain.name)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, f"{running.pid}\n".encode())
+    finally:
+        os.close(fd)
+
+
+async def _talk(domain: "Domain", running: Running) -> None:
+    """Negotiate, and bring what only a running QEMU knows into the live definition."""
+    await running.monitor.negotiate(START_DEADLINE)
+    domain.hypervisor.checkpoint("monitor connected")
+    await live.after_start(domain, running)
+
+
+async def _race(
+    domain: "Domain",
+    running: Running,
+    watcher: "asyncio.Future[None]",
+    domain_log: DomainLog,
+    command: CommandLine,
+) -> None:
+    """Wait until QEMU talks, or has died; then raise what it had to say."""
+    assert running.process is not None
+    exited = running.process.exited
+    try:
+        await asyncio.wait([watcher, exited], return_when=asyncio.FIRST_COMPLETED)
+        if watcher.done() and watcher.exception() is None:
+            return
+        # A monitor that closes belongs to a QEMU that is ending: its last words are the reason.
+        if watcher.done() and not isinstance(watcher.exception(), MonitorClosed):
+            await watcher
+        if not await running.process.wait(KILL_WAIT):
+            await watcher
+        raise InternalError(_last_words(running, domain_log, command))
+    finally:
+        watcher.cancel()
+        with contextlib.suppress(QvirtError, asyncio.CancelledError):
+            await watcher
+
+
+def _last_words(running: Running, domain_log: DomainLog, command: CommandLine) -> str:
+    """Say why QEMU ended: what it printed, and the element of the document that is about."""
+    assert running.process is not None
+    said = domain_log.tail()
+    greeted = running.link is not None and running.link.greeting is not None
+    opening = (
+        "qemu unexpectedly closed the monitor" if greeted else "process exited while connecting to monitor"
+    )
+    if running.being_destroyed:
+        return f"{opening}: domain was destroyed while it started"
+    if not said:
+        return f"{opening}: QEMU {running.process.ending} and printed nothing"
+    origin = blame(said, command)
+    return f"{opening}: {said}" + (f"\nThis comes from {origin} of the domain's document." if origin else "")
+
+
+def blame(said: str, command: CommandLine) -> str | None:
+    """Return the element whose switch QEMU complains about, None when it does not say."""
+    best: tuple[int, str] | None = None
+    for words, source in command.explain():
+        text = " ".join(words)
+        if len(words) == 2 and text in said and (best is None or len(text) > best[0]):
+            best = (len(text), source)
+    return best[1] if best is not None and best[1] != "the machine" else None
+
+
+async def _first_resume(domain: "Domain", running: Running) -> None:
+    """Let the guest run for the first time; its RESUME event comes before the answer."""
+    running.running_reason = DomainRunningReason.BOOTED
+    await running.execute("cont")
+    running.running_reason = None
+    if running.stop_reason is None and domain.running is running and domain.state == DomainState.PAUSED:
+        domain.set_state(DomainState.RUNNING, DomainRunningReason.BOOTED)
+    await domain.save_status()
+
+
+async def _undo_start(domain: "Domain", running: Running, error: BaseException) -> None:
+    log.info("start of '%s' failed: %s", domain.name, error)
+    if running.process is not None and not running.process.is_gone:
+        running.process.close_gate()
+        running.process.send(signal.SIGKILL)
+        await running.process.wait(KILL_WAIT)
+    if running.stop_reason is None:
+        running.stop_reason = (DomainShutoffReason.FAILED, DomainEventStoppedDetailType.FAILED, "failed")
+    await finish(domain, running, quiet=running.stage == "starting")
+
+
+# ------------------------------------------------------------------------------ end
+
+
+async def kill(domain: "Domain", running: Running, *, graceful: bool) -> None:
+    """End a QEMU's process: SIGTERM, and unless ``graceful`` SIGKILL. Raises SystemError_ when it stays."""
+    process = running.process
+    if process is None:
+        return
+    number = signal.SIGTERM
+    if not graceful and process.is_stopped():
+        number = signal.SIGKILL  # a stopped process takes no other
+    process.send(number)
+    if await process.wait(GRACEFUL_WAIT if graceful else TERM_WAIT):
+        return
+    if not graceful:
+        number = signal.SIGKILL
+        process.send(number)
+        if await process.wait(KILL_WAIT):
+            return
+    raise SystemError_(
+        f"Failed to terminate process {process.pid} with {number.name}: Device or resource busy"
+    )
+
+
+async def destroy(domain: "Domain", *, graceful: bool = False) -> None:
+    """End a running domain. Waits for no job: whoever holds one sees the monitor close."""
+    running = domain.need_running()
+    hv = domain.hypervisor
+    hv.checkpoint("destroy")
+    was_destroyed = running.being_destroyed
+    running.being_destroyed = True
+    before = running.stop_reason
+    if before is None:
+        running.stop_reason = (
+            DomainShutoffReason.DESTROYED,
+            DomainEventStoppedDetailType.DESTROYED,
+            "destroyed",
+        )
+    try:
+        await kill(domain, running, graceful=graceful)
+    except QvirtError:
+        running.being_destroyed = was_destroyed
+        running.stop_reason = before
+        raise
+    hv.checkpoint("killed")
+    if running.process is None:
+        raise OperationInvalid("domain is starting and has no process yet; try again")
+    await asyncio.shield(running.ended)
+
+
+def monitor_event(domain: "Domain", running: Running, event: Event) -> None:
+    """Take an event from the monitor. @background: called by the loop."""
+    if domain.running is running:
+        monitor_events.handle(domain, running, event)
+
+
+def monitor_closed(domain: "Domain", running: Running, failure: QvirtError) -> None:
+    """Note that the monitor is gone; the process usually is, too. @background."""
+    if running.stage != "running" or running.process is None or running.process.is_gone:
+        return
+    domain.hypervisor.background(_after_monitor(domain, running, failure), f"monitor of {domain.name} closed")
+
+
+async def _after_monitor(domain: "Domain", running: Running, failure: QvirtError) -> None:
+    """Decide about a QEMU whose monitor is gone. @background."""
+    if not isinstance(failure, MonitorClosed):
+        running.monitor_failed = True
+        monitor_events.publish_control_error(domain)
+    assert running.process is not None
+    if await running.process.wait(KILL_WAIT) or running.monitor_failed:
+        return
+    if domain.hypervisor.closing:
+        return
+    log.error("domain '%s': QEMU closed its monitor and stays; it is killed", domain.name)
+    running.process.send(signal.SIGKILL)
+
+
+def process_ended(domain: "Domain", running: Running) -> None:
+    """Note that QEMU has ended. @background: called by the loop."""
+    domain.hypervisor.background(finish(domain, running), f"end of {domain.name}")
+
+
+async def finish(domain: "Domain", running: Running, *, quiet: bool = False) -> None:
+    """Clear up after a QEMU that has ended, tell everybody, once. quiet: it never was running.
+
+    Whoever comes second waits for the first.
+    """
+    if running.finishing:
+        await asyncio.shield(running.ended)
+        return
+    running.finishing = True
+    hv = domain.hypervisor
+    hv.checkpoint("finish")
+    if running.link is not None:
+        # the last events are in the socket's buffer; end-of-file follows them
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await running.link.wait_closed()
+        running.link.close()
+    if running.agent is not None:
+        running.agent.close()
+        running.agent = None
+    for stream in list(running.consoles.values()):
+        stream.drop()
+    reason, detail, word = running.stop_reason or _natural_end(running)
+    if running.process is not None:
+        running.process.close()
+    await _clear(domain, running, word)
+    hv.checkpoint("cleared")
+    domain.running = None
+    domain.set_state(DomainState.SHUTOFF, reason)
+    ref = domain.ref_with(running.id)
+    hv.domain_stopped(domain)
+    if not quiet:
+        domain.publish(Lifecycle(ref, DomainEventType.STOPPED, detail))
+    if not running.ended.done():
+        running.ended.set_result(None)
+    hv.checkpoint("finished")
+
+
+def _natural_end(running: Running) -> tuple[int, int, str]:
+    if running.got_shutdown:
+        return DomainShutoffReason.SHUTDOWN, DomainEventStoppedDetailType.SHUTDOWN, "shutdown"
+    return DomainShutoffReason.CRASHED, DomainEventStoppedDetailType.FAILED, "crashed"
+
+
+async def _clear(domain: "Domain", running: Running, word: str) -> None:
+    """Remove what the run has left; the status file goes last, so that a crash here is made good later."""
+    hv = domain.hypervisor
+    await domain.settle_writes()
+    for port in running.footprint.ports:
+        hv.display_ports.release(port)
+        hv.websocket_ports.release(port)
+
+    def work() -> list[str]:
+        failures: list[str] = []
+        try:
+            if running.process is not None:
+                DomainLog.append(hv.paths.logfile(domain.name), f"shutting down, reason={word}")
+        except OSError as error:
+            failures.append(f"cannot write the log: {error.strerror}")
+        failures += launch.sweep(running.footprint, hv.own_folders)
+        with contextlib.suppress(FileNotFoundError):
+            hv.paths.status(domain.name).unlink()
+        return failures
+
+    try:
+        for failure in await hv.files.run(f"end of '{domain.name}'", work):
+            log.error("domain '%s': %s", domain.name, failure)
+    except (QvirtError, OSError) as error:
+        log.error("domain '%s': clearing up failed: %s", domain.name, error)

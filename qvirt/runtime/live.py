@@ -1,0 +1,202 @@
+"""The live definition: what only a running QEMU knows (ptys, threads, channel states) brought into it."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from qvirt.constants import (
+    ConnectDomainEventAgentLifecycleReason,
+    ConnectDomainEventAgentLifecycleState,
+)
+from qvirt.model.devices.chardev import CharDevice
+from qvirt.model.domain import Domain as Definition
+from qvirt.qmp.client import COMMAND_DEADLINE
+from qvirt.qmp.commands import as_objects
+from qvirt.qmp.errors import QmpError
+from qvirt.qmp.wire import JsonValue, Reply
+from qvirt.runtime.events import AgentLifecycle
+from qvirt.runtime.running import Running
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
+
+Call = tuple[str, dict[str, JsonValue] | None]
+
+
+async def after_start(domain: "Domain", running: Running) -> None:
+    """Ask what a new QEMU has made, and set what its command line cannot say. All in one round trip."""
+    definition = running.definition
+    questions: list[Call] = [("query-cpus-fast", None)]
+    if any(True for _ in character_devices(definition)):
+        questions.append(("query-chardev", None))
+    answers = await _ask(running, [*questions, *settings(domain, running)])
+    _take_cpus(running, answers[0])
+    if len(questions) > 1:
+        _take_chardevs(domain, running, answers[1], booted=True)
+    running.touch()
+
+
+async def after_reconnect(domain: "Domain", running: Running) -> str:
+    """Ask what may have changed while nobody watched; returns QEMU's run state."""
+    definition = running.definition
+    questions: list[Call] = [("query-status", None), ("query-cpus-fast", None)]
+    if any(True for _ in character_devices(definition)):
+        questions.append(("query-chardev", None))
+    has_balloon = any(balloon.model != "none" for balloon in definition.devices.memballoons)
+    answers = await _ask(running, questions)
+    status = answers[0].value
+    _take_cpus(running, answers[1])
+    if len(questions) > 2:
+        _take_chardevs(domain, running, answers[2], booted=False)
+    if has_balloon:
+        reply = await running.monitor.submit("query-balloon")
+        if isinstance(reply.value, dict) and isinstance(actual := reply.value.get("actual"), int):
+            set_balloon(definition, actual)
+    running.touch()
+    return str(status.get("status")) if isinstance(status, dict) else "running"
+
+
+async def _ask(running: Running, calls: list[Call]) -> list[Reply]:
+    """Send all at once and wait for all answers. Raises QmpError for the first that was refused."""
+    futures = [running.monitor.submit(command, arguments) for command, arguments in calls]
+    async with asyncio.timeout(COMMAND_DEADLINE):
+        replies = list(await asyncio.gather(*futures))
+    for (command, _), reply in zip(calls, replies, strict=True):
+        if reply.error is not None:
+            raise QmpError(command, *reply.error)
+    return replies
+
+
+def settings(domain: "Domain", running: Running) -> Iterator[Call]:
+    """Yield what has to be set before the guest runs for the first time."""
+    definition = running.definition
+    if (
+        definition.on_reboot == "destroy"
+        and running.caps is not None
+        and running.caps.has_command("set-action")
+    ):
+        yield "set-action", {"reboot": "shutdown"}
+    for graphics in definition.devices.graphics:
+        if graphics.type not in ("vnc", "spice"):
+            continue
+        defaults = domain.hypervisor.config.settings
+        password = graphics.passwd or (
+            defaults.vnc_password if graphics.type == "vnc" else defaults.spice_password
+        )
+        if password is None:
+            continue
+        arguments: dict[str, JsonValue] = {"protocol": graphics.type, "password": password}
+        if graphics.connected is not None:
+            arguments["connected"] = graphics.connected
+        yield "set_password", arguments
+        if graphics.passwd_valid_to is not None:
+            yield "expire_password", {"protocol": graphics.type, "time": _expiry(graphics.passwd_valid_to)}
+    for interface in definition.devices.interfaces:
+        if interface.link.state == "down" and interface.alias.name:
+            yield "set_link", {"name": interface.alias.name, "up": False}
+    for balloon in definition.devices.memballoons:
+        if balloon.model == "none":
+            continue
+        if balloon.stats is not None and balloon.stats.period and balloon.alias.name:
+            yield (
+                "qom-set",
+                {
+                    "path": f"/machine/peripheral/{balloon.alias.name}",
+                    "property": "guest-stats-polling-interval",
+                    "value": balloon.stats.period,
+                },
+            )
+        total, current = definition.memory, definition.current_memory
+        if total is not None and current is not None and current.value < total.value:
+            yield "balloon", {"value": current.value * 1024}
+
+
+def _expiry(valid_to: str) -> str:
+    """Return QEMU's form of a time of the document (UTC)."""
+    from datetime import UTC, datetime
+
+    return str(int(datetime.fromisoformat(valid_to).replace(tzinfo=UTC).timestamp()))
+
+
+def character_devices(definition: Definition) -> Iterator[CharDevice]:
+    """Yield the serial ports, parallel ports, consoles and channels."""
+    devices = definition.devices
+    yield from devices.serials
+    yield from devices.parallels
+    yield from devices.consoles
+    yield from devices.channels
+
+
+def _take_cpus(running: Running, reply: Reply) -> None:
+    cpus = as_objects(reply.value, "query-cpus-fast")
+    threads: list[int] = []
+    for cpu in sorted(cpus, key=lambda item: item["cpu-index"] if isinstance(item["cpu-index"], int) else 0):
+        thread = cpu.get("thread-id")
+        # TCG may run every vCPU in one thread, whose figures belong to none of them
+        threads.append(thread if isinstance(thread, int) and thread not in threads else 0)
+    running.vcpu_threads = threads
+
+
+def _take_chardevs(domain: "Domain", running: Running, reply: Reply, *, booted: bool) -> None:
+    found: dict[str, Mapping[str, object]] = {}
+    for item in as_objects(reply.value, "query-chardev"):
+        found[str(item.get("label"))] = item
+    definition = running.definition
+    for device in character_devices(definition):
+        alias = device.alias.name
+        entry = found.get(f"char{alias}")
+        if entry is None:
+            continue
+        filename = str(entry.get("filename", ""))
+        if device.type == "pty" and filename.startswith("pty:"):
+            device.source.path = filename.removeprefix("pty:")
+    for console in definition.devices.consoles:
+        if console.type == "pty":
+            serials = definition.devices.serials
+            if console.target.type == "serial" and serials and serials[0].type == "pty":
+                console.source.path = serials[0].path
+            console.tty = console.path
+    for channel in definition.devices.channels:
+        entry = found.get(f"char{channel.alias.name}")
+        if entry is None or channel.target.type != "virtio":
+            continue
+        set_channel_state(
+            domain,
+            running,
+            str(channel.alias.name),
+            connected=entry.get("frontend-open") is True,
+            reason=ConnectDomainEventAgentLifecycleReason.DOMAIN_STARTED
+            if booted
+            else ConnectDomainEventAgentLifecycleReason.CHANNEL,
+        )
+
+
+def set_channel_state(
+    domain: "Domain", running: Running, alias: str, *, connected: bool, reason: int
+) -> None:
+    """Note whether a program in the guest has a channel open; for the agent's, tell everybody."""
+    for channel in running.definition.devices.channels:
+        if channel.alias.name != alias or channel.target.type != "virtio":
+            continue
+        word = "connected" if connected else "disconnected"
+        if channel.target.state == word and reason != ConnectDomainEventAgentLifecycleReason.DOMAIN_STARTED:
+            return
+        channel.target.state = word
+        running.touch()
+        if channel.target.name == AGENT_CHANNEL:
+            running.agent_connected = connected
+            if not connected and running.agent is not None:
+                running.agent.close()
+                running.agent = None
+            states = ConnectDomainEventAgentLifecycleState
+            domain.publish(
+                AgentLifecycle(domain.ref, states.CONNECTED if connected else states.DISCONNECTED, reason)
+            )
+
+
+def set_balloon(definition: Definition, actual: int) -> None:
+    """Note the guest's memory, ``actual`` bytes."""
+    if definition.current_memory is not None:
+        definition.current_memory.value = -(-actual // 1024)

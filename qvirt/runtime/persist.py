@@ -1,0 +1,96 @@
+"""Files that must be old or new, never half: atomic writing, and file work kept off the event loop."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from qvirt.errors import OperationTimeout, SystemError_
+
+T = TypeVar("T")
+
+#: seconds a file system gets for one piece of work before it counts as hung
+FILE_DEADLINE = 30.0
+
+_SUFFIX = ".new"
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file: written beside it, synced, renamed, folder synced. Raises SystemError_.
+
+    On failure (a full disk too) the old file is untouched and nothing is left beside it.
+    """
+    temporary = path.with_name(path.name + _SUFFIX)
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise SystemError_(f"cannot write file '{path}'", error) from error
+
+
+def remove(path: Path) -> bool:
+    """Remove a file for good; tells whether it was there. Raises SystemError_."""
+    try:
+        path.unlink()
+        sync_folder(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise SystemError_(f"cannot remove file '{path}'", error) from error
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def is_leftover(path: Path) -> bool:
+    """Tell whether a file is what a write that was cut off left behind."""
+    return path.name.endswith(_SUFFIX)
+
+
+class FileWorker:
+    """A bounded pool for file work. A file system that hangs costs threads of this pool, never the loop."""
+
+    def __init__(self, threads: int = 8) -> None:
+        self._pool = ThreadPoolExecutor(threads, "qvirt-files")
+
+    async def run(self, what: str, work: Callable[[], T], deadline: float = FILE_DEADLINE) -> T:
+        """Run blocking work; ``what`` says in the error what hangs. Raises OperationTimeout."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        try:
+            async with asyncio.timeout(deadline):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            if future.done():
+                raise
+            future.add_done_callback(_forget)
+            raise OperationTimeout(f"{what}: the file system did not answer within {deadline:g} s") from None
+
+    def close(self) -> None:
+        """Stop taking work; does not wait for work that hangs."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _forget(future: "asyncio.Future[T]") -> None:
+    """Take note of an outcome nobody waits for any more."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,301 @@
+"""A QEMU as a process: made with nothing of ours in it, watched by descriptor, never by polling.
+
+The chain is ``sh`` → (``setpriv`` →) QEMU. The shell forks once, so that QEMU is neither a child that would
+die with us nor the leader of its session (a leader that opens a terminal gets it as controlling terminal, and
+its hang-ups), and waits for our word before it executes anything: a daemon that dies before it has written
+down the process's id leaves a shell that reads end-of-file and goes.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from qvirt.errors import InternalError, OperationTimeout, SystemError_
+from qvirt.host.config import QemuUser
+
+#: seconds for the shell to say which process it made
+SPAWN_DEADLINE = 20.0
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+# $1: limits, as ulimit words; the rest is what to execute. dash knows descriptors of one digit only, so the
+# word comes over standard input and the answer over standard output; both are replaced at the exec.
+_SCRIPT = """
+limits=$1; shift
+for limit in $limits; do ulimit "${limit%%=*}" "${limit#*=}"; done
+unset PWD OLDPWD
+exec 3<&0
+{ trap - INT QUIT; read -r word <&3 && exec "$@" </dev/null >&2 3<&-; } &
+echo $!
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Resource limits; None leaves the daemon's own. core: bytes."""
+
+    core: int | None = 0
+    files: int | None = None
+    processes: int | None = None
+
+    def words(self) -> str:
+        """Return them as the launcher's shell takes them."""
+        words = []
+        if self.core is not None:
+            words.append(f"-c={self.core // 512}")
+        if self.files:
+            words.append(f"-n={self.files}")
+        if self.processes:
+            words.append(f"-p={self.processes}")
+        return " ".join(words)
+
+
+def become_reaper() -> None:
+    """Let orphans of ours come back to us, so that a QEMU that ends is not left to a slow init to collect."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def confine(argv: Sequence[str], user: QemuUser | None) -> list[str]:
+    """Put the change of user in front of a command; None leaves the daemon's own.
+
+    Another user gets no capability in any set. A QEMU that is to run as root keeps what libvirt leaves it:
+    everything, regained at exec.
+    """
+    if user is None:
+        return list(argv)
+    words = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}"]
+    words.append(f"--groups={','.join(map(str, user.groups))}" if user.groups else "--clear-groups")
+    if user.uid != 0:
+        words += ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
+    return [*words, "--", *argv]
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process began, in clock ticks since boot; None when there is none. Zombies are gone."""
+    fields = stat_fields(pid)
+    return None if fields is None or fields[0] in ("Z", "X") else int(fields[19])
+
+
+def stat_fields(pid: int, tid: int | None = None) -> list[str] | None:
+    """Return /proc's stat line of a process or thread from its state (field 3) on; None when it is gone."""
+    path = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # the name is in parentheses and may hold anything
+    return text[text.rindex(b")") + 2 :].decode("ascii", "replace").split()
+
+
+class ExitWatch:
+    """Calls back once when a process has ended, whoever's child it is; reaps it when it is ours."""
+
+    def __init__(self, pid: int, on_exit: Callable[[], None] | None = None) -> None:
+        """Raises ProcessLookupError."""
+        self.pid = pid
+        self.status: int | None = None
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self.fd = os.pidfd_open(pid)
+        self._loop.add_reader(self.fd, self._ended)
+
+    def _ended(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            _, self.status = os.waitpid(self.pid, os.WNOHANG)
+        self.close()
+        if self._on_exit is not None:
+            self._on_exit()
+
+    def close(self) -> None:
+        """Stop watching; the process goes on."""
+        if self.fd >= 0:
+            self._loop.remove_reader(self.fd)
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Process:
+    """One QEMU process, ours or found again. ``exited`` is done when it has ended."""
+
+    def __init__(self, pid: int, began: int) -> None:
+        """Watch a process. Raises ProcessLookupError."""
+        self.pid = pid
+        self.start_time = began
+        self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gate = -1
+        self._watch = ExitWatch(pid, self._gone)
+
+    @classmethod
+    def adopt(cls, pid: int, began: int) -> Self:
+        """Find a process again. Raises ProcessLookupError when it has ended or the number is another's now."""
+        if start_time(pid) != began:
+            raise ProcessLookupError(pid)
+        process = cls(pid, began)
+        if start_time(pid) != began:  # it went, and the number was taken, before we had the descriptor
+            process.close()
+            raise ProcessLookupError(pid)
+        return process
+
+    @classmethod
+    async def spawn(
+        cls,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log_fd: int,
+        fds: Sequence[int] = (),
+        user: QemuUser | None = None,
+        limits: Limits | None = None,
+    ) -> Self:
+        """Make a process that waits for `go` before it executes ``argv``.
+
+        fds: inherited under their own numbers, which must be 10 or more. log_fd: standard output and error.
+        Raises SystemError_, OperationTimeout.
+        """
+        if any(fd < 10 for fd in fds):
+            raise InternalError(f"descriptors {sorted(fds)} collide with the launcher's own")
+        with contextlib.ExitStack() as undo:
+            gate_read, gate_write = _pipe(undo)
+            answer_read, answer_write = _pipe(undo)
+            words = (limits or Limits()).words()
+            try:
+                launcher = subprocess.Popen(  # noqa: ASYNC220 - vfork; returns when the shell is executed
+                    ["/bin/sh", "-c", _SCRIPT, "sh", words, *confine(argv, user)],
+                    stdin=gate_read.fd,
+                    stdout=answer_write.fd,
+                    stderr=log_fd,
+                    pass_fds=fds,
+                    cwd="/",
+                    umask=0o002,
+                    env=dict(env),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise SystemError_("cannot execute '/bin/sh'", error) from error
+            with contextlib.suppress(ProcessLookupError):
+                ExitWatch(launcher.pid)
+            launcher.returncode = 0  # it is reaped by the watch, not by subprocess
+            answer_write.close()
+            answer = await _read_line(answer_read.fd)
+            if not answer.isdigit():
+                raise InternalError(f"the launcher of '{argv[0]}' did not start: {answer!r}")
+            pid = int(answer)
+            began = start_time(pid)
+            try:
+                if began is None:
+                    raise ProcessLookupError(pid)
+                process = cls(pid, began)
+            except ProcessLookupError as error:
+                raise InternalError(f"the launcher of '{argv[0]}' ended before it was told to go") from error
+            process._gate = gate_write.detach()
+        return process
+
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether it has ended."""
+        return self.exited.done()
+
+    @property
+    def ending(self) -> str:
+        """Say how it ended, as far as the kernel tells us."""
+        status = self._watch.status
+        if status is None:
+            return "ended"
+        if os.WIFSIGNALED(status):
+            return f"was killed by signal {signal.Signals(os.WTERMSIG(status)).name}"
+        return f"exited with status {os.waitstatus_to_exitcode(status)}"
+
+    def go(self) -> None:
+        """Let it execute its command."""
+        with contextlib.suppress(BrokenPipeError):  # it has been killed already; `exited` tells
+            os.write(self._gate, b"go\n")
+        self.close_gate()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; harmless when it has ended."""
+        if self._watch.fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._watch.fd, number)
+
+    def is_stopped(self) -> bool:
+        """Tell whether somebody stopped it (SIGSTOP, a debugger), so that it takes no signal but SIGKILL."""
+        fields = stat_fields(self.pid)
+        return fields is not None and fields[0] in ("T", "t")
+
+    async def wait(self, deadline: float) -> bool:
+        """Wait for its end for at most ``deadline`` seconds; tells whether it has ended."""
+        await asyncio.wait([self.exited], timeout=deadline)
+        return self.exited.done()
+
+    def close(self) -> None:
+        """Stop watching; a process that was not told to go will end."""
+        self.close_gate()
+        self._watch.close()
+
+    def close_gate(self) -> None:
+        """Take back the chance to go: a process that still waits ends by itself."""
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
+
+    def _gone(self) -> None:
+        self.close_gate()
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+
+class _End:
+    """One end of a pipe, closed once."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def detach(self) -> int:
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.detach())
+
+
+def _pipe(undo: contextlib.ExitStack) -> tuple[_End, _End]:
+    read, write = (_End(fd) for fd in os.pipe2(os.O_CLOEXEC))
+    undo.callback(read.close)
+    undo.callback(write.close)
+    return read, write
+
+
+async def _read_line(fd: int) -> str:
+    """Read what the launcher prints, up to the end of its line."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(fd, False)
+    text = b""
+    try:
+        async with asyncio.timeout(SPAWN_DEADLINE):
+            while not text.endswith(b"\n"):
+                ready = loop.create_future()
+                loop.add_reader(fd, _wake, ready)
+                try:
+                    await ready
+                finally:
+                    loop.remove_reader(fd)
+                chunk = os.read(fd, 64)
+                if not chunk:
+                    break
+                text += chunk
+    except TimeoutError:
+        raise OperationTimeout(f"no process was made within {SPAWN_DEADLINE:g} s") from None
+    return text.decode("ascii", "replace").strip()
+
+
+def _wake(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -1,0 +1,417 @@
+"""After a start of the daemon: definitions read, running QEMUs found again, half-started ones cleared away."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lxml import etree
+
+from qvirt.constants import (
+    DomainEventStoppedDetailType,
+    DomainPausedReason,
+    DomainRunningReason,
+    DomainShutoffReason,
+    DomainState,
+    DomainXMLFlags,
+)
+from qvirt.errors import QvirtError
+from qvirt.model.domain import parse_live
+from qvirt.model.live import format_domain
+from qvirt.qemu.context import Launch
+from qvirt.qemu.names import assign_aliases
+from qvirt.qmp.client import Monitor
+from qvirt.qmp.errors import QmpError
+from qvirt.runtime import endings, lifecycle, live
+from qvirt.runtime.domain import Domain
+from qvirt.runtime.persist import is_leftover, remove
+from qvirt.runtime.process import Process, start_time
+from qvirt.runtime.running import Running
+from qvirt.runtime.state import VERSION, Footprint, Status, boot_id, read_status
+
+if TYPE_CHECKING:
+    from qvirt.runtime.hypervisor import Hypervisor
+
+log = logging.getLogger(__name__)
+
+#: seconds a QEMU gets to answer after the daemon was restarted
+RECONNECT_DEADLINE = 30.0
+
+_INACTIVE = DomainXMLFlags.INACTIVE | DomainXMLFlags.SECURE
+
+#: QEMU's run states -> ours
+_RUN_STATES = {
+    "running": (DomainState.RUNNING, DomainRunningReason.UNKNOWN),
+    "paused": (DomainState.PAUSED, DomainPausedReason.USER),
+    "prelaunch": (DomainState.PAUSED, DomainPausedReason.USER),
+    "io-error": (DomainState.PAUSED, DomainPausedReason.IOERROR),
+    "watchdog": (DomainState.PAUSED, DomainPausedReason.WATCHDOG),
+    "internal-error": (DomainState.PAUSED, DomainPausedReason.UNKNOWN),
+    "guest-panicked": (DomainState.CRASHED, 1),
+    "suspended": (DomainState.PMSUSPENDED, 0),
+    "shutdown": (DomainState.SHUTDOWN, 0),
+    "debug": (DomainState.PAUSED, DomainPausedReason.UNKNOWN),
+    "save-vm": (DomainState.PAUSED, DomainPausedReason.SNAPSHOT),
+}
+
+
+# --------------------------------------------------------------------- definitions
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    name: str
+    uuid: str
+    text: str
+    path: Path
+    mtime: int
+
+
+async def load_definitions(hv: "Hypervisor") -> None:
+    """Read every definition; what cannot be read stays where it is and is reported."""
+    folder, autostart = hv.paths.definitions, hv.paths.autostart
+    loaded, reports, links = await hv.files.run("definitions", partial(_read_all, folder, autostart))
+    hv.reports += reports
+    for one in sorted(loaded, key=lambda item: item.mtime):
+        # Two files with one uuid are a rename that was cut off; the younger file is its result.
+        other = hv.domains.find(one.uuid)
+        if other is not None:
+            hv.reports.append(
+                f"definition '{hv.paths.definition(other.name)}' has the uuid of '{one.path}', which is "
+                "newer; the older one is removed"
+            )
+            hv.domains.remove(other)
+            await hv.files.run("rename that was cut off", partial(_finish_rename, hv, other.name, one.name))
+            links = {one.name + link[len(other.name) :] if link.startswith(f"{other.name}.xml") else link
+                     for link in links}  # fmt: skip
+        domain = Domain(hv, one.name, one.uuid)
+        domain.persistent = True
+        domain.autostart = f"{one.name}.xml" in links
+        domain.autostart_once = f"{one.name}.xml.once" in links
+        domain.take_definition(None, one.text, exact=False)
+        hv.domains.add(domain)
+
+
+def _read_all(folder: Path, autostart: Path) -> tuple[list[_Loaded], list[str], set[str]]:
+    loaded: list[_Loaded] = []
+    reports: list[str] = []
+    for path in sorted(folder.iterdir()):
+        if is_leftover(path):
+            remove(path)
+        elif path.suffix == ".xml" and path.is_file():
+            try:
+                loaded.append(_read_one(path))
+            except (OSError, ValueError, etree.XMLSyntaxError) as error:
+                reports.append(f"definition '{path}' cannot be read and is left as it is: {error}")
+    links = {path.name for path in autostart.iterdir()} if autostart.is_dir() else set()
+    return loaded, reports, links
+
+
+def _read_one(path: Path) -> _Loaded:
+    """Read name and uuid; the rest is read when it is needed."""
+    data = path.read_bytes()
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
+    root = etree.fromstring(data, parser)
+    name, uuid = root.findtext("name"), root.findtext("uuid")
+    if root.tag != "domain" or not name or not uuid:
+        raise ValueError("it is no domain with a name and a uuid")
+    if name != path.stem:
+        raise ValueError(f"domain config filename '{path}' does not match domain name '{name}'")
+    begin = data.index(b"<domain")
+    return _Loaded(
+        name, uuid.strip(), data[begin:].decode("utf-8", "surrogateescape"), path, path.stat().st_mtime_ns
+    )
+
+
+def _finish_rename(hv: "Hypervisor", old: str, new: str) -> None:
+    for link in (hv.paths.autostart_link, hv.paths.autostart_once_link):
+        if link(old).is_symlink():
+            with contextlib.suppress(FileExistsError):
+                link(new).symlink_to(hv.paths.definition(new))
+            remove(link(old))
+    remove(hv.paths.definition(old))
+
+
+# ------------------------------------------------------------------ running QEMUs
+
+
+async def reconnect_all(hv: "Hypervisor") -> None:
+    """Find all QEMUs that ran under the last daemon, all at once."""
+    found, unreadable = await hv.files.run("status files", partial(_read_statuses, hv.paths.run))
+    for path, reason in unreadable:
+        status = await hv.files.run("QEMU without a status", partial(_rebuild, hv, path))
+        if status is None:
+            aside = path.with_name(path.name + ".unreadable")
+            await hv.files.run("status file", partial(os.replace, path, aside))
+            hv.reports.append(f"status file '{path}' cannot be read and is kept as '{aside}': {reason}")
+        else:
+            hv.reports.append(
+                f"status file '{path}' cannot be read ({reason}); the running QEMU (pid {status.pid}) was "
+                "taken over with its definition"
+            )
+            found.append(status)
+    for status in found:
+        if status.version not in (0, VERSION):
+            hv.reports.append(
+                f"the status of '{status.name}' is of version {status.version}, this is {VERSION}; "
+                "what is known of it is used"
+            )
+        hv.note_id(status.id)
+    await asyncio.gather(*(_reconnect(hv, status) for status in found))
+
+
+def _read_statuses(folder: Path) -> tuple[list[Status], list[tuple[Path, str]]]:
+    found: list[Status] = []
+    unreadable: list[tuple[Path, str]] = []
+    for path in sorted(folder.iterdir()):
+        if is_leftover(path):
+            remove(path)
+        elif path.suffix == ".xml":
+            try:
+                found.append(read_status(path.read_text("utf-8", "surrogateescape"), str(path)))
+            except (QvirtError, OSError) as error:
+                unreadable.append((path, str(error).split("\n")[0]))
+    return found, unreadable
+
+
+def _rebuild(hv: "Hypervisor", path: Path) -> Status | None:
+    """Make up a status for a QEMU of which only the pid file and the definition are left."""
+    name = path.stem
+    domain = hv.domains.find_name(name)
+    try:
+        pid = int(hv.paths.pidfile(name).read_text(encoding="ascii").strip())
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except (OSError, ValueError):
+        return None
+    began = start_time(pid)
+    key = re.search(rf"{re.escape(str(hv.paths.lib))}/domain-(\d+)-[^/\"]*", " ".join(words))
+    if domain is None or began is None or key is None or not any(f"guest={name}" in word for word in words):
+        return None
+    return Status(
+        name=name,
+        id=int(key[1]),
+        state=DomainState.RUNNING,
+        reason=DomainRunningReason.UNKNOWN,
+        stage="running",
+        xml="",
+        monitor=f"{key[0]}/monitor.sock",
+        pid=pid,
+        start_time=began,
+        boot_id=boot_id(),
+        folder=key[0],
+        footprint=Footprint(folders=[key[0]], files=[str(hv.paths.pidfile(name))]),
+    )
+
+
+async def _reconnect(hv: "Hypervisor", status: Status) -> None:
+    """Take one QEMU over again, or clear away what is left of it."""
+    domain, running = await _restore(hv, status)
+    try:
+        process = _adopt(status)
+    except ProcessLookupError:
+        await _gone(domain, running, status)
+        return
+    running.process = process
+    if status.stage != "running":
+        # It was being started: nobody knows how far it got, so it goes and can be started again.
+        log.warning("domain '%s' was half started; QEMU (pid %d) is killed", domain.name, process.pid)
+        process.send(signal.SIGKILL)
+        await process.wait(lifecycle.KILL_WAIT)
+        await _gone(domain, running, status)
+        return
+    try:
+        running.link = await Monitor.connect(
+            status.monitor,
+            name=domain.name,
+            on_event=partial(lifecycle.monitor_event, domain, running),
+            on_closed=partial(lifecycle.monitor_closed, domain, running),
+            deadline=RECONNECT_DEADLINE,
+        )
+        async with asyncio.timeout(RECONNECT_DEADLINE):
+            word = await live.after_reconnect(domain, running)
+    except (QvirtError, TimeoutError) as error:
+        if isinstance(error, QmpError) or process.is_gone:
+            log.error("domain '%s': QEMU refused a question: %s", domain.name, error)
+        await _unreachable(hv, domain, running, str(error))
+        return
+    _take_state(domain, running, status, word)
+    process.exited.add_done_callback(lambda _: lifecycle.process_ended(domain, running))
+    if domain.state == DomainState.SHUTDOWN and running.stage == "running":
+        running.got_shutdown = True
+        endings.power_off(domain, running)
+    if status.autodestroy:
+        log.info("domain '%s': the connection it was to live with is gone; it is destroyed", domain.name)
+        hv.background(domain.destroy(), f"autodestroy of {domain.name}")
+    await domain.save_status()
+    hv.checkpoint("reconnected")
+
+
+async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
+    domain = hv.domains.find_name(status.name)
+    if status.xml:
+        definition = parse_live(status.xml)
+    else:
+        assert domain is not None
+        definition = (await domain.definition()).copy()
+        caps = await hv.documents.caps_for(definition)
+        assign_aliases(definition, hv.documents.build_context(definition, caps, Launch()))
+        definition.id = status.id
+    if domain is None:
+        domain = Domain(hv, definition.name, definition.uuid or "")
+        text = status.inactive_xml or format_domain(definition, _INACTIVE)
+        domain.take_definition(None, text, exact=bool(status.inactive_xml))
+        hv.domains.add(domain)
+    running = Running(
+        id=status.id,
+        definition=definition,
+        folder=status.folder,
+        monitor_path=status.monitor,
+        stage=status.stage,
+        footprint=status.footprint,
+        vcpu_threads=status.vcpu_pids,
+        taints=status.taints,
+        fake_reboot=status.fake_reboot,
+        clock_base=status.clock_base,
+        owner=_GONE_OWNER if status.autodestroy else None,
+    )
+    with contextlib.suppress(QvirtError):  # the emulator was removed; its QEMU runs on without our knowing
+        running.caps = await hv.documents.caps_for(definition)
+    for port in status.footprint.ports:
+        hv.display_ports.reserve(port)
+        hv.websocket_ports.reserve(port)
+    domain.running = running
+    domain.set_state(status.state, status.reason)
+    return domain, running
+
+
+#: stands for a connection of a daemon that is no more
+_GONE_OWNER = object()
+
+
+def _adopt(status: Status) -> Process:
+    if not status.pid or (status.boot_id and status.boot_id != boot_id()):
+        raise ProcessLookupError(status.pid)
+    began = status.start_time
+    if not began:
+        # libvirt's file does not say when the process began; its command line must name the domain
+        try:
+            words = Path(f"/proc/{status.pid}/cmdline").read_bytes()
+        except OSError:
+            raise ProcessLookupError(status.pid) from None
+        if f"guest={status.name}".encode() not in words:
+            raise ProcessLookupError(status.pid)
+        began = start_time(status.pid) or 0
+    return Process.adopt(status.pid, began)
+
+
+async def _gone(domain: Domain, running: Running, status: Status) -> None:
+    """Clear up after a QEMU that is no more."""
+    was_running = status.stage == "running"
+    running.stage = "running" if was_running else "starting"
+    running.stop_reason = (
+        (DomainShutoffReason.CRASHED, DomainEventStoppedDetailType.FAILED, "crashed")
+        if was_running
+        else (DomainShutoffReason.FAILED, DomainEventStoppedDetailType.FAILED, "failed")
+    )
+    await lifecycle.finish(domain, running, quiet=not was_running)
+
+
+async def _unreachable(hv: "Hypervisor", domain: Domain, running: Running, reason: str) -> None:
+    """Decide about a QEMU that lives and does not talk to us."""
+    assert running.process is not None
+    if running.process.is_gone or start_time(running.process.pid) is None:
+        running.stop_reason = (DomainShutoffReason.CRASHED, DomainEventStoppedDetailType.FAILED, "crashed")
+        await lifecycle.finish(domain, running)
+        return
+    # A guest is not killed because its QEMU is slow or stopped: it stays, with its state unknown to us.
+    hv.reports.append(
+        f"domain '{domain.name}': QEMU (pid {running.process.pid}) does not answer: {reason}; it is tried again"
+    )
+    running.monitor_failed = True
+    running.process.exited.add_done_callback(lambda _: lifecycle.process_ended(domain, running))
+    hv.background(_try_again(hv, domain, running), f"reconnect of {domain.name}")
+
+
+async def _try_again(hv: "Hypervisor", domain: Domain, running: Running) -> None:
+    """Go on trying to reach a QEMU, ever more slowly. @background."""
+    pause = 1.0
+    while domain.running is running and running.process is not None and not running.process.is_gone:
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 60.0)
+        if running.link is not None:
+            running.link.close()
+        try:
+            running.link = await Monitor.connect(
+                running.monitor_path,
+                name=domain.name,
+                on_event=partial(lifecycle.monitor_event, domain, running),
+                on_closed=partial(lifecycle.monitor_closed, domain, running),
+                deadline=RECONNECT_DEADLINE,
+            )
+            async with asyncio.timeout(RECONNECT_DEADLINE):
+                word = await live.after_reconnect(domain, running)
+        except (QvirtError, TimeoutError) as error:
+            log.warning("domain '%s' still does not answer: %s", domain.name, error)
+            continue
+        running.monitor_failed = False
+        _take_state(domain, running, None, word)
+        await domain.save_status()
+        return
+
+
+def _take_state(domain: Domain, running: Running, status: Status | None, word: str) -> None:
+    """Take QEMU's run state, keeping the reason where the state is the one we knew."""
+    state, reason = _RUN_STATES.get(word, (DomainState.RUNNING, DomainRunningReason.UNKNOWN))
+    if status is not None and status.state == state:
+        domain.set_state(status.state, status.reason)
+    elif state == DomainState.PAUSED and domain.state == DomainState.CRASHED:
+        pass  # a panicked guest is a paused QEMU
+    else:
+        domain.set_state(state, reason)
+    running.touch()
+
+
+# -------------------------------------------------------------------------- autostart
+
+
+async def autostart_all(hv: "Hypervisor") -> None:
+    """Start what is marked, once per boot of the machine for ``once``. @background."""
+    marked = [
+        domain for domain in hv.domains if (domain.autostart or domain.autostart_once) and not domain.active
+    ]
+    first = await hv.files.run("autostart mark", partial(_first_time, hv.paths.run / "autostarted"))
+    if not first:
+        return
+    gate = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+
+    async def one(domain: Domain) -> None:
+        async with gate:
+            try:
+                if domain.autostart_once:
+                    await domain.set_autostart_once(False)
+                if not domain.active:
+                    await domain.start()
+            except QvirtError as error:
+                report = f"Failed to autostart VM '{domain.name}': {error}"
+                hv.reports.append(report)
+                log.error("%s", report)
+
+    await asyncio.gather(*(one(domain) for domain in marked))
+
+
+def _first_time(path: Path) -> bool:
+    """Tell whether this is the first daemon since the machine was booted; libvirt's mark, in the run folder."""
+    this = boot_id()
+    try:
+        if path.read_text(encoding="ascii").strip() in ("", this):
+            return False
+    except FileNotFoundError:
+        pass
+    path.write_text(this + "\n", encoding="ascii")
+    return True

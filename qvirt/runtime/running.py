@@ -1,0 +1,122 @@
+"""Running: what exists of a domain only while its QEMU does."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from qvirt.errors import OperationTimeout
+from qvirt.model.domain import Domain as Definition
+from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qmp.client import Monitor
+from qvirt.qmp.errors import MonitorClosed
+from qvirt.qmp.wire import Json, JsonValue
+from qvirt.runtime.process import Process
+from qvirt.runtime.state import Footprint
+
+if TYPE_CHECKING:
+    from qvirt.qmp.agent import GuestAgent
+    from qvirt.runtime.console import ConsoleStream
+
+#: seconds QEMU gets for a question, and for something it has to do
+QUERY_DEADLINE = 15.0
+COMMAND_DEADLINE = 60.0
+
+
+@dataclass(eq=False, slots=True)
+class Running:
+    """A domain's QEMU and what we know of it.
+
+    stage: "starting" until the first status file that says running. stop_reason: set by whoever ends the
+    QEMU on purpose, (shutoff reason, detail of the stopped event, word for the log). paused_reason,
+    running_reason: why the next STOP or RESUME event will come, None when it was not us.
+    """
+
+    id: int
+    definition: Definition
+    folder: str
+    monitor_path: str
+    stage: str = "starting"
+    #: None for a QEMU found again, until somebody needs it
+    caps: EmulatorCaps | None = None
+    process: Process | None = None
+    link: Monitor | None = None
+    footprint: Footprint = field(default_factory=Footprint)
+    vcpu_threads: list[int] = field(default_factory=list)
+    taints: list[str] = field(default_factory=list)
+    owner: object | None = None
+    fake_reboot: bool = False
+    got_shutdown: bool = False
+    being_destroyed: bool = False
+    stop_reason: tuple[int, int, str] | None = None
+    paused_reason: int | None = None
+    running_reason: int | None = None
+    #: alias of a disk -> DomainDiskErrorCode, while QEMU is stopped on it
+    disk_errors: dict[str, int] = field(default_factory=dict)
+    agent: "GuestAgent | None" = None
+    agent_connected: bool = False
+    agent_timeout: int = -2
+    agent_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: the clock's adjustment that QEMU was started with, seconds
+    clock_base: int = 0
+    consoles: "dict[str, ConsoleStream]" = field(default_factory=dict)
+    #: done when the domain has ended and everything of it is gone
+    ended: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    #: documents written from the definition, by (flags); emptied when it changes
+    texts: dict[int, str] = field(default_factory=dict)
+    deprecations: list[str] = field(default_factory=list)
+    monitor_failed: bool = False
+    status_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    save_pending: bool = False
+    finishing: bool = False
+    _asked: int = 0
+    _since: float = 0.0
+    _commands: int = 0
+
+    @property
+    def pid(self) -> int:
+        """The process's id, 0 before there is one."""
+        return self.process.pid if self.process is not None else 0
+
+    @property
+    def monitor(self) -> Monitor:
+        """The monitor. Raises MonitorClosed before it is connected."""
+        if self.link is None:
+            raise MonitorClosed(f"QEMU monitor of '{self.definition.name}' is not connected")
+        return self.link
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest command that is unanswered was sent, by the loop's clock; None without one."""
+        return self._since if self._asked else None
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, JsonValue] | None = None,
+        *,
+        fds: Sequence[int] = (),
+        deadline: float | None = QUERY_DEADLINE,
+        oob: bool = False,
+    ) -> Json:
+        """Run a monitor command and keep count of what is unanswered; an Executor for `qmp.commands`."""
+        if not self._asked:
+            self._since = asyncio.get_running_loop().time()
+        self._asked += 1
+        try:
+            return await self.monitor.execute(command, arguments, fds=fds, deadline=deadline, oob=oob)
+        except OperationTimeout as error:
+            raise OperationTimeout(
+                f"{error.detail}; the process (pid {self.pid}) may be stopped or stuck"
+            ) from error
+        finally:
+            self._asked -= 1
+
+    def next_command_id(self) -> int:
+        """Number a command whose answer shows its id."""
+        self._commands += 1
+        return self._commands
+
+    def touch(self) -> None:
+        """Forget documents written from the definition, which has changed."""
+        self.texts.clear()

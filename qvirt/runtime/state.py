@@ -1,0 +1,240 @@
+"""The status file of a running domain: all that a daemon needs to find its QEMU again.
+
+The form is libvirt's ``<domstatus>``; what libvirt has no word for is in one ``<qvirt>`` element, which
+libvirt skips. The file is written before anything is made for a start and after each change.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from lxml import etree
+
+from qvirt.constants import (
+    DomainCrashedReason,
+    DomainPausedReason,
+    DomainPMSuspendedReason,
+    DomainRunningReason,
+    DomainShutdownReason,
+    DomainShutoffReason,
+    DomainState,
+)
+from qvirt.errors import XmlError
+from qvirt.xml.document import parse_element
+from qvirt.xml.fields import escape
+
+VERSION = 1
+
+#: the words libvirt writes for a state
+STATE_WORDS = {
+    DomainState.NOSTATE: "no state",
+    DomainState.RUNNING: "running",
+    DomainState.BLOCKED: "idle",
+    DomainState.PAUSED: "paused",
+    DomainState.SHUTDOWN: "in shutdown",
+    DomainState.SHUTOFF: "shut off",
+    DomainState.CRASHED: "crashed",
+    DomainState.PMSUSPENDED: "pmsuspended",
+}
+
+#: state -> the class whose constants, in lower case with dashes for some, are the words of its reasons
+_REASONS: dict[int, type] = {
+    DomainState.RUNNING: DomainRunningReason,
+    DomainState.PAUSED: DomainPausedReason,
+    DomainState.SHUTDOWN: DomainShutdownReason,
+    DomainState.SHUTOFF: DomainShutoffReason,
+    DomainState.CRASHED: DomainCrashedReason,
+    DomainState.PMSUSPENDED: DomainPMSuspendedReason,
+}
+_SPELLED = {
+    "FROM_SNAPSHOT": "from snapshot",
+    "MIGRATION_CANCELED": "migration canceled",
+    "SAVE_CANCELED": "save canceled",
+    "IOERROR": "ioerror",
+    "SHUTTING_DOWN": "shutting down",
+    "STARTING_UP": "starting up",
+    "POSTCOPY_FAILED": "post-copy failed",
+    "POSTCOPY": "post-copy",
+    "API_ERROR": "api error",
+}
+
+
+def _words(cls: type) -> dict[int, str]:
+    return {
+        value: _SPELLED.get(name, name.lower().replace("_", " "))
+        for name, value in vars(cls).items()
+        if name.isupper() and isinstance(value, int)
+    }
+
+
+REASON_WORDS = {state: _words(cls) for state, cls in _REASONS.items()}
+
+
+@dataclass(slots=True)
+class Owner:
+    """A file whose owner was changed for QEMU, and whom it belonged to."""
+
+    path: str
+    uid: int
+    gid: int
+
+
+@dataclass(slots=True)
+class Footprint:
+    """What a start leaves on the host, to be undone when the domain ends, however it ends.
+
+    folders: removed with what is in them. files: removed. ports: TCP ports taken from the allocator.
+    owners: given back in reverse order. links: network devices that outlive QEMU (macvtap), removed.
+    """
+
+    folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    ports: list[int] = field(default_factory=list)
+    owners: list[Owner] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Status:
+    """What a status file says. stage: "starting" or "running"; xml: the live definition, secrets included; inactive_xml: what a transient
+    domain was started from.
+
+    start_time: of the process, in clock ticks since boot; 0 when a foreign file does not say. boot_id: the
+    boot those ticks belong to.
+    """
+
+    name: str
+    id: int
+    state: int
+    reason: int
+    stage: str
+    xml: str
+    monitor: str
+    pid: int = 0
+    start_time: int = 0
+    boot_id: str = ""
+    folder: str = ""
+    vcpu_pids: list[int] = field(default_factory=list)
+    taints: list[str] = field(default_factory=list)
+    footprint: Footprint = field(default_factory=Footprint)
+    fake_reboot: bool = False
+    autodestroy: bool = False
+    clock_base: int = 0
+    inactive_xml: str = ""
+    version: int = VERSION
+
+    def to_text(self, header: str) -> str:
+        """Return the whole file."""
+        pid = f" pid='{self.pid}'" if self.pid else ""
+        out = [
+            header,
+            f"<domstatus state='{STATE_WORDS[self.state]}' reason='{_reason(self.state, self.reason)}'{pid}>\n",
+        ]
+        out += [f"  <taint flag='{escape(taint)}'/>\n" for taint in self.taints]
+        out.append(f"  <monitor path='{escape(self.monitor)}' type='unix'/>\n")
+        if self.vcpu_pids:
+            out.append("  <vcpus>\n")
+            out += [f"    <vcpu id='{i}' pid='{pid}'/>\n" for i, pid in enumerate(self.vcpu_pids)]
+            out.append("  </vcpus>\n")
+        if self.fake_reboot:
+            out.append("  <fakereboot/>\n")
+        out.append(f"  <libDir path='{escape(self.folder)}'/>\n")
+        out.append(
+            f"  <qvirt version='{self.version}' stage='{self.stage}' startTime='{self.start_time}'"
+            f" bootId='{escape(self.boot_id)}' autodestroy='{'yes' if self.autodestroy else 'no'}'"
+            f" clockBase='{self.clock_base}'>\n"
+        )
+        mark = self.footprint
+        out += [f"    <folder path='{escape(path)}'/>\n" for path in mark.folders]
+        out += [f"    <file path='{escape(path)}'/>\n" for path in mark.files]
+        out += [f"    <port number='{port}'/>\n" for port in mark.ports]
+        out += [f"    <owner path='{escape(o.path)}' uid='{o.uid}' gid='{o.gid}'/>\n" for o in mark.owners]
+        out += [f"    <link name='{escape(name)}'/>\n" for name in mark.links]
+        if self.inactive_xml:
+            out.append("    <inactive>\n")
+            out += [f"      {line}\n" for line in self.inactive_xml.rstrip("\n").split("\n")]
+            out.append("    </inactive>\n")
+        out.append("  </qvirt>\n")
+        out += [f"  {line}\n" for line in self.xml.rstrip("\n").split("\n")]
+        out.append("</domstatus>\n")
+        return "".join(out)
+
+
+def _reason(state: int, reason: int) -> str:
+    return REASON_WORDS.get(state, {}).get(reason, "unknown")
+
+
+def read_status(text: str, source: str) -> Status:
+    """Read a status file, ours of any version or libvirt's. Raises XmlError and XmlDetail."""
+    root = parse_element(text, source)
+    if root.tag != "domstatus":
+        raise XmlError(f"{source}: unexpected root element <{root.tag}>, expecting <domstatus>")
+    domain = root.find("domain")
+    monitor = root.find("monitor")
+    if domain is None or monitor is None or not domain.findtext("name"):
+        raise XmlError(f"{source}: no domain or no monitor in it")
+    state = next((s for s, word in STATE_WORDS.items() if word == root.get("state")), None)
+    if state is None:
+        raise XmlError(f"{source}: invalid domain state '{root.get('state')}'")
+    reasons = {word: number for number, word in REASON_WORDS.get(state, {}).items()}
+    ours = root.find("qvirt")
+    lib = root.find("libDir")
+    monitor_path = monitor.get("path", "")
+    return Status(
+        name=cast(str, domain.findtext("name")),
+        id=_number(domain.get("id"), -1),
+        state=state,
+        reason=reasons.get(root.get("reason", ""), 0),
+        stage="running" if ours is None else ours.get("stage", "starting"),
+        xml=domain_text(domain),
+        monitor=monitor_path,
+        pid=_number(root.get("pid"), 0),
+        start_time=0 if ours is None else _number(ours.get("startTime"), 0),
+        boot_id="" if ours is None else ours.get("bootId", ""),
+        folder=lib.get("path", "") if lib is not None else str(Path(monitor_path).parent),
+        vcpu_pids=[_number(el.get("pid"), 0) for el in root.iterfind("vcpus/vcpu")],
+        taints=[el.get("flag", "") for el in root.iterfind("taint")],
+        footprint=_footprint(ours),
+        fake_reboot=root.find("fakereboot") is not None,
+        clock_base=0 if ours is None else _number(ours.get("clockBase"), 0),
+        inactive_xml=_inactive(ours),
+        autodestroy=ours is not None and ours.get("autodestroy") == "yes",
+        version=0 if ours is None else _number(ours.get("version"), 0),
+    )
+
+
+def domain_text(domain: etree._Element) -> str:
+    """Return the document of a ``<domain>`` inside another one."""
+    return etree.tostring(domain, encoding="unicode", with_tail=False)
+
+
+def _inactive(ours: etree._Element | None) -> str:
+    found = ours.find("inactive/domain") if ours is not None else None
+    return domain_text(found) if found is not None else ""
+
+
+def _footprint(ours: etree._Element | None) -> Footprint:
+    if ours is None:
+        return Footprint()
+    return Footprint(
+        folders=[el.get("path", "") for el in ours.iterfind("folder")],
+        files=[el.get("path", "") for el in ours.iterfind("file")],
+        ports=[_number(el.get("number"), 0) for el in ours.iterfind("port")],
+        owners=[
+            Owner(el.get("path", ""), _number(el.get("uid"), 0), _number(el.get("gid"), 0))
+            for el in ours.iterfind("owner")
+        ],
+        links=[el.get("name", "") for el in ours.iterfind("link")],
+    )
+
+
+def _number(text: str | None, default: int) -> int:
+    try:
+        return default if text is None else int(text)
+    except ValueError:
+        return default
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the machine from others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,0 +1,289 @@
+"""Bulk statistics: all domains asked at once, each within one deadline, whoever is silent reported as such."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from qvirt.constants import DomainMemoryStatTags, DomainStatsTypes, TypedParameterType, VcpuState
+from qvirt.errors import QvirtError
+from qvirt.model.domain import Domain as Definition
+from qvirt.qmp.commands import as_objects
+from qvirt.qmp.wire import JsonObject, JsonValue, Reply
+from qvirt.runtime import procfs, reading
+from qvirt.runtime.jobs import Job
+from qvirt.runtime.records import DomainStats, Param
+from qvirt.runtime.running import Running
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+INT = TypedParameterType.INT
+UINT = TypedParameterType.UINT
+LLONG = TypedParameterType.LLONG
+ULLONG = TypedParameterType.ULLONG
+STRING = TypedParameterType.STRING
+
+#: every group there is
+ALL = (
+    DomainStatsTypes.STATE
+    | DomainStatsTypes.CPU_TOTAL
+    | DomainStatsTypes.BALLOON
+    | DomainStatsTypes.VCPU
+    | DomainStatsTypes.INTERFACE
+    | DomainStatsTypes.BLOCK
+    | DomainStatsTypes.PERF
+    | DomainStatsTypes.IOTHREAD
+    | DomainStatsTypes.MEMORY
+    | DomainStatsTypes.DIRTYRATE
+    | DomainStatsTypes.VM
+)
+
+_BALLOON_NAMES = {
+    DomainMemoryStatTags.SWAP_IN: "swap_in",
+    DomainMemoryStatTags.SWAP_OUT: "swap_out",
+    DomainMemoryStatTags.MAJOR_FAULT: "major_fault",
+    DomainMemoryStatTags.MINOR_FAULT: "minor_fault",
+    DomainMemoryStatTags.UNUSED: "unused",
+    DomainMemoryStatTags.AVAILABLE: "available",
+    DomainMemoryStatTags.USABLE: "usable",
+    DomainMemoryStatTags.LAST_UPDATE: "last-update",
+    DomainMemoryStatTags.DISK_CACHES: "disk_caches",
+    DomainMemoryStatTags.HUGETLB_PGALLOC: "hugetlb_pgalloc",
+    DomainMemoryStatTags.HUGETLB_PGFAIL: "hugetlb_pgfail",
+}
+_DIRTY_STATUS = {"unstarted": 0, "measuring": 1, "measured": 2}
+
+#: what QEMU is asked -> what it answered; a question it refused is missing
+Answers = dict[str, object]
+
+
+async def bulk(
+    domains: Iterable["Domain"], groups: int, *, nowait: bool, backing: bool, deadline: float
+) -> list[DomainStats]:
+    """Gather the groups of all domains, within ``deadline`` seconds in all."""
+    groups = groups or ALL
+    loop = asyncio.get_running_loop()
+    end = loop.time() + deadline
+    return list(await asyncio.gather(*(_one(domain, groups, nowait, backing, end) for domain in domains)))
+
+
+async def _one(domain: "Domain", groups: int, nowait: bool, backing: bool, end: float) -> DomainStats:
+    stats = DomainStats(domain.name, domain.uuid, domain.id)
+    answers: Answers = {}
+    running = domain.running
+    if running is not None and running.stage == "running":
+        questions = _questions(running, groups)
+        if questions:
+            try:
+                answers = await _ask(domain, running, questions, nowait, end)
+            except (QvirtError, TimeoutError):
+                # a QEMU that is silent, busy or just gone: what is known without it stands
+                stats.answered = False
+    for bit, gather in _GROUPS:
+        if groups & bit:
+            stats.params += gather(domain, answers)
+    return stats
+
+
+def _questions(running: Running, groups: int) -> dict[str, tuple[str, dict[str, JsonValue] | None]]:
+    definition = running.definition
+    asked: dict[str, tuple[str, dict[str, JsonValue] | None]] = {}
+    names = DomainStatsTypes
+    path = reading.balloon_path(definition)
+    if groups & names.BALLOON and path is not None:
+        asked["balloon"] = ("qom-get", {"path": path, "property": "guest-stats"})
+    if groups & names.BLOCK and definition.devices.disks:
+        asked["blockstats"] = ("query-blockstats", None)
+        asked["nodes"] = ("query-named-block-nodes", {"flat": True})
+    if groups & names.IOTHREAD and (definition.iothreads or definition.iothreadids.iothreads):
+        asked["iothreads"] = ("query-iothreads", None)
+    if groups & names.DIRTYRATE and (running.caps is None or running.caps.has_command("query-dirty-rate")):
+        asked["dirtyrate"] = ("query-dirty-rate", None)
+    return asked
+
+
+async def _ask(
+    domain: "Domain",
+    running: Running,
+    questions: dict[str, tuple[str, dict[str, JsonValue] | None]],
+    nowait: bool,
+    end: float,
+) -> Answers:
+    if nowait and domain.jobs.busy:
+        raise TimeoutError
+    loop = asyncio.get_running_loop()
+    async with domain.jobs.hold(Job.QUERY, "bulk stats", wait=max(0.0, end - loop.time())):
+        domain.need_running()
+        names = list(questions)
+        async with asyncio.timeout_at(end):
+            replies: list[Reply] = list(
+                await asyncio.gather(*(running.monitor.submit(*questions[name]) for name in names))
+            )
+    return {name: reply.value for name, reply in zip(names, replies, strict=True) if reply.error is None}
+
+
+# ------------------------------------------------------------------------- groups
+
+
+def _state(domain: "Domain", answers: Answers) -> list[Param]:
+    return [Param("state.state", INT, domain.state), Param("state.reason", INT, domain.reason)]
+
+
+def _cpu(domain: "Domain", answers: Answers) -> list[Param]:
+    running = domain.running
+    times = procfs.cpu_times(running.pid) if running is not None and running.pid else None
+    if times is None:
+        return []
+    return [
+        Param("cpu.time", ULLONG, times.total),
+        Param("cpu.user", ULLONG, times.user),
+        Param("cpu.system", ULLONG, times.system),
+        Param("cpu.cache.monitor.count", UINT, 0),
+    ]
+
+
+def _balloon(domain: "Domain", answers: Answers) -> list[Param]:
+    definition = domain.current
+    params = [
+        Param("balloon.current", ULLONG, reading.current_kib(definition)),
+        Param("balloon.maximum", ULLONG, reading.memory_kib(definition)),
+    ]
+    running = domain.running
+    if running is None or not running.pid:
+        return params
+    stats = answers.get("balloon")
+    if isinstance(stats, dict):
+        for tag, value in reading.balloon_stats(stats):
+            params.append(Param(f"balloon.{_BALLOON_NAMES[tag]}", ULLONG, value))
+    params.append(Param("balloon.rss", ULLONG, procfs.resident_kib(running.pid)))
+    return params
+
+
+def _vcpu(domain: "Domain", answers: Answers) -> list[Param]:
+    definition = domain.current
+    most = definition.vcpu.value if definition.vcpu is not None else 1
+    params = [
+        Param("vcpu.current", UINT, definition.vcpus_current),
+        Param("vcpu.maximum", UINT, most),
+    ]
+    running = domain.running
+    if running is None or not running.pid:
+        return params
+    for number in range(definition.vcpus_current):
+        tid = running.vcpu_threads[number] if number < len(running.vcpu_threads) else 0
+        params.append(Param(f"vcpu.{number}.state", INT, VcpuState.RUNNING))
+        times = procfs.cpu_times(running.pid, tid) if tid else None
+        if times is None:
+            continue
+        wait, delay = procfs.schedule_wait(running.pid, tid)
+        params.append(Param(f"vcpu.{number}.time", ULLONG, times.total))
+        params.append(Param(f"vcpu.{number}.wait", ULLONG, wait))
+        params.append(Param(f"vcpu.{number}.delay", ULLONG, delay))
+    return params
+
+
+def _interface(domain: "Domain", answers: Answers) -> list[Param]:
+    running = domain.running
+    if running is None:
+        return []
+    interfaces = running.definition.devices.interfaces
+    params = [Param("net.count", UINT, len(interfaces))]
+    for i, interface in enumerate(interfaces):
+        stats = reading.host_stats(interface)
+        if stats is None:
+            continue
+        params.append(Param(f"net.{i}.name", STRING, interface.target.dev or ""))
+        for way in ("rx", "tx"):
+            for ours, theirs in (("bytes", "bytes"), ("packets", "pkts"), ("errs", "errs"), ("drop", "drop")):
+                params.append(Param(f"net.{i}.{way}.{theirs}", ULLONG, getattr(stats, f"{way}_{ours}")))
+    return params
+
+
+_BLOCK_COUNTERS = (
+    ("rd.reqs", "rd_operations"),
+    ("rd.bytes", "rd_bytes"),
+    ("rd.times", "rd_total_time_ns"),
+    ("wr.reqs", "wr_operations"),
+    ("wr.bytes", "wr_bytes"),
+    ("wr.times", "wr_total_time_ns"),
+    ("fl.reqs", "flush_operations"),
+    ("fl.times", "flush_total_time_ns"),
+)
+
+
+def _block(domain: "Domain", answers: Answers) -> list[Param]:
+    definition: Definition = domain.current
+    disks = definition.devices.disks
+    params = [Param("block.count", UINT, len(disks))]
+    listed = answers.get("blockstats")
+    stats: list[JsonObject] = as_objects(listed, "query-blockstats") if isinstance(listed, list) else []
+    nodes = answers.get("nodes")
+    for i, disk in enumerate(disks):
+        params.append(Param(f"block.{i}.name", STRING, disk.name))
+        path = disk.source.local_path if disk.source is not None else None
+        if path:
+            params.append(Param(f"block.{i}.path", STRING, path))
+        index = disk.source.index if disk.source is not None else None
+        if index and domain.running is not None:
+            params.append(Param(f"block.{i}.backingIndex", UINT, index))
+        entry = reading.stats_of(stats, disk)
+        if entry is None:
+            continue
+        counters = reading.counters(entry)
+        for name, key in _BLOCK_COUNTERS:
+            params.append(Param(f"block.{i}.{name}", ULLONG, reading.number(counters.get(key))))
+        sizes = reading.sizes(nodes if isinstance(nodes, list) else [], disk, entry)
+        if sizes is not None:
+            capacity, actual, highest = sizes
+            params.append(Param(f"block.{i}.allocation", ULLONG, highest))
+            params.append(Param(f"block.{i}.capacity", ULLONG, capacity))
+            params.append(Param(f"block.{i}.physical", ULLONG, actual))
+    return params
+
+
+def _nothing(domain: "Domain", answers: Answers) -> list[Param]:
+    return []
+
+
+def _iothread(domain: "Domain", answers: Answers) -> list[Param]:
+    listed = answers.get("iothreads")
+    if not isinstance(listed, list):
+        return []
+    params = []
+    for entry in as_objects(listed, "query-iothreads"):
+        number = str(entry.get("id", "")).removeprefix("iothread")
+        for key, kind in (("poll-max-ns", ULLONG), ("poll-grow", UINT), ("poll-shrink", UINT)):
+            if isinstance(entry.get(key), int):
+                params.append(Param(f"iothread.{number}.{key}", kind, reading.number(entry[key])))
+    return [Param("iothread.count", UINT, len(listed)), *params]
+
+
+def _dirtyrate(domain: "Domain", answers: Answers) -> list[Param]:
+    value = answers.get("dirtyrate")
+    if not isinstance(value, dict):
+        return []
+    params = [
+        Param("dirtyrate.calc_status", INT, _DIRTY_STATUS.get(str(value.get("status")), 0)),
+        Param("dirtyrate.calc_start_time", LLONG, reading.number(value.get("start-time"))),
+        Param("dirtyrate.calc_period", INT, reading.number(value.get("calc-time"))),
+    ]
+    if isinstance(value.get("dirty-rate"), int):
+        params.append(Param("dirtyrate.megabytes_per_second", LLONG, reading.number(value["dirty-rate"])))
+    if isinstance(value.get("mode"), str):
+        params.append(Param("dirtyrate.calc_mode", STRING, str(value["mode"])))
+    return params
+
+
+_GROUPS: tuple[tuple[int, Callable[["Domain", Answers], list[Param]]], ...] = (
+    (DomainStatsTypes.STATE, _state),
+    (DomainStatsTypes.CPU_TOTAL, _cpu),
+    (DomainStatsTypes.BALLOON, _balloon),
+    (DomainStatsTypes.VCPU, _vcpu),
+    (DomainStatsTypes.INTERFACE, _interface),
+    (DomainStatsTypes.BLOCK, _block),
+    (DomainStatsTypes.PERF, _nothing),
+    (DomainStatsTypes.IOTHREAD, _iothread),
+    (DomainStatsTypes.MEMORY, _nothing),
+    (DomainStatsTypes.DIRTYRATE, _dirtyrate),
+    (DomainStatsTypes.VM, _nothing),
+)
