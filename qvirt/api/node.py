@@ -58,7 +58,7 @@ class Node:
         arch = cpu.host_arch()
         cells = numa.node_cpus()
         nodes, topology = cpu.topology_of(cells)
-        total = memory.meminfo().get("MemTotal", 0)
+        total = sum(numa.node_memory(cell)[0] for cell in numa.node_ids())
         mhz = cpu.read_cpu(arch).mhz
         count = len(cpu.online_cpus())
         model = arch.encode()[:31]
@@ -89,7 +89,7 @@ class Node:
 
     def free_memory(self) -> int:
         """Give the free memory in bytes."""
-        return memory.meminfo().get("MemFree", 0) * 1024
+        return sum(self.cells_free_memory().values())
 
     def cells_free_memory(self) -> dict[int, int]:
         """Give the free memory of each NUMA cell in bytes."""
