@@ -6,7 +6,8 @@ from qvirt.errors import ConfigUnsupported, CpuIncompatible
 from qvirt.model.cpu import Cpu, CpuFeature, CpuModel, Vendor
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.cpumodels import Compared, NamedCpu, Processor, compare, host_model, processor_of, to_qemu
+from qvirt.qemu.cpu_documents import CpuDocument, compare_document
+from qvirt.qemu.cpumodels import Compared, host_model, processor_of, to_qemu
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_pseries, is_s390, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
@@ -257,24 +258,13 @@ def _compare(domain: Domain, cpu: Cpu, ctx: Context) -> None:
     name = _model(cpu)
     if best is None or name is None:
         return
-    by_policy: dict[str, list[str]] = {}
-    for feature in cpu.features:
-        by_policy.setdefault(feature.policy or "require", []).append(feature.name)
-    lacking = (policy for policy in by_policy if policy != "require")
-    asked = NamedCpu(
-        name,
-        require=frozenset(by_policy.get("require", ())),
-        disable=frozenset(feature for policy in lacking for feature in by_policy[policy]),
+    asked = CpuDocument(
+        model=name,
+        vendor=cpu.vendor.name if cpu.vendor is not None else None,
+        match=cpu.match or "exact",
+        policies={feature.name: feature.policy or "require" for feature in cpu.features},
     )
-    # a model's own vendor does not bind, only one the document names
-    vendor = cpu.vendor.name if cpu.vendor is not None else None
-    wanted = Processor(vendor, None, asked.processor().features)
-    compared = compare(
-        processor_of(best),
-        wanted,
-        forbidden=by_policy.get("forbid", ()),
-        strict=cpu.match == "strict",
-    )
+    compared = compare_document(processor_of(best), asked)
     if compared.result is Compared.INCOMPATIBLE:
         raise CpuIncompatible(compared.reason)
 

@@ -5,6 +5,7 @@ which ``Node`` replaces by the default. ``None`` means the document does not say
 the order of output.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 N = TypeVar("N", bound="Node")
 
+_SPECIAL = re.compile("[&<>\"']").search
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&apos;"})
 
 
 def escape(text: str) -> str:
     """Escape text as libvirt does, in attributes and content alike."""
-    return text.translate(_ESCAPES) if not text.isalnum() else text
+    return text.translate(_ESCAPES) if _SPECIAL(text) else text
 
 
 class Field:

@@ -159,6 +159,10 @@ class _Empty:
         return value
 
 
+_CHILD, _CHILDREN = 1, 2
+_KINDS: dict[type[f.Field], int] = {f.Child: _CHILD, f.Children: _CHILDREN}
+
+
 class Node:
     """Base of every bound element.
 
@@ -175,6 +179,11 @@ class Node:
     _opening: ClassVar[tuple[f.Attr, ...]] = ()
     _body: ClassVar[tuple[f.Field, ...]] = ()
     _has_body: ClassVar[bool] = False
+    _names: ClassVar[frozenset[str]] = frozenset()
+    # what writing goes through for every element, laid out flat: dumping a domain is a common call
+    _out_attrs: ClassVar[tuple[tuple[str, object, object, Callable[[Any], str], str], ...]] = ()
+    _out_body: ClassVar[tuple[tuple[str, int, f.Field], ...]] = ()
+    _has_extra: ClassVar[bool] = False
     line: int = 0
 
     def __init_subclass__(cls, tag: str | None = None, **kwargs: object) -> None:
@@ -199,14 +208,20 @@ class Node:
         cls._opening = tuple(x for x in cls.fields if type(x) is f.Attr)
         cls._body = tuple(x for x in cls.fields if type(x) not in (f.Attr, f.Content))
         cls._has_body = bool(cls._body) or cls.write_body is not Node.write_body
+        cls._has_extra = cls.extra_attributes is not Node.extra_attributes
+        cls._names = frozenset(x.name for x in cls.fields)
+        cls._out_attrs = tuple(
+            (x.name, x.fallback, x.omit, x.codec.format, f" {x.wire}='") for x in cls._opening
+        )
+        plain = cls.write_field is Node.write_field
+        cls._out_body = tuple((x.name, _KINDS.get(type(x), 0) if plain else 0, x) for x in cls._body)
         cls._kids = {x.wire: x for x in cls._body}
         cls._required = tuple(x for x in cls.fields if x.required)
 
     def __init__(self, **values: object) -> None:
-        for name, value in values.items():
-            if not any(field.name == name for field in self.fields):
-                raise TypeError(f"{type(self).__name__} has no field {name!r}")
-            self.__dict__[name] = value
+        if not values.keys() <= self._names:
+            raise TypeError(f"{type(self).__name__} has no field {(values.keys() - self._names).pop()!r}")
+        self.__dict__.update(values)
 
     # ------------------------------------------------------------ reading
 
@@ -333,12 +348,14 @@ class Node:
         tag = tag or cls.tag
         values = self.__dict__
         head = f"{indent}<{tag}"
-        for field in cls._opening:
-            value = values.get(field.name, field.fallback)
-            if value is not None and value != field.omit:
-                text: str = field.codec.format(value)
-                head += f" {field.wire}='{text if text.isalnum() else escape(text)}'"
-        head += self.extra_attributes()
+        bare = len(head)
+        for name, fallback, omit, format, key in cls._out_attrs:
+            value = values.get(name, fallback)
+            if value is not None and value != omit:
+                text = format(value)
+                head += f"{key}{text if text.isalnum() else escape(text)}'"
+        if cls._has_extra:
+            head += self.extra_attributes()
         inner = cls._content
         if inner is not None:
             value = values.get(inner.name)
@@ -353,7 +370,7 @@ class Node:
         if len(out) > mark + 1:
             out[mark] = head + ">\n"
             out.append(f"{indent}</{tag}>\n")
-        elif force or len(head) > len(indent) + len(tag) + 1:
+        elif force or len(head) > bare:
             out[mark] = head + "/>\n"
         else:
             del out[mark]
@@ -365,8 +382,18 @@ class Node:
     def write_body(self, out: list[str], indent: str) -> None:
         """Write the children in the order of the fields."""
         values = self.__dict__
-        for field in type(self)._body:
-            self.write_field(field, values.get(field.name), out, indent)
+        for name, kind, field in type(self)._out_body:
+            value = values.get(name)
+            if kind == _CHILD:
+                if value is not None:
+                    value.write(out, indent, field.wire, not field.part)  # type: ignore[attr-defined]
+            elif kind == _CHILDREN:
+                if value:
+                    wire = field.wire
+                    for node in value:
+                        node.write(out, indent, wire)
+            else:
+                self.write_field(field, value, out, indent)
 
     def write_field(self, field: f.Field, value: Any, out: list[str], indent: str) -> None:
         """Write one child field; ``value`` is what the object holds of it, None when it holds nothing."""
