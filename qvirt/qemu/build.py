@@ -50,6 +50,8 @@ DEVICE_ORDER = (
     "redirdevs",
     "hostdevs",
 )
+#: controllers come by type: a bus must be there before what sits on it
+CONTROLLER_ORDER = ("pci", "usb", "scsi", "ide", "sata", "virtio-serial", "ccid")
 AFTER_INCOMING = ("memballoons", "rngs", "nvrams")
 LAST_DEVICES = ("panics", "shmems", "vsocks", "cryptos")
 
@@ -69,9 +71,9 @@ def build(domain: Domain, ctx: BuildContext) -> CommandLine:
 
 
 def native_domain(domain: Domain) -> Domain:
-    """Return the domain as ``domxml-to-native`` sees it: every interface on a tap of its own.
+    """Return a complete domain as ``domxml-to-native`` sees it: every interface on a tap of its own.
 
-    Of an interface only model, MAC, script and boot order stay.
+    Of an interface only model, MAC, script and boot order stay; it needs a new address.
     """
     native = domain.copy()
     native.devices.interfaces = [native_interface(nic) for nic in native.devices.interfaces]
@@ -161,7 +163,11 @@ def _last(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
 
 
 def _kind(name: str, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
-    for dev in domain.devices.__dict__.get(name, ()):
+    devices = domain.devices.__dict__.get(name, ())
+    if name == "controllers":
+        ranks = {type: rank for rank, type in enumerate(CONTROLLER_ORDER)}
+        devices = sorted(devices, key=lambda dev: ranks.get(dev.type, len(ranks)))
+    for dev in devices:
         yield from handler(dev).switches(dev, ctx)
 
 

@@ -14,6 +14,7 @@ from qvirt.host.config import QemuConfig, QemuUser, read_config
 from qvirt.host.ports import PortAllocator
 from qvirt.host.probe import EmulatorTable
 from qvirt.model.domain import Domain as Definition
+from qvirt.qemu.addresses import assign
 from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.context import Launch
@@ -369,10 +370,12 @@ class Hypervisor:
 
     async def to_native(self, xml: str) -> tuple[list[str], dict[str, str]]:
         """Return argv and environment of a domain document; starts nothing."""
-        definition = native_domain(await self.documents.read(xml))
-        await self.documents.complete(definition, abi_update=True)
+        described = await self.documents.read(xml)
+        await self.documents.complete(described, abi_update=True)
+        definition = native_domain(described)
         caps = await self.documents.caps_for(definition)
         ctx = self.documents.build_context(definition, caps, Launch())
+        assign(definition, ctx)  # interfaces have lost their addresses
         assign_aliases(definition, ctx)
         command = build(definition, ctx)
         return command.argv(), lifecycle.environment(ctx, command)

@@ -20,6 +20,7 @@ import pytest
 from qvirt.errors import QvirtError
 from qvirt.host.firmware import firmware_dirs, read_firmwares
 from qvirt.model.domain import Domain, parse_domain
+from qvirt.qemu.addresses import assign
 from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.complete import complete
@@ -89,9 +90,11 @@ class Translator:
         return domain.to_xml()
 
     def argv(self, text: str) -> tuple[list[str], dict[str, str]]:
-        domain = native_domain(parse_domain(text))
+        described = parse_domain(text)
+        complete(described, self.context(BuildContext, described))
+        domain = native_domain(described)
         context = self.context(BuildContext, domain)
-        complete(domain, context)
+        assign(domain, context)
         assign_aliases(domain, context)
         line = build(domain, context)
         return line.argv(), line.env

@@ -30,6 +30,13 @@ PCI_DEVICES: dict[str, str] = {
     "pcie-expander-bus": "pxb-pcie",
 }
 
+#: the lists of devices in the order in which their given addresses are looked at: whose error comes first
+_GIVEN_ORDER = (
+    "disks", "interfaces", "sounds", "hostdevs", "videos", "controllers", "smartcards", "serials", "parallels",
+    "channels", "consoles", "inputs", "filesystems", "watchdogs", "memballoons", "rngs", "nvrams", "hubs",
+    "shmems", "tpms", "panics", "redirdevs", "memory", "iommus", "vsocks", "cryptos",
+)  # fmt: skip
+
 
 def assign_pci(ctx: Context) -> None:
     """Give the PCI addresses. Raises XmlError, InternalError, ConfigUnsupported."""
@@ -101,9 +108,10 @@ def _buses(ctx: Context, slots: Slots, count: int, growing: bool) -> Buses:
     else:
         fill = "pcie-root-port" if count and models[0] == "pcie-root" else "pci-bridge"
     buses = Buses([model or fill for model in models], growing, many_roots=is_pseries(domain))
-    for dev in domain.devices.all():
-        if has_pci(dev):
-            _reserve_given(dev, buses, slots)
+    for name in _GIVEN_ORDER:
+        for dev in getattr(domain.devices, name):
+            if has_pci(dev):
+                _reserve_given(dev, buses, slots)
     return buses
 
 

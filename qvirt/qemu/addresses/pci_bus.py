@@ -159,7 +159,9 @@ class Buses:
         """
         error: Callable[[str], QvirtError] = XmlError if user else InternalError
         if self.growing:
-            place = replace(place, bus=self._grow(place.bus, needs))
+            number = self._grow(place.bus, needs)
+            if number != place.bus:
+                place = replace(place, bus=number)
         self._validate(place, needs, user, error)
         bus = self.buses[place.bus]
         functions = bus.taken.get(place.slot, 0)
