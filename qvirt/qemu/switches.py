@@ -14,6 +14,7 @@ from qvirt.qemu.keyval import JsonValue, format_keyval, format_pairs
 from qvirt.xml.node import Node
 
 Props = Mapping[str, JsonValue]
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def drop_none(props: Props) -> dict[str, JsonValue]:
@@ -85,7 +86,7 @@ class Json(Switch):
     props: Props
 
     def to_argv(self) -> list[str]:
-        return [f"-{self.option}", json.dumps(drop_none(self.props), separators=(",", ":"))]
+        return [f"-{self.option}", _ENCODE(drop_none(self.props))]
 
     def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
         """Return the QMP command and arguments that add the same thing to a running QEMU."""

@@ -219,9 +219,10 @@ class Node:
         cls._required = tuple(x for x in cls.fields if x.required)
 
     def __init__(self, **values: object) -> None:
-        if not values.keys() <= self._names:
-            raise TypeError(f"{type(self).__name__} has no field {(values.keys() - self._names).pop()!r}")
-        self.__dict__.update(values)
+        if values:
+            if not values.keys() <= self._names:
+                raise TypeError(f"{type(self).__name__} has no field {(values.keys() - self._names).pop()!r}")
+            self.__dict__.update(values)
 
     # ------------------------------------------------------------ reading
 
@@ -489,5 +490,5 @@ def _class_default(field: f.Field) -> object:
     if isinstance(field, (f.Children, f.Texts, f.Opaque)):
         return _Empty(field.name, list)
     if isinstance(field, f.Child) and field.part:
-        return _Empty(field.name, lambda: field.target())
+        return _Empty(field.name, field.target)
     return field.default()

@@ -31,7 +31,7 @@ from qvirt.model.devices.video import Video
 from qvirt.model.devices.vsock import Vsock
 from qvirt.model.devices.watchdog import Watchdog
 from qvirt.xml.codecs import string
-from qvirt.xml.fields import Field, children, text
+from qvirt.xml.fields import Children, Field, children, text
 from qvirt.xml.node import Node
 
 
@@ -91,7 +91,10 @@ class Devices(Node, tag="devices"):
 
     def all(self) -> Iterator[Device]:
         """Yield every device, kind by kind, in the order of output."""
-        for field in self.fields:
-            value = self.__dict__.get(field.name)
-            if isinstance(value, list):
-                yield from value
+        values = self.__dict__
+        for name in _LISTS:
+            if name in values:
+                yield from values[name]
+
+
+_LISTS = tuple(field.name for field in Devices.fields if isinstance(field, Children))
