@@ -61,7 +61,7 @@ class VirtioDriver(Node, tag="driver"):
 
 
 #: what only some kinds may say; elsewhere it is an unknown element
-_ONLY_FOR = {"boot": ("disk", "interface", "hostdev", "redirdev"), "rom": ("interface", "hostdev")}
+_ONLY_FOR = {"boot": ("disk", "interface", "hostdev", "redirdev", "filesystem"), "rom": ("interface", "hostdev")}
 
 
 class Device(Node):

@@ -26,10 +26,6 @@ class FilesystemDriver(VirtioDriver, tag="driver"):
     queue: int | None = attr(ulong)
 
 
-# the virtio options come after the driver's own
-FilesystemDriver._bind((*FilesystemDriver.fields[4:], *FilesystemDriver.fields[:4]))
-
-
 class VirtiofsCache(Node, tag="cache"):
     mode: str | None = attr(string)
 
