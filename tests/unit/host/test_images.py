@@ -5,6 +5,8 @@ import os
 import shutil
 import struct
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -207,5 +209,13 @@ def test_reads_what_qemu_img_links(tmp_path: Path) -> None:
 
 def test_slow_file_system_is_given_up_on(tmp_path: Path) -> None:
     write(tmp_path / "top.qcow2", qcow2())
-    with pytest.raises(OperationTimeout, match="disk vda could not be read in 0 seconds"):
-        asyncio.run(complete_chains([disk(str(tmp_path / "top.qcow2"))], deadline=0))
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as stuck:
+        stuck.submit(release.wait)
+        try:
+            with pytest.raises(OperationTimeout, match=r"disk vda could not be read in 0\.01 seconds"):
+                asyncio.run(
+                    complete_chains([disk(str(tmp_path / "top.qcow2"))], executor=stuck, deadline=0.01)
+                )
+        finally:
+            release.set()
