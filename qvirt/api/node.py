@@ -9,17 +9,19 @@ from qvirt.api.flags import PlainInvalidArg, check_flags
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, decode, encode_counted
-from qvirt.constants import ErrorDomain
+from qvirt.constants import ConnectBaselineCPUFlags, ConnectCompareCPUFlags, ErrorDomain
 from qvirt.constants import TypedParameterType as Type
 from qvirt.errors import (
-    ConfigUnsupported,
     InternalError,
-    NoSupport,
     OperationFailed,
     RpcError,
     SystemError_,
 )
-from qvirt.host import cpu, memory, numa, stat
+from qvirt.host import cpu, kvm, memory, numa, stat
+from qvirt.host.capabilities import SecurityModel
+from qvirt.host.firmware import FirmwareTable, firmware_dirs
+from qvirt.host.queries import HostQueries
+from qvirt.qemu.cpumodels import model_names
 from qvirt.runtime.records import Param, ParamValue
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ class Node:
 
     def __init__(self, hypervisor: "Hypervisor") -> None:
         self._hypervisor = hypervisor
+        paths = hypervisor.paths
+        config_home = str(paths.etc.parent) if paths.kind == "session" else None
+        self._queries = HostQueries(
+            hypervisor.emulators, FirmwareTable(firmware_dirs(config_home)), security=self._security_models
+        )
 
     async def hostname(self) -> str:
         """Give the host's name, with its domain where that is known."""
@@ -132,37 +139,45 @@ class Node:
 
     async def emulator_version(self) -> int:
         """Give the version number of the host's own emulator."""
-        raise NoSupport("virConnectGetVersion")
+        return await self._queries.emulator_version()
 
     def kvm_max_vcpus(self) -> int:
-        """Give how many vCPUs KVM takes."""
-        raise NoSupport("virConnectGetMaxVcpus")
+        """Give how many vCPUs KVM takes; raises SystemError_ without KVM."""
+        count = kvm.kvm_max_vcpus()
+        if count is None:
+            raise SystemError_("Unable to open /dev/kvm: KVM is not available", domain=ErrorDomain.NONE)
+        return count
 
     async def capabilities(self) -> str:
         """Give the capabilities document."""
-        raise NoSupport("virConnectGetCapabilities")
+        return await self._queries.capabilities()
 
     async def domain_capabilities(
         self, emulator: str | None, arch: str | None, machine: str | None, virttype: str | None
     ) -> str:
         """Give the domain capabilities document."""
-        raise NoSupport("virConnectGetDomainCapabilities")
+        return await self._queries.domain_capabilities(emulator, arch, machine, virttype)
 
     async def sysinfo(self) -> str:
         """Give the SMBIOS document."""
-        raise ConfigUnsupported("Host SMBIOS information is not available")
+        return await self._queries.sysinfo()
 
     def cpu_model_names(self, arch: str) -> list[str]:
         """Give the CPU models known for an architecture."""
-        raise NoSupport("virConnectGetCPUModelNames")
+        return list(model_names(arch))
 
     async def compare_cpu(self, xml: str, flags: int) -> int:
         """Compare with the host's CPU."""
-        raise NoSupport("virConnectCompareCPU")
+        strict = bool(flags & ConnectCompareCPUFlags.FAIL_INCOMPATIBLE)
+        return await self._queries.compare_cpu(xml, fail_incompatible=strict)
 
     async def baseline_cpu(self, documents: list[str], flags: int) -> str:
         """Intersect host CPUs."""
-        raise NoSupport("virConnectBaselineCPU")
+        return await self._queries.baseline_cpu(
+            documents,
+            expand=bool(flags & ConnectBaselineCPUFlags.EXPAND_FEATURES),
+            migratable=bool(flags & ConnectBaselineCPUFlags.MIGRATABLE),
+        )
 
     async def compare_hypervisor_cpu(
         self,
@@ -174,7 +189,10 @@ class Node:
         flags: int,
     ) -> int:
         """Compare with what a guest can have."""
-        raise NoSupport("virConnectCompareHypervisorCPU")
+        strict = bool(flags & ConnectCompareCPUFlags.FAIL_INCOMPATIBLE)
+        return await self._queries.compare_hypervisor_cpu(
+            emulator, arch, machine, virttype, xml, fail_incompatible=strict
+        )
 
     async def baseline_hypervisor_cpu(
         self,
@@ -186,7 +204,24 @@ class Node:
         flags: int,
     ) -> str:
         """Intersect CPUs with what a guest can have."""
-        raise NoSupport("virConnectBaselineHypervisorCPU")
+        return await self._queries.baseline_hypervisor_cpu(
+            emulator,
+            arch,
+            machine,
+            virttype,
+            documents,
+            expand=bool(flags & ConnectBaselineCPUFlags.EXPAND_FEATURES),
+            migratable=bool(flags & ConnectBaselineCPUFlags.MIGRATABLE),
+        )
+
+    def _security_models(self) -> list[SecurityModel]:
+        """Give the security drivers in use, the primary one first."""
+        models = [SecurityModel("none")]
+        user = self._hypervisor.user
+        if user is not None:
+            label = f"+{user.uid}:+{user.gid}"
+            models.append(SecurityModel("dac", "0", (("kvm", label), ("qemu", label))))
+        return models
 
 
 @remote

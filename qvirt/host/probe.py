@@ -289,7 +289,7 @@ class EmulatorTable:
         try:
             status = os.stat(path)
         except OSError as e:
-            raise SystemError_(f"cannot find emulator '{path}'", e) from e
+            raise SystemError_(f"Cannot check QEMU binary {path}", e) from e
         return Stamp(
             status.st_size,
             status.st_mtime_ns,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported, InternalError, OperationFailed
+from qvirt.errors import InternalError, InvalidArg, NoSupport, OperationFailed
+from qvirt.qemu.architectures import BY_NAME
 from qvirt.qemu.caps import AccelFacts, EmulatorCaps, ModelExpansion
 from qvirt.qemu.x86_models import (
     FEATURES,
@@ -24,10 +25,6 @@ from qvirt.qemu.x86_models import (
 
 X86 = frozenset({"i686", "x86_64"})
 
-ARM_MODELS = (
-    "cortex-a53", "cortex-a57", "cortex-a72", "Neoverse-N1", "Neoverse-N2", "Neoverse-V1", "Falkor",
-    "ThunderX299xx", "a64fx", "Kunpeng-920", "FT-2000plus", "Tengyun-S2500",
-)  # fmt: skip
 PPC64_MODELS = ("POWER6", "POWER7", "POWER8", "POWER9", "POWER10", "POWERPC_e5500", "POWERPC_e6500")
 
 _TO_QEMU: Mapping[str, str] = {
@@ -195,7 +192,7 @@ def usable_models(facts: AccelFacts) -> dict[str, list[str]]:
     }
 
 
-# ------------------------------------------------------- comparing, baseline
+# --------------------------------------------------------- baseline
 
 
 class Compared(IntEnum):
@@ -208,43 +205,10 @@ class Compared(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a host stands to a CPU that is asked for, and what it lacks (libvirt's names, in order)."""
+    """How a processor stands to a CPU that is asked for, and why it cannot be it."""
 
     result: Compared
-    missing: tuple[str, ...] = ()
     reason: str = ""
-
-
-def compare(
-    host: Processor, wanted: Processor, *, forbidden: Collection[str] = (), strict: bool = False
-) -> Comparison:
-    """Tell whether a host can run a CPU; strict: it must have nothing beyond it (match='strict')."""
-    if wanted.vendor and host.vendor and wanted.vendor != host.vendor:
-        return Comparison(
-            Compared.INCOMPATIBLE,
-            reason=f"host CPU vendor does not match required CPU vendor {wanted.vendor}",
-        )
-    extra = ordered(host.features & frozenset(forbidden))
-    if extra:
-        return Comparison(
-            Compared.INCOMPATIBLE, reason=f"Host CPU provides forbidden features: {','.join(extra)}"
-        )
-    missing = tuple(ordered(wanted.features - host.features))
-    if missing:
-        return Comparison(
-            Compared.INCOMPATIBLE,
-            missing,
-            f"Host CPU does not provide required features: {', '.join(missing)}",
-        )
-    if host.features == wanted.features:
-        return Comparison(Compared.IDENTICAL)
-    if strict:
-        more = ordered(host.features - wanted.features)
-        return Comparison(
-            Compared.INCOMPATIBLE,
-            reason=f"Host CPU does not strictly match guest CPU: Extra features: {','.join(more)}",
-        )
-    return Comparison(Compared.SUPERSET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,11 +232,16 @@ class NamedCpu:
 
 
 def baseline(
-    cpus: Sequence[NamedCpu], usable: Mapping[str, Collection[str]] | None = None, *, migratable: bool = False
+    cpus: Sequence[NamedCpu],
+    usable: Mapping[str, Collection[str]] | None = None,
+    *,
+    within: frozenset[str] | None = None,
+    migratable: bool = False,
 ) -> CpuDescription:
     """Return the CPU that all of the CPUs given can run; keeps their model when they agree on it.
 
-    usable: as for `describe_guest`. Raises OperationFailed when they have too little in common.
+    usable: as for `describe_guest`. within: the features an emulator has at all.
+    Raises OperationFailed when they have too little in common.
     """
     vendor = cpus[0].vendor
     # libvirt looks at the first CPU's vendor only where it is said, not at its model's.
@@ -287,6 +256,8 @@ def baseline(
         if (cpu.vendor or own) not in (None, vendor):
             raise OperationFailed("CPU vendors do not match", domain=ErrorDomain.CPU)
     common = frozenset[str].intersection(*(cpu.processor().features for cpu in cpus))
+    if within is not None:
+        common &= within
     if not common:
         raise OperationFailed("CPUs are incompatible", domain=ErrorDomain.CPU)
     models = {cpu.model for cpu in cpus}
@@ -308,18 +279,17 @@ def baseline(
 def model_names(arch: str) -> tuple[str, ...]:
     """Return the names virConnectGetCPUModelNames answers; empty where any of QEMU's may be used.
 
-    Raises ConfigUnsupported for an architecture whose CPUs cannot be named.
+    Raises NoSupport for an architecture whose CPUs cannot be named, InvalidArg for an unknown one.
     """
-    match arch:
-        case "i686" | "x86_64":
-            return tuple(model.name for model in MODELS)
-        case "aarch64" | "armv6l" | "armv7b" | "armv7l":
-            return ARM_MODELS
-        case "ppc64" | "ppc64le":
-            return PPC64_MODELS
-        case "s390" | "s390x" | "riscv32" | "riscv64":
-            return ()
-    raise ConfigUnsupported(f"cannot list CPU models for architecture '{arch}'")
+    if arch in X86:
+        return tuple(model.name for model in MODELS)
+    if arch in ("ppc64", "ppc64le"):
+        return PPC64_MODELS
+    if arch in ("aarch64", "armv6l", "armv7l", "s390x"):
+        return ()
+    if arch in BY_NAME:
+        raise NoSupport(f"'{arch}' architecture is not supported by CPU driver", domain=ErrorDomain.CPU)
+    raise InvalidArg(f"cannot find architecture {arch}", domain=ErrorDomain.CPU)
 
 
 def vendor_of(model: str) -> str:
