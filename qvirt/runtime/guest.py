@@ -14,7 +14,7 @@ from qvirt.constants import (
 )
 from qvirt.errors import (
     AgentUnresponsive,
-    ConfigUnsupported,
+    ArgumentUnsupported,
     InternalError,
     InvalidArg,
     OperationInvalid,
@@ -44,14 +44,14 @@ SLOW = 300.0
 async def agent_of(domain: "Domain", *, ignore_state: bool = False) -> GuestAgent:
     """Return the connected agent.
 
-    Raises OperationInvalid, ConfigUnsupported 'QEMU guest agent is not configured', AgentUnresponsive.
+    Raises OperationInvalid, ArgumentUnsupported 'QEMU guest agent is not configured', AgentUnresponsive.
     """
     running = domain.need_running()
     if not ignore_state and domain.state != DomainState.RUNNING:
         raise OperationInvalid("domain is not running")
     path = _agent_path(running)
     if path is None:
-        raise ConfigUnsupported("QEMU guest agent is not configured")
+        raise ArgumentUnsupported("QEMU guest agent is not configured")
     if not running.agent_connected:
         raise AgentUnresponsive("QEMU guest agent is not connected")
     if running.agent is None or running.agent.is_closed:

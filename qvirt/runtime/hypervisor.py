@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Self
 
-from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason
+from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, ErrorDomain
 from qvirt.errors import NoDomain, OperationFailed, OperationInvalid, QvirtError
 from qvirt.host.config import QemuConfig, QemuUser, read_config
 from qvirt.host.ports import PortAllocator
@@ -277,12 +277,16 @@ class Hypervisor:
         if same_uuid is not None:
             if same_uuid.name != definition.name:
                 raise OperationFailed(
-                    f"domain '{same_uuid.name}' is already defined with uuid {same_uuid.uuid}"
+                    f"domain '{same_uuid.name}' is already defined with uuid {same_uuid.uuid}",
+                    domain=ErrorDomain.DOMAIN,
                 )
             return same_uuid
         same_name = self.domains.find_name(definition.name)
         if same_name is not None:
-            raise OperationFailed(f"domain '{definition.name}' already exists with uuid {same_name.uuid}")
+            raise OperationFailed(
+                f"domain '{definition.name}' already exists with uuid {same_name.uuid}",
+                domain=ErrorDomain.DOMAIN,
+            )
         return None
 
     async def define(self, xml: str, *, validate: bool = False) -> Domain:
