@@ -24,7 +24,8 @@ async def connect_domain_xml_to_native(
     check_flags(flags, 0, "qemuConnectDomainXMLToNative")
     if nativeFormat != NATIVE_FORMAT:
         raise InvalidArg(f"unsupported config type {nativeFormat}")
-    return command_text(await session.hypervisor.to_native(domainXml))
+    argv, environment = await session.hypervisor.to_native(domainXml)
+    return command_text([*(f"{name}={value}" for name, value in environment.items()), *argv])
 
 
 def command_text(words: list[str]) -> str:
