@@ -41,9 +41,7 @@ class RngBackend(Node, tag="backend"):
         if self.model is None:
             raise XmlError("missing RNG device backend model")
         if self.model not in ("random", "egd", "builtin"):
-            raise ConfigUnsupported(
-                f"unknown RNG backend model '{self.model}'", domain=ErrorDomain.DOMAIN
-            )
+            raise ConfigUnsupported(f"unknown RNG backend model '{self.model}'", domain=ErrorDomain.DOMAIN)
         if self.model != "random" or not (self.path or "").strip():
             self.__dict__.pop("path", None)
         if self.model == "egd":

@@ -22,9 +22,7 @@ class Codec(Node, tag="codec"):
 class Sound(Device, tag="sound"):
     """``<sound>``."""
 
-    model: str = attr(
-        word("sb16", "es1370", "pcspk", "ac97", "ich6", "ich9", "usb", "ich7"), required=True
-    )
+    model: str = attr(word("sb16", "es1370", "pcspk", "ac97", "ich6", "ich9", "usb", "ich7"), required=True)
     codecs: list[Codec] = children(Codec)
     audio: AudioRef | None = child(AudioRef)
 

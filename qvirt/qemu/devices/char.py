@@ -298,9 +298,7 @@ class ChannelHandler(_CharHandler[Channel], kind=Channel):
             yield made
         if dev.target.type == "guestfwd":
             forward = f"tcp:{dev.target.address}:{dev.target.port}-chardev:{chardev_id(dev)}"
-            yield Netdev(
-                {"type": "user", "guestfwd": [{"str": forward}], "id": dev.alias.name}, origin=dev
-            )
+            yield Netdev({"type": "user", "guestfwd": [{"str": forward}], "id": dev.alias.name}, origin=dev)
         elif dev.target.type == "virtio":
             name = dev.target.name or ("com.redhat.spice.0" if dev.type == "spicevmc" else None)
             yield Device({"driver": "virtserialport", **virtio_port(dev, ctx), "name": name}, origin=dev)

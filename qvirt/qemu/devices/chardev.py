@@ -216,6 +216,4 @@ def _need(value: str | None, name: str) -> None:
 
 def _dialling(source: CharSource) -> None:
     if source.reconnect is not None and source.reconnect.enabled and source.mode == "bind":
-        raise InternalError(
-            "chardev reconnect is possible only for connect mode", domain=ErrorDomain.DOMAIN
-        )
+        raise InternalError("chardev reconnect is possible only for connect mode", domain=ErrorDomain.DOMAIN)

@@ -446,4 +446,3 @@ def password(dev: Graphics, settings: Settings) -> str | None:
     if dev.type == "vnc":
         return settings.vnc_password
     return settings.spice_password if dev.type == "spice" else None
-

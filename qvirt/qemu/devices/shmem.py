@@ -33,9 +33,7 @@ class ShmemHandler(Handler[Shmem], kind=Shmem):
             raise ConfigUnsupported(f"shmem model '{model}' doesn't support msi")
         if model == "ivshmem-doorbell":
             if dev.server is None:
-                raise ConfigUnsupported(
-                    f"shmem model '{model}' is supported only with server option enabled"
-                )
+                raise ConfigUnsupported(f"shmem model '{model}' is supported only with server option enabled")
             if dev.size is not None:
                 raise ConfigUnsupported(f"shmem model '{model}' does not support size setting")
 

@@ -23,9 +23,7 @@ class SmartcardHandler(Handler[Smartcard], kind=Smartcard):
 
     def validate(self, dev: Smartcard, ctx: Context) -> None:
         if dev.address is not None and not isinstance(dev.address, CcidAddress):
-            raise ConfigUnsupported(
-                "Controllers must use the 'ccid' address type", domain=ErrorDomain.DOMAIN
-            )
+            raise ConfigUnsupported("Controllers must use the 'ccid' address type", domain=ErrorDomain.DOMAIN)
         if dev.mode == "passthrough":
             chardev.validate(dev, ctx)
         if len(ctx.domain.devices.smartcards) > 1 or (

@@ -34,7 +34,7 @@ class SoundHandler(Handler[Sound], kind=Sound):
 
     def switches(self, dev: Sound, ctx: BuildContext) -> Iterator[Switch]:
         if dev.model == "pcspk":
-            # part of every PC; libvirt's word for it is one that QEMU has dropped, so a start says it otherwise
+            # part of every PC; QEMU has dropped libvirt's word for it, so a start says it otherwise
             if ctx.launch.id < 0 or ctx.caps.version < _WITHOUT_SOUNDHW:
                 yield Option("soundhw", "pcspk", origin=dev)
             else:
