@@ -1,19 +1,17 @@
 """Disk images on this machine: what format a file has, what is below it, and whether the chain is whole.
 
 Headers are read, never trusted for the top image: there the document's format counts. Everything here that
-touches a file blocks, so it runs in a thread with a deadline; a share that hangs costs one thread.
+touches a file blocks: callers run it in a worker with a deadline.
 """
 
-import asyncio
 import os
 import re
 import stat
 import struct
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from qvirt.errors import ConfigUnsupported, InternalError, OperationTimeout, QvirtError, SystemError_
+from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, SystemError_
 from qvirt.model.devices.disk import Disk
 from qvirt.model.storage_source import BACKING_FORMATS, BackingStore, ChainFormat, SourceType, StorageSource
 from qvirt.qemu.backing import parse_backing
@@ -22,8 +20,6 @@ from qvirt.qemu.backing import parse_backing
 HEADER_SIZE = 64 * 1024
 #: images in one chain; libvirt's limit
 MAX_DEPTH = 200
-#: seconds a whole chain may take to be read
-CHAIN_DEADLINE = 30.0
 
 _BACKING_GUIDE = "See https://libvirt.org/kbase/backing_chains.html for troubleshooting"
 
@@ -294,58 +290,42 @@ def _broken(path: str, above: str | None, error: OSError, user: tuple[int, int] 
     return SystemError_(f"Cannot access backing file '{path}' of storage file '{above}'{who}", error)
 
 
-def missing_link(
-    disk: Disk, *, user: tuple[int, int] | None = None
-) -> tuple[Disk | BackingStore, BackingStore] | None:
-    """Return the lowest image the document knows, and what was found below it; None when the document ends
-    the chain itself. Blocking; raises as ``find_chain``.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The images found below the lowest one a document names."""
+
+    lowest: Disk | BackingStore
+    below: BackingStore
+
+
+def look_below(disks: Iterable[Disk], *, user: tuple[int, int] | None = None) -> list[Found]:
+    """Return what is below the images the documents name, where they leave it open. Blocking.
+
+    Changes nothing. A disk that may be missing (startupPolicy) is passed over. Raises as ``find_chain``.
     """
-    lowest: Disk | BackingStore = disk
-    for image in disk.images():
-        if isinstance(image.node, (Disk, BackingStore)):
-            lowest = image.node
-        last = image
-    if disk.top is None or lowest.backing_store is not None:
-        return None
-    return lowest, find_chain(last.type, last.source, last.format, user=user)
-
-
-async def complete_chains(
-    disks: Iterable[Disk],
-    *,
-    user: tuple[int, int] | None = None,
-    executor: Executor | None = None,
-    deadline: float = CHAIN_DEADLINE,
-) -> None:
-    """Fill in the backing chains the disks' documents leave open; what a document says is kept.
-
-    A disk that may be missing (startupPolicy) is left as it is. Raises as ``find_chain``, and
-    OperationTimeout when a file system does not answer in ``deadline`` seconds.
-    """
-    loop = asyncio.get_running_loop()
-
-    def look(disk: Disk) -> tuple[Disk | BackingStore, BackingStore] | None:
-        return missing_link(disk, user=user)
-
-    open_disks = [disk for disk in disks if disk.has_medium]
-    jobs = [loop.run_in_executor(executor, look, disk) for disk in open_disks]
-    try:
-        async with asyncio.timeout(deadline):
-            answers = await asyncio.gather(*jobs, return_exceptions=True)
-    except TimeoutError:
-        late = [
-            disk.name for disk, job in zip(open_disks, jobs, strict=True) if not job.done() or job.cancelled()
-        ]
-        raise OperationTimeout(
-            f"the images of disk {', '.join(late)} could not be read in {deadline:g} seconds; "
-            "is the file system up?"
-        ) from None
-    for disk, answer in zip(open_disks, answers, strict=True):
-        if isinstance(answer, BaseException):
-            optional = disk.source is not None and disk.source.startup_policy in ("optional", "requisite")
-            if isinstance(answer, QvirtError) and optional:
+    found: list[Found] = []
+    for disk in disks:
+        lowest: Disk | BackingStore = disk
+        last = disk.top
+        if last is None:
+            continue
+        for image in disk.images():
+            if isinstance(image.node, BackingStore):
+                lowest, last = image.node, image
+        if lowest.backing_store is not None:
+            continue
+        try:
+            below = find_chain(last.type, last.source, last.format, user=user)
+        except (QvirtError, OSError):
+            policy = disk.source.startup_policy if disk.source is not None else None
+            if policy in ("optional", "requisite"):
                 continue
-            raise answer
-        if answer is not None:
-            lowest, below = answer
-            lowest.backing_store = below
+            raise
+        found.append(Found(lowest, below))
+    return found
+
+
+def fill_in(found: Iterable[Found]) -> None:
+    """Write what was found into the documents."""
+    for item in found:
+        item.lowest.backing_store = item.below

@@ -10,6 +10,7 @@ from qvirt.constants import (
 )
 from qvirt.model.devices.chardev import CharDevice
 from qvirt.model.domain import Domain as Definition
+from qvirt.qemu.devices.disk import throttle
 from qvirt.qmp.client import COMMAND_DEADLINE
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import QmpError
@@ -93,6 +94,10 @@ def settings(domain: "Domain", running: Running) -> Iterator[Call]:
         yield "set_password", arguments
         if graphics.passwd_valid_to is not None:
             yield "expire_password", {"protocol": graphics.type, "time": _expiry(graphics.passwd_valid_to)}
+    for disk in definition.devices.disks:
+        limits = throttle(disk)
+        if limits is not None:
+            yield "block_set_io_throttle", limits
     for interface in definition.devices.interfaces:
         if interface.link.state == "down" and interface.alias.name:
             yield "set_link", {"name": interface.alias.name, "up": False}
