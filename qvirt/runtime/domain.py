@@ -24,7 +24,6 @@ from qvirt.constants import (
 from qvirt.errors import InternalError, OperationInvalid
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_domain
-from qvirt.model.live import format_domain
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
@@ -237,8 +236,6 @@ class Domain:
         """Note a state; the status file follows with the next save."""
         self.state = state
         self.reason = reason
-        if self.running is not None:
-            self.running.touch()
 
     async def save_status(self) -> None:
         """Write the status file now."""
@@ -281,7 +278,7 @@ class Domain:
             state=self.state,
             reason=self.reason,
             stage=running.stage,
-            xml=self.hypervisor.documents.write(running.definition, secure=True),
+            xml=running.text(DomainXMLFlags.SECURE),
             inactive_xml="" if self.persistent else self._text,
             monitor=running.monitor_path,
             pid=running.pid,
@@ -394,11 +391,7 @@ class Domain:
         documents = self.hypervisor.documents
         running = self.running
         if running is not None and not flags & names.INACTIVE:
-            text = running.texts.get(flags)
-            if text is None:
-                text = format_domain(running.definition, flags)
-                running.texts[flags] = text
-            return text
+            return running.text(flags)
         if not self._text_is_exact:
             await self.definition()
         if secure or not documents.has_secrets(self._text):

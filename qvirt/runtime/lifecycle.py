@@ -20,6 +20,7 @@ from qvirt.constants import (
     DomainState,
 )
 from qvirt.errors import InternalError, OperationInvalid, QvirtError, SystemError_
+from qvirt.host import images
 from qvirt.host.config import QemuUser
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.seclabel import SecLabel
@@ -91,6 +92,16 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         descriptors = launch.Descriptors(running.id)
         stack.callback(descriptors.close)
         ctx = hv.documents.build_context(definition, running.caps, descriptors)
+        images.fill_in(
+            await hv.files.run(
+                f"images of '{domain.name}'",
+                partial(
+                    images.look_below,
+                    definition.devices.disks,
+                    user=(user.uid, user.gid) if user is not None else None,
+                ),
+            )
+        )
         assign_aliases(definition, ctx)
         _label(definition, domain)
         running.folder = ctx.domain_dir
@@ -123,6 +134,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         descriptors.monitor_fd = descriptors.adopt("monitor", [listener.detach()])[0]
         hv.checkpoint("sockets made")
         command = build(definition, ctx)
+        running.touch()
         env = environment(ctx, command)
         domain_log = DomainLog(hv.paths.logfile(domain.name), timestamps=hv.config.log_timestamp)
         stack.callback(domain_log.close)
@@ -265,11 +277,17 @@ def blame(said: str, command: CommandLine) -> str | None:
 async def _first_resume(domain: "Domain", running: Running) -> None:
     """Let the guest run for the first time; its RESUME event comes before the answer."""
     running.running_reason = DomainRunningReason.BOOTED
-    await running.execute("cont")
-    running.running_reason = None
-    if running.stop_reason is None and domain.running is running and domain.state == DomainState.PAUSED:
-        domain.set_state(DomainState.RUNNING, DomainRunningReason.BOOTED)
+    # A daemon that dies from here on must not take the QEMU for half started; the state follows by the event.
+    answer = domain.hypervisor.background(running.execute("cont"), f"first resume of {domain.name}")
     await domain.save_status()
+    # The event is sent before the vCPUs are let loose, which then keep QEMU from answering for a while.
+    await asyncio.wait([answer, running.resumed], return_when=asyncio.FIRST_COMPLETED)
+    if not running.resumed.done():
+        await answer
+        running.running_reason = None
+        if running.stop_reason is None and domain.running is running and domain.state == DomainState.PAUSED:
+            domain.set_state(DomainState.RUNNING, DomainRunningReason.BOOTED)
+            domain.save_soon()
 
 
 async def _undo_start(domain: "Domain", running: Running, error: BaseException) -> None:

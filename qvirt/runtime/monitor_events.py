@@ -143,6 +143,8 @@ def _resume(domain: "Domain", running: Running, data: JsonObject) -> None:
     reason = running.running_reason
     running.running_reason = None
     running.disk_errors.clear()
+    if not running.resumed.done():
+        running.resumed.set_result(None)
     if domain.state == DomainState.RUNNING or running.got_shutdown:
         return
     reason = DomainRunningReason.UNPAUSED if reason is None else reason

@@ -14,6 +14,7 @@ from qvirt.constants import (
     DomainMessageType,
     DomainState,
     DomainVcpuFlags,
+    ErrorDomain,
     IPAddrType,
     TypedParameterType,
     VcpuState,
@@ -451,7 +452,7 @@ def interface_stats(domain: "Domain", name: str) -> InterfaceStats:
     running = domain.need_running()
     interface = find_interface(running.definition, name)
     if interface is None:
-        raise InvalidArg(f"'{name}' is not a known interface")
+        raise InvalidArg(f"'{name}' is not a known interface", domain=ErrorDomain.DOMAIN)
     stats = host_stats(interface)
     if stats is None:
         raise InternalError(
@@ -503,6 +504,11 @@ def balloon_path(definition: Definition) -> str | None:
         if balloon.model != "none" and balloon.alias.name:
             return f"/machine/peripheral/{balloon.alias.name}"
     return None
+
+
+def balloon_period(definition: Definition) -> int:
+    """Return how often the guest reports its memory use, seconds; 0 for never."""
+    return max((one.stats.period or 0 for one in definition.devices.memballoons if one.stats is not None), default=0)
 
 
 def balloon_stats(value: Json) -> list[tuple[int, int]]:

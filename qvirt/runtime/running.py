@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qvirt.errors import OperationTimeout
 from qvirt.model.domain import Domain as Definition
+from qvirt.model.live import format_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
@@ -60,10 +61,10 @@ class Running:
     #: the clock's adjustment that QEMU was started with, seconds
     clock_base: int = 0
     consoles: "dict[str, ConsoleStream]" = field(default_factory=dict)
+    #: done when QEMU has let the vCPUs run for the first time
+    resumed: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     #: done when the domain has ended and everything of it is gone
     ended: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    #: documents written from the definition, by (flags); emptied when it changes
-    texts: dict[int, str] = field(default_factory=dict)
     deprecations: list[str] = field(default_factory=list)
     monitor_failed: bool = False
     status_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -72,6 +73,7 @@ class Running:
     _asked: int = 0
     _since: float = 0.0
     _commands: int = 0
+    _texts: dict[int, str] = field(default_factory=dict)
 
     @property
     def pid(self) -> int:
@@ -117,6 +119,13 @@ class Running:
         self._commands += 1
         return self._commands
 
+    def text(self, flags: int) -> str:
+        """Return the live document; flags: DomainXMLFlags."""
+        text = self._texts.get(flags)
+        if text is None:
+            text = self._texts[flags] = format_domain(self.definition, flags)
+        return text
+
     def touch(self) -> None:
         """Forget documents written from the definition, which has changed."""
-        self.texts.clear()
+        self._texts.clear()

@@ -5,6 +5,7 @@ libvirt skips. The file is written before anything is made for a start and after
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -235,6 +236,7 @@ def _number(text: str | None, default: int) -> int:
         return default
 
 
+@cache
 def boot_id() -> str:
     """Return what tells this boot of the machine from others."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

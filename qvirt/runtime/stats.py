@@ -53,6 +53,9 @@ _BALLOON_NAMES = {
 }
 _DIRTY_STATUS = {"unstarted": 0, "measuring": 1, "measured": 2}
 
+#: what QEMU says of a guest whose dirty rate nobody asked for
+_NEVER_MEASURED: JsonObject = {"status": "unstarted", "start-time": 0, "calc-time": 0, "mode": "page-sampling"}
+
 #: what QEMU is asked -> what it answered; a question it refused is missing
 Answers = dict[str, object]
 
@@ -87,17 +90,19 @@ async def _one(domain: "Domain", groups: int, nowait: bool, backing: bool, end: 
 
 def _questions(running: Running, groups: int) -> dict[str, tuple[str, dict[str, JsonValue] | None]]:
     definition = running.definition
+    # What only a command changes is remembered, unless commands went past us.
+    others = "custom-monitor" in running.taints
     asked: dict[str, tuple[str, dict[str, JsonValue] | None]] = {}
     names = DomainStatsTypes
     path = reading.balloon_path(definition)
-    if groups & names.BALLOON and path is not None:
+    if groups & names.BALLOON and path is not None and (others or reading.balloon_period(definition)):
         asked["balloon"] = ("qom-get", {"path": path, "property": "guest-stats"})
     if groups & names.BLOCK and definition.devices.disks:
         asked["blockstats"] = ("query-blockstats", None)
         asked["nodes"] = ("query-named-block-nodes", {"flat": True})
     if groups & names.IOTHREAD and (definition.iothreads or definition.iothreadids.iothreads):
         asked["iothreads"] = ("query-iothreads", None)
-    if groups & names.DIRTYRATE and (running.caps is None or running.caps.has_command("query-dirty-rate")):
+    if groups & names.DIRTYRATE and others:
         asked["dirtyrate"] = ("query-dirty-rate", None)
     return asked
 
@@ -151,7 +156,7 @@ def _balloon(domain: "Domain", answers: Answers) -> list[Param]:
     running = domain.running
     if running is None or not running.pid:
         return params
-    stats = answers.get("balloon")
+    stats = answers.get("balloon", {"last-update": 0} if reading.has_balloon(definition) else None)
     if isinstance(stats, dict):
         for tag, value in reading.balloon_stats(stats):
             params.append(Param(f"balloon.{_BALLOON_NAMES[tag]}", ULLONG, value))
@@ -259,8 +264,11 @@ def _iothread(domain: "Domain", answers: Answers) -> list[Param]:
 
 
 def _dirtyrate(domain: "Domain", answers: Answers) -> list[Param]:
-    value = answers.get("dirtyrate")
-    if not isinstance(value, dict):
+    value = answers.get("dirtyrate", _NEVER_MEASURED)
+    running = domain.running
+    if running is None or not isinstance(value, dict):
+        return []
+    if running.caps is not None and not running.caps.has_command("query-dirty-rate"):
         return []
     params = [
         Param("dirtyrate.calc_status", INT, _DIRTY_STATUS.get(str(value.get("status")), 0)),
