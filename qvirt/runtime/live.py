@@ -97,7 +97,7 @@ def settings(domain: "Domain", running: Running) -> Iterator[Call]:
     for disk in definition.devices.disks:
         limits = throttle(disk)
         if limits is not None:
-            yield "block_set_io_throttle", limits
+            yield "block_set_io_throttle", {**limits}
     for interface in definition.devices.interfaces:
         if interface.link.state == "down" and interface.alias.name:
             yield "set_link", {"name": interface.alias.name, "up": False}
