@@ -141,7 +141,7 @@ async def run(daemon: Daemon, linux: Guest, emulator: str) -> None:
 
         step("define and start a guest, and talk to its serial console")
         domain = await conn.define_xml(document(kind, emulator, linux))
-        events = await conn.subscribe("LIFECYCLE")
+        events = await conn.subscribe("domain", "LIFECYCLE")
         started, booted = await boot(conn, domain)
 
         step("two faces of the same daemon")

@@ -18,7 +18,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qvirt-dev"
+#: root's home is closed to the user that QEMU runs as
+CACHE = (
+    Path("/var/cache/qvirt-dev")
+    if os.geteuid() == 0
+    else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qvirt-dev"
+)
 
 #: loaded in this order; what a module needs comes before it
 MODULES = (
@@ -74,6 +79,15 @@ DHCP = """#!/bin/sh
 
 POWER = "#!/bin/sh\n/bin/busybox poweroff -f\n"
 
+#: what the guest agent runs
+SHUTDOWN = """#!/bin/sh
+case "$*" in
+*-r*) exec /bin/busybox reboot -f ;;
+*-H*) exec /bin/busybox halt -f ;;
+*) exec /bin/busybox poweroff -f ;;
+esac
+"""
+
 
 class MissingGuest(Exception):
     """The packages cannot be had; the message says why."""
@@ -109,7 +123,7 @@ def _made() -> Guest | None:
 
 
 def _recipe() -> str:
-    return "\n".join((INIT, DHCP, POWER, " ".join(MODULES)))
+    return "\n".join((INIT, DHCP, POWER, SHUTDOWN, " ".join(MODULES)))
 
 
 def _apt(*words: str) -> str:
@@ -159,7 +173,7 @@ def _build() -> None:
         recipe.write_text(_recipe())
         for made, name in ((kernel, "vmlinuz"), (initrd, "initrd"), (recipe, "recipe")):
             made.replace(CACHE / name)
-        (CACHE / "vmlinuz").chmod(0o644)
+            (CACHE / name).chmod(0o644)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -211,6 +225,7 @@ def _initrd(root: Path) -> bytes:
     archive.add("dev/console", b"", stat.S_IFCHR | 0o600)
     archive.file("init", INIT.encode())
     archive.file("bin/dhcp", DHCP.encode())
+    archive.file("sbin/shutdown", SHUTDOWN.encode())
     archive.file("etc/acpi/PWRF/00000080", POWER.encode())
     archive.file(
         "bin/busybox",
