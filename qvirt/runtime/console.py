@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import tty
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,9 +54,10 @@ def find_console(running: Running, name: str | None) -> CharDevice:
             if device.alias.name == name:
                 return device
         raise InternalError(f"cannot find character device {name}")
-    first: Iterable[CharDevice] = (*devices.consoles[:1], *devices.serials[:1])
-    for device in first:
-        return device
+    if devices.consoles and not (devices.consoles[0].target.type == "serial" and devices.serials):
+        return devices.consoles[0]
+    if devices.serials:  # the first console is this port under another name
+        return devices.serials[0]
     raise InternalError("cannot find default console device")
 
 
