@@ -1,0 +1,79 @@
+"""Documents and what becomes of them: ``x.xml`` -> ``x.out.xml`` and ``x.args``, one switch per line.
+
+``pytest tests/golden --update-golden`` rewrites the answers; the diff is what is reviewed. A document that cannot
+be started has no ``x.args`` but ``x.error``.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qvirt.errors import QvirtError
+from qvirt.model.domain import parse_domain
+from qvirt.qemu.build import build, native_domain
+from qvirt.qemu.complete import complete
+from qvirt.qemu.names import assign_aliases
+from qvirt.qemu.switches import CommandLine
+from tests.support.pure import completed, context
+
+HERE = Path(__file__).parent
+DOCUMENTS = sorted(path for path in HERE.rglob("*.xml") if not path.name.endswith(".out.xml"))
+
+
+def shown(command: CommandLine) -> str:
+    """Return a command line, one switch per line, the environment first."""
+    lines = [f"{name}={value}" for name, value in sorted(command.env.items())]
+    lines.append(command.emulator)
+    lines += [" ".join(switch.to_argv()) for switch in command.switches]
+    return "\n".join(lines) + "\n"
+
+
+def answers(text: str) -> dict[str, str]:
+    """Return what becomes of a document, by the suffix of the file that holds it."""
+    try:
+        made = {".out.xml": completed(text).to_xml()}
+        domain = native_domain(parse_domain(text))
+        ctx = context(domain)
+        complete(domain, ctx)
+        assign_aliases(domain, ctx)
+        made[".args"] = shown(build(domain, ctx))
+    except QvirtError as error:
+        return {".error": error.message + "\n"}
+    return made
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HERE))[:-4])
+def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
+    made = answers(path.read_text())
+    files = {
+        suffix: path.with_suffix("").with_name(path.stem + suffix)
+        for suffix in (".out.xml", ".args", ".error")
+    }
+    if request.config.getoption("--update-golden"):
+        for suffix, file in files.items():
+            file.unlink(missing_ok=True)
+            if suffix in made:
+                file.write_text(made[suffix])
+        return
+    found = {suffix: file.read_text() for suffix, file in files.items() if file.exists()}
+    assert made == found
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HERE))[:-4])
+def test_completed_documents_stay_as_they_are(path: Path) -> None:
+    out = path.with_name(path.stem + ".out.xml")
+    if not out.exists():
+        pytest.skip("refused")
+    assert completed(out.read_text()).to_xml() == out.read_text()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HERE))[:-4])
+def test_json_words_are_json(path: Path) -> None:
+    args = path.with_name(path.stem + ".args")
+    if not args.exists():
+        pytest.skip("refused")
+    for line in args.read_text().splitlines():
+        word = line.partition(" ")[2]
+        if word.startswith("{"):
+            json.loads(word)
