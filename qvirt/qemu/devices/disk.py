@@ -181,6 +181,19 @@ def drive_alias(disk: Disk) -> str:
     return f"drive-{disk.alias.name}"
 
 
+def qom_name(disk: Disk) -> str:
+    """Return what monitor commands call the device that holds the backend: an id or a QOM path.
+
+    A virtio disk's is below the proxy that the alias names, a USB disk's below the bridge.
+    """
+    alias = disk.alias.name or ""
+    if disk.target.bus == DiskBus.VIRTIO:
+        return f"/machine/peripheral/{alias}/virtio-backend"
+    if disk.target.bus == DiskBus.USB:
+        return f"/machine/peripheral/{alias}/{alias}.0/legacy[0]"
+    return alias
+
+
 def device_props(disk: Disk, ctx: BuildContext) -> dict[str, JsonValue]:
     """Return the properties of the disk's device. Raises ConfigUnsupported, InternalError."""
     make = _FRONTENDS.get(disk.target.bus or DiskBus.NONE)
@@ -219,7 +232,7 @@ def throttle(disk: Disk) -> dict[str, JsonValue] | None:
         return None
     needed = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
     full: dict[str, JsonValue] = dict.fromkeys(needed, 0)
-    return {"id": disk.alias.name, **full, **limits, "group": said.group_name or drive_alias(disk)}
+    return {"id": qom_name(disk), **full, **limits, "group": said.group_name or drive_alias(disk)}
 
 
 # ------------------------------------------------------------ frontends by bus
