@@ -289,6 +289,20 @@ def _namespace(item: Raw) -> str:
     return tag[1:].partition("}")[0] if tag.startswith("{") else ""
 
 
+def _bare(item: Raw) -> str:
+    """Return an element as it was before it was put into its namespace."""
+    out: list[str] = []
+    item.write(out, "")
+    root = etree.fromstring("".join(out), etree.XMLParser(remove_blank_text=True, resolve_entities=False))
+    uri = etree.QName(root).namespace
+    for node in root.iter(etree.Element):
+        name = etree.QName(node)
+        if name.namespace == uri:
+            node.tag = name.localname
+    etree.cleanup_namespaces(root)
+    return str(etree.tostring(root, encoding="unicode", pretty_print=True)).rstrip("\n")
+
+
 async def metadata(domain: "Domain", type: int, uri: str | None, flags: int) -> str:
     """Return title, description or one namespace's element. Raises NoDomainMetadata."""
     kinds = DomainMetadataType
@@ -307,9 +321,7 @@ async def metadata(domain: "Domain", type: int, uri: str | None, flags: int) -> 
         missing = "Requested metadata element is not present"
         for item in definition.metadata.items if definition.metadata is not None else []:
             if _namespace(item) == uri:
-                out: list[str] = []
-                item.write(out, "")
-                text = "".join(out).rstrip("\n")
+                text = _bare(item)
     else:
         raise InvalidArg(f"unknown metadata type {type}", domain=ErrorDomain.DOMAIN)
     if text is None:
