@@ -41,6 +41,9 @@ def domain_get_control_info(session: Session, dom: DomainHandle, flags: int) -> 
 async def domain_get_xml_desc(session: Session, dom: DomainHandle, flags: int) -> str:
     """Give the document."""
     check_flags(flags, _XML_FLAGS, "qemuDomainGetXMLDesc")
+    if flags & Xml.MIGRATABLE:
+        # The other host needs the passwords, too.
+        flags |= Xml.SECURE
     return await find(session, dom).xml_desc(flags)
 
 
