@@ -1,9 +1,13 @@
 """Where devices sit: addresses for all that have none, checks for those that were given. One module per bus."""
 
 from qvirt.model.domain import Domain
+from qvirt.qemu.addresses.check import check_address
+from qvirt.qemu.addresses.dimm import assign_slots
 from qvirt.qemu.addresses.normal import spell_out
 from qvirt.qemu.addresses.pci import assign_pci
+from qvirt.qemu.addresses.spapr import assign_spapr_vio
 from qvirt.qemu.addresses.usb import assign_usb
+from qvirt.qemu.addresses.virtio import assign_virtio
 from qvirt.qemu.addresses.virtio_serial import assign_virtio_serial
 from qvirt.qemu.context import Context
 
@@ -18,5 +22,10 @@ def assign(domain: Domain, ctx: Context) -> None:
         if dev.address is not None:
             spell_out(dev.address)
     assign_virtio_serial(domain)
+    assign_spapr_vio(domain)
+    assign_virtio(ctx)
     assign_pci(ctx)
     assign_usb(ctx)
+    assign_slots(domain)
+    for dev in domain.devices.all():
+        check_address(dev, ctx)

@@ -64,7 +64,7 @@ class MemoryHandler(Handler[Memory], kind=Memory):
             node=dev.target.node,
             path=source.path if source is not None else None,
             pmem=source is not None and source.pmem,
-            prealloc_path=not (source is not None and source.pmem),
+            prealloc_path=dev.model == "nvdimm" and not (source is not None and source.pmem),
             alignsize=_kib(source.alignsize if source is not None else None),
             pagesize=_kib(source.pagesize if source is not None else None),
             nodes=parse_cpuset(source.nodemask) if source is not None and source.nodemask else None,
