@@ -195,7 +195,7 @@ def _guest(out: Writer, architecture: Architecture, caps: EmulatorCaps) -> None:
         with out.element("arch", name=architecture.name):
             out.leaf("wordsize", architecture.bits)
             out.leaf("emulator", caps.emulator)
-            for machine in sorted(caps.machines, key=lambda machine: not machine.is_default):
+            for machine in sorted(caps.machines, key=lambda machine: machine is not caps.default_machine):
                 deprecated = "yes" if machine.deprecated else None
                 out.leaf("machine", machine.name, maxCpus=machine.cpu_max, deprecated=deprecated)
                 if machine.alias:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Self, TypeAlias
 
 from qvirt.qemu import schema
+from qvirt.qemu.architectures import BY_NAME
 
 FORMAT = 1
 """Version of the stored form; a stored table of another version is not read."""
@@ -145,8 +146,10 @@ class EmulatorCaps:
 
     @cached_property
     def default_machine(self) -> Machine | None:
-        """The machine type QEMU takes by itself; None for emulators that insist on one (arm)."""
-        return next((machine for machine in self.machines if machine.is_default), None)
+        """The machine type a domain gets that asks for none; None when the emulator has no default either."""
+        known = BY_NAME.get(self.arch)
+        preferred = self._machines.get(known.machine) if known else None
+        return preferred or next((machine for machine in self.machines if machine.is_default), None)
 
     def machine_has(self, machine: str, property: str) -> bool:
         """Tell whether a machine type has a property, by the family it belongs to."""

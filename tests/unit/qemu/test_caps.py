@@ -50,6 +50,12 @@ def test_machines(caps: EmulatorCaps) -> None:
     assert not caps.machine_has("microvm", "smm")
 
 
+def test_a_default_that_qemu_does_not_have() -> None:
+    caps = EmulatorCaps.from_json(json.loads((DATA / "qemu-7.2-aarch64.json").read_bytes()))
+    assert not any(machine.is_default for machine in caps.machines)
+    assert caps.default_machine is caps.machine("integratorcp")
+
+
 def test_devices(caps: EmulatorCaps) -> None:
     assert caps.has_device("virtio-blk-pci")
     assert not caps.has_device("virtio-blk-ccw")
