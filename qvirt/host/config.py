@@ -7,7 +7,7 @@ import grp
 import os
 import pwd
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -155,8 +155,7 @@ def _default_user(values: Mapping[str, ConfValue], privileged: bool) -> QemuUser
     return None if found.uid == 0 and found.gid == 0 else found
 
 
-def _exists(look_up: object, name: str) -> bool:
-    assert callable(look_up)
+def _exists(look_up: Callable[[str], object], name: str) -> bool:
     try:
         look_up(name)
     except KeyError:

@@ -1,4 +1,4 @@
-"""Domain: one virtual machine, running or not. What the API calls on it; the work is done in the files beside.
+"""Domain: one virtual machine, running or not. What the API calls on it; the work is done beside.
 
 Attributes and methods that are not async answer from memory. Async ones may ask QEMU, the agent or the disk,
 each with a deadline. ``flags`` are libvirt's numbers where a method takes them; unknown bits are the API's to

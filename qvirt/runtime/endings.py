@@ -33,17 +33,15 @@ def power_off(domain: "Domain", running: Running) -> None:
     if running.fake_reboot or definition.on_poweroff == "restart":
         domain.hypervisor.background(fake_reboot(domain, running), f"reboot of {domain.name}")
     elif definition.on_poweroff != "preserve":
-        assert running.process is not None
-        running.process.send(signal.SIGTERM)
+        running.qemu.send(signal.SIGTERM)
         domain.hypervisor.background(_insist(domain, running), f"power-off of {domain.name}")
 
 
 async def _insist(domain: "Domain", running: Running) -> None:
     """Make sure that a QEMU whose guest has powered off ends. @background."""
-    assert running.process is not None
-    if not await running.process.wait(10.0):
+    if not await running.qemu.wait(10.0):
         log.warning("domain '%s': QEMU outlived SIGTERM after power-off; it is killed", domain.name)
-        running.process.send(signal.SIGKILL)
+        running.qemu.send(signal.SIGKILL)
 
 
 async def fake_reboot(domain: "Domain", running: Running) -> None:
@@ -80,8 +78,7 @@ def end(domain: "Domain", running: Running, reason: int, detail: int, word: str)
     if running.stop_reason is None:
         running.stop_reason = (reason, detail, word)
     running.being_destroyed = True
-    assert running.process is not None
-    running.process.send(signal.SIGKILL)
+    running.qemu.send(signal.SIGKILL)
 
 
 def crashed(domain: "Domain", running: Running) -> None:

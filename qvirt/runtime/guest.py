@@ -181,13 +181,19 @@ def _targets(domain: "Domain", entry: JsonObject) -> list[str]:
         for ours in domain.need_running().definition.devices.disks:
             address = ours.address
             kind = str(getattr(address, "type", ""))
-            if (kind == "pci" and all(
-                _int(where.get(key), -1) == (getattr(address, key, None) or 0)
-                for key in ("domain", "bus", "slot", "function")
-            )) or (kind == "drive" and all(
-                _int(disk.get(key), -1) == (getattr(address, key, None) or 0)
-                for key in ("bus", "target", "unit")
-            )):
+            if (
+                kind == "pci"
+                and all(
+                    _int(where.get(key), -1) == (getattr(address, key, None) or 0)
+                    for key in ("domain", "bus", "slot", "function")
+                )
+            ) or (
+                kind == "drive"
+                and all(
+                    _int(disk.get(key), -1) == (getattr(address, key, None) or 0)
+                    for key in ("bus", "target", "unit")
+                )
+            ):
                 names.append(ours.name)
     return names
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Self
 
 from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, ErrorDomain
-from qvirt.errors import NoDomain, OperationFailed, OperationInvalid, QvirtError
+from qvirt.errors import InternalError, NoDomain, OperationFailed, OperationInvalid, QvirtError
 from qvirt.host.config import QemuConfig, QemuUser, read_config
 from qvirt.host.ports import PortAllocator
 from qvirt.host.probe import EmulatorTable
@@ -37,6 +37,13 @@ Checkpoint = Callable[[str], None]
 
 #: parsed definitions kept at a time; the texts of all are kept
 PARSED_LIMIT = 64
+
+
+def uuid_of(definition: Definition) -> str:
+    """Return the uuid that a complete definition has."""
+    if definition.uuid is None:
+        raise InternalError(f"definition of '{definition.name}' has no uuid")
+    return definition.uuid
 
 
 class Registry:
@@ -272,8 +279,7 @@ class Hypervisor:
 
         Raises OperationFailed when its name or uuid is another domain's.
         """
-        assert definition.uuid is not None
-        same_uuid = self.domains.find(definition.uuid)
+        same_uuid = self.domains.find(uuid_of(definition))
         if same_uuid is not None:
             if same_uuid.name != definition.name:
                 raise OperationFailed(
@@ -299,8 +305,7 @@ class Hypervisor:
         domain = self._claim(definition)
         is_new = domain is None
         if domain is None:
-            assert definition.uuid is not None
-            domain = Domain(self, definition.name, definition.uuid)
+            domain = Domain(self, definition.name, uuid_of(definition))
             self.domains.add(domain)  # from here on nobody else can take the name
         try:
             async with domain.job(Job.MODIFY, "define"):
@@ -332,8 +337,7 @@ class Hypervisor:
         definition.id = None
         domain = self._claim(definition)
         if domain is None:
-            assert definition.uuid is not None
-            domain = Domain(self, definition.name, definition.uuid)
+            domain = Domain(self, definition.name, uuid_of(definition))
             domain.take_definition(None, self.documents.write(definition, secure=True))
             self.domains.add(domain)
         elif domain.active:

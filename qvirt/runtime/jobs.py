@@ -107,7 +107,6 @@ class JobQueue:
     def _wake(self) -> None:
         while self._waiting and self._may_start(self._waiting[0]):
             held = self._waiting.popleft()
-            assert held.turn is not None
             self._holders.append(held)
-            if not held.turn.done():
+            if held.turn is not None and not held.turn.done():
                 held.turn.set_result(None)

@@ -29,7 +29,14 @@ from qvirt.model.devices.graphics import Graphics
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Launch
-from qvirt.qemu.devices.base import DirectoryResource, FileResource, Resource, TapResource, handler
+from qvirt.qemu.devices.base import (
+    DirectoryResource,
+    FileResource,
+    ListenResource,
+    Resource,
+    TapResource,
+    handler,
+)
 from qvirt.qemu.start import directories, prepare_domain
 from qvirt.runtime.persist import write_atomic
 from qvirt.runtime.state import Footprint, Owner
@@ -87,6 +94,7 @@ class Plan:
     plain_files: list[dac.Wanted] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     taps: list[TapResource] = field(default_factory=list)
+    listeners: list[ListenResource] = field(default_factory=list)
     nvram: tuple[str, str | None] | None = None
 
 
@@ -119,6 +127,8 @@ def _take(plan: Plan, resource: Resource) -> None:
             plan.folders.append(resource.path)
         case TapResource():
             plan.taps.append(resource)
+        case ListenResource():
+            plan.listeners.append(resource)
 
 
 def check_interface(interface: Interface) -> None:
@@ -162,8 +172,8 @@ def _check_file(path: str, user: QemuUser | None, *, write: bool) -> None:
         status = folder.stat()
         raise SystemError_(
             f"Cannot access storage file '{path}' (as uid:{user.uid}, gid:{user.gid}): Permission denied: "
-            f"directory '{folder}' (mode {status.st_mode & 0o7777:04o}, owner {status.st_uid}:{status.st_gid}) "
-            "cannot be searched by QEMU's user; allow it with chmod o+x or an ACL, or move the file"
+            f"directory '{folder}' cannot be searched by QEMU's user (mode {status.st_mode & 0o7777:04o}, "
+            f"owner {status.st_uid}:{status.st_gid}); allow it with chmod o+x or an ACL, or move the file"
         )
     if write and dac.unreadable(path, user, write=True):
         raise SystemError_(
@@ -199,7 +209,7 @@ def make_folders(folders: Iterable[str], user: QemuUser | None) -> None:
     for folder in folders:
         try:
             os.makedirs(folder, 0o750, exist_ok=True)
-            os.chmod(folder, 0o750)
+            os.chmod(folder, 0o750)  # noqa: S103 - what libvirt gives it
             if user is not None:
                 os.chown(folder, user.uid, user.gid)
         except OSError as error:
@@ -249,7 +259,7 @@ def listen_unix(path: str, user: QemuUser | None = None) -> socket.socket:
             sock.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
         finally:
             os.close(folder)
-        os.chmod(path, 0o775)
+        os.chmod(path, 0o775)  # noqa: S103 - what libvirt gives it
         if user is not None:
             os.chown(path, user.uid, user.gid)
         sock.listen(1)
@@ -257,6 +267,12 @@ def listen_unix(path: str, user: QemuUser | None = None) -> socket.socket:
         sock.close()
         raise SystemError_(f"Failed to bind socket to {path}", error) from error
     return sock
+
+
+def make_listeners(plan: Plan, descriptors: Descriptors, user: QemuUser | None) -> None:
+    """Bind the sockets QEMU is to accept on, owned by its user. Blocking. Raises SystemError_."""
+    for wanted in plan.listeners:
+        descriptors.adopt(wanted.name, [listen_unix(wanted.path, user).detach()])
 
 
 def connect_listener(path: str) -> socket.socket:
@@ -380,9 +396,7 @@ def _open_vhost(resource: TapResource, descriptors: Descriptors) -> None:
         fd = taps.open_vhost()
         if fd is None:
             if resource.vhost_required:
-                raise ConfigUnsupported(
-                    "vhost-net was requested for an interface, but is unavailable"
-                )
+                raise ConfigUnsupported("vhost-net was requested for an interface, but is unavailable")
             return
         descriptors.adopt(resource.vhost_name, [fd])
 

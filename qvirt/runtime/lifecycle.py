@@ -1,4 +1,4 @@
-"""A QEMU's life: started step by step, each step undone when a later one fails; ended once, for any reason."""
+"""A QEMU's life: started step by step, undone when a step fails; ended once, for whatever reason."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qvirt import __version__
 from qvirt.constants import (
@@ -30,12 +30,12 @@ from qvirt.qemu.names import assign_aliases
 from qvirt.qemu.switches import CommandLine
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
-from qvirt.qmp.wire import Event
+from qvirt.qmp.wire import Event, Json
 from qvirt.runtime import launch, live, monitor_events
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import Lifecycle
 from qvirt.runtime.process import Limits, Process
-from qvirt.runtime.running import Running
+from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.state import Owner
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ START_DEADLINE = 60.0
 #: seconds a QEMU gets after SIGTERM, and after SIGKILL
 TERM_WAIT = 10.0
 GRACEFUL_WAIT = 15.0
+TERM_STEP = 0.25
 KILL_WAIT = 5.0
 
 
@@ -109,7 +110,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         plan = launch.survey(definition, ctx)
         mark = running.footprint
         mark.folders = [running.folder, *dict.fromkeys(plan.folders)]
-        mark.files = [str(hv.paths.pidfile(domain.name))]
+        mark.files = [str(hv.paths.pidfile(domain.name)), *(wanted.path for wanted in plan.listeners)]
         ports = launch.take_ports(definition, hv.display_ports, hv.websocket_ports)
         mark.ports = [port for _, port in ports.taken]
         mark.owners = await hv.files.run(
@@ -124,6 +125,9 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         if plan.taps:
             make = partial(launch.make_taps, definition, plan, descriptors, mark)
             await hv.files.run(f"interfaces of '{domain.name}'", make)
+        if plan.listeners:
+            bind = partial(launch.make_listeners, plan, descriptors, user)
+            await hv.files.run(f"sockets of '{domain.name}'", bind)
         listener = launch.listen_unix(running.monitor_path)
         running.link = Monitor(
             launch.connect_listener(running.monitor_path),
@@ -230,8 +234,8 @@ async def _race(
     command: CommandLine,
 ) -> None:
     """Wait until QEMU talks, or has died; then raise what it had to say."""
-    assert running.process is not None
-    exited = running.process.exited
+    process = running.qemu
+    exited = process.exited
     try:
         await asyncio.wait([watcher, exited], return_when=asyncio.FIRST_COMPLETED)
         if watcher.done() and watcher.exception() is None:
@@ -239,7 +243,7 @@ async def _race(
         # A monitor that closes belongs to a QEMU that is ending: its last words are the reason.
         if watcher.done() and not isinstance(watcher.exception(), MonitorClosed):
             await watcher
-        if not await running.process.wait(KILL_WAIT):
+        if not await process.wait(KILL_WAIT):
             await watcher
         raise InternalError(_last_words(running, domain_log, command))
     finally:
@@ -250,7 +254,6 @@ async def _race(
 
 def _last_words(running: Running, domain_log: DomainLog, command: CommandLine) -> str:
     """Say why QEMU ended: what it printed, and the element of the document that is about."""
-    assert running.process is not None
     said = domain_log.tail()
     greeted = running.link is not None and running.link.greeting is not None
     opening = (
@@ -259,7 +262,7 @@ def _last_words(running: Running, domain_log: DomainLog, command: CommandLine) -
     if running.being_destroyed:
         return f"{opening}: domain was destroyed while it started"
     if not said:
-        return f"{opening}: QEMU {running.process.ending} and printed nothing"
+        return f"{opening}: QEMU {running.qemu.ending} and printed nothing"
     origin = blame(said, command)
     return f"{opening}: {said}" + (f"\nThis comes from {origin} of the domain's document." if origin else "")
 
@@ -277,17 +280,27 @@ def blame(said: str, command: CommandLine) -> str | None:
 async def _first_resume(domain: "Domain", running: Running) -> None:
     """Let the guest run for the first time; its RESUME event comes before the answer."""
     running.running_reason = DomainRunningReason.BOOTED
-    # A daemon that dies from here on must not take the QEMU for half started; the state follows by the event.
-    answer = domain.hypervisor.background(running.execute("cont"), f"first resume of {domain.name}")
+    # A daemon that dies from here on must not take the QEMU for half started; the state is written after the
+    # event. Written first, as busy vCPUs slow everything down on a small machine.
     await domain.save_status()
+    answer = asyncio.ensure_future(running.execute("cont", deadline=COMMAND_DEADLINE))
     # The event is sent before the vCPUs are let loose, which then keep QEMU from answering for a while.
-    await asyncio.wait([answer, running.resumed], return_when=asyncio.FIRST_COMPLETED)
-    if not running.resumed.done():
+    waited: list[asyncio.Future[Any]] = [answer, running.resumed]
+    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    if running.resumed.done():
+        answer.add_done_callback(_take_note)
+    else:
         await answer
         running.running_reason = None
         if running.stop_reason is None and domain.running is running and domain.state == DomainState.PAUSED:
             domain.set_state(DomainState.RUNNING, DomainRunningReason.BOOTED)
             domain.save_soon()
+
+
+def _take_note(answer: "asyncio.Future[Json]") -> None:
+    """Look at an answer nobody waits for: the guest runs, or its end is told by other means."""
+    if not answer.cancelled() and answer.exception() is not None:
+        log.debug("the answer to the first resume: %s", answer.exception())
 
 
 async def _undo_start(domain: "Domain", running: Running, error: BaseException) -> None:
@@ -313,8 +326,11 @@ async def kill(domain: "Domain", running: Running, *, graceful: bool) -> None:
     if not graceful and process.is_stopped():
         number = signal.SIGKILL  # a stopped process takes no other
     process.send(number)
-    if await process.wait(GRACEFUL_WAIT if graceful else TERM_WAIT):
-        return
+    for _ in range(int((GRACEFUL_WAIT if graceful else TERM_WAIT) / TERM_STEP)):
+        if await process.wait(TERM_STEP):
+            return
+        if not graceful and process.is_stopped():
+            break
     if not graceful:
         number = signal.SIGKILL
         process.send(number)
@@ -369,13 +385,13 @@ async def _after_monitor(domain: "Domain", running: Running, failure: QvirtError
     if not isinstance(failure, MonitorClosed):
         running.monitor_failed = True
         monitor_events.publish_control_error(domain)
-    assert running.process is not None
-    if await running.process.wait(KILL_WAIT) or running.monitor_failed:
+    process = running.qemu
+    if await process.wait(KILL_WAIT) or running.monitor_failed:
         return
     if domain.hypervisor.closing:
         return
     log.error("domain '%s': QEMU closed its monitor and stays; it is killed", domain.name)
-    running.process.send(signal.SIGKILL)
+    process.send(signal.SIGKILL)
 
 
 def process_ended(domain: "Domain", running: Running) -> None:

@@ -134,7 +134,7 @@ class Process:
 
     @classmethod
     def adopt(cls, pid: int, began: int) -> Self:
-        """Find a process again. Raises ProcessLookupError when it has ended or the number is another's now."""
+        """Find a process again. Raises ProcessLookupError when it has ended, or is another one now."""
         if start_time(pid) != began:
             raise ProcessLookupError(pid)
         process = cls(pid, began)

@@ -292,6 +292,18 @@ def _block_stats(entry: JsonObject) -> BlockStats:
     )
 
 
+_BLOCK_COUNTERS = (
+    "rd_req",
+    "rd_bytes",
+    "wr_req",
+    "wr_bytes",
+    "rd_total_times",
+    "wr_total_times",
+    "flush_req",
+    "flush_total_times",
+)
+
+
 async def block_stats(domain: "Domain", name: str) -> BlockStats:
     """Read a disk's counters, or the sum of all."""
     async with domain.job(Job.QUERY, "block stats"):
@@ -312,21 +324,7 @@ async def block_stats(domain: "Domain", name: str) -> BlockStats:
             for one in running.definition.devices.disks
             if (entry := stats_of(answer, one)) is not None
         ]
-    return BlockStats(
-        *(
-            sum(getattr(one, key) or 0 for one in found)
-            for key in (
-                "rd_req",
-                "rd_bytes",
-                "wr_req",
-                "wr_bytes",
-                "rd_total_times",
-                "wr_total_times",
-                "flush_req",
-                "flush_total_times",
-            )  # fmt: skip
-        )
-    )
+    return BlockStats(*(sum(getattr(one, key) or 0 for one in found) for key in _BLOCK_COUNTERS))
 
 
 async def block_info(domain: "Domain", name: str) -> BlockInfo:
@@ -508,7 +506,9 @@ def balloon_path(definition: Definition) -> str | None:
 
 def balloon_period(definition: Definition) -> int:
     """Return how often the guest reports its memory use, seconds; 0 for never."""
-    return max((one.stats.period or 0 for one in definition.devices.memballoons if one.stats is not None), default=0)
+    return max(
+        (one.stats.period or 0 for one in definition.devices.memballoons if one.stats is not None), default=0
+    )
 
 
 def balloon_stats(value: Json) -> list[tuple[int, int]]:

@@ -47,7 +47,7 @@ class IothreadInfo:
 
 @dataclass(frozen=True, slots=True)
 class BlockStats:
-    """Counters of one disk, or of all; None where QEMU does not tell. Times are ns, errs is -1 as in libvirt."""
+    """Counters of one disk, or of all; None where QEMU does not tell. Times: ns; errs: -1 as in libvirt."""
 
     rd_req: int
     rd_bytes: int

@@ -1,4 +1,4 @@
-"""After a start of the daemon: definitions read, running QEMUs found again, half-started ones cleared away."""
+"""After a start of the daemon: definitions read, running QEMUs found again, half-started ones cleared."""
 
 import asyncio
 import contextlib
@@ -254,10 +254,9 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
 
 async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
     domain = hv.domains.find_name(status.name)
-    if status.xml:
+    if status.xml or domain is None:
         definition = parse_live(status.xml)
     else:
-        assert domain is not None
         definition = (await domain.definition()).copy()
         caps = await hv.documents.caps_for(definition)
         assign_aliases(definition, hv.documents.build_context(definition, caps, Launch()))
@@ -324,17 +323,17 @@ async def _gone(domain: Domain, running: Running, status: Status) -> None:
 
 async def _unreachable(hv: "Hypervisor", domain: Domain, running: Running, reason: str) -> None:
     """Decide about a QEMU that lives and does not talk to us."""
-    assert running.process is not None
-    if running.process.is_gone or start_time(running.process.pid) is None:
+    process = running.qemu
+    if process.is_gone or start_time(process.pid) is None:
         running.stop_reason = (DomainShutoffReason.CRASHED, DomainEventStoppedDetailType.FAILED, "crashed")
         await lifecycle.finish(domain, running)
         return
     # A guest is not killed because its QEMU is slow or stopped: it stays, with its state unknown to us.
     hv.reports.append(
-        f"domain '{domain.name}': QEMU (pid {running.process.pid}) does not answer: {reason}; it is tried again"
+        f"domain '{domain.name}': QEMU (pid {process.pid}) does not answer: {reason}; it is tried again"
     )
     running.monitor_failed = True
-    running.process.exited.add_done_callback(lambda _: lifecycle.process_ended(domain, running))
+    process.exited.add_done_callback(lambda _: lifecycle.process_ended(domain, running))
     hv.background(_try_again(hv, domain, running), f"reconnect of {domain.name}")
 
 
@@ -406,7 +405,7 @@ async def autostart_all(hv: "Hypervisor") -> None:
 
 
 def _first_time(path: Path) -> bool:
-    """Tell whether this is the first daemon since the machine was booted; libvirt's mark, in the run folder."""
+    """Tell whether this is the first daemon since the machine was booted; the mark is libvirt's."""
     this = boot_id()
     try:
         if path.read_text(encoding="ascii").strip() in ("", this):

@@ -62,7 +62,9 @@ class Running:
     clock_base: int = 0
     consoles: "dict[str, ConsoleStream]" = field(default_factory=dict)
     #: done when QEMU has let the vCPUs run for the first time
-    resumed: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    resumed: "asyncio.Future[None]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
     #: done when the domain has ended and everything of it is gone
     ended: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     deprecations: list[str] = field(default_factory=list)
@@ -79,6 +81,13 @@ class Running:
     def pid(self) -> int:
         """The process's id, 0 before there is one."""
         return self.process.pid if self.process is not None else 0
+
+    @property
+    def qemu(self) -> Process:
+        """The process. Raises MonitorClosed before there is one."""
+        if self.process is None:
+            raise MonitorClosed(f"QEMU of '{self.definition.name}' is not there yet")
+        return self.process
 
     @property
     def monitor(self) -> Monitor:

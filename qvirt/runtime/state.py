@@ -97,9 +97,10 @@ class Footprint:
 
 @dataclass(slots=True)
 class Status:
-    """What a status file says. stage: "starting" or "running"; xml: the live definition, secrets included; inactive_xml: what a transient
-    domain was started from.
+    """What a status file says.
 
+    stage: "starting" or "running". xml: the live definition, secrets included. inactive_xml: what a transient
+    domain was started from.
     start_time: of the process, in clock ticks since boot; 0 when a foreign file does not say. boot_id: the
     boot those ticks belong to.
     """
@@ -129,7 +130,8 @@ class Status:
         pid = f" pid='{self.pid}'" if self.pid else ""
         out = [
             header,
-            f"<domstatus state='{STATE_WORDS[self.state]}' reason='{_reason(self.state, self.reason)}'{pid}>\n",
+            f"<domstatus state='{STATE_WORDS[self.state]}'"
+            f" reason='{_reason(self.state, self.reason)}'{pid}>\n",
         ]
         out += [f"  <taint flag='{escape(taint)}'/>\n" for taint in self.taints]
         out.append(f"  <monitor path='{escape(self.monitor)}' type='unix'/>\n")

@@ -1,4 +1,4 @@
-"""Bulk statistics: all domains asked at once, each within one deadline, whoever is silent reported as such."""
+"""Bulk statistics: all domains asked at once, within one deadline; whoever is silent is reported."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -54,7 +54,12 @@ _BALLOON_NAMES = {
 _DIRTY_STATUS = {"unstarted": 0, "measuring": 1, "measured": 2}
 
 #: what QEMU says of a guest whose dirty rate nobody asked for
-_NEVER_MEASURED: JsonObject = {"status": "unstarted", "start-time": 0, "calc-time": 0, "mode": "page-sampling"}
+_NEVER_MEASURED: JsonObject = {
+    "status": "unstarted",
+    "start-time": 0,
+    "calc-time": 0,
+    "mode": "page-sampling",
+}
 
 #: what QEMU is asked -> what it answered; a question it refused is missing
 Answers = dict[str, object]
