@@ -70,6 +70,14 @@ class DirectoryResource(Resource):
     path: str
 
 
+@dataclass(frozen=True, slots=True)
+class ListenResource(Resource):
+    """A Unix socket the daemon binds, where QEMU's user could not, and hands over under ``name``."""
+
+    path: str
+    name: str
+
+
 class Handler(Generic[D]):
     """Base: a kind with no defaults, nothing to check, no resources."""
 

@@ -6,8 +6,8 @@ from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg
 from qvirt.model.devices.chardev import CharSource, HasChardev, Protocol
 from qvirt.model.devices.device import Device
-from qvirt.qemu.context import Context
-from qvirt.qemu.devices.base import DirectoryResource, FileResource, Resource
+from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.devices.base import DirectoryResource, FileResource, ListenResource, Resource
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Chardev, Object, Switch
 
@@ -69,7 +69,7 @@ def validate(dev: HasChardev, ctx: Context, *, path_generated: bool = False) -> 
 
 
 def switches(
-    dev: HasChardev, origin: Device, ctx: Context, *, id: str, spice_name: str = "vdagent"
+    dev: HasChardev, origin: Device, ctx: BuildContext, *, id: str, spice_name: str = "vdagent"
 ) -> Iterator[Switch]:
     """Yield the records of a backend: its TLS credentials, then itself.
 
@@ -83,6 +83,9 @@ def switches(
     backend, props = make(dev, source)
     if dev.type == "spicevmc":
         props["name"] = spice_name
+    elif dev.type == "unix" and ctx.launch.has(id):
+        del props["path"]
+        props = {"fd": ctx.launch.fds(id)[0], **props}
     elif dev.type == "dev" and origin.tag == "parallel":
         backend = "parallel"
     elif dev.type == "tcp" and (source.tls or (source.tls is None and ctx.settings.chardev_tls)):
@@ -119,8 +122,10 @@ def resources(dev: HasChardev, origin: Device, ctx: Context) -> Iterable[Resourc
             yield FileResource(origin, path)
         elif dev.type == "unix" and source.mode == "connect":
             yield FileResource(origin, path, shared=True)
-        elif dev.type == "unix" and path.startswith(f"{ctx.dirs.channel}/"):
-            yield DirectoryResource(origin, path.rpartition("/")[0])
+        elif dev.type == "unix":
+            if path.startswith(f"{ctx.dirs.channel}/"):
+                yield DirectoryResource(origin, path.rpartition("/")[0])
+            yield ListenResource(origin, path, f"char{origin.alias.name}")
     for log in dev.logs:
         if log.file is not None:
             yield FileResource(origin, log.file, create=True)

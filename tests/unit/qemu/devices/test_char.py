@@ -6,7 +6,8 @@ import pytest
 
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, QvirtError, XmlError
 from qvirt.model.devices.char import Console
-from qvirt.qemu.devices.base import DirectoryResource, FileResource, handler
+from qvirt.qemu.context import Launch
+from qvirt.qemu.devices.base import DirectoryResource, FileResource, ListenResource, handler
 from qvirt.qemu.devices.char import char_devices, live_path, set_live
 from qvirt.qemu.switches import Chardev
 from tests.unit.qemu.devices.guests import guest, records, validate, words
@@ -258,6 +259,19 @@ def test_tls_makes_credentials_first() -> None:
     assert made[3] == "socket,id=charserial0,host=a,port=1,tls-creds=objcharserial0_tls0"
 
 
+class Handed(Launch):
+    """A start that hands over a bound socket."""
+
+    def has(self, name: str) -> bool:
+        return name == "charserial0"
+
+
+def test_a_socket_bound_by_the_daemon_is_handed_over() -> None:
+    ctx = guest(serial("type='unix'><source mode='bind' path='/s'/>"))
+    ctx.launch = Handed()
+    assert words(ctx.domain.devices.serials[0], ctx)[1] == "socket,id=charserial0,fd=3,server=on,wait=off"
+
+
 def test_a_backend_qemu_does_not_have_is_refused_by_name() -> None:
     ctx = guest(serial("type='nmdm'><source master='/a' slave='/b'/>"))
     with pytest.raises(ConfigUnsupported, match="unsupported chardev 'nmdm'"):
@@ -303,7 +317,8 @@ def test_a_channel_without_a_path_gets_one_for_each_start() -> None:
         "  <target type='virtio' name='org.qemu.guest_agent.0' state='disconnected'/>\n"
     )
     assert list(handler(channel).resources(channel, ctx)) == [
-        DirectoryResource(channel, path.rpartition("/")[0])
+        DirectoryResource(channel, path.rpartition("/")[0]),
+        ListenResource(channel, path, "charchannel0"),
     ]
     assert json.loads(words(channel, ctx)[3]) == {
         "driver": "virtserialport", "bus": "virtio-serial0.0", "nr": 1, "chardev": "charchannel0",
