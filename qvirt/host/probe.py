@@ -21,7 +21,14 @@ import qvirt
 from qvirt.errors import InternalError, OperationTimeout, QvirtError, SystemError_
 from qvirt.host.kvm import kvm_usable
 from qvirt.qemu.caps import EmulatorCaps
-from qvirt.qemu.caps_queries import KVM_ACCEL, MAIN_ACCEL, Question, questions, read_answers
+from qvirt.qemu.caps_queries import (
+    KVM_ACCEL,
+    MAIN_ACCEL,
+    Question,
+    fingerprint,
+    questions,
+    read_answers,
+)
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 
@@ -297,7 +304,7 @@ class EmulatorTable:
             modules_ns=max(
                 (d.stat().st_mtime_ns for p in MODULE_DIRS for d in Path("/").glob(p[1:])), default=0
             ),
-            qvirt=qvirt.__version__,
+            qvirt=f"{qvirt.__version__} {fingerprint()}",
             kernel=os.uname().release,
             cpu=_cpu_signature(),
             kvm=self._is_kvm_usable(),

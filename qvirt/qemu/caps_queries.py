@@ -5,6 +5,7 @@ under KVM for what depends on it. All questions go out at once; one that this QE
 error reply and means "no".
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -59,7 +60,12 @@ PROBED_OBJECTS: tuple[str, ...] = (
 )  # fmt: skip
 """Objects and abstract machine types whose properties are kept."""
 
-SCHEMA_QUESTIONS: tuple[str, ...] = ()
+SCHEMA_QUESTIONS: tuple[str, ...] = (
+    "query-display-options/ret-type/type/^sdl",
+    "query-display-options/ret-type/type/^egl-headless",
+    "query-display-options/ret-type/type/^dbus",
+    "screendump/arg-type/format/^png",
+)
 """Questions to the schema answered at probing time, so that the daemon need not open the schema for them."""
 
 Question: TypeAlias = tuple[str, Mapping[str, Any] | None]
@@ -117,6 +123,11 @@ _QUESTIONS: Mapping[str, tuple[Question, ...]] = {
 def questions(accel: str) -> tuple[Question, ...]:
     """Return what a process under MAIN_ACCEL or KVM_ACCEL is asked, in order."""
     return _QUESTIONS[accel]
+
+
+def fingerprint() -> str:
+    """Return a digest of everything asked: stored answers to other questions are not complete."""
+    return hashlib.sha256(repr((_QUESTIONS, SCHEMA_QUESTIONS)).encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True)
