@@ -6,6 +6,8 @@ from qvirt.xml.codecs import Codec, cpuset, format_cpuset, on_off, string, uint,
 from qvirt.xml.fields import attr, child, children, content
 from qvirt.xml.node import Node
 
+#: how far a NUMA node is from itself, in ACPI's measure
+LOCAL_DISTANCE = 10
 CPU_MODES = ("custom", "host-model", "host-passthrough", "maximum")
 FEATURE_POLICIES = ("force", "require", "optional", "disable", "forbid")
 #: length of the vendor string CPUID can hold
@@ -176,6 +178,41 @@ class Numa(Node, tag="numa"):
         if len(cells) > 1 and ids != sorted(i for i in ids if i is not None):
             self.cells = sorted(cells, key=lambda cell: cell.id or 0)
         self._check_cpus()
+        self._complete_distances()
+        self._check_interconnects()
+
+    def _complete_distances(self) -> None:
+        """Give a distance that is said one way to the other way, in order of the nodes."""
+        said: dict[int, dict[int, int]] = {}
+        for cell in self.cells:
+            for sibling in cell.distances.siblings if cell.distances is not None else ():
+                if sibling.id >= len(self.cells):
+                    raise XmlError(f"'sibling id={sibling.id}' refers to a NUMA cell that is not there")
+                if not 10 <= sibling.value <= 255:
+                    raise XmlError(f"'value {sibling.value}' is invalid for 'sibling id={sibling.id}'")
+                said.setdefault(cell.id or 0, {})[sibling.id] = sibling.value
+        for src, distances in list(said.items()):
+            for dst, value in list(distances.items()):
+                said.setdefault(dst, {}).setdefault(src, value)
+        for src, distances in said.items():
+            distances.setdefault(src, LOCAL_DISTANCE)
+        for cell in self.cells:
+            known = said.get(cell.id or 0)
+            if known:
+                cell.distances = Distances(
+                    siblings=[Sibling(id=dst, value=known[dst]) for dst in sorted(known)]
+                )
+
+    def _check_interconnects(self) -> None:
+        if self.interconnects is None:
+            return
+        for said in (*self.interconnects.latencies, *self.interconnects.bandwidths):
+            for name in ("initiator", "target"):
+                if getattr(said, name) >= len(self.cells):
+                    raise XmlError(f"'{name}' refers to a non-existent NUMA node")
+            levels = {cache.level for cache in self.cells[said.target].caches}
+            if said.cache and said.cache not in levels:
+                raise XmlError("'cache' refers to a non-existent NUMA node cache")
 
     def _check_cpus(self) -> None:
         seen: frozenset[int] = frozenset()

@@ -65,6 +65,9 @@ class TotalMemory(Size, tag="memory"):
     dump_core: bool | None = attr(on_off, "dumpCore")
 
 
+TotalMemory._bind((TotalMemory.fields[-1], *TotalMemory.fields[:-1]))  # dumpCore is written first
+
+
 class MaxMemory(Size, tag="maxMemory"):
     """``<maxMemory>``: the ceiling for memory hot-plug."""
 

@@ -5,6 +5,7 @@ from qvirt.xml.codecs import integer, string, uint, words, yes_no
 from qvirt.xml.fields import attr, child, children, content, opaque, part, text, texts
 from qvirt.xml.node import Node, Raw
 
+NBD_PORT = "10809"
 BOOT_DEVICES = ("fd", "hd", "cdrom", "network")
 
 
@@ -96,6 +97,10 @@ class Nvram(Node, tag="nvram"):
             self.source = None
         elif self.source is None:
             raise XmlError(f"missing source element for nvram{_at(self)}")
+        elif self.source.protocol == "nbd":
+            for host in self.source.hosts:
+                if host.socket is None and host.port is None:
+                    host.port = NBD_PORT
 
     @property
     def file(self) -> str | None:
@@ -173,8 +178,8 @@ class Os(Node, tag="os"):
     acpi: OsAcpi | None = child(OsAcpi)
     boots: list[OsBoot] = children(OsBoot)
     bootmenu: BootMenu | None = child(BootMenu)
-    smbios: SmbiosMode | None = child(SmbiosMode)
     bios: Bios = part(Bios)
+    smbios: SmbiosMode | None = child(SmbiosMode)
 
     def check(self) -> None:
         for name in ("kernel", "initrd", "cmdline", "dtb", "root", "init"):

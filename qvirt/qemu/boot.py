@@ -127,6 +127,8 @@ def smbios_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
 
 def _smbios(source: Sysinfo) -> Iterator[Switch]:
     boards: list[Entries] = list(source.base_boards)
+    if len(boards) > 1:
+        raise ConfigUnsupported("qemu does not support more than one entry to Type 2 in SMBIOS table")
     for number, table in (
         (0, source.bios),
         (1, source.system),

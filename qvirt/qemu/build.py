@@ -55,6 +55,12 @@ CONTROLLER_ORDER = ("pci", "usb", "scsi", "ide", "sata", "virtio-serial", "ccid"
 AFTER_INCOMING = ("memballoons", "rngs", "nvrams")
 LAST_DEVICES = ("panics", "shmems", "vsocks", "cryptos")
 
+_COMPAT = {
+    "omit": {"deprecated-output": "hide"},
+    "reject": {"deprecated-output": "hide", "deprecated-input": "reject"},
+    "crash": {"deprecated-output": "hide", "deprecated-input": "crash"},
+}
+
 
 def build(domain: Domain, ctx: BuildContext) -> CommandLine:
     """Return the command line that starts the domain, which must be complete and have its aliases.
@@ -91,6 +97,11 @@ def _machine(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
         },
         origin=domain,
     )
+    deprecation = domain.qemu_deprecation
+    if deprecation is not None and deprecation.behavior != "none":
+        yield Option(
+            "compat", json.dumps(_COMPAT[deprecation.behavior], separators=(",", ":")), origin=deprecation
+        )
     yield Option("S")
     yield Object(
         {

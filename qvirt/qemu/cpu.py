@@ -27,10 +27,10 @@ _DEFAULT_MODEL_ARCHES = _DEFAULT_MODEL_UNDER_KVM | {
     "riscv64",
 }
 
-_CACHE = {
+_CACHE: dict[str, dict[str, JsonValue]] = {
     "emulate": {"l3-cache": True, "host-cache-info": False},
     "passthrough": {"host-cache-info": True, "l3-cache": False},
-    "disable": {"l3-cache": False, "host-cache-info": False},
+    "disable": {"host-cache-info": False, "l3-cache": False},
 }
 
 
@@ -156,6 +156,8 @@ def cpu_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     if cpu is not None:
         if cpu.cache is not None:
             props.update(_CACHE[cpu.cache.mode])
+            if cpu.mode not in ("host-passthrough", "maximum"):
+                del props["host-cache-info"]  # other models never show the host's caches
         if cpu.maxphysaddr is not None:
             if cpu.maxphysaddr.mode == "passthrough":
                 props["host-phys-bits"] = True

@@ -197,7 +197,7 @@ def _nvram_storage(nvram: Nvram) -> dict[str, JsonValue]:
         if host.transport == "unix" or host.socket:
             server = {"type": "unix", "path": host.socket}
         else:
-            server = {"type": "inet", "host": host.name, "port": host.port or "10809"}
+            server = {"type": "inet", "host": host.name, "port": host.port}
         return {"driver": "nbd", "server": server, "export": source.name}
     raise ConfigUnsupported(
         f"NVRAM of type '{nvram.type}' with protocol '{source.protocol}' is not supported"

@@ -6,7 +6,7 @@ from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.machines import is_arm, is_x86
+from qvirt.qemu.machines import is_arm, is_s390, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
 
 # fmt: off
@@ -207,6 +207,8 @@ def _add_pseries(domain: Domain, props: dict[str, JsonValue]) -> None:
 
 def _add_s390(domain: Domain, props: dict[str, JsonValue]) -> None:
     for cipher in domain.keywrap.ciphers if domain.keywrap is not None else ():
+        if not is_s390(domain):
+            raise ConfigUnsupported(f"{cipher.name}-key-wrap is not available with this QEMU binary")
         props[f"{cipher.name}-key-wrap"] = cipher.state
     for dev in domain.devices.all():
         if dev.boot is not None and dev.boot.loadparm:

@@ -221,12 +221,12 @@ def backend(domain: Domain, ctx: BuildContext, request: BackendRequest) -> Backe
             prealloc = True
         else:
             props["mem-path"] = f"{backing_dir(ctx)}/{request.id}"
+        if discard and request.path is None:
+            props["discard-data"] = True
     else:
         kind = "memory-backend-ram"
     if access is not None:
         props["share"] = access == "shared"
-    if discard and kind != "memory-backend-ram":
-        props["discard-data"] = True
     if request.alignsize:
         props["align"] = request.alignsize << 10
     if request.system and kind != "memory-backend-ram":

@@ -75,6 +75,9 @@ def _default_entries(domain: Domain, vcpu: Vcpu) -> None:
         if not entry.enabled:
             entry.order = None
         entries.append(entry)
+    ordered = {entry.order is not None for entry in entries if entry.enabled}
+    if len(ordered) > 1:
+        raise ConfigUnsupported("all vcpus must have either set or unset order")
     if not entries[0].enabled:
         raise ConfigUnsupported("vcpu 0 can't be offline")
     domain.vcpus.vcpus = entries
@@ -91,6 +94,12 @@ def default_iothreads(ctx: Context) -> None:
     domain.iothreads = count
     if said:  # a domain that numbers some numbers all
         domain.iothreadids.iothreads = iothread_ids(domain)
+    tune = domain.__dict__.get("cputune")
+    if tune is not None and said:
+        # libvirt lists what is said of the threads in the order of the threads
+        order = {iothread.id: place for place, iothread in enumerate(domain.iothreadids.iothreads)}
+        tune.iothreadpins.sort(key=lambda pin: order.get(pin.iothread, count))
+        tune.iothreadscheds.sort(key=lambda sched: order.get(min(sched.iothreads), count))
 
 
 def iothread_ids(domain: Domain) -> list[Iothread]:

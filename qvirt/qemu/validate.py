@@ -1,6 +1,7 @@
 """Domain-level validation, in libvirt's order: combinations it refuses, with its own sentences."""
 
 from qvirt.errors import ConfigUnsupported
+from qvirt.model.domain import Domain
 from qvirt.qemu.boot import check_power, check_sysinfo
 from qvirt.qemu.clock import check_clock
 from qvirt.qemu.context import Context
@@ -20,6 +21,7 @@ def validate_domain(ctx: Context) -> None:
     if domain.bootloader or domain.bootloader_args:
         raise ConfigUnsupported("bootloader is not supported by QEMU")
     check_machine(ctx)
+    _check_lifecycle(domain)
     check_loader(domain, ctx)
     if domain.genid is not None and not ctx.caps.has_device("vmgenid"):
         raise ConfigUnsupported("QEMU binary does not support vmgenid")
@@ -36,3 +38,20 @@ def validate_domain(ctx: Context) -> None:
     tune = domain.__dict__.get("cputune")
     if domain.type != "kvm" and tune is not None and (tune.cachetunes or tune.memorytunes):
         raise ConfigUnsupported("cachetune is only supported for KVM domains")
+
+
+def _check_lifecycle(domain: Domain) -> None:
+    """Refuse reactions of the guest's end that the driver cannot carry out."""
+    poweroff, reboot, crash = domain.on_poweroff, domain.on_reboot, domain.on_crash
+    if "preserve" in (poweroff, reboot):
+        raise ConfigUnsupported(
+            "qemu driver doesn't support the 'preserve' action for 'on_reboot'/'on_poweroff'"
+        )
+    if "rename-restart" in (poweroff, reboot, crash):
+        raise ConfigUnsupported(
+            "qemu driver doesn't support the 'rename-restart' action for 'on_reboot'/'on_poweroff'/'on_crash'"
+        )
+    if poweroff == "restart" and reboot == "destroy":
+        raise ConfigUnsupported(
+            "qemu driver doesn't support 'onReboot' set to 'destroy' and 'onPoweroff' set to 'reboot'"
+        )

@@ -1,7 +1,7 @@
 """Documents and what becomes of them: ``x.xml`` -> ``x.out.xml`` and ``x.args``, one switch per line.
 
-``pytest tests/golden --update-golden`` rewrites the answers; the diff is what is reviewed. A document that cannot
-be started has no ``x.args`` but ``x.error``.
+``pytest tests/golden --update-golden`` rewrites the answers; the diff is what is reviewed. What is refused
+has ``x.error`` in place of the answers it does not get.
 """
 
 import json
@@ -31,15 +31,16 @@ def shown(command: CommandLine) -> str:
 
 def answers(text: str) -> dict[str, str]:
     """Return what becomes of a document, by the suffix of the file that holds it."""
+    made: dict[str, str] = {}
     try:
-        made = {".out.xml": completed(text).to_xml()}
+        made[".out.xml"] = completed(text).to_xml()
         domain = native_domain(parse_domain(text))
         ctx = context(domain)
         complete(domain, ctx)
         assign_aliases(domain, ctx)
         made[".args"] = shown(build(domain, ctx))
     except QvirtError as error:
-        return {".error": error.message + "\n"}
+        made[".error"] = error.message + "\n"
     return made
 
 
