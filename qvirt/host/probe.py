@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -156,6 +157,7 @@ async def _run(emulator: str, accel: str, skip: set[int]) -> tuple[Sequence[Any]
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,
                     pass_fds=[theirs.fileno()],
+                    start_new_session=True,
                     env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
                 )
             except OSError as e:
@@ -178,8 +180,11 @@ async def _printed(process: asyncio.subprocess.Process) -> str:
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+    # The emulator may be a script around QEMU: all it started goes with it. The group's number is ours until
+    # the process has been waited for.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _command_line(emulator: str, accel: str, fd: int) -> list[str]:

@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import shutil
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,6 +105,19 @@ def test_one_that_hangs_is_reaped(tmp_path: Path) -> None:
     with pytest.raises(OperationTimeout, match=r"did not describe its capabilities within 0.5 s"):
         run(probe(emulator, kvm=False, deadline=0.5))
     assert not alive(int(pid_file.read_text()))
+
+
+def test_what_a_script_started_goes_with_it(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    emulator = script(tmp_path / "qemu", f"sleep 1000 & echo $! >{pid_file}; wait\n")
+    with pytest.raises(OperationTimeout):
+        run(probe(emulator, kvm=False, deadline=0.5))
+    pid = int(pid_file.read_text())
+    for _ in range(500):  # init reaps it, in its own time
+        if not alive(pid) or Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"process {pid} lives on")
 
 
 def test_one_that_is_not_there(tmp_path: Path) -> None:
