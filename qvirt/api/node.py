@@ -39,12 +39,19 @@ _PARAMETERS_MAX: Final = 64
 class Node:
     """What the calls ask about this machine."""
 
-    def __init__(self, hypervisor: "Hypervisor") -> None:
+    def __init__(
+        self, hypervisor: "Hypervisor", *, uuid_source: str = "smbios", uuid: str | None = None
+    ) -> None:
+        """uuid_source, uuid: the host's uuid as the daemon is configured to tell it."""
         self._hypervisor = hypervisor
         paths = hypervisor.paths
         config_home = str(paths.etc.parent) if paths.kind == "session" else None
         self._queries = HostQueries(
-            hypervisor.emulators, FirmwareTable(firmware_dirs(config_home)), security=self._security_models
+            hypervisor.emulators,
+            FirmwareTable(firmware_dirs(config_home)),
+            security=self._security_models,
+            uuid_source=uuid_source,
+            uuid=uuid,
         )
 
     async def hostname(self) -> str:

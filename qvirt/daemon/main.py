@@ -137,11 +137,9 @@ class Daemon:
             stack.callback(close_all, services)
             hypervisor = await Hypervisor.open(self.paths)
             stack.push_async_callback(hypervisor.close)
-            for report in hypervisor.reports:
-                log.warning("%s", report)
             hub = EventHub(hypervisor.events)
             stack.callback(hub.close)
-            instance = Instance(hypervisor, Node(hypervisor), hub, self.privileged)
+            instance = Instance(hypervisor, Node(hypervisor, **self._host_uuid()), hub, self.privileged)
             self.server = server = Server(loop, instance, self.config)
             stack.push_async_callback(server.close)
             self._watch_idle(stack)
@@ -172,6 +170,11 @@ class Daemon:
             return passed
         folder = Path(self.config.unix_sock_dir) if self.config.unix_sock_dir else self.paths.sockets
         return listen(folder, self.config, privileged=self.privileged, private=private)
+
+    def _host_uuid(self) -> dict[str, str]:
+        unused = self.config.unused
+        names = {"host_uuid_source": "uuid_source", "host_uuid": "uuid"}
+        return {names[key]: str(value) for key, value in unused.items() if key in names}
 
     def _reload(self) -> None:
         try:

@@ -10,6 +10,7 @@ from tests.support.daemon import Daemon, wait_until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.virsh]
 
+
 def test_the_whole_life_by_virsh(daemon: Daemon, tmp_path: pytest.TempPathFactory) -> None:
     document = f"{tmp_path}/d.xml"
     with open(document, "w") as file:

@@ -20,6 +20,7 @@ from qvirt.rpc import packet, protocol
 from qvirt.rpc.packet import Framer, Packet
 from qvirt.runtime.events import DomainRef, EventBus
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.paths import Paths
 
 PATIENCE = 10.0
 
@@ -110,7 +111,10 @@ class FakeRegistry:
 class FakeHypervisor:
     """Domains and events, and who let go of what it owned."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.paths = Paths.root(folder)
+        self.emulators = None
+        self.user = None
         self.domains = FakeRegistry()
         self.events = EventBus()
         self.dropped: list[object] = []
@@ -146,7 +150,7 @@ async def running(
     folder: Path, config: Config | None = None, limits: Limits | None = None
 ) -> AsyncIterator[Running]:
     """Run a server over fakes in this loop."""
-    hypervisor = FakeHypervisor()
+    hypervisor = FakeHypervisor(folder)
     real = cast(Hypervisor, hypervisor)
     loop = asyncio.get_running_loop()
     hub = EventHub(hypervisor.events)
