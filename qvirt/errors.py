@@ -217,6 +217,22 @@ class NoNetwork(QvirtError):
     default_domain = ErrorDomain.NETWORK
 
 
+class NoStoragePool(QvirtError):
+    """No such storage pool."""
+
+    code = ErrorNumber.NO_STORAGE_POOL
+    template = "Storage pool not found: %s"
+    default_domain = ErrorDomain.STORAGE
+
+
+class NoSecret(QvirtError):
+    """No such secret."""
+
+    code = ErrorNumber.NO_SECRET
+    template = "Secret not found: %s"
+    default_domain = ErrorDomain.SECRET
+
+
 class OperationInvalid(QvirtError):
     """The object is not in a state that allows the operation."""
 

@@ -89,7 +89,7 @@ BACKING_FORMATS = frozenset({"cow", "qcow", "qcow2", "qed", "vmdk"})
 
 def check_format(name: str | None) -> None:
     """Refuse a format nobody knows. Raises ConfigUnsupported."""
-    if name is not None and name not in FORMATS:
+    if name is not None and (name not in FORMATS or name == "none"):
         raise ConfigUnsupported(f"unknown driver format value '{name}'")
 
 
@@ -162,8 +162,10 @@ class EncryptionSecret(SecretUse, tag="secret"):
 
     def check(self) -> None:
         super().check()
+        if self.type is None:
+            raise XmlError("unknown volume encryption secret type")
         if self.type != "passphrase":
-            raise XmlError(f"unknown volume encryption secret type {self.type or '(null)'}")
+            raise ConfigUnsupported(f"unknown volume encryption secret type {self.type}")
 
 
 class Encryption(Node, tag="encryption"):
@@ -177,7 +179,7 @@ class Encryption(Node, tag="encryption"):
 
     def check(self) -> None:
         if self.format is None:
-            raise XmlError("Missing required attribute 'format' in element 'encryption'")
+            raise XmlError("unknown volume encryption format")
         if self.format not in ("default", "qcow", "luks", "luks2"):
             raise ConfigUnsupported(f"unknown volume encryption format type {self.format}")
 
@@ -283,13 +285,21 @@ class Reconnect(Node, tag="reconnect"):
 class Slice(Node, tag="slice"):
     """The part of the storage that holds the image; bytes."""
 
-    type: str = attr(words("storage"), required=True)
-    offset: int = attr(ulong, required=True)
-    size: int = attr(ulong, required=True)
+    type: str | None = attr(string)
+    offset: int | None = attr(ulong)
+    size: int | None = attr(ulong)
+
+    def check(self) -> None:
+        if self.type == "storage" and (self.offset is None or self.size is None):
+            raise XmlError("missing offset or size attribute of slice")
 
 
 class Slices(Node, tag="slices"):
     slices: list[Slice] = children(Slice)
+
+    def check(self) -> None:
+        # slices of the format layer are nothing yet
+        self.slices = [part for part in self.slices if part.type == "storage"]
 
 
 class ReservationsSource(Node, tag="source"):
@@ -340,6 +350,11 @@ class MetadataCache(Node, tag="metadata_cache"):
     """How much of a qcow2 image's metadata QEMU keeps in memory."""
 
     max_size: MaxSize | None = child(MaxSize)
+
+    @property
+    def bytes(self) -> int | None:
+        """The size, None when it is not said."""
+        return self.max_size.value if self.max_size is not None else None
 
 
 #: what a source of each type may say; what every type may say is not listed
@@ -430,6 +445,9 @@ class StorageSource(Node, tag="source"):
         """
         for name in _TYPED - _TYPE_FIELDS[kind]:
             self.__dict__.pop(name, None)
+        for name in ("file", "dev", "dir"):
+            if getattr(self, name) == "":
+                self.__dict__.pop(name)
         if kind == SourceType.NETWORK:
             self._check_network()
         elif kind == SourceType.VOLUME:
@@ -440,8 +458,8 @@ class StorageSource(Node, tag="source"):
                 raise ConfigUnsupported(f"unknown source mode '{self.mode}' for volume type disk")
         elif kind == SourceType.NVME:
             self._check_nvme()
-        elif kind == SourceType.VHOSTUSER and self.type != "unix":
-            raise XmlError(f"invalid chardev type '{self.type}' of vhost-user disk source")
+        elif kind == SourceType.VHOSTUSER:
+            self._check_vhostuser()
         if self.slices is not None and not self.slices.slices:
             self.slices = None
 
@@ -484,6 +502,14 @@ class StorageSource(Node, tag="source"):
             raise XmlError("NVMe disk source is missing address")
         self.managed = bool(self.managed)
 
+    def _check_vhostuser(self) -> None:
+        if self.type is None:
+            raise XmlError("missing 'type' attribute for vhostuser disk source")
+        if self.type != "unix":
+            raise XmlError(f"invalid 'type' attribute '{self.type}' for vhostuser disk source")
+        if self.path is None:
+            raise XmlError("missing 'path' attribute for vhostuser disk source")
+
     @property
     def local_path(self) -> str | None:
         """The path on this machine, when the source has one that is opened by name."""
@@ -500,7 +526,7 @@ class ChainFormat(Node, tag="format"):
 class BackingStore(Node, tag="backingStore"):
     """The image below. Without a type it is the end of the chain, said on purpose."""
 
-    type: SourceType | None = attr(one_of(SourceType))
+    type: str | None = attr(string)
     index: int | None = attr(uint)
     format: ChainFormat | None = child(ChainFormat)
     source: StorageSource | None = child(StorageSource)
@@ -510,12 +536,15 @@ class BackingStore(Node, tag="backingStore"):
         if self.type is None:
             self.__dict__ = {"line": self.line}
             return
+        if self.type not in _TYPE_FIELDS:
+            raise XmlError(f"unknown storage source type '{self.type}'")
         if self.format is None:
             raise XmlError("missing disk backing store format")
         check_backing_format(self.format.type)
         if self.source is None:
             raise XmlError("missing disk backing store source")
         self.source.keep(self.type)
+        self.source.startup_policy = None
 
     @property
     def is_end(self) -> bool:
@@ -526,7 +555,7 @@ class BackingStore(Node, tag="backingStore"):
 def check_backing_format(name: str) -> None:
     """Refuse an unknown format of a lower image. Raises XmlError."""
     if name not in FORMATS or name == "none":
-        raise XmlError(f"unknown disk backing store format '{name}'")
+        raise XmlError(f"unknown storage source format '{name}'")
 
 
 class Mirror(Node, tag="mirror"):
@@ -612,7 +641,7 @@ def images_below(store: BackingStore | None, depth: int = 1) -> Iterator[Image]:
             below=store.backing_store,
             readonly=True,
             depth=depth,
-            cache_size=cache.max_size.value if cache is not None and cache.max_size is not None else None,
+            cache_size=cache.bytes if cache is not None else None,
         )
         store = store.backing_store
         depth += 1

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from lxml import etree
 
-from qvirt.errors import InternalError, NoSource, NoTarget, QvirtError, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, NoSource, NoTarget, QvirtError, XmlError
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.model.storage_source import (
     Auth,
@@ -79,6 +79,11 @@ class Geometry(Node, tag="geometry"):
     heads: int = attr(uint, default=0, omit=0)
     secs: int = attr(uint, default=0, omit=0)
     trans: str | None = attr(words("default", "none", "auto", "lba"), omit="default")
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether all three numbers are there; fewer mean nothing."""
+        return bool(self.cyls and self.heads and self.secs)
 
 
 class BlockIo(Node, tag="blockio"):
@@ -176,7 +181,16 @@ class Disk(Device, tag="disk"):
     encryption: Encryption | None = child(Encryption)
 
     def check(self) -> None:
+        if self.driver.type == "aio":
+            self.driver.type = "raw"  # how Xen called it
         check_format(self.driver.type)
+        for name in ("serial", "wwn", "vendor", "product"):
+            if getattr(self, name) == "":
+                setattr(self, name, None)
+        if self.geometry is not None and not self.geometry.is_whole:
+            self.geometry = None
+        if self.driver.metadata_cache is not None and self.driver.metadata_cache.max_size is None:
+            self.driver.metadata_cache = None
         if self.source is not None:
             self.source.keep(self.type)
         self._check_target()
@@ -191,9 +205,9 @@ class Disk(Device, tag="disk"):
                     self.source = None
         elif self.source is not None:
             if self.auth is not None and self.source.auth is not None:
-                raise XmlError("an <auth> definition already found for disk source")
+                raise ConfigUnsupported("an <auth> definition already found for disk source")
             if self.encryption is not None and self.source.encryption is not None:
-                raise XmlError("an <encryption> definition already found for disk source")
+                raise ConfigUnsupported("an <encryption> definition already found for disk source")
 
     def _check_target(self) -> None:
         name = self.target.dev
@@ -251,7 +265,7 @@ class Disk(Device, tag="disk"):
             depth=0,
             auth=self.auth,
             encryption=self.encryption,
-            cache_size=cache.max_size.value if cache is not None and cache.max_size is not None else None,
+            cache_size=cache.bytes if cache is not None else None,
         )
 
     def images(self) -> Iterator[Image]:

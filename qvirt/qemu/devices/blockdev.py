@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from qvirt.errors import ConfigUnsupported, InternalError
+from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg
 from qvirt.model.devices.disk import Disk, DiskDevice
 from qvirt.model.storage_source import (
     BACKING_FORMATS,
@@ -270,7 +270,7 @@ class Needs:
         driver = _driver(image)
         props: Props = {"driver": driver}
         encryption = image.encryption
-        if encryption is not None and encryption.engine != "librbd":
+        if encryption is not None and encryption.secrets and encryption.engine != "librbd":
             key = self._passphrase()
             if driver == "luks":
                 props["key-secret"] = key
@@ -306,12 +306,16 @@ class Needs:
                 "namespace": source.namespace,
             }
         if image.type == SourceType.NETWORK and source.protocol in _NETWORK:
+            if source.tls and source.protocol not in (Protocol.NBD, Protocol.VXHS):
+                raise ConfigUnsupported(
+                    f"TLS transport is not supported for disk protocol '{source.protocol}'"
+                )
             return _NETWORK[source.protocol](self, source)
         raise ConfigUnsupported(f"storage source type '{image.type}' cannot be opened by QEMU directly")
 
     def _file(self, driver: str, path: str | None, disk: Disk) -> Props:
         if self.image.source.fdgroup is not None:
-            raise ConfigUnsupported(
+            raise InvalidArg(
                 f"file descriptor group '{self.image.source.fdgroup}' was not associated with the domain"
             )
         return {

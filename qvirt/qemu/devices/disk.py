@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from qvirt.errors import ConfigUnsupported, InternalError
+from qvirt.errors import ConfigUnsupported, InternalError, NoStoragePool, QvirtError
 from qvirt.model.devices.address import DriveAddress
 from qvirt.model.devices.device import Rom
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice
@@ -96,7 +96,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
             dev.target.bus = default_bus(dev)
         if dev.device == DiskDevice.CDROM:
             dev.readonly = True
-        if dev.type == SourceType.VHOSTUSER:
+        if dev.type == SourceType.VHOSTUSER and dev.snapshot is None:
             dev.snapshot = "no"
         elif dev.readonly and dev.snapshot == "no":
             # that is what a read-only disk does anyway
@@ -109,8 +109,6 @@ class DiskHandler(Handler[Disk], kind=Disk):
         for encryption in _encryptions(dev):
             if encryption.engine is None:
                 encryption.engine = "qemu"
-            if encryption.format == "default" and dev.driver.type == "qcow2":
-                encryption.format = "luks"
 
     def validate(self, dev: Disk, ctx: Context) -> None:
         disk_rules.validate(dev, ctx)
@@ -164,16 +162,6 @@ def default_bus(disk: Disk) -> DiskBus:
     if disk.device == DiskDevice.FLOPPY:
         return DiskBus.FDC
     return next((bus for start, bus in _BUS_BY_NAME if disk.name.startswith(start)), DiskBus.IDE)
-
-
-def scsi_model(disk: Disk, domain: Domain) -> str | None:
-    """Return the model of the SCSI controller the disk is on."""
-    where = disk.address
-    index = where.controller or 0 if isinstance(where, DriveAddress) else 0
-    for controller in domain.devices.controllers:
-        if controller.type == "scsi" and (controller.index or 0) == index:
-            return controller.model
-    return None
 
 
 def drive_alias(disk: Disk) -> str:
@@ -277,7 +265,7 @@ def _scsi(disk: Disk, ctx: BuildContext) -> dict[str, JsonValue]:
         driver = "scsi-cd" if disk.device == DiskDevice.CDROM else "scsi-hd"
     controller = controller_alias("scsi", where.controller or 0, ctx)
     props: dict[str, JsonValue] = {"driver": driver, "bus": f"{controller}.0"}
-    if scsi_model(disk, ctx.domain) == "lsilogic":
+    if disk_rules.scsi_model(disk, ctx) == "lsilogic":
         if where.target:
             raise ConfigUnsupported("target must be 0 for controller model 'lsilogic'")
         props |= {"bus": f"{controller}.{where.bus or 0}", "scsi-id": where.unit or 0}
@@ -334,12 +322,10 @@ def _may_be_missing(disk: Disk) -> bool:
     return disk.source is not None and disk.source.startup_policy == "optional"
 
 
-def _volume(disk: Disk) -> ConfigUnsupported:
-    source = disk.source
-    where = f"volume '{source.volume}' of pool '{source.pool}'" if source is not None else "a volume"
-    return ConfigUnsupported(
-        f"disk '{disk.name}' is {where}, which has not been looked up; give the path in <source> instead"
-    )
+def _volume(disk: Disk) -> QvirtError:
+    """Return the refusal of a volume that nobody has looked up: there are no pools to look in."""
+    pool = disk.source.pool if disk.source is not None else None
+    return NoStoragePool(f"no storage pool with matching name '{pool}'")
 
 
 def _forget_live(disk: Disk) -> None:

@@ -21,16 +21,17 @@ _BUS_ADDRESS = {
 
 def validate(disk: Disk, ctx: Context) -> None:
     """Raise ConfigUnsupported, XmlError or InternalError for a disk that cannot run."""
+    if disk.type == SourceType.VHOSTUSER:
+        _check_vhostuser(disk, ctx)
     _check_lun(disk)
     _check_words(disk)
-    _check_address(disk)
+    _check_duplicates(disk, ctx)
+    _check_address(disk, ctx)
     _check_driver(disk, ctx)
     _check_guest(disk)
     _check_iotune(disk, ctx)
     for image in disk.images():
         _check_image(image, disk)
-    if disk.type == SourceType.VHOSTUSER:
-        _check_vhostuser(disk, ctx)
 
 
 def _check_lun(disk: Disk) -> None:
@@ -92,13 +93,40 @@ def check_place(disk: Disk) -> None:
         )
 
 
-def _check_address(disk: Disk) -> None:
+def _check_duplicates(disk: Disk, ctx: Context) -> None:
+    for other in ctx.domain.devices.disks:
+        if other is disk:
+            return
+        if other.name == disk.name:
+            raise XmlError(
+                f"target '{disk.name}' duplicated for disk sources '{_where(other)}' and '{_where(disk)}'"
+            )
+        if other.target.bus == disk.target.bus and isinstance(disk.address, DriveAddress):
+            place = disk.address
+            if isinstance(other.address, DriveAddress) and other.address == place:
+                raise ConfigUnsupported(
+                    f"Found duplicate drive address for disk with target name '{other.name}' "
+                    f"controller='{place.controller or 0}' bus='{place.bus or 0}' "
+                    f"target='{place.target or 0}' unit='{place.unit or 0}'"
+                )
+
+
+def _where(disk: Disk) -> str:
+    return (disk.source.local_path or disk.source.name if disk.source is not None else None) or "<null>"
+
+
+def _check_address(disk: Disk, ctx: Context) -> None:
     where = disk.address
     bus = disk.target.bus
     if where is None:
         return
     if isinstance(where, DriveAddress):
         _check_drive(where, bus or DiskBus.NONE)
+        if bus == DiskBus.SCSI:
+            if where.bus:
+                raise InternalError("SCSI controller only supports 1 bus")
+            if where.target and scsi_model(disk, ctx) == "lsilogic":
+                raise ConfigUnsupported("target must be 0 for controller model 'lsilogic'")
     if bus == DiskBus.VIRTIO and not isinstance(where, (PciAddress, CcwAddress, VirtioMmioAddress)):
         raise ConfigUnsupported(f"virtio disk cannot have an address of type '{where.type}'")
     if bus == DiskBus.USB and where.type != "usb":
@@ -153,8 +181,8 @@ def _check_driver(disk: Disk, ctx: Context) -> None:
         if disk.target.bus == DiskBus.SD:
             raise ConfigUnsupported(f"copy_on_read is not supported for disk '{disk.name}' on bus 'sd'")
     if driver.metadata_cache is not None and driver.type != "qcow2":
-        raise ConfigUnsupported("metadata_cache is supported only with 'qcow2' disk images")
-    if disk.shareable and disk.source is not None and driver.type not in (None, "raw"):
+        raise ConfigUnsupported("metadata cache max size control is supported only with qcow2 images")
+    if disk.shareable and not disk.readonly and disk.source is not None and driver.type not in (None, "raw"):
         raise ConfigUnsupported(
             f"shared access for disk '{disk.name}' requires use of supported storage format"
         )
@@ -266,15 +294,19 @@ def _check_image(image: Image, disk: Disk) -> None:
     if encryption.engine == "librbd":
         if source.protocol != Protocol.RBD:
             raise ConfigUnsupported("librbd encryption is supported only with RBD backed disks")
+    elif encryption.format in ("default", "qcow"):
+        raise ConfigUnsupported("old qcow/qcow2 encryption is not supported")
+    elif format not in ("raw", "qcow2"):
+        raise ConfigUnsupported("encryption is supported only with 'raw' and 'qcow2' image format")
     elif encryption.format == "luks2":
         raise ConfigUnsupported("luks2 is currently not supported by the qemu encryption engine")
 
 
 def _check_vhostuser(disk: Disk, ctx: Context) -> None:
     if disk.target.bus != DiskBus.VIRTIO:
-        raise ConfigUnsupported("vhost-user disk supports only virtio bus")
+        raise ConfigUnsupported("vhostuser disk supports only virtio bus")
     if disk.snapshot not in (None, "no"):
-        raise ConfigUnsupported("only snapshot=no is supported with vhost-user disk")
+        raise ConfigUnsupported("only snapshot=no is supported with vhostuser disk")
     for name in ("cache", "io", "error_policy", "rerror_policy", "discard", "detect_zeroes", "copy_on_read"):
         if disk.driver.says(name):
             raise ConfigUnsupported(f"{name} is not supported with vhostuser disk")
@@ -283,6 +315,7 @@ def _check_vhostuser(disk: Disk, ctx: Context) -> None:
     if disk.iotune.limits:
         raise ConfigUnsupported("iotune is not supported with vhostuser disk")
     for said, what in (
+        (disk.readonly, "readonly"),
         (disk.shareable, "shareable"),
         (disk.transient is not None, "transient"),
         (disk.serial, "serial"),
@@ -297,6 +330,16 @@ def _check_vhostuser(disk: Disk, ctx: Context) -> None:
             raise ConfigUnsupported(f"{what} is not supported with vhostuser disk")
     if not shared_memory(ctx):
         raise ConfigUnsupported("'vhostuser' requires shared memory")
+
+
+def scsi_model(disk: Disk, ctx: Context) -> str | None:
+    """Return the model of the SCSI controller the disk is on."""
+    where = disk.address
+    index = where.controller or 0 if isinstance(where, DriveAddress) else 0
+    for controller in ctx.domain.devices.controllers:
+        if controller.type == "scsi" and (controller.index or 0) == index:
+            return controller.model
+    return None
 
 
 def shared_memory(ctx: Context) -> bool:

@@ -129,7 +129,7 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
 def native(dev: Interface) -> Interface:
     """Return the interface as ``domxml-to-native`` shows it: a tap that the reader has to make.
 
-    libvirt keeps the model, MAC, script and boot order, nothing else; the address is given anew.
+    libvirt keeps the model, MAC, script and place in ``<os><boot>``, nothing else; the address is given anew.
     """
     plain = Interface(type=InterfaceType.ETHERNET)
     plain.line = dev.line
@@ -138,7 +138,6 @@ def native(dev: Interface) -> Interface:
     if dev.type == InterfaceType.VDPA and plain.model.type is None:
         plain.model.type = "virtio"
     plain.script = dev.script
-    plain.boot = dev.boot
     return plain
 
 
@@ -221,9 +220,6 @@ def _descriptors(name: str, fds: list[int]) -> Props:
 
 
 def _user(dev: Interface, ctx: BuildContext) -> Props:
-    if dev.backend.type == "passt":
-        path = f"{ctx.dirs.run}/passt/{ctx.launch.id}-{ctx.domain.name}-{dev.alias.name}.socket"
-        return {"type": "stream", "addr": {"type": "unix", "path": path}, "server": False}
     props: Props = {"type": "user"}
     for ip in dev.ips:
         if ip.family == "ipv6":
