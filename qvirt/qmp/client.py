@@ -329,6 +329,8 @@ class Monitor:
         for future in waiting:
             _end(future, failure)
         _end(self._greeted, failure)
+        if not self._greeted.cancelled():
+            self._greeted.exception()  # nobody may have asked for the greeting yet
         if not self._closed.done():
             self._closed.set_result(None)
         if self.on_closed is not None:

@@ -214,7 +214,9 @@ class Process:
 
     def go(self) -> None:
         """Let it execute its command."""
-        with contextlib.suppress(BrokenPipeError):  # it has been killed already; `exited` tells
+        if self._gate < 0:
+            return  # it has ended already; `exited` tells
+        with contextlib.suppress(BrokenPipeError):
             os.write(self._gate, b"go\n")
         self.close_gate()
 
