@@ -207,7 +207,7 @@ class Hypervisor:
                 running.process.close()
             if running.link is not None:
                 running.link.close()
-        self.files.close()
+        await self.files.close()
         if self._lock is not None:
             self._lock.release()
 

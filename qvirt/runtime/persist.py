@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qvirt.errors import OperationTimeout, SystemError_
 
@@ -72,10 +72,13 @@ class FileWorker:
 
     def __init__(self, threads: int = 8) -> None:
         self._pool = ThreadPoolExecutor(threads, "qvirt-files")
+        self._pending: set[asyncio.Future[Any]] = set()
 
     async def run(self, what: str, work: Callable[[], T], deadline: float = FILE_DEADLINE) -> T:
         """Run blocking work; ``what`` says in the error what hangs. Raises OperationTimeout."""
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
         try:
             async with asyncio.timeout(deadline):
                 return await asyncio.shield(future)
@@ -85,9 +88,11 @@ class FileWorker:
             future.add_done_callback(_forget)
             raise OperationTimeout(f"{what}: the file system did not answer within {deadline:g} s") from None
 
-    def close(self) -> None:
-        """Stop taking work; does not wait for work that hangs."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    async def close(self, deadline: float = 5.0) -> None:
+        """Stop taking work and wait for what is under way, but not for what hangs."""
+        self._pool.shutdown(wait=False)
+        if self._pending:
+            await asyncio.wait(list(self._pending), timeout=deadline)
 
 
 def _forget(future: "asyncio.Future[T]") -> None:

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: seconds a QEMU gets to answer after the daemon was restarted
+#: seconds a QEMU gets to answer while the daemon starts, and later, when nobody waits for it
+FIRST_DEADLINE = 3.0
 RECONNECT_DEADLINE = 30.0
 
 _INACTIVE = DomainXMLFlags.INACTIVE | DomainXMLFlags.SECURE
@@ -231,9 +232,9 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
             name=domain.name,
             on_event=partial(lifecycle.monitor_event, domain, running),
             on_closed=partial(lifecycle.monitor_closed, domain, running),
-            deadline=RECONNECT_DEADLINE,
+            deadline=FIRST_DEADLINE,
         )
-        async with asyncio.timeout(RECONNECT_DEADLINE):
+        async with asyncio.timeout(FIRST_DEADLINE):
             word = await live.after_reconnect(domain, running)
     except (QvirtError, TimeoutError) as error:
         if isinstance(error, QmpError) or process.is_gone:
@@ -264,7 +265,7 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
     if domain is None:
         domain = Domain(hv, definition.name, definition.uuid or "")
         text = status.inactive_xml or format_domain(definition, _INACTIVE)
-        domain.take_definition(None, text, exact=bool(status.inactive_xml))
+        domain.take_definition(None, text, exact=False)
         hv.domains.add(domain)
     running = Running(
         id=status.id,

@@ -1,0 +1,238 @@
+"""A daemon that comes back: guests found again, what is half done cleared, what cannot be read kept aside."""
+
+import asyncio
+import contextlib
+import os
+import signal
+
+import pytest
+
+from qvirt.constants import DomainPausedReason, DomainRunningReason, DomainShutoffReason, DomainState
+from qvirt.errors import OperationFailed
+from qvirt.runtime.hypervisor import Hypervisor
+from tests.functional.runtime.instance import Instance, Recorder, disk, document, instance, run, until
+
+pytestmark = pytest.mark.qemu
+
+CHANNEL = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+
+
+def test_running_paused_and_transient_guests_are_found_again() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            image = it.image()
+            async with it.serve() as hv:
+                one = await hv.define(document("one", disk(image), "<serial type='pty'/>", CHANNEL))
+                await one.start()
+                two = await hv.create(document("two"), paused=True)
+                three = await hv.define(document("three"))
+                await three.start()
+                before = {domain.name: (domain.id, domain.need_running().pid) for domain in hv.domains}
+                xml = await one.xml_desc()
+                inactive = await two.xml_desc(2)
+            assert len(it.processes()) == 3
+            os.kill(before["three"][1], signal.SIGKILL)
+            async with it.serve() as hv:
+                one, two, three = (hv.domains.by_name(name) for name in ("one", "two", "three"))
+                assert (one.id, one.need_running().pid) == before["one"]
+                assert (one.state, one.reason) == (DomainState.RUNNING, DomainRunningReason.BOOTED)
+                assert (two.state, two.reason) == (DomainState.PAUSED, DomainPausedReason.USER)
+                assert not two.persistent
+                assert await one.xml_desc() == xml
+                assert await two.xml_desc(2) == inactive
+                assert (three.state, three.reason) == (DomainState.SHUTOFF, DomainShutoffReason.CRASHED)
+                console = await one.open_console()
+                console.close()
+                seen = Recorder(hv)
+                await two.resume()
+                assert seen.lifecycle() == [(4, 0)]
+                four = await hv.create(document("four"))
+                assert four.id > max(id for id, _ in before.values())
+                for domain in (one, two, four):
+                    await domain.destroy()
+            assert it.traces() == []
+            assert os.stat(image).st_uid == os.getuid()
+
+    run(scenario())
+
+
+def test_what_happened_meanwhile_is_noticed() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                paused = await hv.create(document("paused"))
+                path = paused.need_running().monitor_path
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b'{"execute":"qmp_capabilities"}\n{"execute":"stop"}\n')
+            for _ in range(4):  # greeting, answer, STOP, answer
+                await reader.readline()
+            writer.close()
+            async with it.serve() as hv:
+                again = hv.domains.by_name("paused")
+                assert again.state == DomainState.PAUSED
+                await again.destroy()
+
+    run(scenario())
+
+
+def test_second_daemon_is_refused() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve():
+                with pytest.raises(OperationFailed, match=r"another daemon .*serves this instance"):
+                    await Hypervisor.open(it.paths)
+            async with it.serve():
+                pass
+
+    run(scenario())
+
+
+def test_definition_that_cannot_be_read_is_reported_and_kept() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                await hv.define(document("good"))
+            bad = it.paths.definition("bad")
+            bad.write_text("<domain><name>bad</name>")
+            leftover = it.paths.definitions / "good.xml.new"
+            leftover.write_text("half")
+            async with it.serve() as hv:
+                assert [domain.name for domain in hv.domains] == ["good"]
+                assert any(str(bad) in report for report in hv.reports)
+            assert bad.read_text() == "<domain><name>bad</name>"
+            assert not leftover.exists()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "newer"])
+def test_damaged_status_file(damage: str) -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            image = it.image()
+            async with it.serve() as hv:
+                domain = await hv.define(document("s", disk(image)))
+                await domain.start()
+                id, pid = domain.id, domain.need_running().pid
+            path = it.paths.status("s")
+            text = path.read_text()
+            path.write_text(
+                {
+                    "truncated": text[: len(text) // 2],
+                    "empty": "",
+                    "garbage": "\0\1\2",
+                    "newer": text.replace("<qvirt version='1'", "<qvirt version='7' later='yes'"),
+                }[damage]
+            )
+            async with it.serve() as hv:
+                again = hv.domains.by_name("s")
+                assert any("status" in report for report in hv.reports)
+                assert (again.id, again.need_running().pid) == (id, pid)
+                assert again.state == DomainState.RUNNING
+                assert "virtio-disk0" in await again.xml_desc()
+                await again.block_stats("vda")
+                await again.destroy()
+                assert it.traces() == []
+
+    run(scenario())
+
+
+def test_status_of_a_transient_domain_without_its_qemu() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                domain = await hv.create(document("t"))
+                pid = domain.need_running().pid
+            it.paths.status("t").write_text("<domstatus")
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: not it.processes(), "end of QEMU")
+            async with it.serve() as hv:
+                assert len(hv.domains) == 0
+                assert len(hv.reports) == 1
+            assert it.paths.status("t").with_name("t.xml.unreadable").exists()
+
+    run(scenario())
+
+
+def test_pid_that_is_somebody_elses_now() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                domain = await hv.define(document("reused"))
+                await domain.start()
+                pid = domain.need_running().pid
+            path = it.paths.status("reused")
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: not it.processes(), "end of QEMU")
+            path.write_text(path.read_text().replace(f"pid='{pid}'", f"pid='{os.getpid()}'"))
+            async with it.serve() as hv:
+                assert not hv.domains.by_name("reused").active  # and we are alive
+
+    run(scenario())
+
+
+def test_stopped_qemu_does_not_hold_up_the_others() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                stopped = await hv.create(document("stopped"))
+                lively = await hv.create(document("lively"))
+                pid = stopped.need_running().pid
+            os.kill(pid, signal.SIGSTOP)
+            loop = asyncio.get_running_loop()
+            begin = loop.time()
+            async with it.serve() as hv:
+                lively = hv.domains.by_name("lively")
+                stopped = hv.domains.by_name("stopped")
+                assert loop.time() - begin < 8
+                assert lively.state == DomainState.RUNNING
+                assert stopped.active
+                os.kill(pid, signal.SIGCONT)
+                await until(lambda: not stopped.need_running().monitor_failed, "reconnect")
+                await stopped.suspend()
+                await stopped.destroy()
+                await lively.destroy()
+
+    run(scenario())
+
+
+def test_autostart_and_once() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                always = await hv.define(document("always"))
+                once = await hv.define(document("once"))
+                await always.set_autostart(True)
+                await once.set_autostart_once(True)
+                await hv.define(document("never"))
+            link = it.paths.autostart_link("always")
+            assert os.readlink(link) == str(it.paths.definition("always"))
+            await _boot(it, {"always", "once"})
+            await _boot(it, {"always"})
+
+    run(scenario())
+
+
+async def _boot(it: Instance, expected: set[str]) -> None:
+    """Serve as after a boot of the machine: the mark in the run folder is gone."""
+    (it.paths.run / "autostarted").unlink(missing_ok=True)
+    async with it.serve() as hv:
+        await until(lambda: {d.name for d in hv.domains if d.active} == expected, f"autostart of {expected}")
+        await until(lambda: all(d.state == DomainState.RUNNING for d in hv.domains if d.active), "running")
+        for domain in hv.domains:
+            with contextlib.suppress(Exception):
+                await domain.destroy()
+    async with it.serve() as hv:  # a restart of the daemon alone starts nothing
+        await asyncio.sleep(0)
+        assert not any(domain.active for domain in hv.domains)
+
+
+def test_autodestroyed_domain_goes_with_the_daemon() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                await hv.create(document("auto"), autodestroy=object())
+            async with it.serve():
+                await until(lambda: not it.processes(), "autodestroy")
+
+    run(scenario())

@@ -1,0 +1,92 @@
+"""A daemon's heart that is killed at one step: ``python -m tests.functional.runtime.victim ROOT WORK STEP``.
+
+STEP counts the checkpoints of the work; -1 is never, and the names of the steps are printed. SIGKILL is what
+``kill -9`` does: no handler, no flush, no clean-up.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.paths import Paths
+from tests.functional.runtime.instance import disk, document
+
+UUID = "11111111-2222-3333-4444-555555555555"
+
+
+class Steps:
+    """Counts checkpoints once armed, and kills at the chosen one."""
+
+    def __init__(self, fatal: int) -> None:
+        self.fatal = fatal
+        self.names: list[str] = []
+        self.armed = False
+
+    def __call__(self, name: str) -> None:
+        if not self.armed:
+            return
+        if len(self.names) == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.names.append(name)
+
+
+def victim_document(root: Path, title: str) -> str:
+    """Return the domain everything is done to."""
+    channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+    return document(
+        "victim",
+        disk(root / "disk.img"),
+        channel,
+        "<graphics type='vnc' port='-1'/>",
+        on=f"<title>{title}</title>",
+        uuid=UUID,
+    )
+
+
+async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
+    """Do one piece of work with the steps armed."""
+    root = hv.paths.etc.parent.parent
+    old, new = victim_document(root, "old"), victim_document(root, "new")
+    if what == "define":
+        steps.armed = True
+        await hv.define(new)
+        return
+    domain = await hv.define(old)
+    if what in ("destroy", "poweroff"):
+        await domain.start()
+    steps.armed = True
+    match what:
+        case "redefine":
+            await hv.define(new)
+        case "start":
+            await domain.start()
+        case "destroy":
+            await domain.destroy()
+        case "poweroff":
+            running = domain.need_running()
+            running.monitor.submit("quit")
+            await running.ended
+        case "undefine":
+            await domain.undefine()
+        case "rename":
+            await domain.rename("renamed")
+        case "create":
+            await domain.undefine()
+            await hv.create(new)
+
+
+async def main() -> None:
+    root, what, fatal = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    steps = Steps(fatal)
+    hv = await Hypervisor.open(Paths.root(root), checkpoint=steps, autostart=False)
+    await work(hv, steps, what)
+    steps.armed = False
+    await hv.close()
+    print("\n".join(steps.names))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
