@@ -1,5 +1,7 @@
 """Every way to start, stop and change the state of a domain, by the stock clients."""
 
+# ruff: noqa: E501 - the scripts quote whole messages
+
 import re
 import shutil
 

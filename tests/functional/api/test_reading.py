@@ -1,5 +1,7 @@
 """Everything that can be read of a domain, running or not, by the stock clients."""
 
+# ruff: noqa: E501 - the scripts quote whole messages
+
 import pytest
 
 from tests.functional.api.documents import AGENT, CONSOLE, PRELUDE, SCREEN, domain
