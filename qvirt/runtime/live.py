@@ -185,16 +185,19 @@ def set_channel_state(
     for channel in running.definition.devices.channels:
         if channel.alias.name != alias or channel.target.type != "virtio":
             continue
-        word = "connected" if connected else "disconnected"
-        if channel.target.state == word and reason != ConnectDomainEventAgentLifecycleReason.DOMAIN_STARTED:
-            return
-        channel.target.state = word
-        running.touch()
-        if channel.target.name == AGENT_CHANNEL:
+        is_agent = channel.target.name == AGENT_CHANNEL
+        if is_agent:
             running.agent_connected = connected
             if not connected and running.agent is not None:
                 running.agent.close()
                 running.agent = None
+        word = "connected" if connected else "disconnected"
+        started = ConnectDomainEventAgentLifecycleReason.DOMAIN_STARTED
+        if channel.target.state == word and reason != started:
+            return
+        channel.target.state = word
+        running.touch()
+        if is_agent:
             states = ConnectDomainEventAgentLifecycleState
             domain.publish(
                 AgentLifecycle(domain.ref, states.CONNECTED if connected else states.DISCONNECTED, reason)

@@ -350,7 +350,7 @@ def test_disk_full_pauses_with_an_io_error() -> None:
                 )
                 domain = await hv.create(xml)
                 running = domain.need_running()
-                event = {"device": "", "node-name": "libvirt-1-format", "nospace": True, "action": "stop",
+                event: JsonObject = {"device": "", "node-name": "libvirt-1-format", "nospace": True, "action": "stop",
                          "qom-path": "/machine/peripheral/virtio-disk0/virtio-backend"}  # fmt: skip
                 monitor_events.handle(domain, running, Event("BLOCK_IO_ERROR", event, 0, 0))
                 assert (domain.state, domain.reason) == (DomainState.PAUSED, DomainPausedReason.IOERROR)
