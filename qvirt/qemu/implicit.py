@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qvirt.errors import XmlError
+from qvirt.constants import ErrorDomain
+from qvirt.errors import InternalError, QvirtError, XmlError
 from qvirt.model.devices.address import CcidAddress, DriveAddress, VirtioSerialAddress
-from qvirt.model.devices.controller import Controller, ControllerType
+from qvirt.model.devices.controller import ControllerType
 from qvirt.model.devices.input import Input
 from qvirt.model.devices.memballoon import Memballoon
 from qvirt.model.devices.panic import Panic
@@ -24,8 +25,8 @@ from qvirt.qemu.controllers import (
 from qvirt.qemu.devices.audio import add_default_audio
 from qvirt.qemu.devices.char import mirror_consoles
 from qvirt.qemu.devices.video import add_default_video
-from qvirt.qemu.names import drop_generated_aliases
 from qvirt.qemu.machines import is_arm_virt, is_i440fx, is_pseries, is_q35, is_riscv_virt, is_s390, is_x86
+from qvirt.qemu.names import drop_generated_aliases
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ def add_machine_devices(ctx: Context) -> None:
         elif root.model != machine.root:
             raise XmlError(
                 f"The PCI controller with index='0' must be model='{machine.root}' for this machine type, "
-                f"but model='{root.model}' was found instead"
+                f"but model='{root.model or '(null)'}' was found instead"
             )
     devices = domain.devices
     if machine.balloon and not devices.memballoons:
@@ -83,8 +84,9 @@ def add_machine_devices(ctx: Context) -> None:
 def add_implicit(domain: Domain, ctx: Context) -> None:
     """Add the controllers that disks, channels and other devices of the domain need."""
     drop_generated_aliases(domain)
+    _refuse_several(domain)
     arrange_controllers(domain)
-    _scsi_hostdevs(domain)
+    _scsi_controllers(domain)
     number_controllers(domain)
     add_machine_devices(ctx)
     refuse_duplicates(domain)
@@ -93,6 +95,9 @@ def add_implicit(domain: Domain, ctx: Context) -> None:
     add_default_audio(ctx)
     for disk in domain.devices.disks:
         address_disk(domain, disk)
+    for dev in domain.devices.hostdevs:
+        if dev.is_subsystem("scsi"):
+            address_scsi_hostdev(domain, dev)
     for bus, type in (
         ("scsi", ControllerType.SCSI),
         ("fdc", ControllerType.FDC),
@@ -103,6 +108,7 @@ def add_implicit(domain: Domain, ctx: Context) -> None:
     for index in _virtio_serial_controllers(domain):
         ensure_controller(domain, ControllerType.VIRTIO_SERIAL, index)
     _smartcards(domain)
+    _scsi_controllers(domain)
 
 
 def built_in(ctx: Context) -> BuiltIn:
@@ -196,10 +202,25 @@ def _smartcards(domain: Domain) -> None:
             _ensure_all(domain, ControllerType.CCID, iter((card.address.controller or 0,)))
 
 
-def _scsi_hostdevs(domain: Domain) -> None:
-    """Address the SCSI host devices, and add the controllers they sit on."""
+def _scsi_controllers(domain: Domain) -> None:
+    """Add the controllers that SCSI host devices sit on; asked before they have addresses, the first."""
     for dev in domain.devices.hostdevs:
         if dev.is_subsystem("scsi"):
-            address_scsi_hostdev(domain, dev)
-            if isinstance(dev.address, DriveAddress):
-                _ensure_all(domain, ControllerType.SCSI, iter((dev.address.controller or 0,)))
+            where = dev.address
+            index = (where.controller or 0) if isinstance(where, DriveAddress) else 0
+            _ensure_all(domain, ControllerType.SCSI, iter((index,)))
+
+
+#: lists that may hold one device only, what messages call it
+_SINGLE: tuple[tuple[str, str, type[QvirtError]], ...] = (
+    ("watchdogs", "watchdog", InternalError),
+    ("memballoons", "memory balloon", InternalError),
+    ("nvrams", "nvram", InternalError),
+    ("iommus", "IOMMU", XmlError),
+)
+
+
+def _refuse_several(domain: Domain) -> None:
+    for name, word, error in _SINGLE:
+        if len(getattr(domain.devices, name)) > 1:
+            raise error(f"only a single {word} device is supported", domain=ErrorDomain.DOMAIN)

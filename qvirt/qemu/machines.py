@@ -33,9 +33,7 @@ def is_q35(domain: Domain) -> bool:
 def is_i440fx(domain: Domain) -> bool:
     """Tell whether the machine has Intel's 440FX chipset (conventional PCI)."""
     machine = domain.os.type.machine or ""
-    return is_x86(domain) and (
-        machine == "pc" or machine.startswith(("pc-0.", "pc-1.", "pc-i440", "rhel"))
-    )
+    return is_x86(domain) and (machine == "pc" or machine.startswith(("pc-0.", "pc-1.", "pc-i440", "rhel")))
 
 
 def is_pseries(domain: Domain) -> bool:

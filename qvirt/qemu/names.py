@@ -6,7 +6,7 @@ A user's own alias begins with ``ua-`` and is kept; all others are made anew for
 import re
 from collections.abc import Iterable
 
-from qvirt.errors import XmlError
+from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.address import DimmAddress, DriveAddress
 from qvirt.model.devices.controller import Controller, ControllerType
 from qvirt.model.devices.device import Device
@@ -71,7 +71,7 @@ def is_user_alias(name: str | None) -> bool:
 def drop_generated_aliases(domain: Domain) -> None:
     """Forget the aliases of an earlier start that a document still carries.
 
-    Raises XmlError when a user gave one alias to two devices.
+    Raises ConfigUnsupported when a user gave one alias to two devices.
     """
     seen: set[str] = set()
     for dev in domain.devices.all():
@@ -81,7 +81,7 @@ def drop_generated_aliases(domain: Domain) -> None:
         if not is_user_alias(name):
             dev.alias.name = None
         elif name in seen:
-            raise XmlError(f"non unique alias detected: {name}")
+            raise ConfigUnsupported(f"non unique alias detected: {name}")
         else:
             seen.add(name)
 

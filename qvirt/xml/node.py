@@ -4,7 +4,7 @@ Reading never fills in what the document leaves out; it only refuses what cannot
 attributes that no field names are left out, and reported to the Reader, which the validate flag shows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self, cast
 
 from lxml import etree
@@ -12,6 +12,7 @@ from lxml import etree
 from qvirt.constants import ErrorDomain
 from qvirt.errors import QvirtError, XmlError
 from qvirt.xml import fields as f
+from qvirt.xml.codecs import positive
 from qvirt.xml.fields import escape
 
 
@@ -171,6 +172,9 @@ class Node:
     """
 
     tag: ClassVar[str] = ""
+    #: where libvirt has a sentence of its own: XML name of the field ("" for the content, "!name" when it is
+    #: missing) -> the error and its text, in which {} is the value
+    complaints: ClassVar[Mapping[str, tuple[type[QvirtError], str]]] = {}
     fields: ClassVar[tuple[f.Field, ...]] = ()
     _attrs: ClassVar[dict[str, f.Attr]] = {}
     _kids: ClassVar[dict[str, f.Field]] = {}
@@ -298,14 +302,7 @@ class Node:
                 word = kid.get(field.by)
                 target = field.classes.get(word or "")
                 if target is None:
-                    if word is None:
-                        raise XmlError(
-                            f"Missing required attribute '{field.by}' in element '{field.wire}'{at(kid)}"
-                        )
-                    raise XmlError(
-                        f"Invalid value for attribute '{field.by}' in element '{field.wire}': '{word}'."
-                        f"{at(kid, 'one of ' + ', '.join(field.classes))}"
-                    )
+                    raise self._bad_choice(kid, field, word)
                 values[field.name] = target.from_xml(kid, reader)
         else:
             self._list(field).append(Raw(kid))
@@ -318,8 +315,14 @@ class Node:
         """Refuse combinations that cannot be read; called after each reading. Raises XmlError."""
 
     def _bad_attr(self, el: etree._Element, field: f.Attr, text: str, error: ValueError) -> QvirtError:
+        complaint = self.complaints.get(field.wire)
+        if complaint is not None:
+            return complaint[0](complaint[1].format(text) + at(el, field.codec.expects))
+        said = f"'{text}'.{field.codec.sentence}"
+        if field.codec is positive and text.strip().lstrip("+-0") == "":
+            said = "Zero is not permitted"
         return XmlError(
-            f"Invalid value for attribute '{field.wire}' in element '{el.tag}': '{text}'."
+            f"Invalid value for attribute '{field.wire}' in element '{local_name(el)}': {said}"
             f"{at(el, field.codec.expects)}",
             domain=ErrorDomain.XML,
         )
@@ -327,12 +330,29 @@ class Node:
     def _bad_text(
         self, el: etree._Element, field: f.Attr | f.Texts, text: str, error: ValueError
     ) -> QvirtError:
-        return XmlError(f"Invalid value for element '{el.tag}': '{text}'.{at(el, field.codec.expects)}")
+        complaint = self.complaints.get("" if field is self._content else field.wire)
+        if complaint is not None:
+            return complaint[0](complaint[1].format(text) + at(el, field.codec.expects))
+        return XmlError(
+            f"Invalid value for element '{local_name(el)}': '{text}'.{at(el, field.codec.expects)}"
+        )
+
+    def _bad_choice(self, el: etree._Element, field: f.Choice, word: str | None) -> QvirtError:
+        if word is None:
+            return XmlError(f"Missing required attribute '{field.by}' in element '{field.wire}'{at(el)}")
+        return XmlError(
+            f"Invalid value for attribute '{field.by}' in element '{field.wire}': '{word}'."
+            f"{at(el, 'one of ' + ', '.join(field.classes))}"
+        )
 
     def _missing(self, el: etree._Element, field: f.Field) -> QvirtError:
+        complaint = self.complaints.get("!" if field is self._content else f"!{field.wire}")
+        if complaint is not None:
+            return complaint[0](complaint[1] + at(el))
         kind = "attribute" if type(field) is f.Attr else "element"
         return XmlError(
-            f"Missing required {kind} '{field.wire}' in element '{el.tag}'{at(el)}", domain=ErrorDomain.XML
+            f"Missing required {kind} '{field.wire}' in element '{local_name(el)}'{at(el)}",
+            domain=ErrorDomain.XML,
         )
 
     # ------------------------------------------------------------ writing
@@ -471,6 +491,11 @@ class Node:
 
     def __repr__(self) -> str:
         return self.to_xml().strip()
+
+
+def local_name(el: etree._Element) -> str:
+    """Return an element's name without its namespace."""
+    return str(el.tag).rpartition("}")[2]
 
 
 def line_of(el: etree._Element) -> int:

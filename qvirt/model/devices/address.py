@@ -1,6 +1,10 @@
 """Where a device sits: ``<address type='…'/>``, one class per type (formatdomain, "Device addresses")."""
 
-from qvirt.xml.codecs import hex1, hex2, hex4, hex8, hexnum, on_off, string, uint
+import re
+
+from qvirt.constants import ErrorDomain
+from qvirt.errors import InternalError, XmlError
+from qvirt.xml.codecs import Codec, hex1, hex4, hex8, hexnum, on_off, string, uint
 from qvirt.xml.fields import attr, child, choice
 from qvirt.xml.node import Node
 
@@ -16,16 +20,35 @@ class Zpci(Node, tag="zpci"):
     fid: int | None = attr(hex8)
 
 
+def _number(width: int) -> Codec[int]:
+    """A PCI number: what is too large is refused by name, with libvirt's sentence."""
+    return Codec(hex8.parse, f"0x{{:0{width}x}}".format, "a non-negative integer")
+
+
 class PciAddress(Address):
     """A PCI function; ``slot`` and ``bus`` are None only before addresses are assigned."""
 
     type: str = attr(string, default="pci")
-    domain: int | None = attr(hex4)
-    bus: int | None = attr(hex2)
-    slot: int | None = attr(hex2)
-    function: int | None = attr(hex1)
+    domain: int | None = attr(_number(4))
+    bus: int | None = attr(_number(2))
+    slot: int | None = attr(_number(2))
+    function: int | None = attr(_number(1))
     multifunction: bool | None = attr(on_off)
     zpci: Zpci | None = child(Zpci)
+
+    def check(self) -> None:
+        if not (self.domain or self.bus or self.slot):
+            return  # asks for an address
+        if self.bus is not None and self.bus > 0xFF:
+            raise _beyond(f"bus='{self.bus:#x}', must be <= 0xFF")
+        if self.slot is not None and self.slot > 0x1F:
+            raise _beyond(f"slot='{self.slot:#x}', must be <= 0x1F")
+        if self.function is not None and self.function > 7:
+            raise _beyond(f"function={self.function:#x}, must be <= 7")
+
+
+def _beyond(what: str) -> XmlError:
+    return XmlError(f"Invalid PCI address {what}", domain=ErrorDomain.NONE)
 
 
 class DriveAddress(Address):
@@ -57,6 +80,10 @@ class UsbAddress(Address):
     port: str | None = attr(string)
     device: int | None = attr(uint)
 
+    def check(self) -> None:
+        if self.port is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+){0,3}", self.port):
+            raise InternalError("Cannot parse <address> 'port' attribute", domain=ErrorDomain.DOMAIN)
+
 
 class SpaprVioAddress(Address):
     type: str = attr(string, default="spapr-vio")
@@ -76,6 +103,9 @@ class VirtioMmioAddress(Address):
 
 class VirtioS390Address(Address):
     type: str = attr(string, default="virtio-s390")
+
+    def check(self) -> None:
+        raise XmlError("virtio-s390 bus doesn't have an address")
 
 
 class IsaAddress(Address):

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.model.memory import Size
-from qvirt.xml.codecs import Codec, integer, on_off, one_of, string, uint
+from qvirt.xml.codecs import Codec, integer, on_off, one_of, string, uint, words
 from qvirt.xml.fields import attr, child, part, text
 from qvirt.xml.node import Node
 
@@ -35,7 +35,13 @@ _port: Codec[int] = Codec(_parse_port, hex, "a number from 0 to 255")
 class PciControllerModel(Node, tag="model"):
     """``<model>``: the QEMU device behind a PCI controller."""
 
-    name: str = attr(string, required=True)
+    name: str = attr(
+        words(
+            "pci-bridge", "i82801b11-bridge", "ioh3420", "x3130-upstream", "xio3130-downstream", "pxb",
+            "pxb-pcie", "pcie-root-port", "spapr-pci-host-bridge", "pcie-pci-bridge",
+        ),
+        required=True,
+    )  # fmt: skip
 
 
 class PciControllerTarget(Node, tag="target"):
@@ -55,7 +61,7 @@ class ControllerDriver(VirtioDriver, tag="driver"):
     cmd_per_lun: int | None = attr(uint)
     max_sectors: int | None = attr(uint)
     ioeventfd: bool | None = attr(on_off)
-    iothread: int | None = attr(uint)
+    iothread: int | None = attr(uint, omit=0)
 
 
 class Master(Node, tag="master"):
@@ -71,13 +77,13 @@ class PciHole64(Size, tag="pcihole64"):
 class Controller(Device, tag="controller"):
     """``<controller>``; ``index`` is None only before the domain is completed."""
 
-    type: ControllerType = attr(one_of(ControllerType), required=True)
+    type: ControllerType = attr(one_of(ControllerType), default=ControllerType.IDE)
     index: int | None = attr(uint)
     model: str | None = attr(string)
-    ports: int | None = attr(integer)
-    vectors: int | None = attr(integer)
-    max_grant_frames: int | None = attr(integer, "maxGrantFrames")
-    max_event_channels: int | None = attr(integer, "maxEventChannels")
+    ports: int | None = attr(uint)
+    vectors: int | None = attr(uint)
+    max_grant_frames: int | None = attr(uint, "maxGrantFrames")
+    max_event_channels: int | None = attr(uint, "maxEventChannels")
     pci_model: PciControllerModel | None = child(PciControllerModel, "model")
     target: PciControllerTarget = part(PciControllerTarget)
     driver: ControllerDriver = part(ControllerDriver)

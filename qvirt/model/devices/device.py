@@ -5,11 +5,14 @@ These come last in the element, whatever a subclass adds.
 
 import re
 
-from qvirt.errors import InternalError
+from lxml import etree
+
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
 from qvirt.model.devices.address import Address, address
 from qvirt.xml.codecs import on_off, positive, string, uint, yes_no
-from qvirt.xml.fields import attr, child, part
-from qvirt.xml.node import Node
+from qvirt.xml.fields import Choice, attr, child, part
+from qvirt.xml.node import Node, at
 
 
 class Boot(Node, tag="boot"):
@@ -61,7 +64,10 @@ class VirtioDriver(Node, tag="driver"):
 
 
 #: what only some kinds may say; elsewhere it is an unknown element
-_ONLY_FOR = {"boot": ("disk", "interface", "hostdev", "redirdev", "filesystem"), "rom": ("interface", "hostdev")}
+_ONLY_FOR = {
+    "boot": ("disk", "interface", "hostdev", "redirdev", "filesystem"),
+    "rom": ("interface", "hostdev"),
+}
 
 
 class Device(Node):
@@ -79,3 +85,10 @@ class Device(Node):
         own = tuple(x for x in cls.fields if x.name not in common)
         missing = {name for name, kinds in _ONLY_FOR.items() if cls.tag not in kinds}
         cls._bind((*own, *(x for x in Device.fields if x.name not in missing)))
+
+    def _bad_choice(self, el: etree._Element, field: Choice, word: str | None) -> QvirtError:
+        if field.name != "address":
+            return super()._bad_choice(el, field, word)
+        if word is None:
+            return InternalError(f"No type specified for device address{at(el)}", domain=ErrorDomain.DOMAIN)
+        return ConfigUnsupported(f"unknown address type '{word}'{at(el)}", domain=ErrorDomain.DOMAIN)

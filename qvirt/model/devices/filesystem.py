@@ -2,7 +2,7 @@
 
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.model.memory import Size
-from qvirt.xml.codecs import Codec, on_off, string, uint, ulong
+from qvirt.xml.codecs import Codec, on_off, string, uint, ulong, words
 from qvirt.xml.fields import attr, child, children, flag, part
 from qvirt.xml.node import Node
 
@@ -19,10 +19,9 @@ _mode: Codec[int] = Codec(_parse_mode, "{:04o}".format, "an octal number from 0 
 
 
 class FilesystemDriver(VirtioDriver, tag="driver"):
-    type: str | None = attr(string)
+    type: str | None = attr(words("path", "handle", "loop", "nbd", "ploop", "virtiofs"))
     format: str | None = attr(string)
-    name: str | None = attr(string)
-    wrpolicy: str | None = attr(string)
+    wrpolicy: str | None = attr(words("immediate"))
     queue: int | None = attr(ulong)
 
 
@@ -84,12 +83,12 @@ class IdMap(Node, tag="idmap"):
 class Filesystem(Device, tag="filesystem"):
     """``<filesystem>``."""
 
-    type: str = attr(string, default="mount")
-    accessmode: str | None = attr(string)
+    type: str = attr(words("mount", "block", "file", "template", "ram", "bind", "volume"), default="mount")
+    accessmode: str | None = attr(words("passthrough", "mapped", "squash"))
     fmode: int | None = attr(_mode)
     dmode: int | None = attr(_mode)
-    model: str | None = attr(string)
-    multidevs: str | None = attr(string)
+    model: str | None = attr(words("virtio", "virtio-transitional", "virtio-non-transitional"))
+    multidevs: str | None = attr(words("default", "remap", "forbid", "warn"), omit="default")
     driver: FilesystemDriver = part(FilesystemDriver)
     binary: VirtiofsBinary = part(VirtiofsBinary)
     source: FilesystemSource | None = child(FilesystemSource)

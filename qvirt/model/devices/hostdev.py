@@ -4,9 +4,9 @@ The address in ``<source>`` is written differently for each type, so it becomes 
 classes once the type is known.
 """
 
-from qvirt.errors import XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.device import Device
-from qvirt.xml.codecs import Codec, hex1, hex2, hex4, on_off, string, uint, ulong, uuid, yes_no
+from qvirt.xml.codecs import Codec, hex1, hex2, hex4, on_off, string, uint, ulong, uuid, words, yes_no
 from qvirt.xml.fields import attr, child, children, flag, opaque, part
 from qvirt.xml.node import Node, Raw
 
@@ -71,6 +71,25 @@ class UsbId(Node):
 
     id: int = attr(hex4, required=True)
 
+    def check(self) -> None:
+        if not self.id:
+            raise XmlError(
+                f"Invalid value for attribute 'id' in element '{self.name}': Zero is not permitted"
+            )
+
+    @property
+    def name(self) -> str:
+        """What the number is of."""
+        return self.tag
+
+
+class VendorId(UsbId, tag="vendor"):
+    """``<vendor>``."""
+
+
+class ProductId(UsbId, tag="product"):
+    """``<product>``."""
+
 
 class ScsiAdapter(Node, tag="adapter"):
     name: str = attr(string, required=True)
@@ -86,15 +105,19 @@ class IscsiHost(Node, tag="host"):
 class HostdevSource(Node, tag="source"):
     """``<source>``: the device of the host."""
 
-    startup_policy: str | None = attr(string, "startupPolicy")
-    guest_reset: str | None = attr(string, "guestReset")
+    startup_policy: str | None = attr(
+        words("default", "mandatory", "requisite", "optional"), "startupPolicy", omit="default"
+    )
+    guest_reset: str | None = attr(
+        words("default", "off", "uninitialized", "on"), "guestReset", omit="default"
+    )
     write_filtering: bool | None = attr(yes_no, "writeFiltering")
     protocol: str | None = attr(string)
     name: str | None = attr(string)
     wwpn: str | None = attr(string)
     adapter: ScsiAdapter | None = child(ScsiAdapter)
-    vendor: UsbId | None = child(UsbId, "vendor")
-    product: UsbId | None = child(UsbId, "product")
+    vendor: VendorId | None = child(VendorId)
+    product: ProductId | None = child(ProductId)
     address: HostAddress | None = child(SpokenHostAddress)
     hosts: list[IscsiHost] = children(IscsiHost)
     auth: list[Raw] = opaque("auth")
@@ -102,7 +125,7 @@ class HostdevSource(Node, tag="source"):
 
 
 class HostdevDriver(Node, tag="driver"):
-    name: str | None = attr(string)
+    name: str | None = attr(words("default", "kvm", "vfio", "xen"), omit="default")
 
 
 class HostdevTeaming(Node, tag="teaming"):
@@ -163,12 +186,16 @@ def typed_address(spoken: SpokenHostAddress, kind: str) -> HostAddress:
         text = getattr(spoken, field.name)
         if text is None:
             if field.required:
-                raise XmlError(f"Missing '{field.wire}' attribute for element <address>{_at(spoken)}")
+                raise ConfigUnsupported(
+                    f"Missing '{field.wire}' attribute for element <address>{_at(spoken)}"
+                )
             continue
         codec: Codec[object] = field.codec
         try:
             setattr(address, field.name, codec.parse(text))
         except ValueError:
+            if cls is MdevHostAddress:
+                raise InternalError("Cannot parse uuid attribute of element <address>") from None
             raise XmlError(
                 f"Invalid value for attribute '{field.wire}' in element 'address': '{text}'.{_at(spoken)}"
             ) from None

@@ -1,5 +1,7 @@
 """``<input>``: mouse, tablet, keyboard, and host input devices."""
 
+from qvirt.constants import ErrorDomain
+from qvirt.errors import InternalError
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.xml.codecs import on_off, string
 from qvirt.xml.fields import attr, child, part
@@ -23,8 +25,12 @@ class InputSource(Node, tag="source"):
 class Input(Device, tag="input"):
     """``<input>``; ``bus`` is None only before the domain is completed."""
 
-    type: str = attr(string, required=True)
+    type: str = attr(string, default="")
     bus: str | None = attr(string)
     model: str | None = attr(string)
     driver: InputDriver = part(InputDriver)
     source: InputSource | None = child(InputSource)
+
+    def check(self) -> None:
+        if not self.type:
+            raise InternalError("missing input device type", domain=ErrorDomain.DOMAIN)

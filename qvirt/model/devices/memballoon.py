@@ -1,7 +1,7 @@
 """``<memballoon>``: the device that gives guest memory back to the host."""
 
 from qvirt.model.devices.device import Device, VirtioDriver
-from qvirt.xml.codecs import on_off, string, uint
+from qvirt.xml.codecs import on_off, uint, words
 from qvirt.xml.fields import attr, child, part
 from qvirt.xml.node import Node
 
@@ -19,7 +19,9 @@ class BalloonDriver(VirtioDriver, tag="driver"):
 class Memballoon(Device, tag="memballoon"):
     """``<memballoon>``."""
 
-    model: str = attr(string, required=True)
+    model: str = attr(
+        words("virtio", "xen", "none", "virtio-transitional", "virtio-non-transitional"), required=True
+    )
     autodeflate: bool | None = attr(on_off)
     free_page_reporting: bool | None = attr(on_off, "freePageReporting")
     stats: BalloonStats | None = child(BalloonStats)

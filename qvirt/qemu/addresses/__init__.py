@@ -1,4 +1,4 @@
-"""Where devices sit: addresses for all that have none, checks for those that were given. One module per bus."""
+"""Where devices sit: addresses for all that have none, checks of those that were given; a module per bus."""
 
 from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.check import check_address

@@ -1,7 +1,7 @@
 """What no device may say in its address, whatever its kind."""
 
-from qvirt.errors import ConfigUnsupported, XmlError
-from qvirt.model.devices.address import CcwAddress, PciAddress, UnassignedAddress, VirtioS390Address
+from qvirt.errors import ConfigUnsupported
+from qvirt.model.devices.address import CcwAddress, PciAddress, UnassignedAddress
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.hostdev import Hostdev
 from qvirt.qemu.context import Context
@@ -9,12 +9,10 @@ from qvirt.qemu.machines import is_s390_ccw
 
 
 def check_address(dev: Device, ctx: Context) -> None:
-    """Raise XmlError or ConfigUnsupported for an address this machine cannot have."""
+    """Raise ConfigUnsupported for an address this machine cannot have."""
     where = dev.address
     if isinstance(where, UnassignedAddress) and not isinstance(dev, Hostdev):
-        raise XmlError(f"address of type '{where.type}' is supported only for hostdevs")
-    if isinstance(where, VirtioS390Address):
-        raise ConfigUnsupported("'virtio-s390' addresses are no longer supported")
+        raise ConfigUnsupported(f"address of type '{where.type}' is supported only for hostdevs")
     if isinstance(where, CcwAddress) and not is_s390_ccw(ctx.domain):
         raise ConfigUnsupported(
             f"cannot use CCW address type for device '{dev.tag}' using machine type "
@@ -22,5 +20,8 @@ def check_address(dev: Device, ctx: Context) -> None:
         )
     if isinstance(where, PciAddress) and where.zpci is not None and not ctx.caps.has_device("zpci"):
         raise ConfigUnsupported("This QEMU binary doesn't support zPCI")
+    rom = dev.rom
+    if rom.enabled is False and (rom.bar is not None or rom.file is not None):
+        raise ConfigUnsupported("ROM tuning is not supported when ROM is disabled")
     if dev.acpi.index and where is not None and not isinstance(where, PciAddress):
         raise ConfigUnsupported("ACPI index is only supported for PCI devices")

@@ -1,8 +1,8 @@
 """What the PC chipsets have built in: devices at fixed PCI addresses, and places kept for some.
 
 440FX with PIIX3: IDE at 1.1, USB at 1.2, power management at 1.3, the first video card at 2.
-Q35 with ICH9: SATA at 1f.2, SMBus at 1f.3, the first video card at 1; and by custom, not by need, sound at 1b,
-USB2 at 1d and 1a, the DMI bridge at 1e.
+Q35 with ICH9: SATA at 1f.2, SMBus at 1f.3, the first video card at 1; and by custom, not by need, sound at
+1b, USB2 at 1d and 1a, the DMI bridge at 1e.
 """
 
 from qvirt.errors import InternalError
@@ -10,7 +10,7 @@ from qvirt.model.devices.address import PciAddress
 from qvirt.model.devices.controller import Controller
 from qvirt.model.devices.device import Device
 from qvirt.qemu.addresses.pci_bus import PCI, PCIE, Buses, Connect, Place
-from qvirt.qemu.addresses.pci_flags import Slots, has_pci, said, wants_pci
+from qvirt.qemu.addresses.pci_flags import Slots, given_pci, said, wants_pci
 from qvirt.qemu.context import Context
 from qvirt.qemu.machines import is_i440fx, is_q35
 
@@ -60,7 +60,7 @@ def _is_at(dev: Device, slot: int, function: int) -> bool:
 
 
 def _fixed(dev: Controller, slot: int, function: int, refusal: str) -> None:
-    if has_pci(dev):
+    if given_pci(dev) is not None:
         if not _is_at(dev, slot, function):
             raise InternalError(refusal)
     else:

@@ -7,16 +7,18 @@ says is never changed.
 from collections.abc import Iterator
 
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
-from qvirt.model.devices.address import PciAddress, VirtioMmioAddress
+from qvirt.model.devices.address import PciAddress
 from qvirt.model.devices.controller import Controller, ControllerType, PciControllerModel
 from qvirt.model.devices.device import Device
+from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.interface import Interface
+from qvirt.model.devices.memballoon import Memballoon
 from qvirt.qemu.addresses.chipset import is_piix3_function, place, reserve_builtin
 from qvirt.qemu.addresses.pci_bus import BUS_KINDS, PCI, PCIE, Buses, Connect, Place
-from qvirt.qemu.addresses.pci_flags import Slots, has_pci, said, wants_pci
+from qvirt.qemu.addresses.pci_flags import Slots, given_pci, wants_pci
 from qvirt.qemu.context import Context
 from qvirt.qemu.controllers import USB2_FUNCTIONS, find_controller
-from qvirt.qemu.machines import is_arm_virt, is_pseries, is_riscv_virt, root_model, supports_pci
+from qvirt.qemu.machines import is_pseries, root_model, supports_pci
 
 #: QEMU's device behind each controller model
 PCI_DEVICES: dict[str, str] = {
@@ -32,9 +34,9 @@ PCI_DEVICES: dict[str, str] = {
 
 #: the lists of devices in the order in which their given addresses are looked at: whose error comes first
 _GIVEN_ORDER = (
-    "disks", "interfaces", "sounds", "hostdevs", "videos", "controllers", "smartcards", "serials", "parallels",
-    "channels", "consoles", "inputs", "filesystems", "watchdogs", "memballoons", "rngs", "nvrams", "hubs",
-    "shmems", "tpms", "panics", "redirdevs", "memory", "iommus", "vsocks", "cryptos",
+    "disks", "interfaces", "sounds", "hostdevs", "videos", "controllers", "smartcards", "serials",
+    "parallels", "channels", "consoles", "inputs", "filesystems", "watchdogs", "memballoons", "rngs",
+    "nvrams", "hubs", "shmems", "tpms", "panics", "redirdevs", "memory", "iommus", "vsocks", "cryptos",
 )  # fmt: skip
 
 
@@ -64,8 +66,8 @@ def assign_pci(ctx: Context) -> None:
 def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> None:
     """Count the places everything takes, and add the controllers for the buses that turn out to be needed.
 
-    As in libvirt nothing is written down here but the chipset's fixed places, so each part of a USB2 group that
-    has no address yet counts as a slot of its own.
+    As in libvirt nothing is written down here but the chipset's fixed places, so each part of a USB2 group
+    that has no address yet counts as a slot of its own.
     """
     domain = ctx.domain
     reserve_builtin(ctx, buses, slots)
@@ -95,11 +97,9 @@ def _buses(ctx: Context, slots: Slots, count: int, growing: bool) -> Buses:
             continue
         index = controller.index or 0
         if index >= count:
-            raise InternalError(
-                f"Inappropriate new pci controller index {index} exceeds addrs array length"
-            )
+            raise InternalError(f"Inappropriate new pci controller index {index} exceeds addrs array length")
         if controller.model not in BUS_KINDS:
-            raise InternalError("PCI controllers with missing/invalid model")
+            raise InternalError("PCI controller model was not set correctly")
         models[index] = controller.model
     if count and models[0] is None:
         models[0] = "pci-root"
@@ -110,14 +110,13 @@ def _buses(ctx: Context, slots: Slots, count: int, growing: bool) -> Buses:
     buses = Buses([model or fill for model in models], growing, many_roots=is_pseries(domain))
     for name in _GIVEN_ORDER:
         for dev in getattr(domain.devices, name):
-            if has_pci(dev):
-                _reserve_given(dev, buses, slots)
+            where = given_pci(dev)
+            if where is not None:
+                _reserve_given(dev, where, buses, slots)
     return buses
 
 
-def _reserve_given(dev: Device, buses: Buses, slots: Slots) -> None:
-    where = dev.address
-    assert isinstance(where, PciAddress)
+def _reserve_given(dev: Device, where: PciAddress, buses: Buses, slots: Slots) -> None:
     if is_piix3_function(dev):
         if len(buses) and not BUS_KINDS[buses.buses[0].model].offers & Connect.PCI_DEVICE:
             raise XmlError("Bus 0 must be PCI for integrated PIIX3 USB or IDE controllers")
@@ -159,9 +158,11 @@ def _in_order(ctx: Context) -> Iterator[Device]:
 def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> None:
     for dev in _in_order(ctx):
         needs = slots.needs(dev)
-        if not wants_pci(dev) or not (needs or isinstance(dev, Interface)):
+        if not wants_pci(dev) or not (needs or _is_expected(dev)):
             continue
         if isinstance(dev, Controller):
+            if dev.type is ControllerType.IDE and dev.index == 0:
+                continue  # in the chipset, or refused
             if dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS:
                 _assign_usb2(ctx, dev, buses, needs)
                 continue
@@ -170,20 +171,25 @@ def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> None:
             place(dev, found)
 
 
+def _is_expected(dev: Device) -> bool:
+    """Tell whether libvirt looks for a place though the device can have none, and says so."""
+    if isinstance(dev, Controller):
+        return dev.type in (ControllerType.XENBUS, ControllerType.ISA)
+    if isinstance(dev, Memballoon):
+        return dev.model != "none"
+    return isinstance(dev, (Interface, Filesystem))
+
+
 def _assign_usb2(ctx: Context, dev: Controller, buses: Buses, needs: int) -> None:
     """Put an EHCI controller and its companions into the functions of one slot."""
     function = USB2_FUNCTIONS[dev.model or ""]
     multifunction = True if function == 0 else None
     for other in ctx.domain.devices.controllers:
-        if (
-            other.type is ControllerType.USB
-            and other.model in USB2_FUNCTIONS
-            and other.index == dev.index
-            and has_pci(other)
-        ):
-            assert isinstance(other.address, PciAddress)
-            where = _place_of(other.address)
-            where = Place(where.bus, where.slot, function, where.domain)
+        if other.type is not ControllerType.USB or other.model not in USB2_FUNCTIONS:
+            continue
+        beside = given_pci(other)
+        if other.index == dev.index and beside is not None:
+            where = Place(beside.bus or 0, beside.slot or 0, function, beside.domain or 0)
             buses.reserve(where, needs)
             if not buses.growing:
                 place(dev, where, multifunction)
@@ -198,8 +204,8 @@ def _set_multifunction(ctx: Context) -> None:
     shared: set[tuple[int, int, int]] = set()
     first: list[tuple[tuple[int, int, int], PciAddress]] = []
     for dev in ctx.domain.devices.all():
-        where = dev.address
-        if not isinstance(where, PciAddress) or not has_pci(dev):
+        where = given_pci(dev)
+        if where is None:
             continue
         slot = (where.domain or 0, where.bus or 0, where.slot or 0)
         if where.function:
@@ -248,7 +254,9 @@ def _next_bus_number(ctx: Context) -> int:
         if other.type is ControllerType.PCI and other.target.bus_nr is not None:
             lowest = min(lowest, other.target.bus_nr)
     if lowest <= 2:
-        raise InternalError("No free busNr lower than current lowest busNr is available to auto-assign to bus")
+        raise InternalError(
+            "No free busNr lower than current lowest busNr is available to auto-assign to bus"
+        )
     return lowest - 2
 
 

@@ -47,7 +47,7 @@ PCIE = Connect.PCIE_DEVICE | Connect.HOTPLUG
 
 @dataclass(frozen=True, slots=True)
 class BusKind:
-    """What a controller model offers to the devices below it; auto: libvirt places devices there by itself."""
+    """What a controller model offers to devices below it; auto: libvirt places devices there by itself."""
 
     offers: int
     first_slot: int
@@ -151,22 +151,24 @@ class Buses:
     # -------------------------------------------------------------- reserving
 
     def reserve(self, place: Place, needs: int, *, user: bool = True, group: int = 0) -> Place:
-        """Take a function and return it: on the bus after the one asked for, when the latter had to become the
-        port of a bridge.
+        """Take a function and return it.
+
+        It is on the bus after the one asked for, when that had to become the port of a bridge.
 
         user: the address was written by somebody or is fixed by the machine, so softer rules hold.
         Raises XmlError (user) or InternalError when it does not fit or is taken.
         """
         error: Callable[[str], QvirtError] = XmlError if user else InternalError
+        shown = str(place)
         if self.growing:
             number = self._grow(place.bus, needs)
             if number != place.bus:
                 place = replace(place, bus=number)
-        self._validate(place, needs, user, error)
+        self._validate(place, shown, needs, user, error)
         bus = self.buses[place.bus]
         functions = bus.taken.get(place.slot, 0)
         if functions & (1 << place.function):
-            raise error(f"Attempted double use of PCI Address {place}")
+            raise error(f"Attempted double use of PCI Address {shown}")
         if not functions and needs & Connect.AGGREGATE:
             bus.aggregate.add(place.slot)
         if not bus.taken and not bus.group_locked:
@@ -189,8 +191,10 @@ class Buses:
             if bus.group == group and (found := self._free_slot(number, bus, needs, function)):
                 return found
         for number, bus in enumerate(self.buses):
-            if not bus.taken and not bus.group_locked and (
-                found := self._free_slot(number, bus, needs, function)
+            if (
+                not bus.taken
+                and not bus.group_locked
+                and (found := self._free_slot(number, bus, needs, function))
             ):
                 return found
         if self.growing:
@@ -215,15 +219,15 @@ class Buses:
     # ------------------------------------------------------------ validation
 
     def _validate(
-        self, place: Place, needs: int, user: bool, error: Callable[[str], QvirtError]
+        self, place: Place, shown: str, needs: int, user: bool, error: Callable[[str], QvirtError]
     ) -> None:
         if not self.buses:
             raise error("No PCI buses available")
         if place.domain != 0:
-            raise error(f"Invalid PCI address {place}. Only PCI domain 0 is available")
+            raise error(f"Invalid PCI address {shown}. Only PCI domain 0 is available")
         if place.bus >= len(self.buses):
             raise error(
-                f"Invalid PCI address {place}. Only PCI buses up to {len(self.buses) - 1} are available"
+                f"Invalid PCI address {shown}. Only PCI buses up to {len(self.buses) - 1} are available"
             )
         kind = self.buses[place.bus].kind
         offers = kind.offers
@@ -238,28 +242,26 @@ class Buses:
             name = next((text for flag, text in _NAMES if needs & flag), None)
             if name is None:
                 raise error(
-                    f"The device at PCI address {place} has unrecognized connection type flags "
+                    f"The device at PCI address {shown} has unrecognized connection type flags "
                     f"0x{int(needs):02x}"
                 )
             raise error(
-                f"The device at PCI address {place} cannot be plugged into the PCI controller with "
+                f"The device at PCI address {shown} cannot be plugged into the PCI controller with "
                 f"index='{place.bus}'. It requires a controller that accepts a {name}."
             )
         if needs & Connect.HOTPLUG and not offers & Connect.HOTPLUG:
             raise error(
-                f"The device at PCI address {place} requires hotplug capability, but the PCI controller with "
+                f"The device at PCI address {shown} requires hotplug capability, but the PCI controller with "
                 f"index='{place.bus}' doesn't support hotplug"
             )
         if needs & Connect.INTEGRATED and place.bus != 0:
-            raise error(
-                f"The device at PCI address {place} needs to be an integrated device (bus=0)"
-            )
+            raise error(f"The device at PCI address {shown} needs to be an integrated device (bus=0)")
         if place.slot < kind.first_slot:
-            raise error(f"Invalid PCI address {place}. slot must be >= {kind.first_slot}")
+            raise error(f"Invalid PCI address {shown}. slot must be >= {kind.first_slot}")
         if place.slot > kind.last_slot:
-            raise error(f"Invalid PCI address {place}. slot must be <= {kind.last_slot}")
+            raise error(f"Invalid PCI address {shown}. slot must be <= {kind.last_slot}")
         if place.function > 7:
-            raise error(f"Invalid PCI address {place}. function must be <= 7")
+            raise error(f"Invalid PCI address {shown}. function must be <= 7")
 
     # --------------------------------------------------------------- growing
 

@@ -1,7 +1,7 @@
 """Which slot a device needs: conventional PCI, PCI Express, or none at all.
 
-A virtio device goes to a PCI Express slot where there is one, unless it is transitional: its legacy half needs
-I/O ports, which an Express slot gives to few.
+A virtio device goes to a PCI Express slot where there is one, unless it is transitional: its legacy half
+needs I/O ports, which an Express slot gives to few.
 """
 
 from collections.abc import Callable
@@ -149,7 +149,9 @@ _RULES: dict[type[Device], Callable[[Slots, Any], int]] = {
     Hostdev: Slots.hostdev,
     Video: Slots.video,
     Iommu: Slots.iommu,
-    Filesystem: lambda slots, dev: slots.virtio(dev.model),
+    Filesystem: lambda slots, dev: (
+        slots.virtio(dev.model) if dev.driver.type in (None, "path", "handle", "virtiofs") else Connect.NONE
+    ),
     Sound: lambda _, dev: PCI if said(dev, "model") in _SOUND_CONVENTIONAL else Connect.NONE,
     Memballoon: _virtio_model,
     Rng: _virtio_model,
@@ -174,9 +176,10 @@ def wants_pci(dev: Device) -> bool:
     return isinstance(where, PciAddress) and not (where.domain or where.bus or where.slot)
 
 
-def has_pci(dev: Device) -> bool:
-    """Tell whether the device has a PCI address."""
-    return isinstance(dev.address, PciAddress) and not wants_pci(dev)
+def given_pci(dev: Device) -> PciAddress | None:
+    """Return the device's PCI address; None when it has none, or only asks for one."""
+    where = dev.address
+    return where if isinstance(where, PciAddress) and (where.domain or where.bus or where.slot) else None
 
 
 def every(devices: Devices) -> list[Device]:

@@ -1,4 +1,4 @@
-"""Virtio devices that are not on PCI: the channel subsystem of s390x, and the memory-mapped slots of boards."""
+"""Virtio devices that are not on PCI: in the channel subsystem of s390x, in memory-mapped slots of boards."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,10 @@ _VIRTIO_CSSID = 0xFE
 
 
 def assign_virtio(ctx: Context) -> None:
-    """Give ccw or virtio-mmio addresses where the machine has such buses. Raises XmlError for one taken twice."""
+    """Give ccw or virtio-mmio addresses where the machine has such buses.
+
+    Raises XmlError for a place that is taken.
+    """
     domain = ctx.domain
     if is_s390_ccw(domain):
         for dev in _virtio(domain, every=True):
@@ -46,7 +49,8 @@ def _virtio(domain: Domain, *, every: bool) -> Iterator[Device]:
     devices = domain.devices
     yield from (dev for dev in devices.disks if said(dev, "target.bus") == "virtio")
     for nic in devices.interfaces:
-        if str(said(nic, "model.type") or "").startswith("virtio") and said(nic, "type") != "hostdev":
+        model = str(said(nic, "model.type") or "")
+        if model.startswith("virtio") and said(nic, "type") != "hostdev":
             yield nic
     yield from (dev for dev in devices.inputs if dev.bus == "virtio")
     for controller in devices.controllers:
@@ -58,9 +62,7 @@ def _virtio(domain: Domain, *, every: bool) -> Iterator[Device]:
     yield from devices.filesystems
     if every:
         yield from (dev for dev in devices.hostdevs if dev.is_subsystem("scsi_host"))
-        yield from (
-            dev for dev in devices.hostdevs if dev.is_subsystem("mdev") and dev.model == "vfio-ccw"
-        )
+        yield from (dev for dev in devices.hostdevs if dev.is_subsystem("mdev") and dev.model == "vfio-ccw")
         yield from (dev for dev in devices.videos if said(dev, "model.type") == "virtio")
         yield from devices.cryptos
     yield from devices.vsocks
@@ -68,8 +70,9 @@ def _virtio(domain: Domain, *, every: bool) -> Iterator[Device]:
 
 #: the order in which devices choose their numbers
 _ORDER = (
-    "disks", "interfaces", "sounds", "hostdevs", "videos", "controllers", "smartcards", "serials", "parallels",
-    "channels", "consoles", "inputs", "filesystems", "watchdogs", "memballoons", "rngs", "nvrams", "hubs",
+    "disks", "interfaces", "sounds", "hostdevs", "videos", "controllers", "smartcards", "serials",
+    "parallels", "channels", "consoles", "inputs", "filesystems", "watchdogs", "memballoons", "rngs",
+    "nvrams", "hubs",
     "shmems", "tpms", "panics", "redirdevs", "memory", "iommus", "vsocks", "cryptos",
 )  # fmt: skip
 

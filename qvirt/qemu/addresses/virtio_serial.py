@@ -15,7 +15,8 @@ DEFAULT_PORTS = 32
 def assign_virtio_serial(domain: Domain) -> None:
     """Give ports to the channels on virtio serial controllers, adding controllers when full.
 
-    QEMU finds the port of a console that names none; one that at least names the bus is counted. Raises XmlError for a port that does not exist or is taken.
+    QEMU finds the port of a console that names none; one that at least names the bus is counted.
+    Raises XmlError for a port that does not exist or is taken.
     """
     ports = _Ports(domain)
     wanting: list[tuple[Device, bool]] = []

@@ -5,6 +5,7 @@ PCI controllers have their own module, ``controller_pci``.
 
 from collections.abc import Callable, Iterator
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.address import CcwAddress, DriveAddress, PciAddress, UsbAddress, VirtioMmioAddress
 from qvirt.model.devices.controller import Controller, ControllerType
@@ -55,20 +56,20 @@ _SCSI_NEEDS: dict[str, tuple[str, str]] = {
     "am53c974": ("am53c974", "AM53C974 (ESP)"),
 }
 
-#: models each type knows; types that are not here take none
+#: models each type knows; types that are not here have none
 MODELS: dict[ControllerType, frozenset[str]] = {
     ControllerType.SCSI: frozenset({*SCSI_DEVICES, *VIRTIO_SCSI, "auto", "buslogic", "ncr53c90"}),
     ControllerType.USB: frozenset({*USB_DEVICES, "none", "qusb1", "qusb2"}),
     ControllerType.PCI: frozenset(
         {
-            "pci-root", "pcie-root", "pci-bridge", "dmi-to-pci-bridge", "pcie-to-pci-bridge", "pcie-root-port",
+            "pci-root", "pcie-root", "pci-bridge", "dmi-to-pci-bridge", "pcie-to-pci-bridge",
+            "pcie-root-port",
             "pcie-switch-upstream-port", "pcie-switch-downstream-port", "pci-expander-bus",
             "pcie-expander-bus",
         }
     ),
     ControllerType.IDE: frozenset({"piix3", "piix4", "ich6"}),
     ControllerType.VIRTIO_SERIAL: frozenset({"virtio", "virtio-transitional", "virtio-non-transitional"}),
-    ControllerType.ISA: frozenset({"lpc"}),
 }  # fmt: skip
 
 #: the most ports QEMU's XHCI controllers have
@@ -90,9 +91,8 @@ class ControllerHandler(Handler[Controller], kind=Controller):
     """What other devices plug into."""
 
     def defaults(self, dev: Controller, ctx: Context) -> None:
-        known = MODELS.get(dev.type)
-        if dev.model is not None and known is not None and dev.model not in known:
-            raise XmlError(f"Unknown model type '{dev.model}'{line(dev)}")
+        if dev.model is not None and dev.model not in MODELS.get(dev.type, frozenset()):
+            raise ConfigUnsupported(f"Unknown model type '{dev.model}'{line(dev)}", domain=ErrorDomain.DOMAIN)
         if dev.type is ControllerType.USB:
             if dev.model is None:
                 dev.model = _default_usb(dev, ctx)
@@ -103,7 +103,7 @@ class ControllerHandler(Handler[Controller], kind=Controller):
             pci_defaults(dev, ctx)
 
     def validate(self, dev: Controller, ctx: Context) -> None:
-        if dev.driver.iothread is not None:
+        if dev.driver.iothread:
             _validate_iothread(dev, ctx)
         _VALIDATORS.get(dev.type, _accept)(dev, ctx)
 
@@ -123,7 +123,9 @@ def default_scsi(ctx: Context) -> str:
         return "lsilogic"
     if ctx.caps.has_device("virtio-scsi-pci") or ctx.caps.has_device("virtio-scsi-ccw"):
         return "virtio-scsi"
-    raise ConfigUnsupported("Unable to determine model for SCSI controller: name one in <controller model='…'>")
+    raise ConfigUnsupported(
+        "Unable to determine model for SCSI controller: name one in <controller model='…'>"
+    )
 
 
 def _default_usb(dev: Controller, ctx: Context) -> str | None:
@@ -154,7 +156,13 @@ def _validate_iothread(dev: Controller, ctx: Context) -> None:
     if dev.type is not ControllerType.SCSI or dev.model not in VIRTIO_SCSI:
         raise XmlError("'iothread' attribute only supported for virtio scsi controllers")
     if not isinstance(dev.address, (PciAddress, CcwAddress)):
-        raise ConfigUnsupported("virtio-scsi IOThreads only available for virtio pci and virtio ccw controllers")
+        raise ConfigUnsupported(
+            "virtio-scsi IOThreads only available for virtio pci and virtio ccw controllers"
+        )
+    known = {thread.id for thread in ctx.domain.iothreadids.iothreads}
+    known |= set(range(1, (ctx.domain.iothreads or 0) + 1)) if not known else set()
+    if dev.driver.iothread not in known:
+        raise ConfigUnsupported(f"controller iothread '{dev.driver.iothread}' not defined in iothreadid")
 
 
 def _validate_usb(dev: Controller, ctx: Context) -> None:
@@ -163,13 +171,8 @@ def _validate_usb(dev: Controller, ctx: Context) -> None:
         raise ConfigUnsupported(
             f"USB controller model type 'qusb1' or 'qusb2' is not supported in {ctx.domain.type}"
         )
-    if model in ("nec-xhci", "qemu-xhci"):
-        if dev.ports is not None and dev.ports > XHCI_PORTS:
-            raise ConfigUnsupported(f"'{model}' controller only supports up to '{XHCI_PORTS}' ports")
-    elif dev.ports is not None and model != "none":
-        raise ConfigUnsupported(
-            f"usb controller type '{model}' doesn't support 'ports' with this QEMU binary"
-        )
+    if model in ("nec-xhci", "qemu-xhci") and dev.ports is not None and dev.ports > XHCI_PORTS:
+        raise ConfigUnsupported(f"'{model}' controller only supports up to '{XHCI_PORTS}' ports")
 
 
 def _validate_scsi(dev: Controller, ctx: Context) -> None:
@@ -182,6 +185,8 @@ def _validate_scsi(dev: Controller, ctx: Context) -> None:
         raise ConfigUnsupported(f"Unsupported controller model: {model}")
     if model == "ncr53c90" and dev.index:
         raise ConfigUnsupported("ncr53c90 can only be used as first SCSI controller")
+    if model == "ncr53c90":
+        raise ConfigUnsupported("ncr53c90 SCSI controller is not a built-in for this machine")
     need = _SCSI_NEEDS.get(model)
     if need is not None and not (
         ctx.caps.has_device(need[0]) or (model == "virtio-scsi" and ctx.caps.has_device("virtio-scsi-ccw"))
@@ -230,7 +235,9 @@ def _build_usb(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
         yield Option("usb")
         return
     if not ctx.caps.has_device(device):
-        raise ConfigUnsupported(f"USB controller model '{model}' not supported in this QEMU binary{line(dev)}")
+        raise ConfigUnsupported(
+            f"USB controller model '{model}' not supported in this QEMU binary{line(dev)}"
+        )
     props: dict[str, JsonValue] = {"driver": device}
     if dev.master is not None:
         props["masterbus"] = f"{controller_alias('usb', dev.index or 0, ctx)}.0"
@@ -238,6 +245,10 @@ def _build_usb(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
     else:
         if model in ("nec-xhci", "qemu-xhci"):
             props |= _XHCI_PROPS.render(dev, ctx)
+        elif dev.ports is not None:
+            raise ConfigUnsupported(
+                f"usb controller type '{model}' doesn't support 'ports' with this QEMU binary{line(dev)}"
+            )
         props["id"] = dev.alias.name
     yield Device(props | placement(dev, ctx))
 
@@ -250,7 +261,7 @@ def _build_scsi(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
     if model in VIRTIO_SCSI:
         props["driver"] = virtio_type("virtio-scsi", dev, model)
         props |= VIRTIO_OPTIONS.render(dev.driver, ctx)
-        if dev.driver.iothread is not None:
+        if dev.driver.iothread:
             props["iothread"] = f"iothread{dev.driver.iothread}"
     elif model in SCSI_DEVICES:
         props["driver"] = SCSI_DEVICES[model]
@@ -281,11 +292,14 @@ def _build_sata(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
 
 def _build_fdc(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
     """Say which floppies boot: to the controller the machine has, or to one that is added."""
+    floppies = [disk for disk in ctx.domain.devices.disks if disk.target.bus == "fdc"]
+    if not floppies:
+        return
     boots: dict[str, JsonValue] = {}
-    for disk in ctx.domain.devices.disks:
+    for disk in floppies:
         index = boot_index(disk, ctx.domain)
         where = disk.address
-        if disk.target.bus == "fdc" and index is not None and isinstance(where, DriveAddress):
+        if index is not None and isinstance(where, DriveAddress):
             boots["bootindexB" if where.unit else "bootindexA"] = index
     if has_builtin_fdc(ctx.domain):
         for name, value in boots.items():

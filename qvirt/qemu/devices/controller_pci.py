@@ -1,6 +1,6 @@
 """PCI controllers: what each model may say, and its QEMU device.
 
-QEMU's devices are recorded in ``<model name=…>``: what the guest sees may not change when libvirt's choice does.
+QEMU's devices are recorded in ``<model name=…>``: what the guest sees may not change when the choice does.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.controller import Controller
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import line
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
@@ -69,62 +68,46 @@ _ROOT_PROPS = PropTable(Controller, Prop("index", "target.index"))
 def pci_defaults(dev: Controller, ctx: Context) -> None:
     """Check what must be right before addresses are given. Raises XmlError, ConfigUnsupported."""
     target = dev.target
-    if dev.model is None:
-        dev.model = _default_model(dev)
-    if dev.model is None:
-        raise XmlError(f"PCI controller index='{dev.index}' has no model{line(dev)}")
+    if dev.model not in ("pci-root", "pcie-root"):
+        dev.pcihole64 = None  # no other controller has a window of its own
+    if dev.model == "pci-expander-bus" and not is_i440fx(ctx.domain):
+        raise ConfigUnsupported("pci-expander-bus controllers are only supported on 440fx-based machinetypes")
+    if dev.model == "pcie-expander-bus" and not is_q35(ctx.domain):
+        raise ConfigUnsupported("pcie-expander-bus controllers are not supported with this machine type")
     for name, word, low, high in _RANGES:
         value: int | None = getattr(target, name)
         if value is not None and not low <= value <= high:
-            raise XmlError(f"PCI controller {word} '{value}' out of range - must be {low}-{high}")
+            raise ConfigUnsupported(f"PCI controller {word} '{value}' out of range - must be {low}-{high}")
     if target.index is not None and not 0 <= target.index <= 30:
-        raise XmlError(f"PCI controller target index '{target.index}' out of range - must be 0-30")
-
-
-def _default_model(dev: Controller) -> str | None:
-    return "pci-root" if dev.index == 0 else None
+        raise ConfigUnsupported(f"PCI controller target index '{target.index}' out of range - must be 0-30")
 
 
 def validate_pci(dev: Controller, ctx: Context) -> None:
     """Refuse what the model or the machine does not have. Raises XmlError, ConfigUnsupported."""
     model = dev.model or ""
     index = dev.index or 0
-    target = dev.target
     roots = model in ("pci-root", "pcie-root")
     if index > 255:
-        raise XmlError(f"PCI controller index {index} too high, maximum is 255")
+        raise ConfigUnsupported(f"PCI controller index {index} too high, maximum is 255")
     if roots and dev.address is not None and not is_pseries(ctx.domain):
-        raise XmlError("pci-root and pcie-root controllers should not have an address")
+        raise ConfigUnsupported("pci-root and pcie-root controllers should not have an address")
     if roots and index and not is_pseries(ctx.domain):
         raise XmlError("pci-root and pcie-root controllers should have index 0")
     if not roots and not index:
         raise ConfigUnsupported(f"Index for '{model}' controllers must be > 0")
-    if model == "pci-expander-bus" and not is_i440fx(ctx.domain):
-        raise ConfigUnsupported(
-            "pci-expander-bus controllers are only supported on 440fx-based machinetypes"
-        )
-    if model == "pcie-expander-bus" and not is_q35(ctx.domain):
-        raise ConfigUnsupported("pcie-expander-bus controllers are not supported with this machine type")
     _validate_node(dev, ctx)
     if not is_pseries(ctx.domain):
         _validate_target(dev)
-    if dev.pcihole64 is not None:
-        if not roots:
-            raise ConfigUnsupported("64-bit PCI hole setting is only for root PCI controllers")
-        if not (is_i440fx(ctx.domain) or is_q35(ctx.domain)):
-            raise ConfigUnsupported(
-                "Setting the 64-bit PCI hole size is not supported for machine "
-                f"'{ctx.domain.os.type.machine}'"
-            )
-    del target
+    if dev.pcihole64 is not None and not (is_i440fx(ctx.domain) or is_q35(ctx.domain)):
+        raise ConfigUnsupported(
+            f"Setting the 64-bit PCI hole size is not supported for machine '{ctx.domain.os.type.machine}'"
+        )
 
 
 def _validate_node(dev: Controller, ctx: Context) -> None:
     node = dev.target.node
     if node is None:
         return
-    if not dev.index:
-        raise XmlError("The PCI controller with index=0 can't be associated with a NUMA node")
     cpu = ctx.domain.cpu
     cells = len(cpu.numa.cells) if cpu is not None and cpu.numa is not None else 0
     if node >= cells:
@@ -132,6 +115,8 @@ def _validate_node(dev: Controller, ctx: Context) -> None:
             f"{dev.model} with index {dev.index} is configured for a NUMA node ({node}) not present in the "
             f"domain's <cpu><numa> array ({cells})"
         )
+    if not dev.index:
+        raise XmlError("The PCI controller with index=0 can't be associated with a NUMA node")
 
 
 def _validate_target(dev: Controller) -> None:

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 
-from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.errors import ConfigUnsupported, NoSource, NoTarget
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import FileResource, Handler, Resource, line
+from qvirt.qemu.devices.base import FileResource, Handler, Resource
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Chardev, Device, KeyValue, Switch
 
-DRIVERS = frozenset({"path", "handle", "loop", "nbd", "ploop", "virtiofs"})
-MODELS = frozenset({"virtio", "virtio-transitional", "virtio-non-transitional"})
 #: libvirt's access modes and QEMU's security models
 SECURITY_MODELS: dict[str, str] = {"passthrough": "passthrough", "mapped": "mapped", "squash": "none"}
-MULTIDEVS = frozenset({"default", "remap", "forbid", "warn"})
 
 
 class FilesystemHandler(Handler[Filesystem], kind=Filesystem):
@@ -24,33 +21,23 @@ class FilesystemHandler(Handler[Filesystem], kind=Filesystem):
     def defaults(self, dev: Filesystem, ctx: Context) -> None:
         if dev.accessmode is None and (dev.source is None or dev.source.socket is None):
             dev.accessmode = "passthrough"
-        for name, word, known in (
-            ("accessmode", dev.accessmode, SECURITY_MODELS),
-            ("model", dev.model, MODELS),
-            ("multidevs", dev.multidevs, MULTIDEVS),
-        ):
-            if word is not None and word not in known:
-                raise XmlError(
-                    f"Invalid value for attribute '{name}' in element 'filesystem': '{word}'.{line(dev)}"
-                )
-        if dev.driver.type is not None and dev.driver.type not in DRIVERS:
-            raise XmlError(
-                f"Invalid value for attribute 'type' in element 'driver': '{dev.driver.type}'.{line(dev)}"
-            )
+        if dev.driver.type != "virtiofs":
+            dev.driver.queue = None  # only virtiofs has queues
+        if dev.source is None:
+            raise NoSource(f"{_target(dev) or ''}")
+        if dev.target is None and dev.source.socket is None:
+            raise NoTarget(f"{dev.source.dir or ''}")
 
     def validate(self, dev: Filesystem, ctx: Context) -> None:
         if dev.type != "mount":
             raise ConfigUnsupported("only supports mount filesystem type")
-        target = _target(dev)
-        if target and sum(_target(other) == target for other in ctx.domain.devices.filesystems) > 1:
-            raise ConfigUnsupported(f"filesystem target '{target}' specified twice")
         if dev.driver.type == "virtiofs":
             _validate_virtiofs(dev, ctx)
             return
-        if dev.driver.type not in (None, "path"):
+        if dev.driver.type not in (None, "path", "handle"):
             raise ConfigUnsupported("Filesystem driver type not supported")
         if (dev.fmode is not None or dev.dmode is not None) and dev.accessmode != "mapped":
-            raise ConfigUnsupported("fmode and dmode are supported only with accessmode 'mapped'")
+            raise ConfigUnsupported("fmode and dmode must be used with accessmode=mapped")
 
     def resources(self, dev: Filesystem, ctx: Context) -> Iterable[Resource]:
         if dev.source is not None and dev.source.dir is not None:
@@ -101,8 +88,10 @@ def _shares_memory(ctx: Context) -> bool:
 
 def _ninep(dev: Filesystem, ctx: BuildContext) -> Iterator[Switch]:
     backend: dict[str, JsonValue] = {
-        "fsdriver": "local",
-        "security_model": SECURITY_MODELS[dev.accessmode or "passthrough"],
+        "fsdriver": "handle" if dev.driver.type == "handle" else "local",
+        "security_model": None
+        if dev.driver.type == "handle"
+        else SECURITY_MODELS[dev.accessmode or "passthrough"],
         "multidevs": dev.multidevs if dev.multidevs != "default" else None,
         "fmode": None if dev.fmode is None else f"{dev.fmode:04o}",
         "dmode": None if dev.dmode is None else f"{dev.dmode:04o}",

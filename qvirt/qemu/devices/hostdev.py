@@ -1,11 +1,17 @@
 """Devices of the host given to the guest: USB, PCI by VFIO, SCSI and mediated devices."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from qvirt.errors import ConfigUnsupported, InternalError, XmlDetail, XmlError
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import CcwAddress, DriveAddress, PciAddress, UnassignedAddress, UsbAddress
+from qvirt.model.devices.controller import ControllerType
 from qvirt.model.devices.hostdev import (
+    HostAddress,
     Hostdev,
+    HostdevSource,
     MdevHostAddress,
     PciHostAddress,
     ScsiHostAddress,
@@ -13,13 +19,21 @@ from qvirt.model.devices.hostdev import (
 )
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.controllers import find_controller
 from qvirt.qemu.devices.base import FileResource, Handler, Resource, line
 from qvirt.qemu.devices.input import usb_is_disabled
-from qvirt.qemu.devices.placement import placement, rom, virtio_type
+from qvirt.qemu.devices.placement import controller_alias, placement, rom, virtio_type
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.switches import Device, Switch
+from qvirt.qemu.switches import Blockdev, Device, Switch
+
+H = TypeVar("H", bound=HostAddress)
 
 TYPES = frozenset({"usb", "pci", "scsi", "scsi_host", "mdev"})
+VIRTIO_MODELS = frozenset({"virtio", "virtio-transitional", "virtio-non-transitional"})
+_PROTOCOLS: dict[str, frozenset[str | None]] = {
+    "scsi": frozenset({None, "adapter", "iscsi"}),
+    "scsi_host": frozenset({None, "none", "vhost"}),
+}
 MDEV_MODELS = frozenset({"vfio-pci", "vfio-ccw", "vfio-ap"})
 #: what QEMU does to the USB device when the guest resets it
 _GUEST_RESETS: dict[str, dict[str, JsonValue]] = {
@@ -46,24 +60,42 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
         if dev.managed is None:
             dev.managed = False
         if dev.source.startup_policy is not None and dev.type != "usb":
-            raise XmlError("Setting startupPolicy is only allowed for USB devices")
+            raise ConfigUnsupported("Setting startupPolicy is only allowed for USB devices")
         if dev.sgio is not None and dev.type != "scsi":
             raise XmlError("sgio is only supported for scsi host device")
         if dev.rawio is not None and dev.type != "scsi":
             raise XmlError("rawio is only supported for scsi host device")
         if dev.type == "mdev":
             _mdev_defaults(dev)
-        elif dev.model is not None and dev.type != "scsi_host":
-            raise XmlError(f"'model' attribute in <hostdev> is only supported when type='mdev'{line(dev)}")
+        else:
+            dev.display = dev.ramfb = None
+        if dev.type == "usb":
+            _usb_defaults(dev, dev.source, ctx)
+        if dev.type == "pci" and dev.source.address is None:
+            dev.source.address = PciHostAddress(domain=0, bus=0, slot=0, function=0)
+        if dev.type in _PROTOCOLS and dev.source.protocol not in _PROTOCOLS[dev.type]:
+            name = "SCSI" if dev.type == "scsi" else "scsi_host"
+            raise ConfigUnsupported(f"Unknown {name} subsystem protocol '{dev.source.protocol}'{line(dev)}")
+        if dev.model is not None and dev.type not in ("mdev", "scsi_host"):
+            raise XmlError(
+                f"'model' attribute in <hostdev> is only supported when type='{dev.type}'{line(dev)}"
+            )
         if dev.type == "scsi" and dev.source.protocol is None:
             if dev.source.adapter is None:
                 raise XmlError("'adapter' name must be specified for scsi hostdev source")
             if not isinstance(dev.host_address, ScsiHostAddress):
                 raise XmlError("'address' must be specified for scsi hostdev source")
         if dev.type == "scsi" and dev.source.protocol == "iscsi":
-            _iscsi_defaults(dev)
-        if dev.type == "scsi_host" and dev.source.wwpn is None:
-            raise XmlError("missing vhost-scsi hostdev source wwpn")
+            _iscsi_defaults(dev.source)
+        if dev.type == "scsi_host":
+            if dev.source.wwpn is None:
+                raise XmlError("missing vhost-scsi hostdev source wwpn")
+            if not re.fullmatch(r"naa\.[0-9a-fA-F]{16}", dev.source.wwpn):
+                raise XmlError("malformed 'wwpn' value")
+            if dev.model is not None and dev.model not in VIRTIO_MODELS:
+                raise XmlError(
+                    f"Invalid value for attribute 'model' in element 'hostdev': '{dev.model}'.{line(dev)}"
+                )
 
     def validate(self, dev: Hostdev, ctx: Context) -> None:
         _validate_address(dev)
@@ -72,15 +104,13 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
             raise XmlError("Hostdev already exists in the domain configuration")
         if dev.teaming is not None:
             if dev.type != "pci":
-                raise XmlError("teaming is only supported for pci hostdev devices")
+                raise ConfigUnsupported("teaming is only supported for pci hostdev devices")
             if dev.teaming.type != "transient":
-                raise XmlError("teaming hostdev devices must have type='transient'")
+                raise ConfigUnsupported("teaming hostdev devices must have type='transient'")
             if not dev.teaming.persistent:
-                raise XmlError("missing required persistent attribute in hostdev teaming element")
+                raise ConfigUnsupported("missing required persistent attribute in hostdev teaming element")
         if dev.sgio == "unfiltered":
             raise ConfigUnsupported("unfiltered sgio is no longer supported")
-        if dev.type == "usb" and usb_is_disabled(ctx):
-            raise XmlDetail("Can't add host USB device: USB is disabled in this host")
         if dev.type == "scsi_host" and dev.boot is not None:
             raise ConfigUnsupported("booting from assigned devices is not supported by vhost SCSI devices")
         if dev.type == "pci" and dev.source is not None and dev.source.write_filtering is not None:
@@ -131,7 +161,8 @@ def _is_same_usb(one: Hostdev, other: Hostdev) -> bool:
         return here == there
     if here is not None or there is not None:
         return False
-    assert one.source is not None and other.source is not None
+    if one.source is None or other.source is None:
+        return False
     return one.source.vendor == other.source.vendor and one.source.product == other.source.product
 
 
@@ -141,14 +172,36 @@ def _mdev_defaults(dev: Hostdev) -> None:
     if dev.model not in MDEV_MODELS:
         raise XmlError(f"Invalid value for attribute 'model' in element 'hostdev': '{dev.model}'.{line(dev)}")
     if not isinstance(dev.host_address, MdevHostAddress):
-        raise XmlError(f"Missing <address> element{line(dev)}")
+        raise ConfigUnsupported(f"Missing <address> element{line(dev)}", domain=ErrorDomain.DOMAIN)
     if dev.model == "vfio-pci" and dev.display is None:
         dev.display = False
 
 
-def _iscsi_defaults(dev: Hostdev) -> None:
-    assert dev.source is not None
-    source = dev.source
+#: the device of each model, and what messages call it
+_MDEV_DEVICES: dict[str, tuple[str, str]] = {
+    "vfio-pci": ("vfio-pci", "VFIO PCI"),
+    "vfio-ccw": ("vfio-ccw", "VFIO CCW"),
+    "vfio-ap": ("vfio-ap", "VFIO AP"),
+}
+
+
+def _usb_defaults(dev: Hostdev, source: HostdevSource, ctx: Context) -> None:
+    if usb_is_disabled(ctx):
+        raise ConfigUnsupported(
+            "Can't add host USB device: USB is disabled in this host", domain=ErrorDomain.DOMAIN
+        )
+    if (source.vendor is None) != (source.product is None):
+        missing = "vendor" if source.vendor is None else "product"
+        raise InternalError(f"missing {missing}", domain=ErrorDomain.DOMAIN)
+    where = source.address
+    if isinstance(where, UsbHostAddress) and (where.bus is None or where.device is None):
+        missing = "bus" if where.bus is None else "device"
+        raise XmlError(f"Missing required attribute '{missing}' in element 'address'{line(dev)}")
+    if source.is_empty():
+        dev.source = None
+
+
+def _iscsi_defaults(source: HostdevSource) -> None:
     if not source.name:
         raise XmlError("missing iSCSI hostdev source path name")
     if not source.hosts:
@@ -157,8 +210,6 @@ def _iscsi_defaults(dev: Hostdev) -> None:
         raise XmlError("only one source host address may be specified for the iSCSI hostdev")
     if "/" not in source.name:
         source.name += "/0"
-    if source.hosts[0].port is None:
-        source.hosts[0].port = "3260"
 
 
 _ADDRESSES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -174,10 +225,18 @@ def _validate_address(dev: Hostdev) -> None:
         return
     classes, refusal = _ADDRESSES[dev.type]
     if not isinstance(dev.address, classes):
-        raise XmlError(refusal)
+        if dev.type == "pci":
+            raise InternalError(refusal, domain=ErrorDomain.DOMAIN)
+        raise ConfigUnsupported(refusal, domain=ErrorDomain.DOMAIN)
 
 
 def _validate_mdev(dev: Hostdev, ctx: Context) -> None:
+    where = dev.address
+    if where is not None and not isinstance(where, (PciAddress, CcwAddress)):
+        raise XmlError(f"Unsupported address type '{where.type}' with mediated device model '{dev.model}'")
+    device, name = _MDEV_DEVICES[dev.model or ""]
+    if not ctx.caps.has_device(device):
+        raise ConfigUnsupported(f"{name} device assignment is not supported by this version of QEMU")
     if dev.model != "vfio-pci" and (dev.display is not None or dev.ramfb is not None):
         raise ConfigUnsupported("<hostdev> attribute 'display' is only supported with model='vfio-pci'")
     if dev.display and not ctx.domain.devices.graphics:
@@ -188,10 +247,20 @@ def _validate_mdev(dev: Hostdev, ctx: Context) -> None:
     if dev.ramfb and sum(bool(other.ramfb) for other in mdevs) > 1:
         raise ConfigUnsupported("Only one vgpu device can have 'ramfb' enabled")
     if dev.model != "vfio-ccw" and dev.boot is not None:
-        raise ConfigUnsupported(f"booting from assigned devices is not supported by mediated devices of model {dev.model}")
+        raise ConfigUnsupported(
+            f"booting from assigned devices is not supported by mediated devices of model {dev.model}"
+        )
 
 
 # ---------------------------------------------------------------------- build
+
+
+def _host(dev: Hostdev, kind: type[H]) -> H:
+    """Return the address on the host, of the class the hostdev's type makes it."""
+    where = dev.host_address
+    if not isinstance(where, kind):
+        raise InternalError(f"host device '{dev.alias.name}'{line(dev)} does not say which device it is")
+    return where
 
 
 def _build_usb(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
@@ -210,8 +279,9 @@ def _build_usb(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
 
 
 def _build_pci(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
-    where = dev.host_address
-    assert isinstance(where, PciHostAddress)
+    where = _host(dev, PciHostAddress)
+    if dev.driver.name in ("kvm", "xen"):
+        raise InternalError(f"invalid PCI passthrough type '{dev.driver.name}'{line(dev)}")
     props: dict[str, JsonValue] = {
         "driver": "vfio-pci",
         "host": where.name,
@@ -223,8 +293,7 @@ def _build_pci(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
 
 
 def _build_mdev(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
-    where = dev.host_address
-    assert isinstance(where, MdevHostAddress)
+    where = _host(dev, MdevHostAddress)
     driver = dev.model or "vfio-pci"
     if driver == "vfio-pci" and dev.ramfb:
         driver = "vfio-pci-nohotplug"  # QEMU has ramfb only in a card that stays
@@ -240,8 +309,63 @@ def _build_mdev(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
 
 
 def _build_scsi(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
-    raise ConfigUnsupported(f"SCSI host devices cannot be started yet{line(dev)}; remove the <hostdev>")
-    yield
+    source = dev.source
+    if source is None or source.protocol != "iscsi":
+        raise ConfigUnsupported(
+            f"SCSI devices of host adapters cannot be used yet{line(dev)}; remove the <hostdev>"
+        )
+    if source.auth:
+        raise ConfigUnsupported(
+            f"iSCSI with authentication cannot be used yet{line(dev)}; remove the <hostdev>"
+        )
+    node = f"libvirt-{_node_number(dev, ctx)}-backend"
+    target, _, lun = (source.name or "").rpartition("/")
+    host = source.hosts[0]
+    yield Blockdev(
+        {
+            "driver": "iscsi",
+            "portal": f"{host.name}:{host.port or 0}",
+            "target": target,
+            "lun": int(lun) if lun.isdecimal() else 0,
+            "transport": "tcp",
+            "initiator-name": _initiator(source),
+            "node-name": node,
+            "read-only": dev.readonly,
+        }
+    )
+    props: dict[str, JsonValue] = {
+        "driver": "scsi-generic",
+        "drive": node,
+        "id": dev.alias.name,
+        "bootindex": boot_index(dev, ctx.domain),
+    }
+    yield Device(props | _scsi_place(dev, ctx))
+
+
+def _node_number(dev: Hostdev, ctx: BuildContext) -> int:
+    """Return a number for the block node that no disk has."""
+    hostdevs = [other for other in ctx.domain.devices.hostdevs if other.is_subsystem("scsi")]
+    return 1000 + next(place for place, other in enumerate(hostdevs) if other is dev)
+
+
+def _initiator(source: HostdevSource) -> str | None:
+    for raw in source.initiator:
+        for iqn in raw.element:
+            if iqn.tag == "iqn":
+                return str(iqn.get("name"))
+    return None
+
+
+def _scsi_place(dev: Hostdev, ctx: BuildContext) -> dict[str, JsonValue]:
+    where = dev.address
+    if not isinstance(where, DriveAddress):
+        raise InternalError(f"SCSI host device '{dev.alias.name}' has no drive address")
+    index = where.controller or 0
+    controller = find_controller(ctx.domain, ControllerType.SCSI, index)
+    bus = f"{controller_alias('scsi', index, ctx)}.0"
+    if controller is not None and controller.model == "lsilogic":
+        return {"bus": bus, "scsi-id": where.unit or 0}
+    return {"bus": bus, "channel": 0, "scsi-id": where.target or 0, "lun": where.unit or 0}
 
 
 def _build_scsi_host(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from qvirt.errors import ConfigUnsupported, XmlDetail, XmlError
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.address import UsbAddress
 from qvirt.model.devices.hub import Hub
 from qvirt.qemu.context import BuildContext, Context
@@ -19,11 +20,13 @@ class HubHandler(Handler[Hub], kind=Hub):
         if dev.type != "usb":
             raise ConfigUnsupported(f"unknown hub device type '{dev.type}'{line(dev)}")
         if dev.address is not None and not isinstance(dev.address, UsbAddress):
-            raise XmlError("Wrong address type for USB hub")
+            return  # libvirt keeps it, and QEMU refuses to start
+        if usb_is_disabled(ctx):
+            raise ConfigUnsupported(
+                "Can't add USB hub: USB is disabled for this domain", domain=ErrorDomain.DOMAIN
+            )
 
     def validate(self, dev: Hub, ctx: Context) -> None:
-        if usb_is_disabled(ctx):
-            raise XmlDetail("Can't add USB hub: USB is disabled for this domain")
         if not ctx.caps.has_device("usb-hub"):
             raise ConfigUnsupported("usb-hub not supported by QEMU binary")
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from qvirt.errors import ConfigUnsupported, XmlDetail, XmlError
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import CcwAddress, PciAddress, UsbAddress
 from qvirt.model.devices.input import Input
 from qvirt.qemu.context import BuildContext, Context
@@ -52,30 +53,35 @@ class InputHandler(Handler[Input], kind=Input):
                 raise ConfigUnsupported("input evdev doesn't support bus element")
             dev.bus = None
             return
+        if dev.type != "passthrough":
+            dev.source = None  # of no use to a device that QEMU makes up
         if dev.bus is None:
             dev.bus = _default_bus(dev, ctx)
+        elif dev.bus == "none":
+            dev.bus = None
         if dev.bus == "ps2":
             if dev.type not in ("mouse", "keyboard"):
-                raise ConfigUnsupported(f"ps2 bus does not support {dev.type} input device")
-        elif dev.bus not in ("usb", "virtio"):
-            raise ConfigUnsupported(f"unsupported input bus {dev.bus}")
-        if dev.address is not None and dev.bus == "usb" and not isinstance(dev.address, UsbAddress):
-            raise XmlError("Invalid address for a USB device")
+                raise InternalError(
+                    f"ps2 bus does not support {dev.type} input device", domain=ErrorDomain.DOMAIN
+                )
+        elif dev.bus == "xen":
+            raise InternalError(f"unsupported input bus {dev.bus}", domain=ErrorDomain.DOMAIN)
+        if dev.bus == "usb":
+            if dev.address is not None and not isinstance(dev.address, UsbAddress):
+                raise XmlError("Invalid address for a USB device")
+            if usb_is_disabled(ctx):
+                raise ConfigUnsupported(
+                    "Can't add USB input device. USB bus is disabled", domain=ErrorDomain.DOMAIN
+                )
 
     def validate(self, dev: Input, ctx: Context) -> None:
         source = dev.source
-        if dev.type == "passthrough":
-            if dev.bus != "virtio":
-                raise ConfigUnsupported("only bus 'virtio' is supported for 'passthrough' input devices")
-            if source is None or not source.evdev:
-                raise XmlError("Missing evdev path for input device")
-        elif source is not None and source.evdev:
-            raise ConfigUnsupported("setting source evdev path only supported for passthrough input devices")
+        if dev.type == "passthrough" and dev.bus != "virtio":
+            raise ConfigUnsupported("only bus 'virtio' is supported for 'passthrough' input devices")
         if dev.type == "evdev":
-            if source is None or not source.dev:
-                raise XmlError("Missing evdev path for input device")
-            _check_word("grab", source.grab, GRABS)
-            _check_word("grabToggle", source.grab_toggle, GRAB_TOGGLES)
+            if source is not None:
+                _check_word("grab", source.grab, GRABS)
+                _check_word("grabToggle", source.grab_toggle, GRAB_TOGGLES)
             return
         if dev.model is not None and dev.bus != "virtio":
             raise ConfigUnsupported(f"only bus 'virtio' is supported for input model '{dev.model}'")
@@ -83,8 +89,6 @@ class InputHandler(Handler[Input], kind=Input):
             _validate_virtio(dev, ctx)
         if dev.bus == "usb" and dev.type == "keyboard" and not ctx.caps.has_device("usb-kbd"):
             raise ConfigUnsupported("usb keyboard is not supported by this QEMU binary")
-        if dev.bus == "usb" and usb_is_disabled(ctx):
-            raise XmlDetail("Can't add USB input device. USB bus is disabled")
 
     def resources(self, dev: Input, ctx: Context) -> Iterable[Resource]:
         path = None if dev.source is None else dev.source.evdev or dev.source.dev
@@ -92,9 +96,11 @@ class InputHandler(Handler[Input], kind=Input):
 
     def switches(self, dev: Input, ctx: BuildContext) -> Iterator[Switch]:
         if dev.type == "evdev":
+            if dev.source is None or not dev.source.dev:
+                raise ConfigUnsupported(f"evdev input{line(dev)} names no device; add <source dev='…'/>")
             props: dict[str, JsonValue] = {"qom-type": "input-linux", "id": dev.alias.name}
             made = _EVDEV.render(dev, ctx)
-            if dev.source is not None and dev.source.grab == "all":
+            if dev.source.grab == "all":
                 made["grab_all"] = True
             yield Object(props | made, origin=dev)
         elif dev.bus == "usb":

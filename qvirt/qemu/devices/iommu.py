@@ -48,7 +48,9 @@ class IommuHandler(Handler[Iommu], kind=Iommu):
                 raise ConfigUnsupported(f"IOMMU device: '{dev.model}' is only supported with Q35 machines")
         elif dev.model == "smmuv3":
             if not is_arm_virt(ctx.domain):
-                raise ConfigUnsupported(f"IOMMU device: '{dev.model}' is only supported with ARM Virt machines")
+                raise ConfigUnsupported(
+                    f"IOMMU device: '{dev.model}' is only supported with ARM Virt machines"
+                )
         elif not (is_q35(ctx.domain) or is_arm_virt(ctx.domain)):
             raise ConfigUnsupported(
                 f"IOMMU device: '{dev.model}' is only supported with Q35 and ARM Virt machines"
@@ -64,6 +66,15 @@ class IommuHandler(Handler[Iommu], kind=Iommu):
             "virtio-iommu-pci" if dev.model == "virtio" else MODELS[dev.model]
         ):
             raise ConfigUnsupported(f"IOMMU device: '{dev.model}' is not supported with this QEMU binary")
+
+        if dev.driver.intremap:
+            ioapic = ctx.domain.features.ioapic if ctx.domain.features is not None else None
+            if ioapic is None or ioapic.driver != "qemu":
+                raise ConfigUnsupported(
+                    "IOMMU interrupt remapping requires split I/O APIC (ioapic driver='qemu')"
+                )
+        elif dev.driver.eim:
+            raise ConfigUnsupported("IOMMU eim requires interrupt remapping to be enabled")
 
     def switches(self, dev: Iommu, ctx: BuildContext) -> Iterator[Switch]:
         if dev.model == "smmuv3":

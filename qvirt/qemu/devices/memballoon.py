@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.memballoon import Memballoon
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import Handler, line
+from qvirt.qemu.devices.base import Handler
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
 from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Device, Switch
 
-MODELS = frozenset({"virtio", "xen", "none", "virtio-transitional", "virtio-non-transitional"})
 _PROPS = PropTable(
     Memballoon,
     Prop("deflate-on-oom", "autodeflate"),
@@ -23,8 +22,6 @@ class MemballoonHandler(Handler[Memballoon], kind=Memballoon):
     """The balloon; the period of its statistics is set over QMP once the guest runs."""
 
     def defaults(self, dev: Memballoon, ctx: Context) -> None:
-        if dev.model not in MODELS:
-            raise ConfigUnsupported(f"unknown memballoon model '{dev.model}'{line(dev)}")
         if dev.model == "none":
             dev.address = None
         if dev.stats is not None and not dev.stats.period:
@@ -32,7 +29,9 @@ class MemballoonHandler(Handler[Memballoon], kind=Memballoon):
 
     def validate(self, dev: Memballoon, ctx: Context) -> None:
         if dev.model == "xen":
-            raise ConfigUnsupported(f"Memballoon device type '{dev.model}' is not supported by this version of qemu")
+            raise ConfigUnsupported(
+                f"Memballoon device type '{dev.model}' is not supported by this version of qemu"
+            )
 
     def switches(self, dev: Memballoon, ctx: BuildContext) -> Iterator[Switch]:
         if dev.model == "none":

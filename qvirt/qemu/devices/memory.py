@@ -74,7 +74,7 @@ class MemoryHandler(Handler[Memory], kind=Memory):
             origin=dev,
         )
         yield from backend(ctx.domain, ctx, request).switches
-        props: dict[str, JsonValue] = {"driver": MODELS[dev.model]} | _PROPS.render(dev, ctx)
+        props: dict[str, JsonValue] = {"driver": MODELS[dev.model], **_PROPS.render(dev, ctx)}
         if dev.target.label is not None:
             props["label-size"] = dev.target.label.size.value << 10
         if dev.target.block is not None:

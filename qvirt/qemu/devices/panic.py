@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.errors import ConfigUnsupported
+from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.address import IsaAddress
 from qvirt.model.devices.panic import Panic
 from qvirt.qemu.context import BuildContext, Context
@@ -25,7 +25,7 @@ class PanicHandler(Handler[Panic], kind=Panic):
 
     def validate(self, dev: Panic, ctx: Context) -> None:
         if sum(other.model == dev.model for other in ctx.domain.devices.panics) > 1:
-            raise ConfigUnsupported(f"Multiple panic devices with model '{dev.model}'")
+            raise XmlError(f"Multiple panic devices with model '{dev.model}'")
         if dev.model == "isa":
             if not ctx.caps.has_device("pvpanic"):
                 raise ConfigUnsupported("the QEMU binary does not support the ISA panic device")

@@ -73,7 +73,7 @@ def virtio_type(base: str, dev: Device, model: str | None = None) -> str:
     suffix = _TRANSPORTS.get(type(dev.address))
     if suffix is None:
         given = dev.address.type if dev.address is not None else "none"
-        raise InternalError(f"Unexpected address type '{given}' for virtio device <{dev.tag}>")
+        raise InternalError(f"Unexpected address type for '{base}' (<{dev.tag}> has '{given}')")
     if suffix == "-pci" and model is not None:
         if model.endswith("-non-transitional"):
             suffix += "-non-transitional"
