@@ -34,7 +34,9 @@ class Service:
     """We made the file, so we remove it."""
 
     def close(self) -> None:
-        """Stop listening; remove the file when it is still the one we made."""
+        """Stop listening; remove the file when it is still the one we made. Harmless when done before."""
+        if self.sock.fileno() < 0:
+            return
         if self.ours:
             _unlink_own(self.sock, self.path)
         self.sock.close()
