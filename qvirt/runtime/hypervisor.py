@@ -378,12 +378,13 @@ class Hypervisor:
 
     async def to_native(self, xml: str) -> tuple[list[str], dict[str, str]]:
         """Return argv and environment of a domain document; starts nothing."""
-        described = await self.documents.read(xml)
-        await self.documents.complete(described, abi_update=True)
-        definition = native_domain(described)
+        definition = await self.documents.read(xml)
         caps = await self.documents.caps_for(definition)
+        if definition.devices.interfaces:
+            definition = native_domain(definition)
         ctx = self.documents.build_context(definition, caps, Launch())
-        assign(definition, ctx)  # interfaces have lost their addresses
+        if definition.devices.interfaces:
+            assign(definition, ctx)  # they have lost their addresses
         assign_aliases(definition, ctx)
         command = build(definition, ctx)
         return command.argv(), lifecycle.environment(ctx, command)
