@@ -68,14 +68,17 @@ def _fixed(dev: Controller, slot: int, function: int, refusal: str) -> None:
 
 
 def _piix3(ctx: Context, buses: Buses, slots: Slots) -> None:
+    functions = [0, 3]
     for dev in ctx.domain.devices.controllers:
         if dev.index != 0:
             continue
         if dev.type == "ide":
             _fixed(dev, 1, 1, "Primary IDE controller must have PCI address 0:0:1.1")
+            functions.append(1)
         elif dev.type == "usb" and dev.model in _PIIX3_USB:
             _fixed(dev, 1, 2, "PIIX3 USB controller at index 0 must have PCI address 0:0:1.2")
-    for function in range(4):
+            functions.append(2)
+    for function in functions:
         buses.reserve(Place(0, 1, function), PCI & ~Connect.HOTPLUG)
     _primary_video(ctx, buses, slots, 2)
 

@@ -152,7 +152,9 @@ def _path(where: UsbAddress) -> list[int]:
 
 
 def _wants(dev: Device) -> bool:
-    return not (isinstance(dev.address, UsbAddress) and where_is_said(dev.address))
+    if isinstance(dev, Hub):  # whatever else it says
+        return not (isinstance(dev.address, UsbAddress) and where_is_said(dev.address))
+    return dev.address is None or (isinstance(dev.address, UsbAddress) and not where_is_said(dev.address))
 
 
 def where_is_said(where: UsbAddress) -> bool:
