@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from qvirt.errors import InvalidArg, XmlError
+from lxml import etree
+
+from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, XmlDetail, XmlError
 from qvirt.model.memory import UNITS
 from qvirt.xml.codecs import cpuset, integer, long, string, uint, ulong, words
 from qvirt.xml.fields import attr, child, children, text
-from qvirt.xml.node import Node
+from qvirt.xml.node import Node, Reader, complain
 
 P = TypeVar("P")
 
@@ -15,10 +17,12 @@ SCHEDULERS = ("batch", "idle", "fifo", "rr")
 REALTIME = ("fifo", "rr")
 #: microseconds; what the kernel's bandwidth controller takes
 PERIOD_RANGE = (1000, 1000000)
-QUOTA_RANGE = (1000, 18446744073709551)
+QUOTA_RANGE = (1000, 17592186044415)
+SHARES_RANGE = (2, 262144)
 
 
 class VcpuPin(Node, tag="vcpupin"):
+    complaints = complain({"!cpuset": (InternalError, "missing cpuset for vcpupin")})
     vcpu: int = attr(uint, required=True)
     cpuset: frozenset[int] = attr(cpuset, required=True)
 
@@ -109,7 +113,8 @@ class CacheTune(Node, tag="cachetune"):
             if not monitor.vcpus <= self.vcpus:
                 raise InvalidArg("Monitor vcpus conflicts with allocation")
             for other in self.monitors[:i]:
-                if other.vcpus & monitor.vcpus and other.vcpus != monitor.vcpus:
+                # one that watches the whole group stands beside the others
+                if self.vcpus not in (other.vcpus, monitor.vcpus) and other.vcpus & monitor.vcpus:
                     raise InvalidArg("Monitor vcpus conflicts with monitors")
 
 
@@ -140,6 +145,22 @@ class MemoryTune(Node, tag="memorytune"):
 class CpuTune(Node, tag="cputune"):
     """How the domain's threads share the host's CPUs; periods and quotas in microseconds."""
 
+    complaints = complain(
+        {
+            name: (XmlError, f"can't parse cputune {what} value")
+            for name, what in (
+                ("shares", "shares"),
+                ("period", "period"),
+                ("quota", "quota"),
+                ("global_period", "global period"),
+                ("global_quota", "global quota"),
+                ("emulator_period", "emulator period"),
+                ("emulator_quota", "emulator quota"),
+                ("iothread_period", "iothread period"),
+                ("iothread_quota", "iothread quota"),
+            )
+        }
+    )
     shares: int | None = text(ulong)
     period: int | None = text(ulong, omit=0)
     quota: int | None = text(long, omit=0)
@@ -158,7 +179,17 @@ class CpuTune(Node, tag="cputune"):
     cachetunes: list[CacheTune] = children(CacheTune)
     memorytunes: list[MemoryTune] = children(MemoryTune)
 
+    def _read(self, el: etree._Element, reader: Reader) -> None:
+        for name in ("emulatorpin", "emulatorsched"):
+            if len(el.findall(name)) > 1:
+                raise XmlError(f"only one {name} is supported")
+        super()._read(el, reader)
+
     def check(self) -> None:
+        if self.shares is not None and not SHARES_RANGE[0] <= self.shares <= SHARES_RANGE[1]:
+            raise ConfigUnsupported(
+                f"Value of cputune 'shares' must be in range [{SHARES_RANGE[0]}, {SHARES_RANGE[1]}]"
+            )
         self._check_bandwidth()
         self.vcpupins = _unique(self.vcpupins, lambda pin: pin.vcpu, "duplicate vcpupin for vcpu '{}'")
         self.iothreadpins = _unique(
@@ -177,13 +208,13 @@ class CpuTune(Node, tag="cputune"):
         for name in ("period", "global_period", "emulator_period", "iothread_period"):
             value: int | None = getattr(self, name)
             if value and not PERIOD_RANGE[0] <= value <= PERIOD_RANGE[1]:
-                raise XmlError(
+                raise ConfigUnsupported(
                     f"Value of cputune '{name}' must be in range [{PERIOD_RANGE[0]}, {PERIOD_RANGE[1]}]"
                 )
         for name in ("quota", "global_quota", "emulator_quota", "iothread_quota"):
             value = getattr(self, name)
             if value and value > 0 and not QUOTA_RANGE[0] <= value <= QUOTA_RANGE[1]:
-                raise XmlError(
+                raise ConfigUnsupported(
                     f"Value of cputune '{name}' must be in range [{QUOTA_RANGE[0]}, {QUOTA_RANGE[1]}]"
                 )
 
@@ -193,7 +224,7 @@ def _unique(pins: list[P], key: Callable[[P], int], message: str) -> list[P]:
     seen: set[int] = set()
     for pin in pins:
         if key(pin) in seen:
-            raise XmlError(message.format(key(pin)))
+            raise InternalError(message.format(key(pin)))
         seen.add(key(pin))
     return sorted(pins, key=key)
 
@@ -204,6 +235,6 @@ def _by_thread(entries: Iterable[tuple[frozenset[int], Scheduler]]) -> list[tupl
     for ids, entry in entries:
         for thread in ids:
             if thread in found:
-                raise XmlError(f"{entry.tag} attributes '{entry.tag[:-5]}s' must not overlap")
+                raise XmlDetail(f"'{entry.tag}' attributes '{entry.tag[:-5]}s' must not overlap")
             found[thread] = entry
     return sorted(found.items(), key=lambda item: item[0])

@@ -1,6 +1,7 @@
 """``<cpu>``: the default model, and ``-cpu``."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from qvirt.errors import ConfigUnsupported, CpuIncompatible
 from qvirt.model.cpu import Cpu, CpuFeature, CpuModel, Vendor
@@ -255,7 +256,10 @@ def _settle_host_model(domain: Domain, cpu: Cpu, ctx: Context) -> Cpu:
 
 
 def _compare(domain: Domain, cpu: Cpu, ctx: Context) -> None:
-    """Raise CpuIncompatible when the best the emulator can give lacks something."""
+    """Raise CpuIncompatible when the best the emulator can give lacks something.
+
+    Under KVM that is, as libvirt has it, what the host's processor says of itself and what QEMU adds.
+    """
     best = ctx.caps.accel(domain.type).best
     name = _model(cpu)
     if best is None or name is None:
@@ -266,7 +270,10 @@ def _compare(domain: Domain, cpu: Cpu, ctx: Context) -> None:
         match=cpu.match or "exact",
         policies={feature.name: feature.policy or "require" for feature in cpu.features},
     )
-    compared = compare_document(processor_of(best), asked)
+    processor = processor_of(best)
+    if domain.type == "kvm":
+        processor = replace(processor, features=processor.features | ctx.host.cpu_features)
+    compared = compare_document(processor, asked)
     if compared.result is Compared.INCOMPATIBLE:
         raise CpuIncompatible(compared.reason)
 

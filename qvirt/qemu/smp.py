@@ -37,6 +37,17 @@ def default_vcpus(ctx: Context) -> None:
     _default_entries(domain, vcpu)
     if vcpu.current == vcpu.value:
         vcpu.current = None
+    if "cputune" in domain.__dict__:
+        _cut_resource_groups(domain, vcpu.value)
+
+
+def _cut_resource_groups(domain: Domain, count: int) -> None:
+    """Leave CPUs out that the guest does not have, and groups that have none left."""
+    tune, there = domain.cputune, frozenset(range(count))
+    for group in (*tune.cachetunes, *tune.memorytunes):
+        group.vcpus &= there
+    tune.cachetunes = [group for group in tune.cachetunes if group.vcpus]
+    tune.memorytunes = [group for group in tune.memorytunes if group.vcpus]
 
 
 def _is_placed_by_numatune(domain: Domain) -> bool:

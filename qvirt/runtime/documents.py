@@ -14,6 +14,7 @@ from pathlib import Path
 from qvirt.constants import DomainXMLFlags
 from qvirt.errors import InvalidArg, OsType, SystemError_
 from qvirt.host.config import QemuConfig
+from qvirt.host.cpu import host_arch, read_cpu
 from qvirt.host.firmware import FirmwareTable, firmware_dirs
 from qvirt.host.kvm import kvm_usable
 from qvirt.host.probe import SEARCH_PATH, EmulatorTable
@@ -159,11 +160,13 @@ def _host_facts() -> HostFacts:
         nodes = [int(path.name[4:]) for path in Path("/sys/devices/system/node").glob("node[0-9]*")]
     except OSError as error:
         raise SystemError_("cannot read this machine's memory facts", error) from error
+    arch = host_arch()
     return HostFacts(
-        arch=os.uname().machine,
+        arch=arch,
         kvm=kvm_usable(),
         uid=os.getuid(),
         hugepage_mounts=tuple(mounts),
         default_hugepage=default,
         numa_nodes=frozenset(nodes or (0,)),
+        cpu_features=read_cpu(arch).features,
     )

@@ -2,7 +2,7 @@
 
 from qvirt.model.devices.device import Device
 from qvirt.model.memory import Size
-from qvirt.xml.codecs import on_off, string, uint, uuid
+from qvirt.xml.codecs import string, uint, uuid, yes_no
 from qvirt.xml.fields import attr, child, flag, text
 from qvirt.xml.node import Node
 
@@ -44,7 +44,7 @@ class Memory(Device, tag="memory"):
 
     model: str = attr(string, required=True)
     access: str | None = attr(string)
-    discard: bool | None = attr(on_off)
+    discard: bool | None = attr(yes_no)
     uuid: str | None = text(uuid)
     source: MemorySource | None = child(MemorySource)
     target: MemoryTarget = child(MemoryTarget, required=True)

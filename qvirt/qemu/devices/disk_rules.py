@@ -266,7 +266,7 @@ def _check_image(image: Image, disk: Disk) -> None:
             raise ConfigUnsupported("storage type 'dir' requires use of storage format 'fat'")
         if not image.readonly:
             raise ConfigUnsupported("virtual FAT storage can't be accessed in read-write mode")
-    elif format == "fat":
+    elif format == "fat" and image.type != SourceType.VOLUME:
         raise ConfigUnsupported("storage format 'fat' is supported only with 'dir' storage type")
     if format == "dir":
         raise ConfigUnsupported(
