@@ -23,7 +23,7 @@ _GROUPS = ("libvirt-qemu", "qemu", "kvm")
 _TOKEN = re.compile(
     r"""[ \t\r\n]*(?:\#[^\n]*\n?[ \t\r\n]*)*
         (?:(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)|(?P<number>-?[0-9]+)
-          |"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'|\"""(?P<long>.*?)\"""|(?P<mark>[=\[\],]))""",
+          |\"""(?P<long>.*?)\"""|"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'|(?P<mark>[=\[\],]))""",
     re.VERBOSE | re.DOTALL,
 )
 

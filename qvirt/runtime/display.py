@@ -3,12 +3,12 @@
 import os
 import socket
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from qvirt.errors import ConfigUnsupported, InternalError, OperationInvalid, SystemError_
 from qvirt.qmp import commands
+from qvirt.record import Record
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.running import Running
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
 
-@dataclass(frozen=True, slots=True)
-class Screenshot:
+class Screenshot(Record):
     """A picture of a display; the caller closes ``file``, which has no name any more."""
 
     mime: str

@@ -6,16 +6,15 @@ publishes; subscribers are called in the order they came, before publish returns
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from qvirt.constants import DomainEventID
+from qvirt.record import Record
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class DomainRef:
+class DomainRef(Record):
     """Which domain an event is about, as it was then. id: -1 when it does not run."""
 
     name: str
@@ -23,15 +22,13 @@ class DomainRef:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class DomainEvent:
+class DomainEvent(Record):
     """Base. event_id: virDomainEventID, None for what libvirt's API has no event for."""
 
     event_id: ClassVar[int | None] = None
     domain: DomainRef
 
 
-@dataclass(frozen=True, slots=True)
 class Lifecycle(DomainEvent):
     """event: DomainEventType; detail: the matching DomainEvent…DetailType."""
 
@@ -40,14 +37,12 @@ class Lifecycle(DomainEvent):
     detail: int
 
 
-@dataclass(frozen=True, slots=True)
 class Reboot(DomainEvent):
     """The guest has rebooted."""
 
     event_id: ClassVar[int | None] = DomainEventID.REBOOT
 
 
-@dataclass(frozen=True, slots=True)
 class RtcChange(DomainEvent):
     """The guest has set its clock; utcoffset in seconds."""
 
@@ -55,7 +50,6 @@ class RtcChange(DomainEvent):
     utcoffset: int
 
 
-@dataclass(frozen=True, slots=True)
 class Watchdog(DomainEvent):
     """The watchdog has fired; action: DomainEventWatchdogAction."""
 
@@ -63,7 +57,6 @@ class Watchdog(DomainEvent):
     action: int
 
 
-@dataclass(frozen=True, slots=True)
 class IoError(DomainEvent):
     """A disk has failed. Published once; it serves IO_ERROR (without reason) and IO_ERROR_REASON.
 
@@ -77,8 +70,7 @@ class IoError(DomainEvent):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class GraphicsAddress:
+class GraphicsAddress(Record):
     """One end of a display connection. family: DomainEventGraphicsAddressType."""
 
     family: int
@@ -86,7 +78,6 @@ class GraphicsAddress:
     service: str
 
 
-@dataclass(frozen=True, slots=True)
 class Graphics(DomainEvent):
     """A display client came or went; phase: DomainEventGraphicsPhase; subject: (type, name) pairs."""
 
@@ -98,14 +89,12 @@ class Graphics(DomainEvent):
     subject: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class ControlError(DomainEvent):
     """The monitor is of no use any more."""
 
     event_id: ClassVar[int | None] = DomainEventID.CONTROL_ERROR
 
 
-@dataclass(frozen=True, slots=True)
 class BlockJob(DomainEvent):
     """A block job changed. Serves BLOCK_JOB (path) and BLOCK_JOB_2 (dst).
 
@@ -119,7 +108,6 @@ class BlockJob(DomainEvent):
     status: int
 
 
-@dataclass(frozen=True, slots=True)
 class DiskChange(DomainEvent):
     """A disk's source went missing at start; reason: ConnectDomainEventDiskChangeReason."""
 
@@ -130,7 +118,6 @@ class DiskChange(DomainEvent):
     reason: int
 
 
-@dataclass(frozen=True, slots=True)
 class TrayChange(DomainEvent):
     """A tray was opened (reason 0) or closed (1)."""
 
@@ -139,7 +126,6 @@ class TrayChange(DomainEvent):
     reason: int
 
 
-@dataclass(frozen=True, slots=True)
 class PmWakeup(DomainEvent):
     """The guest woke up."""
 
@@ -147,7 +133,6 @@ class PmWakeup(DomainEvent):
     reason: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class PmSuspend(DomainEvent):
     """The guest went to sleep (S3)."""
 
@@ -155,7 +140,6 @@ class PmSuspend(DomainEvent):
     reason: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class PmSuspendDisk(DomainEvent):
     """The guest went to sleep (S4)."""
 
@@ -163,7 +147,6 @@ class PmSuspendDisk(DomainEvent):
     reason: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class BalloonChange(DomainEvent):
     """The guest's memory is now ``actual`` KiB."""
 
@@ -171,25 +154,21 @@ class BalloonChange(DomainEvent):
     actual: int
 
 
-@dataclass(frozen=True, slots=True)
 class DeviceAdded(DomainEvent):
     event_id: ClassVar[int | None] = DomainEventID.DEVICE_ADDED
     dev_alias: str
 
 
-@dataclass(frozen=True, slots=True)
 class DeviceRemoved(DomainEvent):
     event_id: ClassVar[int | None] = DomainEventID.DEVICE_REMOVED
     dev_alias: str
 
 
-@dataclass(frozen=True, slots=True)
 class DeviceRemovalFailed(DomainEvent):
     event_id: ClassVar[int | None] = DomainEventID.DEVICE_REMOVAL_FAILED
     dev_alias: str
 
 
-@dataclass(frozen=True, slots=True)
 class Tunable(DomainEvent):
     """A tunable changed; params: (field name, TypedParameterType, value)."""
 
@@ -197,7 +176,6 @@ class Tunable(DomainEvent):
     params: tuple[tuple[str, int, int | str], ...]
 
 
-@dataclass(frozen=True, slots=True)
 class AgentLifecycle(DomainEvent):
     """The guest agent came or went; state, reason: ConnectDomainEventAgentLifecycle…."""
 
@@ -206,7 +184,6 @@ class AgentLifecycle(DomainEvent):
     reason: int
 
 
-@dataclass(frozen=True, slots=True)
 class MetadataChange(DomainEvent):
     """type: DomainMetadataType; nsuri: only for metadata elements."""
 
@@ -215,7 +192,6 @@ class MetadataChange(DomainEvent):
     nsuri: str | None
 
 
-@dataclass(frozen=True, slots=True)
 class BlockThreshold(DomainEvent):
     event_id: ClassVar[int | None] = DomainEventID.BLOCK_THRESHOLD
     dev: str
@@ -224,7 +200,6 @@ class BlockThreshold(DomainEvent):
     excess: int
 
 
-@dataclass(frozen=True, slots=True)
 class MemoryFailure(DomainEvent):
     """recipient, action, flags: DomainMemoryFailure…."""
 
@@ -234,7 +209,6 @@ class MemoryFailure(DomainEvent):
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
 class MemoryDeviceSizeChange(DomainEvent):
     """size: KiB."""
 
@@ -243,7 +217,6 @@ class MemoryDeviceSizeChange(DomainEvent):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
 class MonitorEvent(DomainEvent):
     """A raw QMP event (virConnectDomainQemuMonitorEventRegister). details: its data as JSON, or None."""
 

@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from enum import Enum
 
 from qvirt.errors import OperationTimeout
+from qvirt.record import Record, field
 
 #: seconds a job is waited for; libvirt's QEMU_JOB_WAIT_TIME
 JOB_WAIT = 30.0
@@ -24,8 +24,7 @@ class Job(Enum):
     MODIFY = "modify"
 
 
-@dataclass(eq=False, slots=True)
-class Held:
+class Held(Record, frozen=False, eq=False):
     """A job somebody holds or waits for. owner: the operation; since: the loop's clock when it began."""
 
     kind: Job

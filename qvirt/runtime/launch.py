@@ -11,7 +11,6 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from qvirt.errors import (
@@ -38,6 +37,7 @@ from qvirt.qemu.devices.base import (
     handler,
 )
 from qvirt.qemu.start import directories, prepare_domain
+from qvirt.record import Record, field
 from qvirt.runtime.persist import write_atomic
 from qvirt.runtime.state import Footprint, Owner
 from qvirt.security import dac
@@ -86,8 +86,7 @@ class Descriptors(Launch):
         self._named.clear()
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Record, frozen=False):
     """What a start is going to make. files: what QEMU opens. nvram: (path, template) to be filled."""
 
     files: list[FileResource] = field(default_factory=list)
@@ -293,8 +292,7 @@ def connect_listener(path: str) -> socket.socket:
 # --------------------------------------------------------------------------- ports
 
 
-@dataclass(slots=True)
-class PortPlan:
+class PortPlan(Record, frozen=False):
     """Ports to be told to the displays."""
 
     taken: list[tuple[PortAllocator, int]] = field(default_factory=list)

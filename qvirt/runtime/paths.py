@@ -7,16 +7,15 @@ import fcntl
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from qvirt.errors import OperationFailed, SystemError_
 from qvirt.qemu.context import Dirs
+from qvirt.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(Record):
     """The folders of one instance.
 
     kind: "system", "session" or "root" (``--root``). etc: holds qemu.conf and ``qemu/``.

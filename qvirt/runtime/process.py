@@ -13,11 +13,11 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from qvirt.errors import InternalError, OperationTimeout, SystemError_
 from qvirt.host.config import QemuUser
+from qvirt.record import Record
 
 #: seconds for the shell to say which process it made
 SPAWN_DEADLINE = 20.0
@@ -36,8 +36,7 @@ echo $!
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Record):
     """Resource limits; None leaves the daemon's own. core: bytes."""
 
     core: int | None = 0

@@ -1,9 +1,9 @@
 """What /proc and /sys tell of a QEMU process, its threads and its network devices. Cheap, never waits."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from qvirt.record import Record
 from qvirt.runtime.process import stat_fields
 from qvirt.runtime.records import InterfaceStats
 
@@ -11,8 +11,7 @@ _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-@dataclass(frozen=True, slots=True)
-class CpuTimes:
+class CpuTimes(Record):
     """ns of CPU time, in all and by mode; cpu: the host CPU it ran on last; state: the kernel's letter."""
 
     total: int

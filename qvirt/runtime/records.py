@@ -3,11 +3,10 @@
 Sizes of memory are KiB and times are nanoseconds, as in libvirt's API, unless a field says otherwise.
 """
 
-from dataclasses import dataclass, field
+from qvirt.record import Record, field
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
+class Info(Record):
     """virDomainGetInfo. max_mem, memory: KiB; cpu_time: ns."""
 
     state: int
@@ -17,8 +16,7 @@ class Info:
     cpu_time: int
 
 
-@dataclass(frozen=True, slots=True)
-class ControlInfo:
+class ControlInfo(Record):
     """virDomainGetControlInfo: DomainControlState, DomainControlErrorReason, how long in ms."""
 
     state: int = 0
@@ -26,8 +24,7 @@ class ControlInfo:
     state_time: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class VcpuInfo:
+class VcpuInfo(Record):
     """One vCPU. state: VcpuState; cpu_time: ns; cpu: the host CPU it runs on, -1 when it runs on none."""
 
     number: int
@@ -37,16 +34,14 @@ class VcpuInfo:
     affinity: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
-class IothreadInfo:
+class IothreadInfo(Record):
     """One iothread and the host CPUs it may run on."""
 
     iothread_id: int
     affinity: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
-class BlockStats:
+class BlockStats(Record):
     """Counters of one disk, or of all; None where QEMU does not tell. Times: ns; errs: -1 as in libvirt."""
 
     rd_req: int
@@ -60,8 +55,7 @@ class BlockStats:
     errs: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class BlockInfo:
+class BlockInfo(Record):
     """virDomainGetBlockInfo, bytes: what the guest sees, what the host has given, where the data ends."""
 
     capacity: int
@@ -69,8 +63,7 @@ class BlockInfo:
     physical: int
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceStats:
+class InterfaceStats(Record):
     """Counters of one network interface, from the guest's side: received is what the guest received."""
 
     rx_bytes: int
@@ -83,8 +76,7 @@ class InterfaceStats:
     tx_drop: int
 
 
-@dataclass(frozen=True, slots=True)
-class JobInfo:
+class JobInfo(Record):
     """virDomainGetJobInfo of a domain without an asynchronous job; type is DomainJobType."""
 
     type: int = 0
@@ -92,8 +84,7 @@ class JobInfo:
     time_remaining: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FsInfo:
+class FsInfo(Record):
     """One file system of the guest."""
 
     mountpoint: str
@@ -102,8 +93,7 @@ class FsInfo:
     dev_alias: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class IpAddress:
+class IpAddress(Record):
     """One address. type: IPAddrType (0 IPv4, 1 IPv6)."""
 
     type: int
@@ -111,8 +101,7 @@ class IpAddress:
     prefix: int
 
 
-@dataclass(frozen=True, slots=True)
-class GuestInterface:
+class GuestInterface(Record):
     """One network interface with its addresses. hwaddr: None when it has none."""
 
     name: str
@@ -120,16 +109,14 @@ class GuestInterface:
     addrs: tuple[IpAddress, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityLabel:
+class SecurityLabel(Record):
     """The label a domain's process runs under."""
 
     label: str
     enforcing: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DiskError:
+class DiskError(Record):
     """A disk QEMU has stopped on. error: DomainDiskErrorCode."""
 
     disk: str
@@ -140,8 +127,7 @@ class DiskError:
 ParamValue = int | float | bool | str
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
+class Param(Record):
     """A typed parameter: libvirt's field name, TypedParameterType, value."""
 
     name: str
@@ -149,8 +135,7 @@ class Param:
     value: ParamValue
 
 
-@dataclass(slots=True)
-class DomainStats:
+class DomainStats(Record, frozen=False):
     """What bulk stats found out about one domain.
 
     answered: False when the monitor did not answer in time or was busy (NOWAIT), so params holds only what

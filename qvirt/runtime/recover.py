@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import signal
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from qvirt.qemu.context import Launch
 from qvirt.qemu.names import assign_aliases
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
+from qvirt.record import Record
 from qvirt.runtime import endings, lifecycle, live
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.persist import is_leftover, remove
@@ -65,8 +65,7 @@ _RUN_STATES = {
 # --------------------------------------------------------------------- definitions
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
+class _Loaded(Record):
     name: str
     uuid: str
     text: str

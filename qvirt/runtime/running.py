@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qvirt.errors import OperationTimeout
@@ -12,6 +11,7 @@ from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Json, JsonValue
+from qvirt.record import Record, field
 from qvirt.runtime.process import Process
 from qvirt.runtime.state import Footprint
 
@@ -24,8 +24,7 @@ QUERY_DEADLINE = 15.0
 COMMAND_DEADLINE = 60.0
 
 
-@dataclass(eq=False, slots=True)
-class Running:
+class Running(Record, frozen=False, eq=False):
     """A domain's QEMU and what we know of it.
 
     stage: "starting" until the first status file that says running. stop_reason: set by whoever ends the

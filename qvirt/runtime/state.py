@@ -4,7 +4,6 @@ The form is libvirt's ``<domstatus>``; what libvirt has no word for is in one ``
 libvirt skips. The file is written before anything is made for a start and after each change.
 """
 
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -21,6 +20,7 @@ from qvirt.constants import (
     DomainState,
 )
 from qvirt.errors import XmlError
+from qvirt.record import Record, field
 from qvirt.xml.document import parse_element
 from qvirt.xml.fields import escape
 
@@ -71,8 +71,7 @@ def _words(cls: type) -> dict[int, str]:
 REASON_WORDS = {state: _words(cls) for state, cls in _REASONS.items()}
 
 
-@dataclass(slots=True)
-class Owner:
+class Owner(Record, frozen=False):
     """A file whose owner was changed for QEMU, and whom it belonged to."""
 
     path: str
@@ -80,8 +79,7 @@ class Owner:
     gid: int
 
 
-@dataclass(slots=True)
-class Footprint:
+class Footprint(Record, frozen=False):
     """What a start leaves on the host, to be undone when the domain ends, however it ends.
 
     folders: removed with what is in them. files: removed. ports: TCP ports taken from the allocator.
@@ -95,8 +93,7 @@ class Footprint:
     links: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Status:
+class Status(Record, frozen=False):
     """What a status file says.
 
     stage: "starting" or "running". xml: the live definition, secrets included. inactive_xml: what a transient

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -222,12 +224,11 @@ def test_graceful_destroy_refuses_to_kill() -> None:
     ],
 )  # fmt: skip
 def test_a_start_that_fails_says_why_and_leaves_nothing(
-    document_of: object, error: type[QvirtError], text: str
+    document_of: Callable[[Path], str], error: type[QvirtError], text: str
 ) -> None:
     async def scenario() -> None:
         with instance() as it:
             async with it.serve() as hv:
-                assert callable(document_of)
                 seen = Recorder(hv)
                 domain = await hv.define(document_of(it.root))
                 with pytest.raises(error, match=text):
@@ -350,8 +351,13 @@ def test_disk_full_pauses_with_an_io_error() -> None:
                 )
                 domain = await hv.create(xml)
                 running = domain.need_running()
-                event: JsonObject = {"device": "", "node-name": "libvirt-1-format", "nospace": True, "action": "stop",
-                         "qom-path": "/machine/peripheral/virtio-disk0/virtio-backend"}  # fmt: skip
+                event: JsonObject = {
+                    "device": "",
+                    "node-name": "libvirt-1-format",
+                    "nospace": True,
+                    "action": "stop",
+                    "qom-path": "/machine/peripheral/virtio-disk0/virtio-backend",
+                }
                 monitor_events.handle(domain, running, Event("BLOCK_IO_ERROR", event, 0, 0))
                 assert (domain.state, domain.reason) == (DomainState.PAUSED, DomainPausedReason.IOERROR)
                 (error,) = seen.of(IoError)

@@ -1,0 +1,47 @@
+"""Where each instance keeps its files, and that only one daemon serves it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qvirt.errors import OperationFailed
+from qvirt.runtime.paths import InstanceLock, Paths, make_folders
+
+
+def test_system() -> None:
+    paths = Paths.system()
+    assert str(paths.definition("a")) == "/etc/libvirt/qemu/a.xml"
+    assert str(paths.autostart_link("a")) == "/etc/libvirt/qemu/autostart/a.xml"
+    assert str(paths.status("a")) == "/run/libvirt/qemu/a.xml"
+    assert paths.dirs.channel == "/var/lib/libvirt/qemu/channel/target"
+
+
+def test_session_follows_xdg(tmp_path: Path) -> None:
+    paths = Paths.session({"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/5"}, 5)
+    assert str(paths.definitions) == "/home/u/.config/libvirt/qemu"
+    assert str(paths.run) == "/run/user/5/libvirt/qemu/run"
+    assert str(paths.lib) == "/home/u/.config/libvirt/qemu/lib"
+    assert str(paths.log) == "/home/u/.cache/libvirt/qemu/log"
+    bare = Paths.session({"HOME": "/home/u", "XDG_CACHE_HOME": "/c"}, 2**31)
+    assert str(bare.sockets) == "/c/libvirt"
+
+
+def test_lock_holds_against_this_and_another_process(tmp_path: Path) -> None:
+    paths = Paths.root(tmp_path)
+    make_folders(paths, None)
+    lock = InstanceLock(paths)
+    with pytest.raises(OperationFailed, match="another daemon"):
+        InstanceLock(paths)
+    # the way libvirt takes it: a record lock on the first byte
+    script = (
+        "import fcntl,sys; f=open(sys.argv[1],'r+')\n"
+        "try: fcntl.lockf(f, fcntl.LOCK_EX|fcntl.LOCK_NB, 1, 0)\n"
+        "except OSError: sys.exit(7)"
+    )
+    command = [sys.executable, "-c", script, str(paths.run / "driver.pid")]
+    assert subprocess.run(command, check=False).returncode == 7
+    lock.release()
+    assert subprocess.run(command, check=False).returncode == 0
+    InstanceLock(paths).release()
