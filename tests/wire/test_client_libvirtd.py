@@ -120,6 +120,7 @@ def test_life_of_a_domain_with_its_events(libvirtd_uri: str) -> None:
                     event = await anext(events)
                     got.append((event.values.event, event.values.detail))
                 assert (2, 0) in got
+                await asyncio.sleep(0)  # callbacks run in the loop's next turn
                 await other.close()
                 assert seen == got
             again = await connection.lookup_by_uuid(domain.uuid)
