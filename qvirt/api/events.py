@@ -6,13 +6,13 @@ hands each registration that matches one message, in the order of publication, b
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from qvirt.api.handle import handle
 from qvirt.constants import ConnectDomainQemuMonitorEventRegisterFlags as MonitorFlags
 from qvirt.constants import DomainEventID
 from qvirt.errors import InternalError, InvalidArg
+from qvirt.record import Record, field
 from qvirt.runtime import events as happened
 
 LEGACY_IDS: Final = 16
@@ -24,8 +24,7 @@ KNOWN_IDS: Final = 28
 Values = tuple[Any, ...]
 
 
-@dataclass(slots=True)
-class Message:
+class Message(Record, frozen=False):
     """One event under one number, ready to be encoded.
 
     event_id: None for a raw monitor event. prefix: what the callback message has between the callback id and
@@ -42,8 +41,7 @@ Sink = Callable[[Message, int | None], None]
 """Takes a message and the callback id it goes to, None for the legacy style."""
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(Record):
     """One registered event: number, domain (uuid, None for all), and whether in the legacy style."""
 
     callback_id: int
@@ -52,8 +50,7 @@ class Registration:
     legacy: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MonitorRegistration:
+class MonitorRegistration(Record):
     """Registered raw monitor events; pattern: None for all."""
 
     callback_id: int

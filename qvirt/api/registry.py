@@ -13,16 +13,16 @@ A plain function answers at once. A coroutine function may wait; it runs as a ta
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
+
+from qvirt.record import Record
 
 ProgramName = Literal["remote", "qemu"]
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Record):
     """A registered function.
 
     parameters: names of the wire arguments. extras: keyword-only parameters it asks for.

@@ -1,10 +1,10 @@
 """What a call may know of the client that makes it, and of the daemon it reached."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from qvirt.errors import InternalError
+from qvirt.record import Record, field
 
 if TYPE_CHECKING:
     from qvirt.api.events import EventHub, Subscriptions
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Record):
     """The process at the other end, as the kernel tells it; None where it does not (TCP)."""
 
     pid: int | None = None
@@ -21,8 +20,7 @@ class Identity:
     gid: int | None = None
 
 
-@dataclass(slots=True)
-class Instance:
+class Instance(Record, frozen=False):
     """The daemon behind a connection.
 
     privileged: it runs as root, so ``qemu:///system`` is its URI; otherwise ``qemu:///session``.
@@ -55,8 +53,7 @@ class Stream(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class Session:
+class Session(Record, frozen=False, eq=False):
     """One client's connection, as the calls see it.
 
     uri: what CONNECT_OPEN named. driver: "QEMU", or the sub-driver's name. Empty before it.

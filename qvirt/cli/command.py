@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from qvirt.cli.output import Output
 from qvirt.client.aio import Connection
 from qvirt.client.domain import Domain
 from qvirt.errors import NoDomain, QvirtError
+from qvirt.record import Record, field
 
 
 class CommandError(Exception):
@@ -23,8 +23,7 @@ class ConnectError(CommandError):
     """There is no daemon to talk to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(Record):
     """One argument; `position` ones may be given by place or by `--name`, flags have no value."""
 
     name: str
@@ -58,8 +57,7 @@ def place(name: str, help_: str, *, required: bool = True) -> Argument:
 DOMAIN: Final = place("domain", "domain name, id or uuid")
 
 
-@dataclass(slots=True)
-class Context:
+class Context(Record, frozen=False):
     """What a command works with: its arguments, the output, and the connection when it needs one."""
 
     args: Any
@@ -106,8 +104,7 @@ class Context:
 Run = Callable[[Context], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Record):
     """A command of the table."""
 
     name: str

@@ -3,10 +3,10 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from qvirt.errors import ConfigSyntax
+from qvirt.record import Record, field
 
 _ENTRY = re.compile(
     r"""\s*(?:\#[^\n]*
@@ -17,8 +17,7 @@ _ENTRY = re.compile(
 _STRING = re.compile(r"\"([^\"]*)\"|'([^']*)'")
 
 
-@dataclass(frozen=True, slots=True)
-class ClientConfig:
+class ClientConfig(Record):
     """What libvirt.conf says."""
 
     uri_default: str | None = None

@@ -4,13 +4,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import InvalidArg, QvirtError
+from qvirt.record import Record, field
 from qvirt.rpc import protocol
 from qvirt.rpc.packet import Packet
 from qvirt.rpc.protocol import Procedure
@@ -24,8 +24,7 @@ _ANY: Final = -1
 """Event id of a monitor event: QEMU names them, libvirt does not number them."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Registrar:
+class _Registrar(Record):
     register: str
     deregister: str
     program: int = protocol.REMOTE
@@ -49,8 +48,7 @@ _REGISTRARS: Final[dict[Kind, _Registrar]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Record):
     """Something that happened.
 
     kind, number, name: which, e.g. "domain", 0, "LIFECYCLE"; a monitor event has -1 and QEMU's name.
@@ -146,8 +144,7 @@ class Subscription:
         self._ready.set()
 
 
-@dataclass(slots=True)
-class _Registration:
+class _Registration(Record, frozen=False):
     kind: Kind
     callback_id: int = -1
     subscriptions: list[Subscription] = field(default_factory=list)

@@ -9,13 +9,13 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from qvirt.client.channel import Channel
 from qvirt.client.stream import Stream
 from qvirt.constants import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, RpcError, SystemError_
+from qvirt.record import Record
 from qvirt.rpc import keepalive, packet
 from qvirt.rpc.packet import Framer, Packet
 from qvirt.rpc.protocol import Procedure
@@ -31,16 +31,14 @@ Values = tuple[Any, ...]
 OnReply = Callable[[Values], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Record):
     """A call's reply: its values, and the descriptors that came with it, now the caller's."""
 
     values: Values
     fds: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(Record, frozen=False):
     procedure: Procedure
     future: "asyncio.Future[Answer]"
     on_reply: OnReply | None

@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ from qvirt.client.config import ClientConfig
 from qvirt.client.uri import Uri
 from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InvalidArg
+from qvirt.record import Record
 
 SYSTEM_DIRECTORY: Final = "/run/libvirt"
 MODULAR_DRIVERS: Final = {
@@ -37,8 +37,7 @@ MODULAR_DRIVERS: Final = {
 MODES: Final = ("auto", "legacy", "direct")
 
 
-@dataclass(frozen=True, slots=True)
-class SocketChoice:
+class SocketChoice(Record):
     """A socket to connect to.
 
     daemon: program that may be started when nobody listens there, None when none may.
@@ -50,8 +49,7 @@ class SocketChoice:
     lock: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Record):
     """What the choice depends on; a test gives its own."""
 
     euid: int

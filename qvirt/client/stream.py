@@ -2,21 +2,20 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 from typing import Final, Protocol
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import InvalidStream, QvirtError, RpcError
+from qvirt.record import Record
 from qvirt.rpc import packet
 from qvirt.rpc.packet import Packet
 
 _ZEROS: Final = bytes(65536)
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class Hole(Record):
     """Zero bytes of a sparse stream that were not sent: their number."""
 
     length: int

@@ -5,12 +5,12 @@
 The transport defaults to unix without a host and to tls with one (https://libvirt.org/uri.html).
 """
 
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import InternalError, InvalidArg
+from qvirt.record import Record
 
 TRANSPORTS: Final = ("tls", "unix", "ssh", "ext", "tcp", "libssh2", "libssh")
 PORTS: Final = {"tcp": 16509, "tls": 16514, "ssh": 22, "libssh": 22, "libssh2": 22}
@@ -39,8 +39,7 @@ CLIENT_PARAMETERS: Final[frozenset[str]] = frozenset(
 """Parameters that never reach the daemon."""
 
 
-@dataclass(frozen=True, slots=True)
-class Uri:
+class Uri(Record):
     """A parsed URI; driver "" and path "" stand for no URI at all: whatever the daemon prefers."""
 
     driver: str = ""

@@ -2,12 +2,12 @@
 
 import grp
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from qvirt.errors import ConfigSyntax
 from qvirt.host.config import ConfValue, parse_conf
+from qvirt.record import Record, field, fields, replace
 
 AuthMode = Literal["none", "polkit"]
 
@@ -58,8 +58,7 @@ _LATER: Final = frozenset(
 """Settings libvirt has that say nothing to this daemon so far; they are taken and left alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Record):
     """Settings under libvirt's names. Permissions are numbers, times seconds.
 
     unix_sock_rw_perms, unix_sock_ro_perms: None lets the authentication decide, as libvirt does.
@@ -92,8 +91,7 @@ class Config:
             raise ConfigSyntax(f"unix_sock_group: there is no group '{self.unix_sock_group}'") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Record):
     """What one client may cost, and how long things may take; not for users to set. Bytes and seconds.
 
     output_high: output left unread above which a client's calls wait. output_max: output at which a client
@@ -114,10 +112,10 @@ class Limits:
     calls: float = 10.0
 
 
-_INTEGERS: Final = frozenset(f.name for f in fields(Config) if f.type in ("int", int))
+_INTEGERS: Final = frozenset(name for name, type_ in Config.__annotations__.items() if type_ is int)
 _PERMISSIONS: Final = frozenset(("unix_sock_ro_perms", "unix_sock_rw_perms"))
 _AUTH: Final = frozenset(("auth_unix_ro", "auth_unix_rw"))
-_NAMES: Final = frozenset(f.name for f in fields(Config)) - {"unused"}
+_NAMES: Final = frozenset(fields(Config)) - {"unused"}
 
 
 def read_config(path: Path | None, folder: Path) -> Config:

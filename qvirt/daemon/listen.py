@@ -5,13 +5,13 @@ import logging
 import os
 import socket
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from qvirt.daemon.auth import has_polkit
 from qvirt.daemon.config import AuthMode, Config
 from qvirt.errors import OperationFailed, SystemError_
+from qvirt.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,7 @@ BACKLOG: Final = 1024
 _FIRST_ACTIVATED_FD: Final = 3
 
 
-@dataclass(slots=True, eq=False)
-class Service:
+class Service(Record, frozen=False, eq=False):
     """A listening socket and what a client gets that comes by it."""
 
     sock: socket.socket

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from qvirt.host.cpu import (
@@ -24,13 +23,13 @@ from qvirt.host.sysfs import format_list, read_text
 from qvirt.qemu.architectures import ARCHITECTURES, Architecture
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpumodels import X86, describe_host
+from qvirt.record import Record
 from qvirt.xml.writer import Writer
 
 ROOT = Path("/")
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityModel:
+class SecurityModel(Record):
     """A security driver: its name, domain of interpretation, and base label by domain type."""
 
     model: str
@@ -38,8 +37,7 @@ class SecurityModel:
     base_labels: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(Record):
     """What the document says about the machine. sleep: of "suspend_mem", "suspend_disk", "suspend_hybrid"."""
 
     uuid: str

@@ -3,12 +3,12 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from qvirt.host.sysfs import parse_list, read_int, read_text
 from qvirt.qemu.cpumodels import Processor
 from qvirt.qemu.x86_models import FEATURES, VENDORS
+from qvirt.record import Record
 
 ROOT = Path("/")
 
@@ -16,8 +16,7 @@ MACHINE_ARCH: Mapping[str, str] = {"i386": "i686", "i486": "i686", "i586": "i686
 """libvirt's names of uname's machines, where they differ."""
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(Record):
     """Sockets, dies, cores and threads; libvirt counts all cores of a socket and calls it one die."""
 
     sockets: int = 1
@@ -26,8 +25,7 @@ class Topology:
     threads: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class HostCpu:
+class HostCpu(Record):
     """The processor model of this machine.
 
     signature: CPUID family, model, stepping. features: libvirt's names. address_bits: physical.
@@ -154,8 +152,7 @@ def online_cpus(root: Path = ROOT) -> list[int]:
     return parse_list(read_text(root / "sys/devices/system/cpu/online"))
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Record):
     """Where a CPU is: its socket, die and core, and the CPUs that share its core."""
 
     socket: int
@@ -199,8 +196,7 @@ def topology_of(cells: Mapping[int, list[int]], root: Path = ROOT) -> tuple[int,
     return nodes, Topology(sockets, 1, cores, threads)
 
 
-@dataclass(frozen=True, slots=True)
-class CacheBank:
+class CacheBank(Record):
     """One cache; type is "both", "data" or "code", size in KiB."""
 
     id: int

@@ -9,12 +9,12 @@ import re
 import stat
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, SystemError_
 from qvirt.model.devices.disk import Disk
 from qvirt.model.storage_source import BACKING_FORMATS, BackingStore, ChainFormat, SourceType, StorageSource
 from qvirt.qemu.backing import parse_backing
+from qvirt.record import Record
 
 #: bytes of a file that are looked at; a qcow2 backing name sits in the first cluster, which is at most 2 MiB
 HEADER_SIZE = 64 * 1024
@@ -24,8 +24,7 @@ MAX_DEPTH = 200
 _BACKING_GUIDE = "See https://libvirt.org/kbase/backing_chains.html for troubleshooting"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
+class ImageInfo(Record):
     """What an image's header says.
 
     capacity: bytes the guest sees; None when the format does not say (raw: the file's size).
@@ -290,8 +289,7 @@ def _broken(path: str, above: str | None, error: OSError, user: tuple[int, int] 
     return SystemError_(f"Cannot access backing file '{path}' of storage file '{above}'{who}", error)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Record):
     """The images found below the lowest one a document names."""
 
     lowest: Disk | BackingStore

@@ -3,8 +3,9 @@
 import contextlib
 import fcntl
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+from qvirt.record import Record
 
 KVM_GET_API_VERSION = 0xAE00
 KVM_CREATE_VM = 0xAE01
@@ -52,8 +53,7 @@ def kvm_max_vcpus(device: Path = DEVICE) -> int | None:
         os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
-class TscInfo:
+class TscInfo(Record):
     """The time stamp counter. frequency in Hz; scaling: a guest's may run at another rate."""
 
     frequency: int

@@ -1,19 +1,18 @@
 """The NUMA nodes of this machine: memory, huge pages, distances, and the CPUs of each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from qvirt.host.cpu import Place, online_cpus, place_of
 from qvirt.host.memory import meminfo, page_size
 from qvirt.host.sysfs import numbered, parse_list, read_int, read_text
+from qvirt.record import Record
 
 ROOT = Path("/")
 _NODES = "sys/devices/system/node"
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Record):
     """One node. memory in KiB; pages: total of each page size (KiB); cpus: those online."""
 
     id: int

@@ -14,7 +14,6 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from qvirt.qemu.caps_queries import (
 )
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
+from qvirt.record import Record, asdict
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,7 @@ SEARCH_PATH = ("/usr/bin", "/usr/local/bin", "/usr/libexec", "/usr/sbin", "/bin"
 MODULE_DIRS = ("/usr/lib/qemu", "/usr/lib64/qemu", "/usr/lib/*/qemu")
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(Record):
     """What an emulator's answers depend on; they are asked for again when it changes."""
 
     size: int
@@ -65,7 +64,7 @@ class Stamp:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stamp as JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
 def find_emulators(search: Iterable[str] = SEARCH_PATH) -> list[Path]:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from qvirt.constants import ErrorDomain
@@ -23,6 +22,7 @@ from qvirt.qemu.cpumodels import X86, Compared, Comparison, Processor, baseline,
 from qvirt.qemu.domcaps import DomainCapsHost, domcaps
 from qvirt.qemu.firmware import DEFAULT_NVRAM, Supported, supported
 from qvirt.qemu.x86_models import NOT_MIGRATABLE
+from qvirt.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,7 @@ _VIRT_TYPES = frozenset(
 _SWTPM = ("swtpm", "swtpm_setup")
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Record):
     """What a client's emulator, architecture, domain type and machine come to."""
 
     caps: EmulatorCaps

@@ -1,10 +1,10 @@
 """What processors and processes have used: /proc/stat and /proc/PID."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from qvirt.host.sysfs import read_text
+from qvirt.record import Record
 
 ROOT = Path("/")
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -22,8 +22,7 @@ def cpu_times(cpu: int = -1, root: Path = ROOT) -> list[tuple[str, int]] | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class TaskUsage:
+class TaskUsage(Record):
     """What a process or a thread has used. Times in ns; rss in KiB; cpu: the last it ran on.
 
     start: clock ticks since boot; with the pid it identifies a process for good.

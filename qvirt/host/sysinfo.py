@@ -6,18 +6,17 @@ Read from the kernel's copy, not through dmidecode; layouts are those of the SMB
 import struct
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from qvirt.errors import ConfigUnsupported
+from qvirt.record import Record
 from qvirt.xml.writer import Writer
 
 ROOT = Path("/")
 TABLES = "sys/firmware/dmi/tables/DMI"
 
 
-@dataclass(frozen=True, slots=True)
-class Structure:
+class Structure(Record):
     """One SMBIOS structure: its type, the formatted area from its header on, and its strings."""
 
     type: int

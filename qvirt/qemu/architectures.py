@@ -1,10 +1,9 @@
 """libvirt's architectures in its order: the QEMU target that runs each, and its word size."""
 
-from dataclasses import dataclass
+from qvirt.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Record):
     """An architecture. target: of qemu-system-TARGET; bits: word size as libvirt prints it.
 
     machine: the machine type a domain gets that asks for none, whatever the emulator's own default is: what

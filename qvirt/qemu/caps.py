@@ -10,12 +10,12 @@ import json
 import sys
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Self, TypeAlias
 
 from qvirt.qemu import schema
 from qvirt.qemu.architectures import BY_NAME
+from qvirt.record import Record, asdict, field, fields
 
 FORMAT = 1
 """Version of the stored form; a stored table of another version is not read."""
@@ -23,8 +23,7 @@ FORMAT = 1
 PropertyValue: TypeAlias = bool | int | float | str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Record):
     """A machine type. default_cpu_type is a QOM type ("qemu64-x86_64-cpu"); default_ram_id is the id its
     memory backend must have so that the guest can be migrated."""
 
@@ -40,8 +39,7 @@ class Machine:
     acpi: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CpuModel:
+class CpuModel(Record):
     """A named CPU model. blockers: what keeps it from running here; None where QEMU does not say (ARM).
 
     alias_of: the version an unversioned name stands for. deprecated: QEMU advises against it.
@@ -61,8 +59,7 @@ class CpuModel:
         return None if self.blockers is None else not self.blockers
 
 
-@dataclass(frozen=True, slots=True)
-class ModelExpansion:
+class ModelExpansion(Record):
     """A CPU model taken apart by QEMU: its base model and what every property is."""
 
     name: str
@@ -73,8 +70,7 @@ class ModelExpansion:
         return frozenset(name for name, value in self.properties.items() if value is True)
 
 
-@dataclass(frozen=True, slots=True)
-class AccelFacts:
+class AccelFacts(Record):
     """What depends on the accelerator.
 
     best: the most this accelerator can give (the model "max").
@@ -90,8 +86,7 @@ class AccelFacts:
     gic: tuple[tuple[int, bool, bool], ...] = ()  # (version, emulated, kernel)
 
 
-@dataclass(frozen=True)
-class EmulatorCaps:
+class EmulatorCaps(Record, slots=False):
     """The facts about one emulator.
 
     target: QEMU's name of the architecture; arch: libvirt's.
@@ -306,7 +301,11 @@ def unpack_schema(packed: bytes) -> schema.Schema:
 
 def _said(record: Machine | CpuModel) -> dict[str, Any]:
     """Return the fields that differ from their defaults."""
-    return {f.name: value for f in fields(record) if (value := getattr(record, f.name)) != f.default}
+    return {
+        name: value
+        for name, field in fields(record).items()
+        if (value := getattr(record, name)) != field.default
+    }
 
 
 def _accel(value: Mapping[str, Any]) -> AccelFacts:

@@ -7,7 +7,6 @@ error reply and means "no".
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from qvirt.qemu import schema
@@ -21,6 +20,7 @@ from qvirt.qemu.caps import (
     interned,
     pack_schema,
 )
+from qvirt.record import Record
 
 PROBED_TYPES: tuple[str, ...] = (
     # block
@@ -130,8 +130,7 @@ def fingerprint() -> str:
     return hashlib.sha256(repr((_QUESTIONS, SCHEMA_QUESTIONS)).encode()).hexdigest()[:16]
 
 
-@dataclass(slots=True)
-class _Answers:
+class _Answers(Record, frozen=False):
     """Answers in the order of their questions."""
 
     rest: Iterator[Answer]

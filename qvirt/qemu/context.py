@@ -5,18 +5,17 @@ Built by the layers above; nothing here reads a file or asks a process.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qvirt.model.domain import Domain
+from qvirt.record import Record, field
 
 if TYPE_CHECKING:
     from qvirt.qemu.caps import EmulatorCaps
     from qvirt.qemu.firmware import Firmware
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Record):
     """The qemu.conf values that change the XML or the command line; defaults are libvirt's."""
 
     vnc_listen: str = "127.0.0.1"
@@ -45,8 +44,7 @@ class Settings:
     default_cpu_deprecated: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Dirs:
+class Dirs(Record):
     """Where the instance keeps what a QEMU is told about; ``--root`` and session move them."""
 
     lib: str = "/var/lib/libvirt/qemu"
@@ -56,8 +54,7 @@ class Dirs:
     log: str = "/var/log/libvirt/qemu"
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(Record):
     """What the translation needs to know of this machine."""
 
     arch: str = "x86_64"
@@ -74,8 +71,7 @@ class HostFacts:
     conventional_pci: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True)
-class Context:
+class Context(Record, frozen=False):
     """Everything a handler may ask while a document is completed and validated.
 
     generate_mac, generate_uuid: randomness comes in from outside.
@@ -125,8 +121,7 @@ class Launch:
         return "", ""
 
 
-@dataclass(slots=True)
-class BuildContext(Context):
+class BuildContext(Context, frozen=False):
     """A context with the one start that a command line is made for.
 
     now: seconds since the epoch, for a guest clock that runs beside the host's.

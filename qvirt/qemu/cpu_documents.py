@@ -5,7 +5,6 @@ They are of two kinds: a host's (with <arch>, features without policy) as capabi
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from lxml import etree
 
@@ -14,6 +13,7 @@ from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.qemu.architectures import BY_NAME
 from qvirt.qemu.cpumodels import Compared, Comparison, CpuDescription, NamedCpu, Processor, ordered
 from qvirt.qemu.x86_models import FEATURES, MODEL_BY_NAME, features_of
+from qvirt.record import Record, field
 from qvirt.xml.document import parse_element
 from qvirt.xml.writer import Writer
 
@@ -22,8 +22,7 @@ _MATCHES = ("minimum", "exact", "strict")
 _MODES = ("custom", "host-model", "host-passthrough", "maximum")
 
 
-@dataclass(frozen=True, slots=True)
-class CpuDocument:
+class CpuDocument(Record):
     """One document; policies: the policy of each feature, "require" for all of a host's."""
 
     arch: str | None = None

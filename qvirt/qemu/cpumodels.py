@@ -5,7 +5,6 @@ ones it lacks ("disable"). Feature names are libvirt's; `to_qemu` and `from_qemu
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 from qvirt.constants import ErrorDomain
@@ -22,6 +21,7 @@ from qvirt.qemu.x86_models import (
     X86Model,
     features_of,
 )
+from qvirt.record import Record
 
 X86 = frozenset({"i686", "x86_64"})
 
@@ -49,8 +49,7 @@ def ordered(features: Iterable[str]) -> list[str]:
     return sorted(features, key=lambda name: (_ORDER.get(name, len(_ORDER)), name))
 
 
-@dataclass(frozen=True, slots=True)
-class Processor:
+class Processor(Record):
     """What a processor is: vendor by libvirt's name, CPUID (family, model, stepping), features."""
 
     vendor: str | None
@@ -58,8 +57,7 @@ class Processor:
     features: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class CpuDescription:
+class CpuDescription(Record):
     """A processor in libvirt's words; features in libvirt's order."""
 
     model: str
@@ -203,16 +201,14 @@ class Compared(IntEnum):
     SUPERSET = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Record):
     """How a processor stands to a CPU that is asked for, and why it cannot be it."""
 
     result: Compared
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NamedCpu:
+class NamedCpu(Record):
     """A CPU as a document gives it; features are libvirt's names, vendor as said there or None."""
 
     model: str

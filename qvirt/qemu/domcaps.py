@@ -1,17 +1,16 @@
 """The domain capabilities document: what an emulator offers a machine type, from the emulator's own facts."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from qvirt.qemu.caps import AccelFacts, EmulatorCaps, Machine
 from qvirt.qemu.cpumodels import PPC64_MODELS, X86, host_model, vendor_of
 from qvirt.qemu.firmware import Supported
 from qvirt.qemu.x86_models import MODEL_BY_NAME
+from qvirt.record import Record
 from qvirt.xml.writer import Writer
 
 
-@dataclass(frozen=True, slots=True)
-class DomainCapsHost:
+class DomainCapsHost(Record):
     """What the document says about the machine.
 
     arch: of the host, libvirt's name. kvm_max_vcpus: None without KVM. vfio: PCI devices can be assigned.

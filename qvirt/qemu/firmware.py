@@ -6,11 +6,11 @@ firmwares is in order of preference, as `host.firmware.read_firmwares` gives it.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from qvirt.errors import OperationFailed, OperationInvalid
+from qvirt.record import Record
 
 INTERFACES: Mapping[str, str] = {"efi": "uefi", "bios": "bios"}
 """QEMU's names of libvirt's <os firmware='...'>."""
@@ -27,16 +27,14 @@ DEFAULT_NVRAM: tuple[tuple[str, str], ...] = (
 """Loader and template of its variables: what `nvram` in qemu.conf means when it is not set."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Record):
     """An architecture (QEMU's name) and patterns of machine types a firmware is made for."""
 
     arch: str
     machines: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Firmware:
+class Firmware(Record):
     """One firmware. path: its descriptor; interfaces: "uefi", "bios", "openfirmware", "uboot".
 
     device: "flash", "memory" (loaded as a ROM) or "kernel" (loaded as the kernel).
@@ -78,8 +76,7 @@ class Firmware:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Record):
     """What a domain says about its firmware.
 
     interface: <os firmware='efi|bios'>; None when <loader> names an image. machine: canonical.
@@ -199,8 +196,7 @@ def nvram_template(
     return next((template for loader, template in configured if loader == wanted.loader), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Supported:
+class Supported(Record):
     """What the firmwares offer one machine type: images, <os firmware> values, and Secure Boot with SMM."""
 
     images: tuple[str, ...]

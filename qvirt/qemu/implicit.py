@@ -1,7 +1,6 @@
 """Devices that libvirt adds by itself, because the machine has them or because other devices need them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, XmlError
@@ -27,10 +26,10 @@ from qvirt.qemu.devices.char import mirror_consoles
 from qvirt.qemu.devices.video import add_default_video
 from qvirt.qemu.machines import is_arm_virt, is_i440fx, is_pseries, is_q35, is_riscv_virt, is_s390, is_x86
 from qvirt.qemu.names import drop_generated_aliases
+from qvirt.record import Record
 
 
-@dataclass(slots=True)
-class BuiltIn:
+class BuiltIn(Record, frozen=False):
     """What a machine comes with.
 
     usb: the machine has a default USB controller, of usb_model (None: what its handler chooses).

@@ -6,11 +6,11 @@ from, so every argument can be traced to its line.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from qvirt.qemu.chardev_backend import to_backend
 from qvirt.qemu.keyval import JsonValue, format_keyval, format_pairs
+from qvirt.record import Record, field
 from qvirt.xml.node import Node
 
 Props = Mapping[str, JsonValue]
@@ -26,8 +26,7 @@ def drop_none(props: Props) -> dict[str, JsonValue]:
     }
 
 
-@dataclass(slots=True)
-class Switch:
+class Switch(Record, frozen=False):
     """Base: the switch's name without the dash, and the XML node it was made for."""
 
     option: ClassVar[str] = ""
@@ -44,8 +43,7 @@ class Switch:
         return f"<{self.origin.tag}>" + (f" (line {self.origin.line})" if self.origin.line else "")
 
 
-@dataclass(slots=True)
-class Option(Switch):
+class Option(Switch, frozen=False):
     """A switch with a plain word, or with none: ``-S``, ``-uuid X``."""
 
     name: str
@@ -55,8 +53,7 @@ class Option(Switch):
         return [f"-{self.name}"] if self.value is None else [f"-{self.name}", self.value]
 
 
-@dataclass(slots=True)
-class KeyValue(Switch):
+class KeyValue(Switch, frozen=False):
     """A switch whose properties are written ``key=value``; the first key may be implied."""
 
     name: str
@@ -67,8 +64,7 @@ class KeyValue(Switch):
         return [f"-{self.name}", format_keyval(self.props, self.implied)]
 
 
-@dataclass(slots=True)
-class Pairs(Switch):
+class Pairs(Switch, frozen=False):
     """A switch written ``key=value`` of which some keys are given more than once: ``-spice``."""
 
     name: str
@@ -79,8 +75,7 @@ class Pairs(Switch):
         return [f"-{self.name}", format_pairs(self.props, self.implied)]
 
 
-@dataclass(slots=True)
-class Json(Switch):
+class Json(Switch, frozen=False):
     """A switch whose properties are written as JSON, which is also what QMP takes."""
 
     props: Props
@@ -93,8 +88,7 @@ class Json(Switch):
         raise NotImplementedError
 
 
-@dataclass(slots=True)
-class Device(Json):
+class Device(Json, frozen=False):
     """``-device`` / ``device_add``: a frontend."""
 
     option: ClassVar[str] = "device"
@@ -103,8 +97,7 @@ class Device(Json):
         return "device_add", drop_none(self.props)
 
 
-@dataclass(slots=True)
-class Blockdev(Json):
+class Blockdev(Json, frozen=False):
     """``-blockdev`` / ``blockdev-add``: a block node. explicit_null: keys whose None is said, as null."""
 
     option: ClassVar[str] = "blockdev"
@@ -120,8 +113,7 @@ class Blockdev(Json):
         return "blockdev-add", self._said()
 
 
-@dataclass(slots=True)
-class Netdev(Json):
+class Netdev(Json, frozen=False):
     """``-netdev`` / ``netdev_add``: a network backend."""
 
     option: ClassVar[str] = "netdev"
@@ -130,8 +122,7 @@ class Netdev(Json):
         return "netdev_add", drop_none(self.props)
 
 
-@dataclass(slots=True)
-class Object(Json):
+class Object(Json, frozen=False):
     """``-object`` / ``object-add``."""
 
     option: ClassVar[str] = "object"
@@ -140,8 +131,7 @@ class Object(Json):
         return "object-add", drop_none(self.props)
 
 
-@dataclass(slots=True)
-class Audiodev(Json):
+class Audiodev(Json, frozen=False):
     """``-audiodev``: an audio backend; QEMU cannot add one while it runs before 8.0."""
 
     option: ClassVar[str] = "audiodev"
@@ -150,8 +140,7 @@ class Audiodev(Json):
         return "audiodev-add", drop_none(self.props)
 
 
-@dataclass(slots=True)
-class Chardev(Switch):
+class Chardev(Switch, frozen=False):
     """``-chardev`` / ``chardev-add``: a character backend, in the command line's words."""
 
     option: ClassVar[str] = "chardev"
@@ -166,8 +155,7 @@ class Chardev(Switch):
         return "chardev-add", {"id": self.props["id"], "backend": to_backend(self.backend, self.props)}
 
 
-@dataclass(slots=True)
-class CommandLine:
+class CommandLine(Record, frozen=False):
     """A whole QEMU command line: the emulator, its switches in order, its environment."""
 
     emulator: str

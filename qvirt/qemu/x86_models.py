@@ -6,14 +6,14 @@ difference to the nearest one before it. What an emulator can run is asked from 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
+
+from qvirt.record import Record
 
 ANY_STEPPING = range(16)
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(Record):
     """A processor's CPUID family, model and steppings."""
 
     family: int
@@ -21,8 +21,7 @@ class Signature:
     steppings: range = ANY_STEPPING
 
 
-@dataclass(frozen=True, slots=True)
-class X86Model:
+class X86Model(Record):
     """A named model. like, plus, minus: its features, from those of an earlier model.
 
     removed: features it had in older QEMUs, so that its description says when they are off.

@@ -1,15 +1,15 @@
 """The QMP commands the driver uses, as typed functions over a monitor.
 
 Thin on purpose: names and arguments are QEMU's (dashes as underscores), an answer whose shape the driver
-reads often is a dataclass, any other is JSON narrowed to its outer type. Deadlines are seconds.
+reads often is a record, any other is JSON narrowed to its outer type. Deadlines are seconds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from qvirt.qmp.client import COMMAND_DEADLINE, Executor
 from qvirt.qmp.errors import WireError
 from qvirt.qmp.wire import Json, JsonObject, JsonValue
+from qvirt.record import Record
 
 Arguments = Mapping[str, JsonValue]
 
@@ -76,8 +76,7 @@ def _said(**arguments: JsonValue) -> dict[str, JsonValue]:
 # ------------------------------------------------------------- run and power
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Record):
     """Whether the CPUs run, and QEMU's RunState ("running", "paused", "prelaunch", "io-error", ...)."""
 
     running: bool
@@ -160,8 +159,7 @@ async def human_monitor_command(
 # ------------------------------------------------------------------ processors
 
 
-@dataclass(frozen=True, slots=True)
-class Cpu:
+class Cpu(Record):
     """One vCPU. properties: its place (socket-id, core-id, thread-id, node-id). cpu_state: s390x only."""
 
     index: int
@@ -196,8 +194,7 @@ async def query_hotpluggable_cpus(mon: Executor) -> list[JsonObject]:
     return await _objects(mon, "query-hotpluggable-cpus")
 
 
-@dataclass(frozen=True, slots=True)
-class IoThread:
+class IoThread(Record):
     """One iothread: the id of its object and its kernel thread; poll times in ns."""
 
     id: str
@@ -262,8 +259,7 @@ async def qom_set(mon: Executor, path: str, property: str, value: JsonValue) -> 
     await _run(mon, "qom-set", {"path": path, "property": property, "value": value})
 
 
-@dataclass(frozen=True, slots=True)
-class Property:
+class Property(Record):
     """A property of an object or device; default only where QEMU tells it."""
 
     name: str

@@ -5,10 +5,10 @@ QEMU ends every QMP message with CR LF and never puts a line break inside one, s
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from qvirt.qmp.errors import WireError
+from qvirt.record import Record
 
 JsonValue: TypeAlias = "Mapping[str, JsonValue] | Sequence[JsonValue] | str | int | float | bool | None"
 """What may be sent: read-only containers, so that typed dictionaries and lists fit."""
@@ -31,8 +31,7 @@ DELIMITER = b"\xff"
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, check_circular=False).encode
 
 
-@dataclass(frozen=True, slots=True)
-class Greeting:
+class Greeting(Record):
     """QEMU's first message. version: (major, minor, micro); package: the distribution's suffix."""
 
     version: tuple[int, int, int]
@@ -40,8 +39,7 @@ class Greeting:
     capabilities: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Record):
     """The answer to a command: `value`, or an error with class and description."""
 
     id: Json
@@ -49,8 +47,7 @@ class Reply:
     error: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Record):
     """Something QEMU tells by itself. seconds, microseconds: QEMU's clock (Unix time), -1 when unknown."""
 
     name: str

@@ -10,14 +10,14 @@ name                    a typedef, enumeration (i32), structure or union
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from qvirt.record import Record
 
 _SUFFIX = re.compile(r"(?P<base>.+?)(?:<(?P<most>\d+)>|\[(?P<count>\d+)\]|(?P<optional>\?))$")
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(Record):
     """An integer or float: its struct format character and the bits kept of a narrow one."""
 
     name: str
@@ -26,31 +26,27 @@ class Number:
     signed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Record):
     """A UTF-8 string of at most `most` bytes."""
 
     most: int
 
 
-@dataclass(frozen=True, slots=True)
-class Opaque:
+class Opaque(Record):
     """Bytes: at most `most`, or exactly as many where `fixed`."""
 
     most: int
     fixed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Chars:
+class Chars(Record):
     """An array of char: bytes to us, four bytes each on the wire."""
 
     most: int
     fixed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
+class Items(Record):
     """A list: at most `most` items, or exactly as many where `fixed`."""
 
     item: "Type"
@@ -58,23 +54,20 @@ class Items:
     fixed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Maybe:
+class Maybe(Record):
     """None or one item."""
 
     item: "Type"
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(Record):
     """A structure: fields in wire order."""
 
     name: str
     fields: tuple[tuple[str, "Type"], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Union:
+class Union(Record):
     """A discriminant and the arm it chooses."""
 
     name: str

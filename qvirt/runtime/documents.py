@@ -8,7 +8,6 @@ import os
 import random
 import re
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 from qvirt.constants import DomainXMLFlags
@@ -24,6 +23,7 @@ from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.complete import complete
 from qvirt.qemu.context import BuildContext, Context, HostFacts, Launch
 from qvirt.qemu.machine import emulator_names
+from qvirt.record import replace
 from qvirt.runtime.paths import Paths
 
 _SHELL_SAFE = re.compile(r"[A-Za-z0-9/_.:-]+")

@@ -1,6 +1,6 @@
 """Domain events, typed, and the synchronous bus that carries them.
 
-One dataclass per event of libvirt's API; the names of the fields are libvirt's. Whoever changes a domain
+One record per event of libvirt's API; the names of the fields are libvirt's. Whoever changes a domain
 publishes; subscribers are called in the order they came, before publish returns, and must not block.
 """
 

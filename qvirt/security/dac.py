@@ -6,14 +6,13 @@ Blocking; the caller runs it off the loop.
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from qvirt.host.config import QemuUser
+from qvirt.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Record):
     """A file QEMU will open. restore: libvirt gives it back at the end (exclusive, written to)."""
 
     path: str
@@ -21,8 +20,7 @@ class Wanted:
     restore: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Record):
     """A file whose owner has to change, and whom it belongs to now."""
 
     path: str

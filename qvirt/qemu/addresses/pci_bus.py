@@ -4,10 +4,10 @@ libvirt's rules (docs: "PCI topology and hotplug", "PCI addresses in domain XML 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from qvirt.errors import InternalError, QvirtError, XmlError
+from qvirt.record import Record, field, replace
 
 
 class Connect:
@@ -45,8 +45,7 @@ PCI = Connect.PCI_DEVICE | Connect.HOTPLUG
 PCIE = Connect.PCIE_DEVICE | Connect.HOTPLUG
 
 
-@dataclass(frozen=True, slots=True)
-class BusKind:
+class BusKind(Record):
     """What a controller model offers to devices below it; auto: libvirt places devices there by itself."""
 
     offers: int
@@ -99,8 +98,7 @@ _NAMES: tuple[tuple[int, str], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Record):
     """One PCI function."""
 
     bus: int
@@ -112,8 +110,7 @@ class Place:
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function}"
 
 
-@dataclass(slots=True)
-class Bus:
+class Bus(Record, frozen=False):
     """A bus: its controller's model, the functions taken in each slot, the slots open to several devices."""
 
     model: str

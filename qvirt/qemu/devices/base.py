@@ -11,25 +11,23 @@ When each question is asked:
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.device import Device
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.switches import Switch
+from qvirt.record import Record
 
 D = TypeVar("D", bound=Device)
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(Record):
     """Something of the host that a device needs; ``origin`` is the node that asks for it."""
 
     origin: Device
 
 
-@dataclass(frozen=True, slots=True)
 class FileResource(Resource):
     """A file or device node QEMU opens by path.
 
@@ -44,7 +42,6 @@ class FileResource(Resource):
     relabel: bool = True
 
 
-@dataclass(frozen=True, slots=True)
 class TapResource(Resource):
     """Tap queues handed over as descriptors named ``name``.
 
@@ -63,14 +60,12 @@ class TapResource(Resource):
         return f"vhostfd-{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
 class DirectoryResource(Resource):
     """A folder that must exist before QEMU starts, owned by QEMU's user: sockets are made in it."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
 class ListenResource(Resource):
     """A Unix socket the daemon binds, where QEMU's user could not, and hands over under ``name``."""
 

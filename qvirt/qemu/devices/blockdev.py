@@ -6,7 +6,6 @@ be remembered. What the images need beside (secrets, TLS, reservation helpers) c
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg
@@ -23,6 +22,7 @@ from qvirt.model.storage_source import (
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Blockdev, Object, Switch
+from qvirt.record import Record
 from qvirt.xml.node import Node
 
 Props = dict[str, JsonValue]
@@ -31,8 +31,7 @@ Props = dict[str, JsonValue]
 _DRIVERS = {"fat": "raw", "ploop": "parallels", "vhd": "vhdx"}
 
 
-@dataclass(frozen=True, slots=True)
-class CacheMode:
+class CacheMode(Record):
     """What a cache mode means: does the guest see a write cache, is the host's bypassed, are flushes lost."""
 
     write_back: bool

@@ -4,7 +4,6 @@ QEMU's devices are recorded in ``<model name=…>``: what the guest sees may not
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.controller import Controller
@@ -14,10 +13,10 @@ from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_i440fx, is_pseries, is_q35
 from qvirt.qemu.switches import Device, KeyValue, Switch
+from qvirt.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class PciModel:
+class PciModel(Record):
     """What is behind a model of PCI controller.
 
     devices: the QEMU devices it may be, the default first. required, allowed: fields of ``<target>``.

@@ -4,7 +4,6 @@ Ports are given out by the runtime: it asks ``ports_needed`` and answers by ``se
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, NoNetwork, SystemError_, XmlError
@@ -14,6 +13,7 @@ from qvirt.qemu.devices.audio import audiodev_id, find_audio
 from qvirt.qemu.devices.base import DirectoryResource, FileResource, Handler, Resource, line
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import KeyValue, Object, Option, Pairs, Switch
+from qvirt.record import Record
 
 FIRST_PORT, LAST_PORT = 5900, 65535
 FIRST_WEBSOCKET = 5700
@@ -193,8 +193,7 @@ def _mirror_listen(dev: Graphics, live: bool = False) -> None:
 # ----------------------------------------------------------------------- ports
 
 
-@dataclass(frozen=True, slots=True)
-class PortsNeeded:
+class PortsNeeded(Record):
     """Which ports a display wants to be given before it starts."""
 
     port: bool = False

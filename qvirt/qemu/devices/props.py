@@ -14,20 +14,19 @@ Every path is looked up in the Node classes when the table is made, so a wrong o
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from qvirt.qemu.context import Context
 from qvirt.qemu.keyval import JsonValue
+from qvirt.record import Record
 from qvirt.xml import fields as f
 from qvirt.xml.node import Node
 
 N = TypeVar("N", bound=Node)
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
+class Conversion(Record):
     """How a value of the model is said to QEMU, and how it is read back."""
 
     to_qemu: Callable[[Any], JsonValue]
@@ -57,8 +56,7 @@ def mapped(to_qemu: Mapping[str, JsonValue]) -> Conversion:
 Condition = Callable[[Any, Context], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Prop:
+class Prop(Record):
     """One property.
 
     name: QEMU's. path: from the node the table is for, Python names joined by dots.
@@ -69,10 +67,11 @@ class Prop:
     path: str
     conversion: Conversion = PLAIN
     when: Condition | None = None
-    steps: tuple[str, ...] = field(init=False, compare=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(self.path.split(".")))
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the path."""
+        return tuple(self.path.split("."))
 
 
 def has(type: str, property: str) -> Condition:
@@ -83,24 +82,24 @@ def has(type: str, property: str) -> Condition:
 class PropTable(Generic[N]):
     """The plain attributes of one Node class, in the order they are given to QEMU."""
 
-    __slots__ = ("_flags", "cls", "props")
+    __slots__ = ("_ways", "cls", "props")
 
     def __init__(self, cls: type[N], *props: Prop) -> None:
         self.cls = cls
         self.props = props
         # a <flag/> is False when it is not there, which is not the same as being off
-        self._flags = frozenset(prop.path for prop in props if isinstance(_resolve(cls, prop), f.Flag))
+        self._ways = tuple((prop, prop.steps, isinstance(_resolve(cls, prop), f.Flag)) for prop in props)
 
     def render(self, node: N, ctx: Context) -> dict[str, JsonValue]:
         """Return the properties that the node says something about."""
         made: dict[str, JsonValue] = {}
-        for prop in self.props:
+        for prop, steps, flag in self._ways:
             value: Any = node
-            for step in prop.steps:
+            for step in steps:
                 value = getattr(value, step)
                 if value is None:
                     break
-            if value is None or (value is False and prop.path in self._flags):
+            if value is None or (flag and value is False):
                 continue
             if prop.when is not None and not prop.when(node, ctx):
                 continue

@@ -6,11 +6,11 @@ and a structure is compiled when it is first used.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
 
+from qvirt.record import Record
 from qvirt.rpc.types import Fields, Schema
 from qvirt.rpc.xdr import XdrStruct
 
@@ -26,8 +26,7 @@ _BASES: Final = {QEMU: REMOTE, LXC: REMOTE}
 EventKind = Literal["domain", "network", "storage_pool", "node_device", "secret"]
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRule:
+class AccessRule(Record):
     """One permission a call needs.
 
     mask: the rule holds only when one of these flags is set, or when none is where `unset`; 0 = always.
@@ -48,8 +47,7 @@ class AccessRule:
         return not self.mask or bool(flags & self.mask) is not self.unset
 
 
-@dataclass(frozen=True, slots=True)
-class Procedure:
+class Procedure(Record):
     """One row of a program's table.
 
     args, ret: None is void, zero bytes. An event has neither, but may have msg.
@@ -94,8 +92,7 @@ class Procedure:
         return () if self.ret is None else self.ret.decode(data)
 
 
-@dataclass(frozen=True, slots=True)
-class EventId:
+class EventId(Record):
     """A public event number and the messages that carry it.
 
     legacy: procedure without callback id, None for ids the old registration never had.

@@ -1,11 +1,11 @@
 """Status files: written and read back, foreign ones read, damaged ones refused."""
 
-from dataclasses import fields
 
 import pytest
 
 from qvirt.constants import DomainPausedReason, DomainRunningReason, DomainState
 from qvirt.errors import QvirtError
+from qvirt.record import fields
 from qvirt.runtime.documents import header
 from qvirt.runtime.state import REASON_WORDS, STATE_WORDS, Footprint, Owner, Status, read_status
 
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_back() -> None:
     again = read_status(first.to_text(header("a&b", "x")), "(test)")
     assert again.xml.startswith('<domain type="qemu" id="7">')
     assert "<name>a&amp;b</name>" in again.inactive_xml
-    for name in (field.name for field in fields(Status)):
+    for name in fields(Status):
         if name not in ("xml", "inactive_xml"):
             assert getattr(again, name) == getattr(first, name), name
 
