@@ -89,11 +89,11 @@ def _q35(ctx: Context, buses: Buses, slots: Slots) -> None:
             _fixed(dev, 0x1F, 2, "Primary SATA controller must have PCI address 0:0:1f.2")
             if not buses.buses[0].taken.get(0x1F, 0) & 1 << 2:
                 buses.reserve(Place(0, 0x1F, 2), PCIE & ~Connect.HOTPLUG)
-        elif dev.type == "usb" and dev.model == "ich9-uhci1" and wants_pci(dev):
+        elif dev.type == "usb" and dev.model == "ich9-uhci1" and dev.address is None:
             for slot in (0x1D, 0x1A):
                 if _custom(dev, buses, slot, multifunction=True):
                     break
-        elif dev.type == "pci" and dev.model == "dmi-to-pci-bridge" and wants_pci(dev):
+        elif dev.type == "pci" and dev.model == "dmi-to-pci-bridge" and dev.address is None:
             _custom(dev, buses, 0x1E)
     for function in (0, 3):
         buses.reserve(Place(0, 0x1F, function), PCIE & ~Connect.HOTPLUG)

@@ -48,23 +48,28 @@ def assign_pci(ctx: Context) -> None:
     )
     slots = Slots(ctx)
     count = highest + 1
+    settled = False
     if count > 0:
         rehearsal = _buses(ctx, slots, count, growing=True)
-        _rehearse(ctx, rehearsal, slots, highest)
+        wanting = _rehearse(ctx, rehearsal, slots, highest)
+        settled = not wanting and len(rehearsal) == count
         count = len(rehearsal)
     if not supports_pci(domain):
         return
-    buses = _buses(ctx, slots, count, growing=False)
-    reserve_builtin(ctx, buses, slots)
-    _assign_devices(ctx, buses, slots)
+    if not settled:  # everything was there already in a document that has been here before
+        buses = _buses(ctx, slots, count, growing=False)
+        reserve_builtin(ctx, buses, slots)
+        _assign_devices(ctx, buses, slots)
     _set_multifunction(ctx)
     for controller in domain.devices.controllers:
         if controller.type is ControllerType.PCI:
             _controller_options(ctx, controller)
 
 
-def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> None:
+def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> bool:
     """Count the places everything takes, and add the controllers for the buses that turn out to be needed.
+
+    Return whether anything is still without a place.
 
     As in libvirt nothing is written down here but the chipset's fixed places, so each part of a USB2 group
     that has no address yet counts as a slot of its own.
@@ -73,7 +78,7 @@ def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> None:
     reserve_builtin(ctx, buses, slots)
     if root_model(domain) == "pci-root" and not all(bus.is_full for bus in buses.buses):
         buses.next(PCI)  # for the bridge that one device too many would need
-    _assign_devices(ctx, buses, slots)
+    wanting = _assign_devices(ctx, buses, slots)
     if highest <= 0 and len(buses) > highest + 1 and root_model(domain) == "pcie-root":
         buses.next(PCIE)  # one free port, so that something can be plugged in later
     number = 1
@@ -86,6 +91,7 @@ def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> None:
                 # a bridge that was added finds a port as any device does; one of the document must have one
                 buses.next(needs | PCIE if needs & Connect.PCIE_TO_PCI else needs)
         number += 1
+    return wanting
 
 
 def _buses(ctx: Context, slots: Slots, count: int, growing: bool) -> Buses:
@@ -155,20 +161,27 @@ def _in_order(ctx: Context) -> Iterator[Device]:
     yield from devices.cryptos
 
 
-def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> None:
+def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> bool:
+    """Find a place for each device without one; return whether there was any."""
+    wanting = False
     for dev in _in_order(ctx):
+        if not wants_pci(dev):
+            continue
         needs = slots.needs(dev)
-        if not wants_pci(dev) or not (needs or _is_expected(dev)):
+        if not needs and not _is_expected(dev):
             continue
         if isinstance(dev, Controller):
             if dev.type is ControllerType.IDE and dev.index == 0:
                 continue  # in the chipset, or refused
+            wanting = True
             if dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS:
                 _assign_usb2(ctx, dev, buses, needs)
                 continue
+        wanting = True
         found = buses.next(needs)
         if not buses.growing:
             place(dev, found)
+    return wanting
 
 
 def _is_expected(dev: Device) -> bool:
