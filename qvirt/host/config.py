@@ -8,7 +8,7 @@ import os
 import pwd
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qvirt.errors import ConfigSyntax
@@ -187,10 +187,11 @@ def read_config(path: Path, *, privileged: bool) -> QemuConfig:
 def make_config(values: Mapping[str, ConfValue], *, privileged: bool) -> QemuConfig:
     """Turn parsed values into the configuration."""
     known: dict[str, object] = {}
-    for entry in fields(Settings):
-        if entry.name in values:
-            value = values[entry.name]
-            known[entry.name] = bool(value) if entry.type in (bool, "bool") else value
+    defaults = Settings()
+    for name in Settings.__annotations__:
+        if name in values:
+            value = values[name]
+            known[name] = bool(value) if isinstance(getattr(defaults, name), bool) else value
 
     def number(name: str, default: int) -> int:
         value = values.get(name, default)

@@ -52,6 +52,9 @@ GRACEFUL_WAIT = 15.0
 TERM_STEP = 0.25
 KILL_WAIT = 5.0
 
+#: how often a start is tried when the ports chosen for it are taken
+PORT_TRIES = 8
+
 
 async def start(
     domain: "Domain",
@@ -63,8 +66,40 @@ async def start(
 ) -> None:
     """Start a QEMU for a definition, which becomes the live one. The caller holds a modify job.
 
-    Raises whatever keeps it from starting; then nothing is left behind.
+    Raises whatever keeps it from starting; then nothing is left behind. Where a port we chose was taken by
+    somebody else before QEMU had it, the start is tried again with others.
     """
+    tries = PORT_TRIES if any(graphics.autoport for graphics in definition.devices.graphics) else 1
+    lost = launch.PortPlan()
+    try:
+        for left in range(tries - 1, -1, -1):
+            again = definition.copy() if left else definition
+            try:
+                await _start_once(domain, definition, paused=paused, owner=owner, reset_nvram=reset_nvram)
+            except PortTaken as error:
+                if not left:
+                    raise
+                log.info("start of '%s': port taken by another program, trying others", domain.name)
+                for port in error.ports:
+                    lost.reserve(domain.hypervisor.display_ports, port)
+                definition = again
+            else:
+                return
+    finally:
+        launch.release_ports(lost)
+
+
+class PortTaken(InternalError):
+    """QEMU could not listen where it was told to. ports: those chosen for it."""
+
+    def __init__(self, detail: str, ports: list[int]) -> None:
+        super().__init__(detail)
+        self.ports = ports
+
+
+async def _start_once(
+    domain: "Domain", definition: Definition, *, paused: bool, owner: object | None, reset_nvram: bool
+) -> None:
     hv = domain.hypervisor
     hv.checkpoint("start")
     running = Running(id=hv.next_id(), definition=definition, folder="", monitor_path="", owner=owner)
@@ -245,7 +280,10 @@ async def _race(
             await watcher
         if not await process.wait(KILL_WAIT):
             await watcher
-        raise InternalError(_last_words(running, domain_log, command))
+        said = _last_words(running, domain_log, command)
+        if "Address already in use" in said and running.footprint.ports:
+            raise PortTaken(said, list(running.footprint.ports))
+        raise InternalError(said)
     finally:
         watcher.cancel()
         with contextlib.suppress(QvirtError, asyncio.CancelledError):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from qvirt.errors import (
     QvirtError,
     SystemError_,
 )
+from qvirt.host.ports import PortAllocator
 from qvirt.qmp.wire import Event, JsonObject
 from qvirt.runtime import monitor_events
 from qvirt.runtime.domain import Domain
@@ -443,5 +445,37 @@ def test_autodestroy_follows_its_owner() -> None:
                 assert not mine.active
                 assert other.active
                 await other.destroy()
+
+    run(scenario())
+
+
+class Blind(PortAllocator):
+    """Does not see who listens, as when another program is quicker."""
+
+    def acquire(self) -> int:
+        port = next(port for port in range(self.low, self.high + 1) if port not in self._taken)
+        self.reserve(port)
+        return port
+
+
+def test_port_that_another_program_takes_first() -> None:
+    async def scenario() -> None:
+        with instance() as it, socket.socket() as busy:
+            busy.bind(("127.0.0.1", 0))
+            busy.listen()
+            port = busy.getsockname()[1]
+            if port < 5900 or port > 65500:
+                pytest.skip("the kernel chose a port displays do not use")
+            async with it.serve() as hv:
+                hv.display_ports = Blind("display", port, port + 20)
+                seen = Recorder(hv)
+                domain = await hv.create(document("vnc", "<graphics type='vnc' port='-1'/>"))
+                assert port < (domain.live.devices.graphics[0].port or 0) <= port + 20
+                assert seen.lifecycle() == [(4, 0), (2, 0)]
+                await domain.destroy()
+                fixed = document("fixed", f"<graphics type='vnc' port='{port}' autoport='no'/>")
+                with pytest.raises(InternalError, match=r"(?s)Address already in use.*<graphics>"):
+                    await hv.create(fixed)
+                assert it.traces() == []
 
     run(scenario())
