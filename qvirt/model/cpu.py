@@ -1,10 +1,21 @@
 """``<cpu>``: the guest's processor, its topology and NUMA cells."""
 
-from qvirt.errors import XmlError
-from qvirt.model.memory import kib
-from qvirt.xml.codecs import Codec, cpuset, format_cpuset, on_off, string, uint, ulong, words, yes_no
+from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.model.memory import bad_size, kib
+from qvirt.xml.codecs import (
+    Codec,
+    cpuset,
+    format_cpuset,
+    on_off,
+    positive,
+    string,
+    uint,
+    ulong,
+    words,
+    yes_no,
+)
 from qvirt.xml.fields import attr, child, children, content
-from qvirt.xml.node import Node
+from qvirt.xml.node import Node, complain
 
 #: how far a NUMA node is from itself, in ACPI's measure
 LOCAL_DISTANCE = 10
@@ -13,10 +24,11 @@ FEATURE_POLICIES = ("force", "require", "optional", "disable", "forbid")
 #: length of the vendor string CPUID can hold
 VENDOR_ID_LENGTH = 12
 
-positive: Codec[int] = Codec(uint.parse, str, "a positive integer")
+_BITS: Codec[int] = Codec(uint.parse, str, "a positive integer", " Expected integer value")
 
 
 class CpuModel(Node, tag="model"):
+    complaints = complain({"fallback": (ConfigUnsupported, "Invalid fallback attribute")})
     fallback: str | None = attr(words("allow", "forbid"))
     vendor_id: str | None = attr(string)
     name: str | None = content(string)
@@ -40,10 +52,6 @@ class Topology(Node, tag="topology"):
     cores: int = attr(positive, required=True)
     threads: int = attr(positive, required=True)
 
-    def check(self) -> None:
-        if not (self.sockets and self.dies and self.cores and self.threads):
-            raise XmlError("Invalid CPU topology")
-
 
 class CpuCache(Node, tag="cache"):
     level: int | None = attr(uint)
@@ -56,10 +64,16 @@ class CpuCache(Node, tag="cache"):
 
 class MaxPhysAddr(Node, tag="maxphysaddr"):
     mode: str = attr(words("emulate", "passthrough"), required=True)
-    bits: int | None = attr(uint)
+    bits: int | None = attr(_BITS)
 
 
 class CpuFeature(Node, tag="feature"):
+    complaints = complain(
+        {
+            "policy": (ConfigUnsupported, "Invalid CPU feature policy"),
+            "!name": (XmlError, "Invalid CPU feature name"),
+        }
+    )
     policy: str | None = attr(words(*FEATURE_POLICIES))
     name: str = attr(string, required=True)
 
@@ -82,8 +96,8 @@ class CacheSize(Node):
 
 class NumaCache(Node, tag="cache"):
     level: int = attr(uint, required=True)
-    associativity: str = attr(words("none", "direct", "full"), required=True)
-    policy: str = attr(words("none", "writeback", "writethrough"), required=True)
+    associativity: str | None = attr(words("none", "direct", "full"), omit="none")
+    policy: str | None = attr(words("none", "writeback", "writethrough"), omit="none")
     size: CacheSize | None = child(CacheSize, "size")
     cache_line: CacheSize | None = child(CacheSize, "line")
 
@@ -104,6 +118,12 @@ def _bytes(value: int, unit: str | None) -> int:
 class Cell(Node, tag="cell"):
     """A NUMA node of the guest; memory in KiB once read."""
 
+    complaints = complain(
+        {
+            "memory": bad_size("./@memory"),
+            "!memory": (XmlError, "missing element or attribute './@memory'"),
+        }
+    )
     id: int | None = attr(uint)
     cpus: frozenset[int] | None = attr(cpuset)
     memory: int = attr(ulong, required=True)
@@ -116,6 +136,10 @@ class Cell(Node, tag="cell"):
     def check(self) -> None:
         self.memory = kib(self.memory, self.unit)
         self.unit = "KiB"
+        if not self.cpus:
+            self.cpus = None
+        if self.distances is not None and not self.distances.siblings:
+            raise XmlError("NUMA distances defined without siblings")
 
 
 class Latency(Node, tag="latency"):
@@ -157,6 +181,8 @@ class Numa(Node, tag="numa"):
     def check(self) -> None:
         """Number the cells, put them in order of their ids, refuse what libvirt refuses."""
         cells = self.cells
+        if not cells:
+            raise XmlError("NUMA topology defined without NUMA cells")
         explicit = [cell.id for cell in cells if cell.id is not None]
         if explicit and len(explicit) != len(cells):
             # libvirt: a missing id is the cell's position
@@ -187,9 +213,16 @@ class Numa(Node, tag="numa"):
         for cell in self.cells:
             for sibling in cell.distances.siblings if cell.distances is not None else ():
                 if sibling.id >= len(self.cells):
-                    raise XmlError(f"'sibling id={sibling.id}' refers to a NUMA cell that is not there")
-                if not 10 <= sibling.value <= 255:
-                    raise XmlError(f"'value {sibling.value}' is invalid for 'sibling id={sibling.id}'")
+                    raise XmlError(
+                        f"'sibling_id {sibling.id}' does not refer to a valid cell within NUMA "
+                        f"'cell id {cell.id}'"
+                    )
+                is_self = sibling.id == cell.id
+                if not LOCAL_DISTANCE <= sibling.value <= 255 or is_self != (sibling.value == LOCAL_DISTANCE):
+                    raise XmlError(
+                        f"'value {sibling.value}' is invalid for 'sibling id {sibling.id}' under NUMA "
+                        f"'cell id {cell.id}'"
+                    )
                 said.setdefault(cell.id or 0, {})[sibling.id] = sibling.value
         for src, distances in list(said.items()):
             for dst, value in list(distances.items()):
@@ -206,40 +239,37 @@ class Numa(Node, tag="numa"):
     def _check_interconnects(self) -> None:
         if self.interconnects is None:
             return
-        for said in (*self.interconnects.latencies, *self.interconnects.bandwidths):
-            for name in ("initiator", "target"):
-                if getattr(said, name) >= len(self.cells):
+        links = [(x.initiator, x.target, x.cache) for x in self.interconnects.latencies]
+        links += [(x.initiator, x.target, x.cache) for x in self.interconnects.bandwidths]
+        for initiator, target, cache in links:
+            for name, node in (("initiator", initiator), ("target", target)):
+                if node >= len(self.cells):
                     raise XmlError(f"'{name}' refers to a non-existent NUMA node")
-            levels = {cache.level for cache in self.cells[said.target].caches}
-            if said.cache and said.cache not in levels:
+            if cache and cache not in {known.level for known in self.cells[target].caches}:
                 raise XmlError("'cache' refers to a non-existent NUMA node cache")
 
     def _check_cpus(self) -> None:
-        seen: frozenset[int] = frozenset()
-        for cell in self.cells:
-            if cell.cpus is None:
-                continue
-            if not cell.cpus:
-                raise XmlError(f"NUMA cell {cell.id} has no vCPUs assigned")
-            if seen & cell.cpus:
-                raise XmlError("NUMA cells must not share vCPUs: " + _overlap(self.cells, cell))
-            seen |= cell.cpus
+        for i, cell in enumerate(self.cells):
+            for other in self.cells[:i]:
+                if cell.cpus and other.cpus and cell.cpus & other.cpus:
+                    raise ConfigUnsupported(
+                        f"NUMA cells {cell.id} and {other.id} have overlapping vCPU ids"
+                        f": {format_cpuset(cell.cpus & other.cpus)}"
+                    )
 
     def nodes_distances(self) -> bool:
         """Tell whether any cell states distances."""
         return any(cell.distances is not None and cell.distances.siblings for cell in self.cells)
 
 
-def _overlap(cells: list[Cell], cell: Cell) -> str:
-    for other in cells:
-        if other.cpus and cell.cpus and other is not cell and other.cpus & cell.cpus:
-            return f"cells {other.id} and {cell.id} both have {format_cpuset(other.cpus & cell.cpus)}"
-    return ""
-
-
 class Cpu(Node, tag="cpu"):
     """A guest CPU."""
 
+    complaints = complain(
+        {
+            "mode": (ConfigUnsupported, "Invalid mode attribute '{}'"),
+        }
+    )
     mode: str | None = attr(words(*CPU_MODES))
     match: str | None = attr(words("minimum", "exact", "strict"))
     check_level: str | None = attr(words("none", "partial", "full"), "check")
@@ -255,7 +285,7 @@ class Cpu(Node, tag="cpu"):
     def check(self) -> None:
         mode = self.mode or "custom"
         if self.migratable is not None and mode not in ("host-passthrough", "maximum"):
-            raise XmlError(
+            raise ConfigUnsupported(
                 "Attribute migratable is only allowed for 'host-passthrough' / 'maximum' CPU mode"
                 f", not for '{mode}'"
             )

@@ -7,7 +7,7 @@ from lxml import etree
 
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, XmlDetail, XmlError
 from qvirt.model.memory import UNITS
-from qvirt.xml.codecs import cpuset, integer, long, string, uint, ulong, words
+from qvirt.xml.codecs import cpuset, integer, long, positive, string, uint, ulong, words
 from qvirt.xml.fields import attr, child, children, text
 from qvirt.xml.node import Node, Reader, complain
 
@@ -21,23 +21,30 @@ QUOTA_RANGE = (1000, 17592186044415)
 SHARES_RANGE = (2, 262144)
 
 
-class VcpuPin(Node, tag="vcpupin"):
+class Pinned(Node):
+    """Base: a thread and the host CPUs it may run on."""
+
+    def _read(self, el: etree._Element, reader: Reader) -> None:
+        super()._read(el, reader)
+        if not self.__dict__["cpuset"]:
+            raise ConfigUnsupported(f"Invalid value of 'cpuset': {el.get('cpuset')}")
+
+
+class VcpuPin(Pinned, tag="vcpupin"):
     complaints = complain({"!cpuset": (InternalError, "missing cpuset for vcpupin")})
     vcpu: int = attr(uint, required=True)
     cpuset: frozenset[int] = attr(cpuset, required=True)
 
 
-class EmulatorPin(Node, tag="emulatorpin"):
+class EmulatorPin(Pinned, tag="emulatorpin"):
+    complaints = complain({"!cpuset": (InternalError, "missing cpuset for emulatorpin")})
     cpuset: frozenset[int] = attr(cpuset, required=True)
 
 
-class IothreadPin(Node, tag="iothreadpin"):
-    iothread: int = attr(uint, required=True)
+class IothreadPin(Pinned, tag="iothreadpin"):
+    complaints = complain({"!cpuset": (InternalError, "missing cpuset for iothreadpin")})
+    iothread: int = attr(positive, required=True)
     cpuset: frozenset[int] = attr(cpuset, required=True)
-
-    def check(self) -> None:
-        if not self.iothread:
-            raise XmlError("zero is an invalid iothread id value")
 
 
 class Scheduler(Node):
@@ -55,10 +62,14 @@ class Scheduler(Node):
 
 
 class VcpuSched(Scheduler, tag="vcpusched"):
+    complaints = complain({"!vcpus": (XmlError, "Missing attribute 'vcpus' in element 'vcpusched'")})
     vcpus: frozenset[int] = attr(cpuset, required=True)
 
 
 class IothreadSched(Scheduler, tag="iothreadsched"):
+    complaints = complain(
+        {"!iothreads": (XmlError, "Missing attribute 'iothreads' in element 'iothreadsched'")}
+    )
     iothreads: frozenset[int] = attr(cpuset, required=True)
 
 
@@ -186,14 +197,14 @@ class CpuTune(Node, tag="cputune"):
         super()._read(el, reader)
 
     def check(self) -> None:
-        if self.shares is not None and not SHARES_RANGE[0] <= self.shares <= SHARES_RANGE[1]:
+        if self.shares and not SHARES_RANGE[0] <= self.shares <= SHARES_RANGE[1]:
             raise ConfigUnsupported(
                 f"Value of cputune 'shares' must be in range [{SHARES_RANGE[0]}, {SHARES_RANGE[1]}]"
             )
         self._check_bandwidth()
         self.vcpupins = _unique(self.vcpupins, lambda pin: pin.vcpu, "duplicate vcpupin for vcpu '{}'")
         self.iothreadpins = _unique(
-            self.iothreadpins, lambda pin: pin.iothread, "duplicate iothreadpin for iothread '{}'"
+            self.iothreadpins, lambda pin: pin.iothread, "duplicate iothreadpin for same iothread '{}'"
         )
         self.vcpuscheds = [
             VcpuSched(vcpus=frozenset((thread,)), scheduler=sched.scheduler, priority=sched.priority)

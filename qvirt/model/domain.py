@@ -2,7 +2,7 @@
 
 from lxml import etree
 
-from qvirt.errors import XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, NoName, XmlDetail, XmlError
 from qvirt.model.clock import Clock
 from qvirt.model.cpu import Cpu
 from qvirt.model.cputune import CpuTune
@@ -23,10 +23,10 @@ from qvirt.model.qemu_namespace import (
 from qvirt.model.seclabel import SecLabel
 from qvirt.model.sysinfo import Sysinfo
 from qvirt.model.vcpu import DefaultIothread, IothreadIds, Vcpu, Vcpus
-from qvirt.xml.codecs import string, uint, uuid, words, yes_no
+from qvirt.xml.codecs import Codec, string, uint, uuid, words, yes_no
 from qvirt.xml.document import parse
 from qvirt.xml.fields import attr, child, children, part, text
-from qvirt.xml.node import Node, Raw, Reader
+from qvirt.xml.node import Node, Raw, Reader, complain
 
 #: what each lifecycle event may lead to
 LIFECYCLE_ACTIONS = ("destroy", "restart", "rename-restart", "preserve")
@@ -49,7 +49,6 @@ class Metadata(Node, tag="metadata"):
         items = []
         for kid in el:
             if kid.tag.__class__ is not str:
-                items.append(Raw(kid))
                 continue
             namespace = str(kid.tag)[1:].partition("}")[0] if str(kid.tag).startswith("{") else ""
             if namespace and namespace not in seen:  # the first of a namespace stays
@@ -72,12 +71,14 @@ class Resource(Node, tag="resource"):
     partition: str | None = text(string)
     fibrechannel: FibreChannel | None = child(FibreChannel)
 
-    def check(self) -> None:
-        if self.partition is not None and not self.partition.startswith("/"):
-            raise XmlError(f"Resource partition '{self.partition}' must start with '/'")
-
 
 class IdMapEntry(Node):
+    complaints = complain(
+        {
+            f"!{name}": (XmlError, "invalid idmap start/target/count settings")
+            for name in ("start", "target", "count")
+        }
+    )
     start: int = attr(uint, required=True)
     target: int = attr(uint, required=True)
     count: int = attr(uint, required=True)
@@ -132,14 +133,42 @@ class Perf(Node, tag="perf"):
                 raise XmlError(f"perf event '{one.name}' was already specified")
 
 
+def _parse_id(value: str) -> int | None:
+    return int(value) if value.isdecimal() else None
+
+
+#: the id of a document that is read means nothing, so neither does a bad one
+_ID: Codec[int | None] = Codec(_parse_id, str, "a non-negative integer")
+#: empty: one is to be made
+_GENID: Codec[str] = Codec(lambda value: uuid.parse(value) if value else "", str, uuid.expects)
+DOMAIN_TYPES = frozenset(
+    ("qemu", "kqemu", "kvm", "xen", "lxc", "uml", "openvz", "test", "vmware", "hyperv", "vbox", "phyp",
+     "parallels", "bhyve", "vz", "hvf")
+)  # fmt: skip
+
+
 class Domain(Node, tag="domain"):
     """A virtual machine, as the user describes it."""
 
+    complaints = complain(
+        {
+            "!type": (InternalError, "missing domain type attribute"),
+            "!name": (NoName, ""),
+            "!os": (XmlError, "an os <type> must be specified"),
+            "uuid": (InternalError, "malformed uuid element"),
+            "genid": (InternalError, "malformed genid element"),
+            "iothreads": (XmlError, "invalid iothreads count '{}'"),
+            "on_poweroff": (ConfigUnsupported, "unknown on_poweroff action: {}"),
+            "on_reboot": (ConfigUnsupported, "unknown on_reboot action: {}"),
+            "on_crash": (ConfigUnsupported, "unknown on_crash action: {}"),
+            "on_lockfailure": (ConfigUnsupported, "unknown on_lockfailure action: {}"),
+        }
+    )
     type: str = attr(string, required=True)
-    id: int | None = attr(uint)
+    id: int | None = attr(_ID)
     name: str = text(string, required=True)
     uuid: str | None = text(uuid)
-    genid: str | None = text(string)
+    genid: str | None = text(_GENID)
     title: str | None = text(string)
     description: str | None = text(string)
     metadata: Metadata | None = child(Metadata)
@@ -191,10 +220,31 @@ class Domain(Node, tag="domain"):
         return f" xmlns:qemu='{QEMU_NAMESPACE}'"
 
     def check(self) -> None:
+        if self.type not in DOMAIN_TYPES:
+            raise ConfigUnsupported(f"invalid domain type {self.type}")
+        if not self.name:
+            raise NoName("")
+        if "\n" in self.name:
+            raise XmlDetail("invalid char in name: \n")
         if "/" in self.name:
             raise XmlError(f"name {self.name} cannot contain '/'")
         if self.title is not None and "\n" in self.title:
             raise XmlError("Domain title can't contain newlines")
+        for name in ("title", "description", "bootloader", "bootloader_args"):
+            if self.__dict__.get(name) == "":
+                del self.__dict__[name]
+        self._drop_empty()
+
+    def _drop_empty(self) -> None:
+        """Drop elements that say nothing, which libvirt does not keep."""
+        for name in ("defaultiothread", "keywrap", "qemu_commandline", "qemu_capabilities", "qemu_override"):
+            node: Node | None = self.__dict__.get(name)
+            if node is not None and node.is_empty():
+                del self.__dict__[name]
+        if self.qemu_deprecation is not None and self.qemu_deprecation.behavior is None:
+            self.qemu_deprecation = None
+        if self.vcpus is not None and not self.vcpus.vcpus:
+            self.vcpus = None
 
     @property
     def vcpus_current(self) -> int:

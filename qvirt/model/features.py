@@ -36,13 +36,17 @@ class Spinlocks(RequiredState, tag="spinlocks"):
         if not self.state:
             self.retries = None
         elif self.retries is None:
-            raise XmlError("missing HyperV spinlock retry count")
+            raise XmlError("Missing required attribute 'retries' in element 'spinlocks'")
         elif self.retries < 0xFFF:
             raise XmlError(f"HyperV spinlock retry count must be at least {0xFFF}, not {self.retries}")
 
 
 class Stimer(RequiredState, tag="stimer"):
     direct: RequiredState | None = child(RequiredState, "direct")
+
+    def check(self) -> None:
+        if self.direct is not None and not self.direct.state:
+            self.direct = None
 
 
 class HypervVendorId(RequiredState, tag="vendor_id"):
@@ -71,7 +75,17 @@ class Strict(Node):
         super()._read(el, reader)
 
 
-class Hyperv(Strict, tag="hyperv"):
+class Opened(Strict):
+    """Base: libvirt writes both tags of these even when nothing is between them."""
+
+    def write(self, out: list[str], indent: str = "", tag: str | None = None, force: bool = True) -> None:
+        mark = len(out)
+        super().write(out, indent, tag, force)
+        if len(out) == mark + 1:
+            out[mark] = f"{out[mark][:-3]}>\n{indent}</{tag or self.tag}>\n"
+
+
+class Hyperv(Opened, tag="hyperv"):
     """Microsoft Hyper-V's paravirtual interfaces."""
 
     unknown_message = "unsupported HyperV Enlightenment feature: {}"
@@ -95,9 +109,6 @@ class Hyperv(Strict, tag="hyperv"):
 
     def check(self) -> None:
         self.mode = self.mode or "custom"
-        if self.mode == "passthrough":
-            for field in self._body:
-                self.__dict__.pop(field.name, None)
 
 
 class DirtyRing(RequiredState, tag="dirty-ring"):
@@ -107,12 +118,12 @@ class DirtyRing(RequiredState, tag="dirty-ring"):
         if not self.state:
             self.size = None
         elif self.size is None:
-            raise XmlError("missing dirty ring size")
+            raise XmlError("Missing required attribute 'size' in element 'dirty-ring'")
         elif self.size & (self.size - 1) or not 1024 <= self.size <= 65536:
             raise XmlError("dirty ring must be power of 2 and ranges [1024, 65536]")
 
 
-class Kvm(Strict, tag="kvm"):
+class Kvm(Opened, tag="kvm"):
     """How KVM shows itself to the guest."""
 
     unknown_message = "unsupported KVM feature: {}"
@@ -128,7 +139,7 @@ class XenPassthrough(RequiredState, tag="passthrough"):
     mode: str | None = attr(words("sync_pt", "share_pt"))
 
 
-class Xen(Strict, tag="xen"):
+class Xen(Opened, tag="xen"):
     unknown_message = "unsupported Xen feature: {}"
 
     e820_host: RequiredState | None = child(RequiredState, "e820_host")
@@ -212,9 +223,14 @@ class Tseg(Node, tag="tseg"):
 class Smm(State, tag="smm"):
     tseg: Tseg | None = child(Tseg)
 
+    def check(self) -> None:
+        super().check()
+        if not self.state:
+            self.tseg = None
+
 
 class Ioapic(Node, tag="ioapic"):
-    driver: str = attr(words("qemu", "kvm"), required=True)
+    driver: str | None = attr(words("qemu", "kvm"))
 
 
 class Hpt(Node, tag="hpt"):
@@ -227,15 +243,15 @@ class Msrs(Node, tag="msrs"):
 
 
 class Cfpc(Node, tag="cfpc"):
-    value: str = attr(words("broken", "workaround", "fixed"), required=True)
+    value: str | None = attr(words("broken", "workaround", "fixed"))
 
 
 class Sbbc(Node, tag="sbbc"):
-    value: str = attr(words("broken", "workaround", "fixed"), required=True)
+    value: str | None = attr(words("broken", "workaround", "fixed"))
 
 
 class Ibs(Node, tag="ibs"):
-    value: str = attr(words("broken", "workaround", "fixed-ibs", "fixed-ccd", "fixed-na"), required=True)
+    value: str | None = attr(words("broken", "workaround", "fixed-ibs", "fixed-ccd", "fixed-na"))
 
 
 class Tcg(Node, tag="tcg"):
@@ -271,3 +287,13 @@ class Features(Strict, tag="features"):
     sbbc: Sbbc | None = child(Sbbc)
     ibs: Ibs | None = child(Ibs)
     tcg: Tcg | None = child(Tcg)
+
+    def check(self) -> None:
+        """Drop what says nothing."""
+        for name in ("ioapic", "hpt", "cfpc", "sbbc", "ibs", "tcg"):
+            node: Node | None = getattr(self, name)
+            if node is not None and node.is_empty():
+                del self.__dict__[name]
+        known = self.capabilities
+        if known is not None and not known.states and known.policy == "default":
+            self.capabilities = None

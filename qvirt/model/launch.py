@@ -1,5 +1,6 @@
 """``<launchSecurity>`` and ``<keywrap>``: what protects the guest's memory and keys from the host."""
 
+from qvirt.errors import XmlError
 from qvirt.xml.codecs import hex4, on_off, string, uint, words, yes_no
 from qvirt.xml.fields import attr, children, text
 from qvirt.xml.node import Node
@@ -15,6 +16,10 @@ class LaunchSecurity(Node, tag="launchSecurity"):
     policy: int | None = text(hex4)
     dh_cert: str | None = text(string, "dhCert")
     session: str | None = text(string)
+
+    def check(self) -> None:
+        if self.type == "sev" and self.policy is None:
+            raise XmlError("failed to get launch security policy")
 
 
 class Cipher(Node, tag="cipher"):

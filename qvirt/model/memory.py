@@ -3,10 +3,10 @@
 Sizes are kept in KiB, whatever unit the document uses, and written in KiB, as libvirt does.
 """
 
-from qvirt.errors import NumericalOverflow, XmlError
-from qvirt.xml.codecs import on_off, string, uint, ulong
+from qvirt.errors import ConfigUnsupported, InvalidArg, NumericalOverflow, XmlDetail, XmlError
+from qvirt.xml.codecs import cpuset, on_off, string, uint, ulong, words
 from qvirt.xml.fields import attr, child, children, content, flag
-from qvirt.xml.node import Node
+from qvirt.xml.node import Node, complain
 
 #: bytes per unit; libvirt ignores case
 UNITS: dict[str, int] = {
@@ -41,21 +41,31 @@ def kib(value: int, unit: str | None, default: int = 1024) -> int:
     else:
         found = UNITS.get(unit.lower())
         if found is None:
-            raise XmlError(f"unknown suffix '{unit}'")
+            raise InvalidArg(f"unknown suffix '{unit}'")
         factor = found
     if value * factor > 2**63 - 1:
-        raise NumericalOverflow("value too large: " + f"{value} {unit or 'KiB'}")
+        raise NumericalOverflow(f"value too large: {value}{unit or 'KiB'}")
     return -(-value * factor // 1024)
+
+
+def bad_size(path: str) -> tuple[type[XmlError], str]:
+    """Return libvirt's complaint about a size at a path."""
+    return XmlError, "Invalid value '{}' for element or attribute '" + path + "'"
 
 
 class Size(Node):
     """An element that holds a size; ``value`` is in KiB once read."""
 
     unit: str | None = attr(string)
-    value: int = content(ulong, required=True)
+    value: int = content(ulong)  # type: ignore[assignment]  # 0 where the element is empty
+
+    def __init_subclass__(cls, tag: str | None = None, **kwargs: object) -> None:
+        super().__init_subclass__(tag, **kwargs)
+        if "complaints" not in vars(cls) and cls.tag:
+            cls.complaints = complain({"": bad_size(f"./{cls.tag}[1]")})
 
     def check(self) -> None:
-        self.value = kib(self.value, self.unit)
+        self.value = kib(self.value or 0, self.unit)
         self.unit = "KiB"
 
 
@@ -71,7 +81,12 @@ TotalMemory._bind((TotalMemory.fields[-1], *TotalMemory.fields[:-1]))  # dumpCor
 class MaxMemory(Size, tag="maxMemory"):
     """``<maxMemory>``: the ceiling for memory hot-plug."""
 
-    slots: int = attr(uint, required=True)
+    slots: int | None = attr(uint)
+
+    def check(self) -> None:
+        super().check()
+        if not self.value or not self.slots:
+            raise XmlError("both maximum memory size and memory slot count must be specified")
 
 
 class CurrentMemory(Size, tag="currentMemory"):
@@ -81,13 +96,21 @@ class CurrentMemory(Size, tag="currentMemory"):
 class HugepageSize(Node, tag="page"):
     """``<page>`` of ``<hugepages>``; size in KiB once read."""
 
+    complaints = complain(
+        {
+            "size": bad_size("./@size"),
+            "!size": (XmlError, "missing element or attribute './@size'"),
+        }
+    )
     size: int = attr(ulong, required=True)
     unit: str | None = attr(string)
-    nodeset: str | None = attr(string)
+    nodeset: frozenset[int] | None = attr(cpuset)
 
     def check(self) -> None:
         self.size = kib(self.size, self.unit)
         self.unit = "KiB"
+        if not self.size:
+            raise XmlDetail("hugepage size can't be zero")
 
 
 class Hugepages(Node, tag="hugepages"):
@@ -95,15 +118,18 @@ class Hugepages(Node, tag="hugepages"):
 
 
 class MemorySource(Node, tag="source"):
-    type: str | None = attr(string)
+    complaints = complain({"type": (ConfigUnsupported, "unknown memoryBacking/source/type '{}'")})
+    type: str | None = attr(words("file", "anonymous", "memfd"))
 
 
 class MemoryAccess(Node, tag="access"):
-    mode: str | None = attr(string)
+    complaints = complain({"mode": (ConfigUnsupported, "unknown memoryBacking/access/mode '{}'")})
+    mode: str | None = attr(words("shared", "private"))
 
 
 class MemoryAllocation(Node, tag="allocation"):
-    mode: str | None = attr(string)
+    complaints = complain({"mode": (ConfigUnsupported, "unknown memoryBacking/allocation/mode '{}'")})
+    mode: str | None = attr(words("immediate", "ondemand"))
     threads: int | None = attr(uint)
 
 
@@ -117,3 +143,9 @@ class MemoryBacking(Node, tag="memoryBacking"):
     access: MemoryAccess | None = child(MemoryAccess)
     allocation: MemoryAllocation | None = child(MemoryAllocation)
     discard: bool = flag()
+
+    def check(self) -> None:
+        for name in ("source", "access", "allocation"):  # one that says nothing is not kept
+            node: Node | None = getattr(self, name)
+            if node is not None and node.is_empty():
+                del self.__dict__[name]

@@ -1,11 +1,12 @@
 """``<os>``: what boots, and how."""
 
-from qvirt.errors import XmlError
+from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.xml.codecs import integer, string, uint, words, yes_no
 from qvirt.xml.fields import attr, child, children, content, opaque, part, text, texts
-from qvirt.xml.node import Node, Raw
+from qvirt.xml.node import Node, Raw, complain
 
 NBD_PORT = "10809"
+MAX_BOOT_DEVICES = 4
 BOOT_DEVICES = ("fd", "hd", "cdrom", "network")
 
 
@@ -122,13 +123,14 @@ class BootMenu(Node, tag="bootmenu"):
 
     def check(self) -> None:
         if self.timeout is not None and self.timeout > 65535:
-            raise XmlError(
+            raise ConfigUnsupported(
                 f"invalid value for boot menu timeout, must be in range [0,65535]: {self.timeout}{_at(self)}"
             )
 
 
 class SmbiosMode(Node, tag="smbios"):
-    mode: str = attr(words("none", "emulate", "host", "sysinfo"), required=True)
+    complaints = complain({"mode": (ConfigUnsupported, "unknown smbios mode '{}'")})
+    mode: str | None = attr(words("none", "emulate", "host", "sysinfo"))
 
 
 class Bios(Node, tag="bios"):
@@ -139,15 +141,19 @@ class Bios(Node, tag="bios"):
 
     def check(self) -> None:
         if self.reboot_timeout is not None and not -1 <= self.reboot_timeout <= 65535:
-            raise XmlError(
+            raise ConfigUnsupported(
                 "invalid value for rebootTimeout, must be in range [-1,65535]"
                 f": {self.reboot_timeout}{_at(self)}"
             )
 
 
 class AcpiTable(Node, tag="table"):
+    complaints = complain({"type": (XmlError, "Unknown acpi table type: {}")})
     type: str = attr(words("slic"), required=True)
     path: str | None = content(string)
+
+    def check(self) -> None:
+        self.path = self.path or ""
 
 
 class OsAcpi(Node, tag="acpi"):
@@ -159,6 +165,7 @@ class OsAcpi(Node, tag="acpi"):
 class Os(Node, tag="os"):
     """The operating system booting of a domain."""
 
+    complaints = complain({"!type": (XmlError, "an os <type> must be specified")})
     firmware: str | None = attr(words("bios", "efi"))
     type: OsType = child(OsType, required=True)
     firmware_choice: FirmwareChoice | None = child(FirmwareChoice, "firmware")
@@ -184,6 +191,16 @@ class Os(Node, tag="os"):
     def check(self) -> None:
         for name in ("kernel", "initrd", "cmdline", "dtb", "root", "init"):
             if self.__dict__.get(name) == "":
+                del self.__dict__[name]
+        del self.boots[MAX_BOOT_DEVICES:]
+        if self.bootmenu is not None and not self.bootmenu.enable:
+            self.bootmenu.timeout = None
+        for name, empty in (
+            ("bootmenu", self.bootmenu is not None and self.bootmenu.enable is None),
+            ("smbios", self.smbios is not None and self.smbios.mode in (None, "none")),
+            ("acpi", self.acpi is not None and self.acpi.table is None),
+        ):
+            if empty:
                 del self.__dict__[name]
 
 

@@ -1,13 +1,19 @@
 """``<seclabel>`` of a domain: how the security drivers label it."""
 
-from qvirt.errors import XmlError
+from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.xml.codecs import string, words, yes_no
 from qvirt.xml.fields import attr, text
 from qvirt.xml.node import Node
 
 
 class SecLabel(Node, tag="seclabel"):
-    """How one security model labels the domain; a dynamic label is known only while it runs."""
+    """How one security model labels the domain; a dynamic label is known only while it runs.
+
+    is_bare: the document names neither type nor model. is_default: it names the model alone.
+    """
+
+    is_bare: bool = False
+    is_default: bool = False
 
     type: str | None = attr(words("none", "dynamic", "static"))
     model: str | None = attr(string)
@@ -17,13 +23,15 @@ class SecLabel(Node, tag="seclabel"):
     baselabel: str | None = text(string)
 
     def check(self) -> None:
+        self.is_bare = self.type is None and self.model is None
+        self.is_default = self.type is None and self.model is not None and not self.baselabel
         kind = self.type = self.type or "dynamic"
         if self.relabel is None:
             self.relabel = kind == "dynamic"
         if kind == "dynamic" and not self.relabel:
-            raise XmlError("dynamic label type must use resource relabeling")
+            raise ConfigUnsupported("dynamic label type must use resource relabeling")
         if kind == "none" and self.relabel:
-            raise XmlError("resource relabeling is not compatible with 'none' label type")
+            raise ConfigUnsupported("resource relabeling is not compatible with 'none' label type")
         if kind == "static" and not self.label and self.model != "none":
             raise XmlError("security label is missing")
         if kind == "none":

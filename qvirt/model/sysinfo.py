@@ -1,8 +1,9 @@
 """``<sysinfo>``: SMBIOS strings and firmware configuration blobs shown to the guest."""
 
+import re
 from typing import ClassVar
 
-from qvirt.errors import XmlError
+from qvirt.errors import ConfigUnsupported, XmlDetail, XmlError
 from qvirt.xml.codecs import string, words
 from qvirt.xml.fields import attr, child, children, content
 from qvirt.xml.node import Node
@@ -34,6 +35,19 @@ class Entries(Node):
 class SysinfoBios(Entries, tag="bios"):
     names = ("vendor", "version", "date", "release")
 
+    def check(self) -> None:
+        super().check()
+        date = self.get("date")
+        if date is None:
+            return
+        found = re.fullmatch(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{2}|[0-9]{4,})", date)
+        if found is None or not _is_date(*(int(number) for number in found.groups())):
+            raise XmlDetail("Invalid BIOS 'date' format")
+
+
+def _is_date(month: int, day: int, year: int) -> bool:
+    return 1 <= month <= 12 and 1 <= day <= 31 and (year < 100 or year >= 1900)
+
 
 class SysinfoSystem(Entries, tag="system"):
     names = ("manufacturer", "product", "version", "serial", "uuid", "sku", "family")
@@ -50,6 +64,10 @@ class Chassis(Entries, tag="chassis"):
 class OemStrings(Node, tag="oemStrings"):
     entries: list[Entry] = children(Entry)
 
+    def check(self) -> None:
+        for entry in self.entries:
+            entry.value = entry.value or ""
+
 
 class Sysinfo(Node, tag="sysinfo"):
     """What ``<smbios mode='sysinfo'/>`` shows, or blobs for fw_cfg."""
@@ -65,6 +83,11 @@ class Sysinfo(Node, tag="sysinfo"):
     def check(self) -> None:
         if self.type == "smbios":
             self.entries = []
+            for name in ("bios", "system", "chassis", "oem_strings"):
+                node: Node | None = getattr(self, name)
+                if node is not None and node.is_empty():
+                    del self.__dict__[name]
+            self.base_boards = [board for board in self.base_boards if not board.is_empty()]
             return
         self.bios = self.system = self.chassis = self.oem_strings = None
         self.base_boards = []
@@ -73,3 +96,7 @@ class Sysinfo(Node, tag="sysinfo"):
                 raise XmlError("Firmware entry is missing 'name' attribute")
             if not entry.value and not entry.file:
                 raise XmlError("Firmware entry must have either value or 'file' attribute")
+            if not entry.name.startswith("opt/"):
+                raise ConfigUnsupported("Invalid firmware name")
+            if entry.name.startswith(("opt/ovmf/", "opt/org.qemu/")):
+                raise ConfigUnsupported("That firmware name is reserved")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.errors import ConfigUnsupported, XmlDetail, XmlError
 from qvirt.model.devices.device import Device
 from qvirt.model.domain import Domain
 from qvirt.model.os import OsBoot
@@ -11,6 +11,7 @@ from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_q35, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Pairs, Switch
+from qvirt.xml.codecs import uuid
 
 #: which ``<boot dev>`` stands for a disk of a kind
 _DISK_WORDS = {"disk": "hd", "lun": "hd", "cdrom": "cdrom", "floppy": "fd"}
@@ -80,7 +81,7 @@ def boot_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     if os.dtb:
         yield Option("dtb", os.dtb, origin=os)
     if os.acpi is not None and os.acpi.table is not None:
-        yield KeyValue("acpitable", {"sig": "SLIC", "file": os.acpi.table.path}, origin=os.acpi)
+        yield KeyValue("acpitable", {"sig": "SLIC", "file": os.acpi.table.path or ""}, origin=os.acpi)
 
 
 def power_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
@@ -112,7 +113,7 @@ def smbios_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     """Yield the SMBIOS strings and the blobs for fw_cfg."""
     mode = domain.os.smbios.mode if domain.os.smbios is not None else "none"
     if mode == "host":
-        raise InternalError("Host SMBIOS information is not available")
+        raise ConfigUnsupported("Host SMBIOS information is not available")
     if mode == "sysinfo":
         source = next((x for x in domain.sysinfos if x.type == "smbios"), None)
         if source is None:
@@ -121,7 +122,7 @@ def smbios_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     for sysinfo in domain.sysinfos:
         if sysinfo.type == "fwcfg":
             for entry in sysinfo.entries:
-                key, value = ("file", entry.file) if entry.file else ("string", entry.value)
+                key, value = ("string", entry.value) if entry.value else ("file", entry.file)
                 yield KeyValue("fw_cfg", {"name": entry.name, key: value}, origin=sysinfo)
 
 
@@ -146,9 +147,26 @@ def _smbios(source: Sysinfo) -> Iterator[Switch]:
         yield Pairs("smbios", pairs, origin=source.oem_strings)
 
 
-def check_sysinfo(domain: Domain) -> None:
-    """Raise XmlError when the UUID in SMBIOS is not the domain's."""
+def default_uuid(ctx: Context) -> None:
+    """Give the domain the UUID its SMBIOS tables show, or a new one."""
+    domain = ctx.domain
     for sysinfo in domain.sysinfos:
         said = sysinfo.system.get("uuid") if sysinfo.system is not None else None
-        if said is not None and said.replace("-", "").lower() != (domain.uuid or "").replace("-", ""):
-            raise XmlError("UUID mismatch between <uuid> and <sysinfo>")
+        if said is None:
+            continue
+        try:
+            shown = uuid.parse(said)
+        except ValueError:
+            raise XmlDetail("malformed <sysinfo> uuid element") from None
+        if domain.uuid is None:
+            domain.uuid = shown
+        elif shown != domain.uuid:
+            raise XmlDetail("UUID mismatch between <uuid> and <sysinfo>")
+    if domain.uuid is None:
+        domain.uuid = ctx.generate_uuid()
+
+
+def check_bios(domain: Domain) -> None:
+    """Raise XmlError for firmware output that has nowhere to go."""
+    if domain.os.bios.useserial and not domain.devices.serials:
+        raise XmlError("need at least one serial port to use BIOS serial output")

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from itertools import chain
 
-from qvirt.errors import ConfigUnsupported
 from qvirt.model.domain import Domain
 from qvirt.model.qemu_namespace import QemuOverrideDevice
 from qvirt.qemu.boot import boot_switches, power_switches, smbios_switches
@@ -22,7 +21,7 @@ from qvirt.qemu.launch_security import launch_security_switches, sandbox_switche
 from qvirt.qemu.loader import choose_firmware, firmware_switches, rom_switches
 from qvirt.qemu.machine import machine_switches, no_acpi
 from qvirt.qemu.memory import align_memory, memory_switches, overcommit_switches
-from qvirt.qemu.numa import numa_switches
+from qvirt.qemu.numa import check_placement, numa_switches
 from qvirt.qemu.smp import iothread_switches, main_loop_switches, smp_switches
 from qvirt.qemu.switches import Chardev, CommandLine, Device, KeyValue, Object, Option, Switch
 
@@ -68,6 +67,7 @@ def build(domain: Domain, ctx: BuildContext) -> CommandLine:
     Changes the document where a start decides: the firmware chosen, memory sizes rounded up. Raises
     ConfigUnsupported and what the choice of a firmware raises.
     """
+    check_placement(domain)
     choose_firmware(domain, ctx)
     align_memory(domain)
     switches = list(chain(_machine(domain, ctx), _devices(domain, ctx), _last(domain, ctx)))
@@ -98,7 +98,7 @@ def _machine(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
         origin=domain,
     )
     deprecation = domain.qemu_deprecation
-    if deprecation is not None and deprecation.behavior != "none":
+    if deprecation is not None and deprecation.behavior in _COMPAT:
         yield Option(
             "compat", json.dumps(_COMPAT[deprecation.behavior], separators=(",", ":")), origin=deprecation
         )
@@ -131,7 +131,7 @@ def _machine(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
         yield Option("display", "none")
     yield Option("no-user-config")
     yield Option("nodefaults")
-    if domain.os.bios.useserial:
+    if domain.os.bios.useserial and not ctx.caps.machine_has(domain.os.type.machine or "", "graphics"):
         yield Device({"driver": "sga"}, origin=domain.os.bios)
     yield from _monitor(ctx)
     yield from rtc_switches(domain, ctx)
@@ -182,10 +182,8 @@ def _kind(name: str, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
         yield from handler(dev).switches(dev, ctx)
 
 
-class Word(Option):
+class Word(Option, frozen=False):
     """A word the user wrote into ``<qemu:commandline>``; nothing is known about it."""
-
-    __slots__ = ()
 
     def to_argv(self) -> list[str]:
         return [self.name]
@@ -197,7 +195,7 @@ def _override(switches: list[Switch], wanted: list[QemuOverrideDevice]) -> None:
     for override in wanted:
         device = devices.get(override.alias)
         if device is None:
-            raise ConfigUnsupported(f"override for device '{override.alias}' has no device to change")
+            continue  # libvirt says nothing either
         props = dict(device.props)
         for change in override.frontend.properties if override.frontend is not None else ():
             match change.type:

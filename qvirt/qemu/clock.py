@@ -37,6 +37,8 @@ def _check_timer(timer: Timer, domain: Domain, ctx: Context) -> None:
                     f"arch={domain.os.type.arch} machine={domain.os.type.machine} guests"
                 )
         case "rtc":
+            if timer.track == "boot":
+                raise ConfigUnsupported(f"unsupported rtc timer track '{timer.track}'")
             if timer.tickpolicy in ("merge", "discard"):
                 raise ConfigUnsupported(f"unsupported rtc timer tickpolicy '{timer.tickpolicy}'")
         case "pit":

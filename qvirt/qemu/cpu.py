@@ -1,18 +1,20 @@
 """``<cpu>``: the default model, and ``-cpu``."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from qvirt.errors import ConfigUnsupported, CpuIncompatible
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported, CpuIncompatible, InternalError
 from qvirt.model.cpu import Cpu, CpuFeature, CpuModel, Vendor
 from qvirt.model.domain import Domain
+from qvirt.qemu.caps import ModelExpansion
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.cpu_documents import CpuDocument, compare_document
-from qvirt.qemu.cpumodels import Compared, host_model, processor_of, to_qemu
+from qvirt.qemu.cpumodels import Compared, Processor, host_model, ordered, processor_of, to_qemu
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_pseries, is_s390, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
-from qvirt.qemu.x86_models import MODEL_BY_NAME
+from qvirt.qemu.x86_models import FEATURES, MODEL_BY_NAME
+from qvirt.record import replace
 
 UNSPEAKABLE = frozenset({"cmt", "mbm_total", "mbm_local", "osxsave", "ospke"})
 """Features of a host CPU that QEMU has no property for; never passed on."""
@@ -139,11 +141,6 @@ def check_cpu(domain: Domain, ctx: Context) -> None:
                 "CPU maximum physical address bits number specification cannot be used with "
                 "mode='passthrough'"
             )
-        if addr.mode == "passthrough" and cpu.mode not in ("host-passthrough", "maximum"):
-            raise ConfigUnsupported(
-                f"CPU maximum physical address mode='passthrough' can only be used with 'host-passthrough' / "
-                f"'maximum' CPUs, not with '{cpu.mode}'"
-            )
 
 
 def cpu_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
@@ -220,8 +217,11 @@ def settle_cpu(domain: Domain, ctx: Context) -> Cpu | None:
         return None
     if cpu.mode == "host-model":
         return _settle_host_model(domain, cpu, ctx)
-    if cpu.check_level not in (None, "none") and cpu.model is not None and cpu.model.name in MODEL_BY_NAME:
+    _check_names(cpu)
+    if cpu.check_level == "partial":
         _compare(domain, cpu, ctx)
+    if cpu.match == "minimum":
+        return _settle_host_model(domain, cpu, ctx)
     if all(feature.policy != "optional" for feature in cpu.features):
         return None
     settled = cpu.copy()
@@ -233,12 +233,25 @@ def settle_cpu(domain: Domain, ctx: Context) -> Cpu | None:
     return settled
 
 
+def _check_names(cpu: Cpu) -> None:
+    """Refuse models and features that libvirt's XML cannot name."""
+    name = _model(cpu)
+    if name is not None and name not in MODEL_BY_NAME:
+        raise InternalError(f"Unknown CPU model {name}", domain=ErrorDomain.CPU)
+    for feature in cpu.features:
+        if feature.name not in FEATURES:
+            raise ConfigUnsupported(f"unknown CPU feature: {feature.name}")
+
+
 def _settle_host_model(domain: Domain, cpu: Cpu, ctx: Context) -> Cpu:
     host = host_model(ctx.caps, domain.type, migratable=True)
     if host is None:
         raise ConfigUnsupported(_unsupported_mode(domain, ctx, "host-model"))
-    if cpu.check_level not in (None, "none") and _model(cpu) in MODEL_BY_NAME:
-        _compare(domain, cpu, ctx)
+    if cpu.check_level == "partial" and cpu.mode == "host-model":
+        if _model(cpu) in MODEL_BY_NAME:
+            _compare(domain, cpu, ctx)
+        else:
+            _check_added(domain, cpu, ctx)
     settled = cpu.copy()
     settled.mode, settled.match = "custom", "exact"
     vendor_id = cpu.model.vendor_id if cpu.model is not None else None
@@ -270,12 +283,27 @@ def _compare(domain: Domain, cpu: Cpu, ctx: Context) -> None:
         match=cpu.match or "exact",
         policies={feature.name: feature.policy or "require" for feature in cpu.features},
     )
-    processor = processor_of(best)
-    if domain.type == "kvm":
-        processor = replace(processor, features=processor.features | ctx.host.cpu_features)
-    compared = compare_document(processor, asked)
+    compared = compare_document(_best_processor(domain, ctx, best), asked)
     if compared.result is Compared.INCOMPATIBLE:
         raise CpuIncompatible(compared.reason)
+
+
+def _best_processor(domain: Domain, ctx: Context, best: ModelExpansion) -> Processor:
+    processor = processor_of(best)
+    if domain.type == "kvm":
+        return replace(processor, features=processor.features | ctx.host.cpu_features)
+    return processor
+
+
+def _check_added(domain: Domain, cpu: Cpu, ctx: Context) -> None:
+    """Raise CpuIncompatible for features required beyond a host-model that the host lacks."""
+    best = ctx.caps.accel(domain.type).best
+    if best is None:
+        return
+    have = _best_processor(domain, ctx, best).features
+    missing = [x.name for x in cpu.features if x.policy == "require" and x.name not in have]
+    if missing:
+        raise CpuIncompatible(f"Host CPU does not provide required features: {', '.join(ordered(missing))}")
 
 
 def _same_arch(domain: Domain, ctx: Context) -> bool:

@@ -12,8 +12,6 @@ from qvirt.qemu.machines import is_arm_virt, is_pseries, is_q35, is_x86
 from qvirt.qemu.switches import Device, Option, Switch
 
 MIB = 1 << 20
-#: oldest x86 machine types whose firmware may ask for SMM, and the biggest TSEG QEMU takes (MiB)
-TSEG_MAX = 65535
 
 
 def check_features(domain: Domain, ctx: Context) -> None:
@@ -21,8 +19,6 @@ def check_features(domain: Domain, ctx: Context) -> None:
     features = domain.features
     arch = domain.os.type.arch
     machine = domain.os.type.machine
-    if features.ioapic is not None and features.ioapic.driver == "qemu" and not is_q35(domain):
-        raise ConfigUnsupported(_unsupported("ioapic", arch, machine))
     pseries_only = (
         ("hpt", features.hpt),
         ("htm", features.htm),
@@ -58,25 +54,20 @@ def _check_hypervisor_features(domain: Domain) -> None:
             f"Hyper-V features are not supported for architecture '{arch}' or machine type "
             f"'{domain.os.type.machine}'"
         )
-    ring = features.kvm.dirty_ring if features.kvm is not None else None
-    if ring is not None and ring.state and domain.type != "kvm":
-        raise ConfigUnsupported("'dirty-ring' is only supported with KVM accelerator")
     if features.tcg is not None and domain.type != "qemu":
-        raise ConfigUnsupported("TCG features are incompatible with domain type other than 'qemu'")
+        raise ConfigUnsupported(f"TCG features are incompatible with domain type '{domain.type}'")
+    if features.tcg is not None and features.tcg.tb_cache is not None and features.tcg.tb_cache.value % 1024:
+        raise ConfigUnsupported("tb-cache size must be an integer multiple of MiB")
 
 
 def _check_tseg(domain: Domain) -> None:
     smm = domain.features.smm
-    if smm is None or smm.tseg is None:
+    if smm is None or smm.tseg is None or not smm.state:
         return
-    if not smm.state:
-        raise ConfigUnsupported("SMM TSEG is only supported with SMM enabled")
     if not is_q35(domain):
         raise ConfigUnsupported("SMM TSEG is only supported with q35 machine type")
     if smm.tseg.size % MIB:
         raise ConfigUnsupported(f"SMM TSEG size must be divisible by 1 MiB, {smm.tseg.size} bytes is not")
-    if smm.tseg.size // MIB > TSEG_MAX:
-        raise ConfigUnsupported(f"SMM TSEG size must not be more than {TSEG_MAX} MiB")
 
 
 def _takes_smm(domain: Domain, ctx: Context) -> bool:
@@ -90,7 +81,7 @@ def _unsupported(name: str, arch: str | None, machine: str | None) -> str:
 def tseg_switches(domain: Domain) -> Iterator[Switch]:
     """Yield the size of the memory SMM has at the top."""
     smm = domain.features.smm
-    if smm is not None and smm.tseg is not None and smm.tseg.size:
+    if smm is not None and smm.state and smm.tseg is not None:
         yield Option("global", f"mch.extended-tseg-mbytes={smm.tseg.size // MIB}", origin=smm.tseg)
 
 

@@ -26,8 +26,8 @@ def default_loader(ctx: Context) -> None:
     loader = os.loader
     if loader is None:
         return
-    if os.firmware is None and loader.path and loader.type is None and loader.readonly is None:
-        loader.type = None
+    if os.firmware is None and loader.path and loader.type is None:
+        loader.type = "rom"
     is_flash_to_read = loader.type == "pflash" and loader.readonly and loader.path
     if is_flash_to_read and loader.stateless is not True and os.firmware is None:
         os.nvram = os.nvram or Nvram()
@@ -58,7 +58,7 @@ def _check_loader(domain: Domain) -> None:
             raise XmlDetail(
                 "cannot use feature-based firmware autoselection when firmware autoselection is disabled"
             )
-        if loader is not None and not loader.path:
+        if (loader is not None or os.nvram is not None) and (loader is None or not loader.path):
             raise XmlDetail("no loader path specified and firmware auto selection disabled")
     if loader is not None and loader.readonly is False and loader.secure:
         raise XmlDetail("secure boot needs a read-only loader")

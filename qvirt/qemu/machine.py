@@ -146,6 +146,8 @@ def _machine_props(domain: Domain, ctx: BuildContext) -> dict[str, JsonValue]:
         props["pflash0"] = "libvirt-pflash0-format"
         if domain.os.nvram is not None:
             props["pflash1"] = "libvirt-pflash1-format"
+    if domain.os.bios.useserial and ctx.caps.machine_has(domain.os.type.machine or "", "graphics"):
+        props["graphics"] = False
     if _states_acpi(domain, ctx):
         props["acpi"] = features.acpi
     return props
@@ -176,7 +178,7 @@ def _add_irqchip(domain: Domain, props: dict[str, JsonValue]) -> None:
     features = domain.features
     if features.ioapic is not None:
         # the userspace I/O APIC needs the local APICs to stay in the kernel
-        props["kernel_irqchip"] = {"qemu": "split", "kvm": "on"}[features.ioapic.driver]
+        props["kernel_irqchip"] = {"qemu": "split", "kvm": "on"}[features.ioapic.driver or "kvm"]
     if features.gic is not None and features.gic.version is not None:
         props["gic-version"] = features.gic.version
 

@@ -4,18 +4,17 @@ Memory modules (``<memory>`` in ``<devices>``) are handled in devices/memory.py 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, XmlDetail, XmlError
 from qvirt.model.cpu import Cell
 from qvirt.model.domain import Domain
-from qvirt.model.memory import CurrentMemory, TotalMemory
+from qvirt.model.memory import CurrentMemory, HugepageSize, TotalMemory
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machine import ram_backend_id
 from qvirt.qemu.machines import is_pseries, is_x86
 from qvirt.qemu.switches import KeyValue, Object, Option, Switch
-from qvirt.xml.codecs import parse_cpuset
+from qvirt.record import Record
 from qvirt.xml.node import Node
 
 PAGE_SIZE = 4
@@ -64,15 +63,44 @@ def default_memory(ctx: Context) -> None:
     current = domain.current_memory
     if current is None or not current.value or current.value > memory.value:
         domain.current_memory = CurrentMemory(value=memory.value, unit="KiB")
+    _default_hugepages(domain)
     if domain.max_memory is not None and domain.max_memory.value < memory.value:
         raise XmlError("maximum memory size must be equal or greater than the actual memory size")
+
+
+def _default_hugepages(domain: Domain) -> None:
+    """Settle which pages are for which guest node. Raises XmlDetail."""
+    backing = domain.__dict__.get("memory_backing")
+    if backing is None or backing.hugepages is None:
+        return
+    count = len(cells(domain))
+    master: int | None = None
+    seen: list[HugepageSize] = []
+    for page in backing.hugepages.pages:
+        if not count and page.nodeset is not None and min(page.nodeset, default=0) == 0:
+            page.nodeset = None  # without NUMA, node 0 is all there is
+        if page.nodeset is None:
+            if master is not None:
+                raise XmlDetail(f"two master hugepages detected: {page.size} and {master}")
+            master = page.size
+            continue
+        for other in seen:
+            if other.nodeset is not None and other.nodeset & page.nodeset:
+                raise XmlDetail(
+                    f"nodeset attribute of hugepages of sizes {page.size} and {other.size} intersect"
+                )
+        seen.append(page)
+        for node in sorted(page.nodeset):
+            if node >= count:
+                raise XmlDetail(f"hugepages: node {node} not found")
 
 
 def initial_memory(domain: Domain) -> int:
     """Return what the guest boots with beside memory modules, aligned, in KiB."""
     align = alignment(domain)
-    if cells(domain):
-        return sum(round_up(cell.memory, align) for cell in cells(domain))
+    numa = sum(round_up(cell.memory, align) for cell in cells(domain))
+    if numa:
+        return numa
     total = domain.memory.value if domain.memory is not None else 0
     return round_up(total - module_sizes(domain), align)
 
@@ -111,7 +139,7 @@ def check_memory(domain: Domain, ctx: Context) -> None:
                 "At least one numa node has to be configured when enabling memory hotplug"
             )
         count = len([dev for dev in domain.devices.memory if dev.model in ("dimm", "nvdimm")])
-        if count > domain.max_memory.slots:
+        if count > (domain.max_memory.slots or 0):
             raise ConfigUnsupported(
                 f"memory device count '{count}' exceeds slots count '{domain.max_memory.slots}'"
             )
@@ -123,11 +151,6 @@ def check_memory(domain: Domain, ctx: Context) -> None:
         raise ConfigUnsupported("hugepages are not allowed with memory allocation ondemand")
     if backing.source is not None and backing.source.type == "anonymous":
         raise ConfigUnsupported("hugepages are not allowed with anonymous memory source")
-    count = len(cells(domain))
-    for page in backing.hugepages.pages:
-        for node in sorted(parse_cpuset(page.nodeset)) if page.nodeset else ():
-            if node >= max(count, 1):
-                raise XmlError(f"hugepages: node {node} not found")
 
 
 def memory_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
@@ -159,8 +182,7 @@ def overcommit_switches(domain: Domain) -> Iterator[Switch]:
     yield KeyValue("overcommit", {"mem-lock": domain.memory_backing.locked}, origin=domain.memory_backing)
 
 
-@dataclass(frozen=True, slots=True)
-class BackendRequest:
+class BackendRequest(Record):
     """What a piece of the guest's memory is to be.
 
     size in KiB; node: the guest NUMA node it belongs to; system: the machine's own memory, without nodes.
@@ -184,8 +206,7 @@ class BackendRequest:
     origin: Node | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
+class Backend(Record):
     """A memory backend's records; needed: plain memory of that size would not do."""
 
     switches: tuple[Object, ...]
@@ -239,8 +260,8 @@ def backend(domain: Domain, ctx: BuildContext, request: BackendRequest) -> Backe
         prealloc = False
     if prealloc:
         props["prealloc"] = True
-        if backing.allocation is not None and backing.allocation.threads:
-            props["prealloc-threads"] = backing.allocation.threads
+    if backing.allocation is not None and backing.allocation.threads:
+        props["prealloc-threads"] = backing.allocation.threads
     props["size"] = request.size << 10
     nodes, bound = _host_nodes(domain, ctx, request)
     switches = []
@@ -298,7 +319,7 @@ def _hugepage_size(domain: Domain, node: int | None, said: int | None) -> int | 
     for page in hugepages.pages:
         if page.nodeset is None:
             master = page.size
-        elif node is not None and node in parse_cpuset(page.nodeset):
+        elif node is not None and node in page.nodeset:
             return None if page.size == PAGE_SIZE else page.size
     return None if master == PAGE_SIZE else master
 

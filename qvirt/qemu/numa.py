@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.cpu import Cell, Numa
 from qvirt.model.domain import Domain
 from qvirt.model.numa import NumaMemory
@@ -49,7 +49,7 @@ def default_numatune(ctx: Context) -> None:
     if memory.placement is None:
         memory.placement = "static" if memory.nodeset is not None or is_static else "auto"
     if memory.placement == "static" and memory.nodeset is None:
-        raise XmlError("nodeset for NUMA memory tuning must be set if 'placement' is 'static'")
+        raise ConfigUnsupported("nodeset for NUMA memory tuning must be set if 'placement' is 'static'")
     if memory.placement == "auto":
         memory.nodeset = None
     else:
@@ -82,6 +82,15 @@ def check_numa(domain: Domain, ctx: Context) -> None:
     for initiator in sorted(initiators):
         if initiator >= len(numa.cells) or not numa.cells[initiator].cpus:
             raise ConfigUnsupported(f"Initiator NUMA node must have vCPUs, node {initiator} has none")
+
+
+def check_placement(domain: Domain) -> None:
+    """Refuse placement that numad would have to advise on. Raises InternalError."""
+    tune = domain.__dict__.get("numatune")
+    memory = tune.memory if tune is not None else None
+    is_auto = memory is not None and memory.placement == "auto"
+    if is_auto or (domain.vcpu is not None and domain.vcpu.placement == "auto"):
+        raise InternalError("Advice from numad is needed in case of automatic numa placement")
 
 
 def numa_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
@@ -198,8 +207,8 @@ def _caches(known: list[Cell]) -> Iterator[Switch]:
                     "node-id": cell.id,
                     "size": f"{cache.size.value}K" if cache.size is not None else None,
                     "level": cache.level,
-                    "associativity": _ASSOCIATIVITY[cache.associativity],
-                    "policy": _POLICY[cache.policy],
+                    "associativity": _ASSOCIATIVITY[cache.associativity or "none"],
+                    "policy": _POLICY[cache.policy or "none"],
                     "line": cache.cache_line.value if cache.cache_line is not None else None,
                 },
                 "kind",

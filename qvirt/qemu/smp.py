@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.domain import Domain
 from qvirt.model.vcpu import Iothread, Vcpu, VcpuEntry
 from qvirt.qemu.context import BuildContext, Context
@@ -10,7 +10,6 @@ from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_pseries, is_q35, is_x86
 from qvirt.qemu.switches import KeyValue, Object, Switch
 
-MAX_VCPUS = 16384
 #: without extended interrupt mode an x86 APIC addresses no more
 MAX_VCPUS_WITHOUT_EIM = 255
 
@@ -20,21 +19,22 @@ def default_vcpus(ctx: Context) -> None:
     domain = ctx.domain
     vcpu = domain.vcpu = domain.vcpu or Vcpu(value=1)
     if not vcpu.value:
-        raise XmlError("invalid domain: maximum vcpus count must be at least 1")
-    if vcpu.value > MAX_VCPUS:
-        raise XmlError(f"Maximum CPUs greater than supported limit {MAX_VCPUS}: {vcpu.value}")
+        raise InternalError("CPU IDs in <numa> exceed the <vcpu> count: there is none")
     if vcpu.current is not None:
         if vcpu.current > vcpu.value:
-            raise XmlError(f"maxvcpus must not be less than current vcpus ({vcpu.value} < {vcpu.current})")
+            raise ConfigUnsupported(
+                f"maximum vCPU count must not be less than current vCPU count: {vcpu.value} < {vcpu.current}"
+            )
         if not vcpu.current:
-            raise XmlError("current vcpus count must be at least 1")
+            raise ConfigUnsupported("vcpu 0 can't be offline")
     if vcpu.placement == "auto":
         vcpu.cpuset = None
-    elif vcpu.cpuset is not None and not vcpu.cpuset:
-        raise ConfigUnsupported("Invalid value of 'cpuset': ")
     if vcpu.placement is None:
         vcpu.placement = "auto" if _is_placed_by_numatune(domain) else "static"
     _default_entries(domain, vcpu)
+    tune = domain.__dict__.get("cputune")
+    if tune is not None:  # pins of CPUs that are not there are dropped, as libvirt does
+        tune.vcpupins = [pin for pin in tune.vcpupins if pin.vcpu < vcpu.value]
     if vcpu.current == vcpu.value:
         vcpu.current = None
     if "cputune" in domain.__dict__:
@@ -44,8 +44,10 @@ def default_vcpus(ctx: Context) -> None:
 def _cut_resource_groups(domain: Domain, count: int) -> None:
     """Leave CPUs out that the guest does not have, and groups that have none left."""
     tune, there = domain.cputune, frozenset(range(count))
-    for group in (*tune.cachetunes, *tune.memorytunes):
-        group.vcpus &= there
+    for cache in tune.cachetunes:
+        cache.vcpus &= there
+    for bandwidth in tune.memorytunes:
+        bandwidth.vcpus &= there
     tune.cachetunes = [group for group in tune.cachetunes if group.vcpus]
     tune.memorytunes = [group for group in tune.memorytunes if group.vcpus]
 
@@ -66,31 +68,26 @@ def _default_entries(domain: Domain, vcpu: Vcpu) -> None:
     if domain.vcpus is None:
         return
     said = {entry.id: entry for entry in domain.vcpus.vcpus}
-    orders: set[int] = set()
     for entry in domain.vcpus.vcpus:
         if entry.id >= vcpu.value:
             raise XmlError(f"vcpu id '{entry.id}' is out of range of maximum vcpu count")
-        if entry.order is not None:
-            if entry.order > vcpu.value:
-                raise XmlError("invalid vcpu order")
-            if entry.order in orders:
-                raise XmlError(f"vcpu order '{entry.order}' is not unique")
-            orders.add(entry.order)
     entries = []
     for number in range(vcpu.value):
         entry = said.get(number) or VcpuEntry(id=number, enabled=False)
         if entry.hotpluggable is None:
             entry.hotpluggable = not entry.enabled
         elif not entry.hotpluggable and not entry.enabled:
-            raise XmlError(f"vcpu '{number}' is both offline and not hotpluggable")
-        if not entry.enabled:
-            entry.order = None
+            raise ConfigUnsupported(f"vcpu '{number}' is both offline and not hotpluggable")
         entries.append(entry)
     ordered = {entry.order is not None for entry in entries if entry.enabled}
     if len(ordered) > 1:
         raise ConfigUnsupported("all vcpus must have either set or unset order")
     if not entries[0].enabled:
         raise ConfigUnsupported("vcpu 0 can't be offline")
+    if entries[0].hotpluggable:
+        raise ConfigUnsupported("vcpu0 can't be hotpluggable")
+    if (entries[0].order or 1) != 1:
+        raise ConfigUnsupported("vcpu0 must be enabled first")
     domain.vcpus.vcpus = entries
     vcpu.current = sum(entry.enabled for entry in entries)
 
@@ -143,6 +140,16 @@ def check_vcpus(domain: Domain, ctx: Context) -> None:
                 f"more than {MAX_VCPUS_WITHOUT_EIM} vCPUs require extended interrupt mode enabled on the "
                 "iommu device"
             )
+    cells = domain.cpu.numa.cells if domain.cpu is not None and domain.cpu.numa is not None else []
+    numbered: list[int] = [number for cell in cells for number in cell.cpus or ()]
+    if len(numbered) > vcpu.value:
+        raise InternalError("Number of CPUs in <numa> exceeds the <vcpu> count")
+    if numbered and max(numbered) >= vcpu.value:
+        raise InternalError("CPU IDs in <numa> exceed the <vcpu> count")
+    for sched in domain.cputune.vcpuscheds if "cputune" in domain.__dict__ else ():
+        for number in sorted(sched.vcpus):
+            if number >= vcpu.value:
+                raise ConfigUnsupported(f"vCPU '{number}' is not present in domain definition")
     topology = domain.cpu.topology if domain.cpu is not None else None
     if topology is None:
         return
@@ -150,9 +157,6 @@ def check_vcpus(domain: Domain, ctx: Context) -> None:
     if total != vcpu.value:
         raise ConfigUnsupported("CPU topology doesn't match maximum vcpu count"
                                 f": {total} in <topology>, {vcpu.value} in <vcpu>")  # fmt: skip
-    cells = domain.cpu.numa.cells if domain.cpu is not None and domain.cpu.numa is not None else []
-    if sum(len(cell.cpus or ()) for cell in cells) > total:
-        raise ConfigUnsupported("CPU topology doesn't match numa CPU count")
     granularity = topology.threads if is_pseries(domain) else 1
     if domain.vcpus_current % granularity:
         raise ConfigUnsupported(

@@ -3,12 +3,13 @@
 ``domxml-to-native`` does not ask here: it shows the command line of any document.
 """
 
-from qvirt.errors import ConfigUnsupported, InternalError
+from qvirt.errors import ConfigUnsupported
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.cpu import settle_cpu
 from qvirt.qemu.loader import choose_firmware
 from qvirt.qemu.memory import align_memory, backing_dir
+from qvirt.qemu.numa import check_placement
 from qvirt.xml.node import Node
 
 #: what needs control groups, helpers or hardware the driver does not set up yet
@@ -40,16 +41,18 @@ def unsupported_for_start(domain: Domain) -> list[str]:
 def prepare_domain(domain: Domain, ctx: BuildContext) -> None:
     """Settle the domain level of the document that will run, before its devices are asked for resources.
 
-    The firmware is chosen, memory rounded up, the CPU named. Raises ConfigUnsupported for what cannot be started,
-    and what the choice of firmware and the comparison of CPUs raise.
+    The firmware is chosen, memory rounded up, the CPU named. Raises ConfigUnsupported for what cannot be
+    started, and what the choice of firmware and the comparison of CPUs raise.
     """
     unsupported = unsupported_for_start(domain)
     if unsupported:
         raise ConfigUnsupported(
             f"domain '{domain.name}' cannot be started yet with {', '.join(unsupported)}; remove it to start"
         )
-    if domain.vcpu is not None and domain.vcpu.placement == "auto":
-        raise InternalError("Advice from numad is needed in case of automatic numa placement")
+    partition = domain.resource.partition if domain.resource is not None else None
+    if partition is not None and not partition.startswith("/"):
+        raise ConfigUnsupported(f"Resource partition '{partition}' must start with '/'")
+    check_placement(domain)
     choose_firmware(domain, ctx)
     align_memory(domain)
     settled = settle_cpu(domain, ctx)

@@ -2,7 +2,7 @@
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.domain import Domain
-from qvirt.qemu.boot import check_power, check_sysinfo
+from qvirt.qemu.boot import check_bios, check_power
 from qvirt.qemu.clock import check_clock
 from qvirt.qemu.context import Context
 from qvirt.qemu.cpu import check_cpu
@@ -33,7 +33,7 @@ def validate_domain(ctx: Context) -> None:
     check_clock(domain, ctx)
     check_cpu(domain, ctx)
     check_numa(domain, ctx)
-    check_sysinfo(domain)
+    check_bios(domain)
     check_launch_security(domain, ctx)
     tune = domain.__dict__.get("cputune")
     if domain.type != "kvm" and tune is not None and (tune.cachetunes or tune.memorytunes):
@@ -53,5 +53,5 @@ def _check_lifecycle(domain: Domain) -> None:
         )
     if poweroff == "restart" and reboot == "destroy":
         raise ConfigUnsupported(
-            "qemu driver doesn't support 'onReboot' set to 'destroy' and 'onPoweroff' set to 'reboot'"
+            "qemu driver doesn't support 'onReboot' set to 'destroy and 'onPoweroff' set to 'reboot'"
         )

@@ -17,14 +17,18 @@ class Codec(Generic[T]):
     """How one kind of value is spelled.
 
     expects: what a person may write, for error messages ("'on' or 'off'").
+    sentence: libvirt's own words after "Invalid value …", for clients that match them.
     """
 
-    __slots__ = ("expects", "format", "parse")
+    __slots__ = ("expects", "format", "parse", "sentence")
 
-    def __init__(self, parse: Callable[[str], T], format: Callable[[T], str], expects: str) -> None:
+    def __init__(
+        self, parse: Callable[[str], T], format: Callable[[T], str], expects: str, sentence: str = ""
+    ) -> None:
         self.parse = parse
         self.format = format
         self.expects = expects
+        self.sentence = sentence
 
 
 _DECIMAL = re.compile(r"[+-]?[0-9]+")
@@ -41,7 +45,9 @@ def _bounded(low: int, high: int, name: str) -> Codec[int]:
             raise ValueError(text)
         return value
 
-    return Codec(parse, str, name)
+    return Codec(
+        parse, str, name, " Expected non-negative integer value" if low >= 0 else " Expected integer value"
+    )
 
 
 def _hexadecimal(width: int, high: int) -> Codec[int]:

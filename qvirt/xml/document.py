@@ -53,7 +53,7 @@ def parse(text: str, cls: type[N], source: str, *, validate: bool = False) -> N:
     """
     root = parse_element(text, source)
     if root.tag != cls.tag:
-        raise XmlError(f"unexpected root element <{root.tag}>, expecting <{cls.tag}>")
+        raise XmlError(f"expecting root element of '{cls.tag}', not '{root.tag}'")
     reader = Reader()
     node = cls.from_xml(root, reader)
     if validate and reader.unknown:

@@ -5,14 +5,15 @@ attributes that no field names are left out, and reported to the Reader, which t
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Self, cast
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, TypeAlias, cast
 
 from lxml import etree
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import QvirtError, XmlError
+from qvirt.errors import InvalidArg, QvirtError, XmlError
 from qvirt.xml import fields as f
-from qvirt.xml.codecs import positive
+from qvirt.xml.codecs import cpuset, positive
 from qvirt.xml.fields import escape
 
 
@@ -160,6 +161,14 @@ class _Empty:
         return value
 
 
+Complaints: TypeAlias = Mapping[str, tuple[type[QvirtError], str]]
+
+
+def complain(sentences: Complaints) -> Complaints:
+    """Declare libvirt's own sentences for values that cannot be read; see `Node.complaints`."""
+    return MappingProxyType(dict(sentences))
+
+
 _CHILD, _CHILDREN = 1, 2
 _KINDS: dict[type[f.Field], int] = {f.Child: _CHILD, f.Children: _CHILDREN}
 
@@ -174,7 +183,7 @@ class Node:
     tag: ClassVar[str] = ""
     #: where libvirt has a sentence of its own: XML name of the field ("" for the content, "!name" when it is
     #: missing) -> the error and its text, in which {} is the value
-    complaints: ClassVar[Mapping[str, tuple[type[QvirtError], str]]] = {}
+    complaints: ClassVar[Complaints] = MappingProxyType({})
     fields: ClassVar[tuple[f.Field, ...]] = ()
     _attrs: ClassVar[dict[str, f.Attr]] = {}
     _kids: ClassVar[dict[str, f.Field]] = {}
@@ -318,6 +327,8 @@ class Node:
         complaint = self.complaints.get(field.wire)
         if complaint is not None:
             return complaint[0](complaint[1].format(text) + at(el, field.codec.expects))
+        if field.codec is cpuset:
+            return InvalidArg(f"Failed to parse bitmap '{text}'{at(el, field.codec.expects)}")
         said = f"'{text}'.{field.codec.sentence}"
         if field.codec is positive and text.strip().lstrip("+-0") == "":
             said = "Zero is not permitted"

@@ -129,7 +129,7 @@ def test_a_copy_shares_nothing() -> None:
             "<thing><place type='here'/></thing>",
             "Invalid value for attribute 'type' in element 'place': 'here'.",
         ),
-        ("<other/>", "unexpected root element <other>, expecting <thing>"),
+        ("<other/>", "expecting root element of 'thing', not 'other'"),
     ],
 )
 def test_bad_values_are_named(body: str, message: str) -> None:
