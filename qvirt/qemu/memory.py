@@ -186,6 +186,7 @@ class BackendRequest(Record):
     """What a piece of the guest's memory is to be.
 
     size in KiB; node: the guest NUMA node it belongs to; system: the machine's own memory, without nodes.
+    file: what the file is called where memory is kept in files; the id if None.
     path: a file that holds an NVDIMM; pagesize in KiB, nodes, access, discard: what the module itself says.
     """
 
@@ -193,6 +194,7 @@ class BackendRequest(Record):
     size: int
     node: int | None = None
     system: bool = False
+    file: str | None = None
     path: str | None = None
     pmem: bool = False
     prealloc_path: bool = True
@@ -241,7 +243,7 @@ def backend(domain: Domain, ctx: BuildContext, request: BackendRequest) -> Backe
             props["mem-path"] = hugepage_path(ctx, pagesize or ctx.host.default_hugepage)
             prealloc = True
         else:
-            props["mem-path"] = f"{backing_dir(ctx)}/{request.id}"
+            props["mem-path"] = f"{backing_dir(ctx)}/{request.file or request.id}"
         if discard and request.path is None:
             props["discard-data"] = True
     else:

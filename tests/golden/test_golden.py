@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import QvirtError
-from qvirt.model.domain import parse_domain
+from qvirt.qemu.addresses import assign
 from qvirt.qemu.build import build, native_domain
-from qvirt.qemu.complete import complete
 from qvirt.qemu.names import assign_aliases
 from qvirt.qemu.switches import CommandLine
 from tests.support.pure import completed, context
@@ -33,10 +32,11 @@ def answers(text: str) -> dict[str, str]:
     """Return what becomes of a document, by the suffix of the file that holds it."""
     made: dict[str, str] = {}
     try:
-        made[".out.xml"] = completed(text).to_xml()
-        domain = native_domain(parse_domain(text))
+        described = completed(text)
+        made[".out.xml"] = described.to_xml()
+        domain = native_domain(described)
         ctx = context(domain)
-        complete(domain, ctx)
+        assign(domain, ctx)
         assign_aliases(domain, ctx)
         made[".args"] = shown(build(domain, ctx))
     except QvirtError as error:

@@ -37,6 +37,8 @@ class MemoryHandler(Handler[Memory], kind=Memory):
                 f"Invalid value for attribute 'model' in element 'memory': '{dev.model}'.{line(dev)}"
             )
         dev.target.current = None
+        if dev.model == "virtio-pmem":
+            dev.access = "shared"  # the guest's writes are meant for the file
 
     def validate(self, dev: Memory, ctx: Context) -> None:
         if dev.model == "nvdimm":
@@ -60,6 +62,7 @@ class MemoryHandler(Handler[Memory], kind=Memory):
         source = dev.source
         request = BackendRequest(
             id=f"mem{name}",
+            file=name,
             size=dev.target.size.value,
             node=dev.target.node,
             path=source.path if source is not None else None,
