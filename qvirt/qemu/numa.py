@@ -84,12 +84,15 @@ def check_numa(domain: Domain, ctx: Context) -> None:
             raise ConfigUnsupported(f"Initiator NUMA node must have vCPUs, node {initiator} has none")
 
 
-def check_placement(domain: Domain) -> None:
-    """Refuse placement that numad would have to advise on. Raises InternalError."""
+def check_placement(domain: Domain, *, is_start: bool = False) -> None:
+    """Refuse placement that numad would have to advise on. Raises InternalError.
+
+    is_start: CPUs are placed as well, which a command line alone does not show.
+    """
     tune = domain.__dict__.get("numatune")
     memory = tune.memory if tune is not None else None
     is_auto = memory is not None and memory.placement == "auto"
-    if is_auto or (domain.vcpu is not None and domain.vcpu.placement == "auto"):
+    if is_auto or (is_start and domain.vcpu is not None and domain.vcpu.placement == "auto"):
         raise InternalError("Advice from numad is needed in case of automatic numa placement")
 
 

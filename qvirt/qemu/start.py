@@ -52,7 +52,7 @@ def prepare_domain(domain: Domain, ctx: BuildContext) -> None:
     partition = domain.resource.partition if domain.resource is not None else None
     if partition is not None and not partition.startswith("/"):
         raise ConfigUnsupported(f"Resource partition '{partition}' must start with '/'")
-    check_placement(domain)
+    check_placement(domain, is_start=True)
     choose_firmware(domain, ctx)
     align_memory(domain)
     settled = settle_cpu(domain, ctx)
