@@ -81,7 +81,7 @@ TotalMemory._bind((TotalMemory.fields[-1], *TotalMemory.fields[:-1]))  # dumpCor
 class MaxMemory(Size, tag="maxMemory"):
     """``<maxMemory>``: the ceiling for memory hot-plug."""
 
-    slots: int | None = attr(uint)
+    slots: int = attr(uint, default=0, omit=0)
 
     def check(self) -> None:
         super().check()

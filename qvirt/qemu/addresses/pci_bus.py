@@ -156,16 +156,21 @@ class Buses:
         Raises XmlError (user) or InternalError when it does not fit or is taken.
         """
         error: Callable[[str], QvirtError] = XmlError if user else InternalError
-        shown = str(place)
+        asked = place
         if self.growing:
             number = self._grow(place.bus, needs)
             if number != place.bus:
                 place = replace(place, bus=number)
-        self._validate(place, shown, needs, user, error)
+        self._validate(place, asked, needs, user, error)
+        bus = self.buses[place.bus]
+        if bus.taken.get(place.slot, 0) & (1 << place.function):
+            raise error(f"Attempted double use of PCI Address {asked}")
+        self._take(place, needs, user, group)
+        return place
+
+    def _take(self, place: Place, needs: int, user: bool, group: int) -> None:
         bus = self.buses[place.bus]
         functions = bus.taken.get(place.slot, 0)
-        if functions & (1 << place.function):
-            raise error(f"Attempted double use of PCI Address {shown}")
         if not functions and needs & Connect.AGGREGATE:
             bus.aggregate.add(place.slot)
         if not bus.taken and not bus.group_locked:
@@ -173,15 +178,20 @@ class Buses:
         elif bus.group != group and user:
             bus.group = 0  # isolation cannot be promised any more
         bus.taken[place.slot] = functions | (1 << place.function)
-        return place
 
     def next(self, needs: int, *, function: int = 0, group: int = 0) -> Place:
         """Find a free place, take it and return it. Raises InternalError when there is none."""
         place = self._find(needs, function, group)
-        self.reserve(place, needs, user=False, group=group)
+        if place is None:  # what is found fits, what is made need not
+            if not self.growing:
+                raise InternalError("No more available PCI slots")
+            number = self._grow(len(self.buses), needs)
+            place = Place(number, self.buses[number].kind.first_slot, function)
+            self._validate(place, place, needs, False, InternalError)
+        self._take(place, needs, False, group)
         return place
 
-    def _find(self, needs: int, function: int, group: int) -> Place:
+    def _find(self, needs: int, function: int, group: int) -> Place | None:
         if not self.buses:
             raise XmlError("No PCI buses available")
         for number, bus in enumerate(self.buses):
@@ -194,13 +204,12 @@ class Buses:
                 and (found := self._free_slot(number, bus, needs, function))
             ):
                 return found
-        if self.growing:
-            number = self._grow(len(self.buses), needs)
-            return Place(number, self.buses[number].kind.first_slot, function)
-        raise InternalError("No more available PCI slots")
+        return None
 
     def _free_slot(self, number: int, bus: Bus, needs: int, function: int) -> Place | None:
         kind = bus.kind
+        if kind.first_slot == kind.last_slot and bus.taken and not needs & Connect.AGGREGATE:
+            return None  # a port that has its device: most of what is asked
         if not kind.auto or not _fits(needs, kind.offers, number):
             return None
         for slot in range(kind.first_slot, kind.last_slot + 1):
@@ -216,15 +225,15 @@ class Buses:
     # ------------------------------------------------------------ validation
 
     def _validate(
-        self, place: Place, shown: str, needs: int, user: bool, error: Callable[[str], QvirtError]
+        self, place: Place, asked: Place, needs: int, user: bool, error: Callable[[str], QvirtError]
     ) -> None:
         if not self.buses:
             raise error("No PCI buses available")
         if place.domain != 0:
-            raise error(f"Invalid PCI address {shown}. Only PCI domain 0 is available")
+            raise error(f"Invalid PCI address {asked}. Only PCI domain 0 is available")
         if place.bus >= len(self.buses):
             raise error(
-                f"Invalid PCI address {shown}. Only PCI buses up to {len(self.buses) - 1} are available"
+                f"Invalid PCI address {asked}. Only PCI buses up to {len(self.buses) - 1} are available"
             )
         kind = self.buses[place.bus].kind
         offers = kind.offers
@@ -239,26 +248,26 @@ class Buses:
             name = next((text for flag, text in _NAMES if needs & flag), None)
             if name is None:
                 raise error(
-                    f"The device at PCI address {shown} has unrecognized connection type flags "
+                    f"The device at PCI address {asked} has unrecognized connection type flags "
                     f"0x{int(needs):02x}"
                 )
             raise error(
-                f"The device at PCI address {shown} cannot be plugged into the PCI controller with "
+                f"The device at PCI address {asked} cannot be plugged into the PCI controller with "
                 f"index='{place.bus}'. It requires a controller that accepts a {name}."
             )
         if needs & Connect.HOTPLUG and not offers & Connect.HOTPLUG:
             raise error(
-                f"The device at PCI address {shown} requires hotplug capability, but the PCI controller with "
+                f"The device at PCI address {asked} requires hotplug capability, but the PCI controller with "
                 f"index='{place.bus}' doesn't support hotplug"
             )
         if needs & Connect.INTEGRATED and place.bus != 0:
-            raise error(f"The device at PCI address {shown} needs to be an integrated device (bus=0)")
+            raise error(f"The device at PCI address {asked} needs to be an integrated device (bus=0)")
         if place.slot < kind.first_slot:
-            raise error(f"Invalid PCI address {shown}. slot must be >= {kind.first_slot}")
+            raise error(f"Invalid PCI address {asked}. slot must be >= {kind.first_slot}")
         if place.slot > kind.last_slot:
-            raise error(f"Invalid PCI address {shown}. slot must be <= {kind.last_slot}")
+            raise error(f"Invalid PCI address {asked}. slot must be <= {kind.last_slot}")
         if place.function > 7:
-            raise error(f"Invalid PCI address {shown}. function must be <= 7")
+            raise error(f"Invalid PCI address {asked}. function must be <= 7")
 
     # --------------------------------------------------------------- growing
 
