@@ -13,22 +13,19 @@ _MODES = {"vepa": "vepa", "private": "private", "bridge": "bridge", "passthrough
 _DEADLINE = 10.0
 
 
-def make_macvtap(parent: str, mode: str, mac: str, name: str | None = None) -> str:
+def make_macvtap(parent: str, mode: str, mac: str, name: str) -> str:
     """Make a macvtap on top of a device and bring it up; returns its name. Blocking. Raises SystemError_."""
     if mode not in _MODES:
         raise ConfigUnsupported(f"macvtap mode '{mode}' is not supported")
     if not Path(f"/sys/class/net/{parent}").exists():
         raise SystemError_(f"Cannot get interface MTU on '{parent}': No such device")
-    chosen = name or _free_name("macvtap")
-    _ip(
-        "link", "add", "link", parent, "name", chosen, "address", mac, "type", "macvtap", "mode", _MODES[mode]
-    )
+    _ip("link", "add", "link", parent, "name", name, "address", mac, "type", "macvtap", "mode", _MODES[mode])
     try:
-        _ip("link", "set", chosen, "up")
+        _ip("link", "set", name, "up")
     except SystemError_:
-        remove_link(chosen)
+        remove_link(name)
         raise
-    return chosen
+    return name
 
 
 def open_macvtap(name: str, queues: int = 1) -> list[int]:
@@ -58,7 +55,8 @@ def remove_link(name: str) -> None:
         )
 
 
-def _free_name(prefix: str) -> str:
+def free_name(prefix: str) -> str:
+    """Return a device name that is not in use."""
     number = 0
     while Path(f"/sys/class/net/{prefix}{number}").exists():
         number += 1

@@ -29,7 +29,7 @@ async def screenshot(domain: "Domain", screen: int) -> Screenshot:
         running = domain.need_running()
         videos = running.definition.devices.videos
         if not videos:
-            raise InternalError("no screens to take screenshot from")
+            raise OperationInvalid("no screens to take screenshot from")
         heads = sum((video.model.heads or 1) for video in videos[:1])
         if screen >= heads:
             raise OperationInvalid("no such screen ID")
@@ -40,8 +40,8 @@ async def screenshot(domain: "Domain", screen: int) -> Screenshot:
         def make() -> tuple[BinaryIO, str]:
             try:
                 fd, path = tempfile.mkstemp(prefix="qemu.screendump.", dir=folder)
-                if hv.user is not None:
-                    os.fchown(fd, hv.user.uid, hv.user.gid)
+                if running.user is not None:
+                    os.fchown(fd, running.user.uid, running.user.gid)
             except OSError as error:
                 raise SystemError_(f"cannot create a file in '{folder}'", error) from error
             return os.fdopen(fd, "r+b"), path

@@ -7,6 +7,7 @@ the randomness.
 import os
 import random
 import re
+import time
 import uuid
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from qvirt.host.config import QemuConfig
 from qvirt.host.cpu import host_arch, read_cpu
 from qvirt.host.firmware import FirmwareTable, firmware_dirs
 from qvirt.host.kvm import kvm_usable
-from qvirt.host.probe import SEARCH_PATH, EmulatorTable
+from qvirt.host.probe import RECHECK_AFTER, SEARCH_PATH, EmulatorTable
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.model.live import format_domain
 from qvirt.qemu.caps import EmulatorCaps
@@ -54,14 +55,18 @@ class Documents:
         config_home = str(paths.etc.parent) if paths.kind == "session" else None
         self._firmwares = FirmwareTable(firmware_dirs(config_home))
         self._host = _host_facts()
+        self._looked = -RECHECK_AFTER
         self._dirs = paths.dirs
 
     @property
     def host(self) -> HostFacts:
-        """What the translation needs to know of this machine, with the firmwares as they are now."""
-        firmwares = self._firmwares.get()
-        if firmwares is not self._host.firmwares:
-            self._host = replace(self._host, firmwares=firmwares)
+        """What the translation needs to know of this machine, with the firmwares as they were just now."""
+        now = time.monotonic()
+        if now - self._looked > RECHECK_AFTER:
+            firmwares = self._firmwares.get()
+            self._looked = now
+            if firmwares is not self._host.firmwares:
+                self._host = replace(self._host, firmwares=firmwares)
         return self._host
 
     async def read(self, xml: str, *, validate: bool = False) -> Domain:

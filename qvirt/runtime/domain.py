@@ -21,7 +21,7 @@ from qvirt.constants import (
     DomainXMLFlags,
     ErrorDomain,
 )
-from qvirt.errors import InternalError, OperationInvalid
+from qvirt.errors import InternalError, OperationInvalid, OperationUnsupported
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_domain
 from qvirt.qmp import commands
@@ -171,10 +171,6 @@ class Domain:
             raise OperationInvalid("domain is not running", domain=ErrorDomain.DOMAIN)
         return self.running
 
-    def need_running_or_none(self) -> Running | None:
-        """Return the run, None without one."""
-        return self.running
-
     # --------------------------------------------------------------- definitions
 
     def _definition(self) -> Definition:
@@ -308,6 +304,14 @@ class Domain:
         async with self.job(Job.MODIFY, "start"):
             if self.active:
                 raise OperationInvalid("domain is already running")
+            if self.has_managed_save:
+                if not force_boot:
+                    raise OperationUnsupported(
+                        f"domain '{self.name}' has a managed save image, which cannot be restored yet; start "
+                        "it with the force-boot flag to discard the image"
+                    )
+                image = self.hypervisor.paths.managed_save(self.name)
+                await self.hypervisor.files.run("managed save image", lambda: image.unlink(missing_ok=True))
             definition = (await self.definition()).copy()
             await lifecycle.start(self, definition, paused=paused, owner=autodestroy, reset_nvram=reset_nvram)
 
@@ -392,6 +396,8 @@ class Domain:
         running = self.running
         if running is not None and not flags & names.INACTIVE:
             return running.text(flags)
+        if flags & names.MIGRATABLE:
+            return format_domain(await self.definition(), flags)
         if not self._text_is_exact:
             await self.definition()
         if secure or not documents.has_secrets(self._text):

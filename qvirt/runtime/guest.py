@@ -364,7 +364,7 @@ async def _hostname(domain: "Domain") -> list[Param]:
 
 async def _filesystems(domain: "Domain") -> list[Param]:
     items = _list(await _ask(domain, "guest-get-fsinfo"), "guest-get-fsinfo")
-    params = [Param("fs.count", UINT, len(items))]
+    params = [Param("fs.count", UINT, len(items))] if items else []
     for i, item in enumerate(items):
         entry = _object(item, "guest-get-fsinfo")
         params.append(Param(f"fs.{i}.name", STRING, str(entry.get("name", ""))))
@@ -388,7 +388,7 @@ async def _filesystems(domain: "Domain") -> list[Param]:
 
 async def _disks(domain: "Domain") -> list[Param]:
     items = _list(await _ask(domain, "guest-get-disks"), "guest-get-disks")
-    params = [Param("disk.count", UINT, len(items))]
+    params = [Param("disk.count", UINT, len(items))] if items else []
     for i, item in enumerate(items):
         entry = _object(item, "guest-get-disks")
         params.append(Param(f"disk.{i}.name", STRING, str(entry.get("name", ""))))
@@ -414,7 +414,7 @@ async def _disks(domain: "Domain") -> list[Param]:
 
 async def _interfaces(domain: "Domain") -> list[Param]:
     found = await interfaces(domain)
-    params = [Param("if.count", UINT, len(found))]
+    params = [Param("if.count", UINT, len(found))] if found else []
     for i, interface in enumerate(found):
         params.append(Param(f"if.{i}.name", STRING, interface.name))
         if interface.hwaddr is not None:

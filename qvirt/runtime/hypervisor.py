@@ -139,6 +139,8 @@ class Hypervisor:
         self.display_ports = PortAllocator("display", *config.display_ports)
         self.websocket_ports = PortAllocator("webSocket", *config.websocket_ports)
         self.closing = False
+        #: seconds from the word to go until a QEMU must have answered on its monitor
+        self.start_deadline = 60.0
         self._lock: InstanceLock | None = None
         self._last_id = 0
         self._parsed: OrderedDict[Domain, None] = OrderedDict()

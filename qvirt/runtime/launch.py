@@ -24,6 +24,7 @@ from qvirt.errors import (
 from qvirt.host import links, taps
 from qvirt.host.config import QemuUser
 from qvirt.host.ports import PortAllocator
+from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.domain import Domain
@@ -138,6 +139,34 @@ def check_interface(interface: Interface) -> None:
 
 
 # --------------------------------------------------------------------------- files
+
+
+def may_be_missing(disk: Disk) -> bool:
+    """Tell whether the domain starts without a disk's image."""
+    return disk.has_medium and disk.source is not None and disk.source.startup_policy == "optional"
+
+
+def missing_disks(definition: Domain) -> list[Disk]:
+    """Return the disks whose images are missing and may be. Blocking."""
+    return [
+        disk
+        for disk in definition.devices.disks
+        if may_be_missing(disk)
+        and disk.source is not None
+        and disk.source.local_path is not None
+        and not os.path.exists(disk.source.local_path)
+    ]
+
+
+def drop_source(definition: Domain, disk: Disk) -> str | None:
+    """Take a medium out of its drive, or a disk out of the domain; returns the path that was missing."""
+    path = disk.source.local_path if disk.source is not None else None
+    if disk.is_removable:
+        disk.source = None
+        disk.backing_store = None
+    else:
+        definition.devices.disks.remove(disk)
+    return path
 
 
 def check_files(plan: Plan, user: QemuUser | None) -> None:
@@ -357,7 +386,18 @@ def release_ports(plan: PortPlan) -> None:
 # ----------------------------------------------------------------------- network
 
 
-def make_taps(definition: Domain, plan: Plan, descriptors: Descriptors, footprint: Footprint) -> None:
+def name_links(definition: Domain, plan: Plan) -> list[str]:
+    """Name the devices that outlive QEMU, so that the names are on disk before the devices are made."""
+    wanted = {id(resource.origin) for resource in plan.taps}
+    names: list[str] = []
+    for interface in definition.devices.interfaces:
+        if interface.type == InterfaceType.DIRECT and id(interface) in wanted:
+            interface.target.dev = interface.target.dev or links.free_name("macvtap")
+            names.append(interface.target.dev)
+    return names
+
+
+def make_taps(definition: Domain, plan: Plan, descriptors: Descriptors) -> None:
     """Make the interfaces' devices and hand over their descriptors. Blocking; raises SystemError_."""
     wanted = {id(resource.origin): resource for resource in plan.taps}
     for interface in definition.devices.interfaces:
@@ -366,7 +406,7 @@ def make_taps(definition: Domain, plan: Plan, descriptors: Descriptors, footprin
             continue
         match interface.type:
             case InterfaceType.DIRECT:
-                device = _macvtap(interface, footprint)
+                device = _macvtap(interface)
                 descriptors.adopt(resource.name, links.open_macvtap(device, resource.queues))
             case InterfaceType.BRIDGE | InterfaceType.ETHERNET:
                 descriptors.adopt(resource.name, _make_tap(interface, resource))
@@ -412,17 +452,14 @@ def _dress_tap(interface: Interface, name: str) -> None:
     taps.set_up(name, interface.link.state != "down")
 
 
-def _macvtap(interface: Interface, footprint: Footprint) -> str:
+def _macvtap(interface: Interface) -> str:
     source = interface.source
-    name = links.make_macvtap(
+    return links.make_macvtap(
         (source.dev if source is not None else None) or "",
         (source.mode if source is not None else None) or "vepa",
         interface.mac.address or "",
-        interface.target.dev,
+        interface.target.dev or "",
     )
-    interface.target.dev = name
-    footprint.links.append(name)
-    return name
 
 
 # ------------------------------------------------------------------------- undoing

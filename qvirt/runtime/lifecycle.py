@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvirt import __version__
 from qvirt.constants import (
+    ConnectDomainEventDiskChangeReason,
     DomainEventStartedDetailType,
     DomainEventStoppedDetailType,
     DomainEventSuspendedDetailType,
@@ -33,18 +34,16 @@ from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event, Json
 from qvirt.runtime import launch, live, monitor_events
 from qvirt.runtime.domainlog import DomainLog
-from qvirt.runtime.events import Lifecycle
+from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Limits, Process
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.state import Owner
+from qvirt.security import dac
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
 log = logging.getLogger(__name__)
-
-#: seconds from the word to go until QEMU must have answered on its monitor
-START_DEADLINE = 60.0
 
 #: seconds a QEMU gets after SIGTERM, and after SIGKILL
 TERM_WAIT = 10.0
@@ -122,12 +121,15 @@ async def _start_once(
 async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvram: bool) -> None:
     hv = domain.hypervisor
     definition = running.definition
-    user = hv.user
+    user, relabel = dac.user_of(definition.seclabels, hv.user)
+    running.user = user
     running.caps = await hv.documents.caps_for(definition)
     async with contextlib.AsyncExitStack() as stack:
         descriptors = launch.Descriptors(running.id)
         stack.callback(descriptors.close)
         ctx = hv.documents.build_context(definition, running.caps, descriptors)
+        assign_aliases(definition, ctx)
+        await _drop_missing(domain, definition)
         images.fill_in(
             await hv.files.run(
                 f"images of '{domain.name}'",
@@ -139,26 +141,27 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             )
         )
         assign_aliases(definition, ctx)
-        _label(definition, domain)
+        _label(definition, user)
         running.folder = ctx.domain_dir
         running.monitor_path = f"{ctx.domain_dir}/monitor.sock"
         plan = launch.survey(definition, ctx)
         mark = running.footprint
+        mark.links = launch.name_links(definition, plan)
         mark.folders = [running.folder, *dict.fromkeys(plan.folders)]
         mark.files = [str(hv.paths.pidfile(domain.name)), *(wanted.path for wanted in plan.listeners)]
         ports = launch.take_ports(definition, hv.display_ports, hv.websocket_ports)
         mark.ports = [port for _, port in ports.taken]
         mark.owners = await hv.files.run(
             f"start of '{domain.name}'",
-            partial(_check, plan, user if hv.config.dynamic_ownership else None, user),
+            partial(_check, plan, user if hv.config.dynamic_ownership and relabel else None, user),
         )
         hv.checkpoint("checked")
         await domain.save_status()
         hv.checkpoint("status written")
-        await hv.files.run(f"start of '{domain.name}'", partial(_make, plan, running, domain, reset_nvram))
+        await hv.files.run(f"start of '{domain.name}'", partial(_make, plan, running, reset_nvram))
         hv.checkpoint("host prepared")
         if plan.taps:
-            make = partial(launch.make_taps, definition, plan, descriptors, mark)
+            make = partial(launch.make_taps, definition, plan, descriptors)
             await hv.files.run(f"interfaces of '{domain.name}'", make)
         if plan.listeners:
             bind = partial(launch.make_listeners, plan, descriptors, user)
@@ -198,6 +201,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
     running.process.exited.add_done_callback(lambda _: process_ended(domain, running))
     running.stage = "running"
     domain.set_state(DomainState.PAUSED, DomainPausedReason.USER)
+    _note_taints(domain, running)
     if paused:
         await domain.save_status()
     else:
@@ -210,25 +214,55 @@ def _check(plan: launch.Plan, new_owner: QemuUser | None, user: QemuUser | None)
     return launch.plan_owners(plan, new_owner)
 
 
-def _make(plan: launch.Plan, running: Running, domain: "Domain", reset_nvram: bool) -> None:
-    hv = domain.hypervisor
-    launch.make_folders(running.footprint.folders, hv.user)
-    launch.write_master_key(f"{running.folder}/master-key.aes", hv.user)
+def _make(plan: launch.Plan, running: Running, reset_nvram: bool) -> None:
+    user = running.user
+    launch.make_folders(running.footprint.folders, user)
+    launch.write_master_key(f"{running.folder}/master-key.aes", user)
     if plan.nvram is not None:
-        launch.prepare_nvram(*plan.nvram, hv.user, reset=reset_nvram)
-    if hv.user is not None:
-        launch.give_owners(running.footprint.owners, hv.user)
+        launch.prepare_nvram(*plan.nvram, user, reset=reset_nvram)
+    if user is not None:
+        launch.give_owners(running.footprint.owners, user)
 
 
-def _label(definition: Definition, domain: "Domain") -> None:
+async def _drop_missing(domain: "Domain", definition: Definition) -> None:
+    """Do without the media and disks that may be missing, and are."""
+    if not any(launch.may_be_missing(disk) for disk in definition.devices.disks):
+        return
+    dropped = await domain.hypervisor.files.run(
+        f"images of '{domain.name}'", partial(launch.missing_disks, definition)
+    )
+    for disk in dropped:
+        path = launch.drop_source(definition, disk)
+        reasons = ConnectDomainEventDiskChangeReason
+        reason = reasons.CHANGE_MISSING_ON_START if disk.is_removable else reasons.DROP_MISSING_ON_START
+        domain.publish(DiskChange(domain.ref, path, None, disk.alias.name or "", reason))
+
+
+def _label(definition: Definition, user: QemuUser | None) -> None:
     """Say under which user QEMU runs, as libvirt's live document does."""
-    user = domain.hypervisor.user
     if user is None or any(label.model == "dac" for label in definition.seclabels):
         return
     label = f"+{user.uid}:+{user.gid}"
     definition.seclabels.append(
         SecLabel(type="dynamic", model="dac", relabel=True, label=label, imagelabel=label)
     )
+
+
+def _note_taints(domain: "Domain", running: Running) -> None:
+    """Note what somebody who looks into a problem of this guest should know."""
+    definition = running.definition
+    if definition.qemu_commandline is not None:
+        domain.taint("custom-argv")
+    if os.geteuid() == 0 and running.user is None:
+        domain.taint("high-privileges")
+    if definition.cpu is not None and definition.cpu.mode == "host-passthrough":
+        domain.taint("host-cpu")
+    if definition.os.dtb:
+        domain.taint("custom-dtb")
+    machine = running.caps.machine(definition.os.type.machine or "") if running.caps is not None else None
+    if machine is not None and machine.deprecated:
+        domain.taint("deprecated-config")
+        running.deprecations.append(f"machine type '{machine.name}'")
 
 
 def environment(ctx: BuildContext, command: CommandLine) -> dict[str, str]:
@@ -256,7 +290,7 @@ def _write_pid(domain: "Domain", running: Running) -> None:
 
 async def _talk(domain: "Domain", running: Running) -> None:
     """Negotiate, and bring what only a running QEMU knows into the live definition."""
-    await running.monitor.negotiate(START_DEADLINE)
+    await running.monitor.negotiate(domain.hypervisor.start_deadline)
     domain.hypervisor.checkpoint("monitor connected")
     await live.after_start(domain, running)
 
@@ -415,6 +449,8 @@ def monitor_closed(domain: "Domain", running: Running, failure: QvirtError) -> N
     """Note that the monitor is gone; the process usually is, too. @background."""
     if running.stage != "running" or running.process is None or running.process.is_gone:
         return
+    if domain.hypervisor.closing:
+        return
     domain.hypervisor.background(_after_monitor(domain, running, failure), f"monitor of {domain.name} closed")
 
 
@@ -425,8 +461,6 @@ async def _after_monitor(domain: "Domain", running: Running, failure: QvirtError
         monitor_events.publish_control_error(domain)
     process = running.qemu
     if await process.wait(KILL_WAIT) or running.monitor_failed:
-        return
-    if domain.hypervisor.closing:
         return
     log.error("domain '%s': QEMU closed its monitor and stays; it is killed", domain.name)
     process.send(signal.SIGKILL)

@@ -71,11 +71,10 @@ async def undefine(domain: "Domain", flags: int) -> None:
     async with domain.job(Job.MODIFY, "undefine"):
         if not domain.persistent:
             raise OperationInvalid("cannot undefine transient domain")
-        definition = await domain.definition()
         if not domain.active:
             if domain.has_managed_save and not flags & names.MANAGED_SAVE:
                 raise OperationInvalid("Refusing to undefine while domain managed save image exists")
-            nvram = definition.os.nvram.file if definition.os.nvram is not None else None
+            nvram = await _nvram(domain)
             if nvram and not flags & names.KEEP_NVRAM and os.path.exists(nvram):
                 if not flags & names.NVRAM:
                     raise OperationInvalid("cannot undefine domain with nvram")
@@ -99,6 +98,15 @@ async def undefine(domain: "Domain", flags: int) -> None:
         domain.updated = False
         hv.domain_undefined(domain)
         hv.events.publish(Lifecycle(ref, DomainEventType.UNDEFINED, DomainEventUndefinedDetailType.REMOVED))
+
+
+async def _nvram(domain: "Domain") -> str | None:
+    """Return the file of a definition's firmware variables."""
+    # Documents without any firmware, which are most, need not be read for it.
+    if not any(word in domain.text for word in ("nvram", "loader", "firmware")):
+        return None
+    nvram = (await domain.definition()).os.nvram
+    return nvram.file if nvram is not None else None
 
 
 def _unlink(path: str) -> None:

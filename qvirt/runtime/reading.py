@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 #: libvirt's words for taints -> the sentence virDomainGetMessages shows
 TAINTS = {
     "custom-argv": "custom configuration parameters specified",
-    "custom-monitor": "custom control monitor commands issued",
+    "custom-monitor": "custom monitor control commands issued",
     "high-privileges": "running with undesirable elevated privileges",
     "shell-scripts": "network configuration using opaque shell scripts",
     "disk-probing": "potentially unsafe disk format probing",
@@ -74,6 +74,7 @@ _BALLOON_STATS = (
     ("stat-free-memory", DomainMemoryStatTags.UNUSED, 1024),
     ("stat-total-memory", DomainMemoryStatTags.AVAILABLE, 1024),
     ("stat-available-memory", DomainMemoryStatTags.USABLE, 1024),
+    ("last-update", DomainMemoryStatTags.LAST_UPDATE, 1),
     ("stat-disk-caches", DomainMemoryStatTags.DISK_CACHES, 1024),
     ("stat-htlb-pgalloc", DomainMemoryStatTags.HUGETLB_PGALLOC, 1),
     ("stat-htlb-pgfail", DomainMemoryStatTags.HUGETLB_PGFAIL, 1),
@@ -124,7 +125,7 @@ def messages(domain: "Domain", flags: int) -> list[str]:
     running = domain.running
     if not flags or flags & DomainMessageType.TAINTING:
         taints = running.taints if running is not None else []
-        found += [f"tainted: {TAINTS.get(taint, taint)}" for taint in taints]
+        found += [f"tainted: {text}" for taint, text in TAINTS.items() if taint in taints]
     if (not flags or flags & DomainMessageType.DEPRECATION) and running is not None:
         found += [f"deprecated configuration: {text}" for text in running.deprecations]
     return found
@@ -132,11 +133,10 @@ def messages(domain: "Domain", flags: int) -> list[str]:
 
 def security_labels(domain: "Domain") -> list[SecurityLabel]:
     """Return the labels QEMU runs under, one per security model."""
-    running = domain.need_running_or_none()
-    user = domain.hypervisor.user
     labels = [SecurityLabel("", False)]
-    if user is not None and running is not None:
-        labels.append(SecurityLabel(f"+{user.uid}:+{user.gid}", False))
+    for label in domain.running.definition.seclabels if domain.running is not None else ():
+        if label.model == "dac" and label.label:
+            labels.append(SecurityLabel(label.label, False))
     return labels
 
 
@@ -516,15 +516,12 @@ def balloon_stats(value: Json) -> list[tuple[int, int]]:
     if not isinstance(value, dict):
         return []
     stats = value.get("stats")
+    readings = {**(stats if isinstance(stats, dict) else {}), "last-update": value.get("last-update")}
     found: list[tuple[int, int]] = []
-    if isinstance(stats, dict):
-        for key, tag, divisor in _BALLOON_STATS:
-            reading = stats.get(key)
-            if isinstance(reading, int) and 0 <= reading < _UNKNOWN_STAT:
-                found.append((tag, reading // divisor))
-    last = value.get("last-update")
-    if isinstance(last, int):
-        found.append((DomainMemoryStatTags.LAST_UPDATE, last))
+    for key, tag, divisor in _BALLOON_STATS:
+        reading = readings.get(key)
+        if isinstance(reading, int) and 0 <= reading < _UNKNOWN_STAT:
+            found.append((tag, reading // divisor))
     return found
 
 

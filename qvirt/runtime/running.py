@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qvirt.errors import OperationTimeout
+from qvirt.host.config import QemuUser
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.live import format_domain
 from qvirt.qemu.caps import EmulatorCaps
@@ -37,6 +38,8 @@ class Running(Record, frozen=False, eq=False):
     folder: str
     monitor_path: str
     stage: str = "starting"
+    #: whom QEMU runs as; None for the daemon's own user
+    user: QemuUser | None = None
     #: None for a QEMU found again, until somebody needs it
     caps: EmulatorCaps | None = None
     process: Process | None = None

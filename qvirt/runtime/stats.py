@@ -149,6 +149,8 @@ def _cpu(domain: "Domain", answers: Answers) -> list[Param]:
         Param("cpu.user", ULLONG, times.user),
         Param("cpu.system", ULLONG, times.system),
         Param("cpu.cache.monitor.count", UINT, 0),
+        Param("cpu.haltpoll.success.time", ULLONG, 0),
+        Param("cpu.haltpoll.fail.time", ULLONG, 0),
     ]
 
 

@@ -8,8 +8,32 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from qvirt.host.config import QemuUser
+from qvirt.errors import ConfigSyntax, InvalidArg
+from qvirt.host.config import QemuUser, resolve_user
+from qvirt.model.seclabel import SecLabel
 from qvirt.record import Record
+
+
+def user_of(labels: Iterable[SecLabel], default: QemuUser | None) -> tuple[QemuUser | None, bool]:
+    """Return whom a domain's QEMU runs as, and whether its files are given to that user.
+
+    A static label of the model ``dac`` names user and group; ``none`` leaves the files alone. Raises
+    InvalidArg.
+    """
+    for label in labels:
+        if label.model != "dac":
+            continue
+        if label.type == "static" and label.label:
+            user, _, group = label.label.partition(":")
+            try:
+                found = resolve_user(user, group or None)
+            except ConfigSyntax as error:
+                raise InvalidArg(error.detail) from error
+            is_ours = (found.uid, found.gid) == (os.geteuid(), os.getegid())
+            return None if is_ours else found, bool(label.relabel)
+        if label.type == "none":
+            return default, False
+    return default, True
 
 
 class Wanted(Record):
