@@ -57,6 +57,7 @@ class Daemon:
         self.privileged = os.geteuid() == 0
         self.config = self._read_config()
         self._ready = ready
+        self._server: Server | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def serve(self) -> None:
@@ -75,6 +76,13 @@ class Daemon:
         """Serve until a signal, or until nobody needs us; raises QvirtError when it cannot start."""
         self._loop = loop
         self._stop = asyncio.Event()
+        # Before there are sockets to find us by: an unhandled SIGHUP would be our end.
+        for number, action in (
+            (signal.SIGTERM, self._stop.set),
+            (signal.SIGINT, self._stop.set),
+            (signal.SIGHUP, self._reload),
+        ):
+            loop.add_signal_handler(number, action)
         async with contextlib.AsyncExitStack() as stack:
             # Clients that come while the domains are read wait in the queue instead of failing.
             services = self._listen()
@@ -84,15 +92,9 @@ class Daemon:
             hub = EventHub(hypervisor.events)
             stack.callback(hub.close)
             instance = Instance(hypervisor, Node(hypervisor, **self._host_uuid()), hub, self.privileged)
-            self.server = server = Server(loop, instance, self.config)
+            self._server = server = Server(loop, instance, self.config)
             stack.push_async_callback(server.close)
-            self._watch_idle(stack)
-            for number, action in (
-                (signal.SIGTERM, self._stop.set),
-                (signal.SIGINT, self._stop.set),
-                (signal.SIGHUP, self._reload),
-            ):
-                loop.add_signal_handler(number, action)
+            self._watch_idle(server, stack)
             self._write_pid_file(stack)
             gc.freeze()
             gc.enable()
@@ -122,9 +124,11 @@ class Daemon:
 
     def _reload(self) -> None:
         try:
-            self.config = self.server.config = self._read_config()
+            self.config = self._read_config()
         except QvirtError as error:
             log.error("the settings stay as they were: %s", error)
+        if self._server is not None:
+            self._server.config = self.config
 
     def _write_pid_file(self, stack: contextlib.AsyncExitStack) -> None:
         path: Path | None = self.options.pid_file
@@ -148,11 +152,11 @@ class Daemon:
 
     # ---------------------------------------------------------------------------------------- nobody there
 
-    def _watch_idle(self, stack: contextlib.AsyncExitStack) -> None:
+    def _watch_idle(self, server: Server, stack: contextlib.AsyncExitStack) -> None:
         if self.options.timeout is None:
             return
-        self.server.idle_changed = self._idle_changed
-        stack.callback(self.server.instance.hypervisor.events.subscribe(self._domain_event))
+        server.idle_changed = self._idle_changed
+        stack.callback(server.instance.hypervisor.events.subscribe(self._domain_event))
         self._idle_changed()
 
     def _domain_event(self, _: DomainEvent) -> None:
@@ -166,8 +170,11 @@ class Daemon:
             self._timer = self._loop.call_later(self.options.timeout, self._end_if_needless)
 
     def _needless(self) -> bool:
-        domains = self.server.instance.hypervisor.domains
-        return self.server.idle and not any(domain.active for domain in domains)
+        server = self._server
+        if server is None:
+            return False
+        domains = server.instance.hypervisor.domains
+        return server.idle and not any(domain.active for domain in domains)
 
     def _end_if_needless(self) -> None:
         if self._needless():
