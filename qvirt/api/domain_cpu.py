@@ -10,7 +10,8 @@ from qvirt.api.session import Session
 from qvirt.api.typed_params import STRING_OKAY, WireParam, encode
 from qvirt.constants import DomainModificationImpact as Impact
 from qvirt.constants import DomainVcpuFlags as Vcpu
-from qvirt.errors import InvalidArg, RpcError
+from qvirt.constants import ErrorDomain
+from qvirt.errors import InvalidArg, OperationUnsupported, RpcError
 
 _VCPUS_MAX: Final = 16384
 _MAPS_MAX: Final = 8388608
@@ -114,7 +115,12 @@ async def domain_get_cpu_stats(
     if start_cpu == -1:
         return (encode(total[:nparams], flags), min(nparams, len(total))) if nparams else ([], len(total))
     if ncpus == 0 and nparams == 0:
-        return [], max(per_cpu, default=-1) + 1
+        return [], max(session.instance.node.cpus()[0], default=-1) + 1
+    if not per_cpu:
+        raise OperationUnsupported(
+            "operation 'getCpuacctPercpuUsage' not supported for backend 'cgroup V2'",
+            domain=ErrorDomain.CGROUP,
+        )
     width = max((len(params) for params in per_cpu.values()), default=0)
     if nparams == 0:
         return [], width

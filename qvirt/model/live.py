@@ -1,8 +1,12 @@
-"""How much of a domain is shown: live or inactive, with or without passwords."""
+"""How much of a domain is shown: live, inactive or for another host; with or without passwords."""
+
+import re
 
 from qvirt.constants import DomainXMLFlags
+from qvirt.model.devices.audio import Audio
 from qvirt.model.devices.char import Channel
 from qvirt.model.devices.chardev import CharDevice
+from qvirt.model.devices.controller import Controller, ControllerType
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
@@ -11,6 +15,8 @@ from qvirt.model.domain import Domain
 
 #: how names of host interfaces begin that libvirt makes for one run
 GENERATED_TAPS = ("vnet", "macvtap", "macvlan")
+#: the folder of one run in the socket of a channel that names none
+_GENERATED_CHANNEL = re.compile(r"/domain-[0-9]+-[^/]+/[^/]+$")
 
 
 def format_domain(domain: Domain, flags: int = 0) -> str:
@@ -20,8 +26,11 @@ def format_domain(domain: Domain, flags: int = 0) -> str:
     passwords are left out.
     """
     secrets = [] if flags & DomainXMLFlags.SECURE else _with_secrets(domain)
-    if flags & (DomainXMLFlags.INACTIVE | DomainXMLFlags.MIGRATABLE) and is_live(domain):
+    migratable = flags & DomainXMLFlags.MIGRATABLE
+    if migratable or (flags & DomainXMLFlags.INACTIVE and is_live(domain)):
         domain = inactive(domain)
+        if migratable:
+            leave_out_implied(domain)
         secrets = _with_secrets(domain) if secrets else []
     if not secrets:
         return domain.to_xml()
@@ -69,6 +78,24 @@ def inactive(domain: Domain) -> Domain:
     return twin
 
 
+def leave_out_implied(domain: Domain) -> None:
+    """Drop the devices that every libvirt adds by itself and that old ones do not know in a document."""
+    devices = domain.devices
+    usb = [each for each in devices.controllers if each.type == ControllerType.USB]
+    pci = [each for each in devices.controllers if each.type == ControllerType.PCI]
+    implied: list[Controller] = []
+    if len(usb) == 1 and usb[0].index == 0 and usb[0].model in (None, "piix3-uhci"):
+        implied += usb
+    if len(pci) == 1 and pci[0].model == "pci-root":
+        implied += pci
+    devices.controllers = [each for each in devices.controllers if each not in implied]
+    devices.inputs = [each for each in devices.inputs if (each.type, each.bus) != ("keyboard", "ps2")]
+    spice = any(each.type == "spice" for each in devices.graphics)
+    plain = Audio(id=1, type="spice" if spice else "none").to_xml()
+    if [each.to_xml() for each in devices.audios] == [plain]:
+        devices.audios = []
+
+
 def forget_live(dev: Device) -> None:
     """Drop from a device what only holds while the domain runs: generated aliases, names, ports, paths."""
     alias = dev.__dict__.get("alias")
@@ -103,6 +130,8 @@ def _forget_char(dev: Device) -> None:
     """Drop the pty QEMU was given and whether the guest has opened the channel."""
     dev.__dict__.pop("tty", None)
     if isinstance(dev, CharDevice) and dev.type == "pty":
-        dev.__dict__.pop("path", None)
+        dev.sources = []
     if isinstance(dev, Channel):
         dev.target.state = None
+        if dev.type == "unix" and _GENERATED_CHANNEL.search(dev.path or ""):
+            dev.sources = []

@@ -24,6 +24,7 @@ from qvirt.constants import (
 from qvirt.errors import InternalError, OperationInvalid, OperationUnsupported
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_domain
+from qvirt.model.live import format_domain
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
