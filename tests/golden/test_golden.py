@@ -5,12 +5,12 @@ has ``x.error`` in place of the answers it does not get.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from qvirt.errors import QvirtError
-from qvirt.model.domain import parse_domain
 from qvirt.qemu.addresses import assign
 from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.names import assign_aliases
@@ -18,6 +18,7 @@ from qvirt.qemu.switches import CommandLine
 from tests.support.pure import completed, context
 
 HERE = Path(__file__).parent
+CONTROLLER = re.compile(r"^    <controller [^>]*(?:/>|[^/]>\n(?:.*\n)*?    </controller>)\n", re.MULTILINE)
 DOCUMENTS = sorted(path for path in HERE.rglob("*.xml") if not path.name.endswith(".out.xml"))
 
 
@@ -67,11 +68,12 @@ def test_completed_documents_stay_as_they_are(path: Path) -> None:
     out = path.with_name(path.stem + ".out.xml")
     if not out.exists():
         pytest.skip("refused")
-    before, after = parse_domain(out.read_text()), completed(out.read_text())
-    for domain in (before, after):
-        # reading puts controllers into libvirt's order, which those that were added by it are not in
-        domain.devices.controllers.sort(key=lambda c: (c.type, c.index or 0, c.model or ""))
-    assert after.to_xml() == before.to_xml()
+    assert settled(completed(out.read_text()).to_xml()) == settled(out.read_text())
+
+
+def settled(text: str) -> tuple[list[str], str]:
+    """Take the controllers out: reading puts them into libvirt's order, which those it added are not in."""
+    return sorted(CONTROLLER.findall(text)), CONTROLLER.sub("", text)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HERE))[:-4])
