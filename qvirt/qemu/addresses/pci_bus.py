@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qvirt.errors import InternalError, QvirtError, XmlError
-from qvirt.record import Record, field, replace
+from qvirt.record import Record, replace
 
 
 class Connect:
@@ -110,18 +110,22 @@ class Place(Record):
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function}"
 
 
-class Bus(Record, frozen=False):
-    """A bus: its controller's model, the functions taken in each slot, the slots open to several devices."""
+class Bus:
+    """A bus: its controller's model, the functions taken in each slot, the slots open to several devices.
 
-    model: str
-    group: int = 0
-    group_locked: bool = False
-    taken: dict[int, int] = field(default_factory=dict)
-    aggregate: set[int] = field(default_factory=set)
+    spent: it has one slot, and that is taken by one that shares it with nobody.
+    """
 
-    @property
-    def kind(self) -> BusKind:
-        return BUS_KINDS[self.model]
+    __slots__ = ("aggregate", "group", "group_locked", "kind", "model", "spent", "taken")
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.kind = BUS_KINDS[model]
+        self.group = 0
+        self.group_locked = False
+        self.taken: dict[int, int] = {}
+        self.aggregate: set[int] = set()
+        self.spent = False
 
     @property
     def is_full(self) -> bool:
@@ -178,6 +182,7 @@ class Buses:
         elif bus.group != group and user:
             bus.group = 0  # isolation cannot be promised any more
         bus.taken[place.slot] = functions | (1 << place.function)
+        bus.spent = bus.kind.first_slot == bus.kind.last_slot and not bus.aggregate
 
     def next(self, needs: int, *, function: int = 0, group: int = 0) -> Place:
         """Find a free place, take it and return it. Raises InternalError when there is none."""
@@ -194,22 +199,19 @@ class Buses:
     def _find(self, needs: int, function: int, group: int) -> Place | None:
         if not self.buses:
             raise XmlError("No PCI buses available")
+        empty: Place | None = None
         for number, bus in enumerate(self.buses):
-            if bus.group == group and (found := self._free_slot(number, bus, needs, function)):
-                return found
-        for number, bus in enumerate(self.buses):
-            if (
-                not bus.taken
-                and not bus.group_locked
-                and (found := self._free_slot(number, bus, needs, function))
-            ):
-                return found
-        return None
+            if bus.spent:
+                continue  # most of what is asked: a port that has its device
+            if bus.group == group:
+                if (found := self._free_slot(number, bus, needs, function)) is not None:
+                    return found
+            elif empty is None and not bus.taken and not bus.group_locked:
+                empty = self._free_slot(number, bus, needs, function)
+        return empty
 
     def _free_slot(self, number: int, bus: Bus, needs: int, function: int) -> Place | None:
         kind = bus.kind
-        if kind.first_slot == kind.last_slot and bus.taken and not needs & Connect.AGGREGATE:
-            return None  # a port that has its device: most of what is asked
         if not kind.auto or not _fits(needs, kind.offers, number):
             return None
         for slot in range(kind.first_slot, kind.last_slot + 1):
