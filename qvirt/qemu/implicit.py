@@ -146,7 +146,7 @@ def built_in(ctx: Context) -> BuiltIn:
     if arch in ("ppc", "ppcemb", "alpha", "mips", "mipsel", "mips64", "mips64el"):
         return BuiltIn(root="pci-root")
     if is_s390(domain):
-        return BuiltIn(usb=False, panic="s390", root="pci-root" if _uses_zpci(domain) else None)
+        return BuiltIn(usb=False, panic="s390", root="pci-root" if has("zpci") else None)
     if arch in ("sparc", "m68k", "cris", "lm32", "microblaze", "microblazeel", "xtensa", "xtensaeb", "or32"):
         return BuiltIn(usb=False, balloon=False)
     if arch in ("sh4", "sh4eb"):
@@ -156,10 +156,6 @@ def built_in(ctx: Context) -> BuiltIn:
 
 def _has_vnc_or_sdl(domain: Domain) -> bool:
     return bool(domain.devices.graphics)
-
-
-def _uses_zpci(domain: Domain) -> bool:
-    return any(c.type is ControllerType.PCI for c in domain.devices.controllers)
 
 
 def _ensure_input(domain: Domain, type: str, bus: str) -> None:

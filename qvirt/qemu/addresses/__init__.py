@@ -9,6 +9,7 @@ from qvirt.qemu.addresses.spapr import assign_spapr_vio
 from qvirt.qemu.addresses.usb import assign_usb
 from qvirt.qemu.addresses.virtio import assign_virtio
 from qvirt.qemu.addresses.virtio_serial import assign_virtio_serial
+from qvirt.qemu.addresses.zpci import assign_zpci
 from qvirt.qemu.context import Context
 
 
@@ -25,6 +26,7 @@ def assign(domain: Domain, ctx: Context) -> None:
     assign_spapr_vio(domain)
     assign_virtio(ctx)
     assign_pci(ctx)
+    assign_zpci(domain)
     assign_usb(ctx)
     assign_slots(domain)
     for dev in domain.devices.all():

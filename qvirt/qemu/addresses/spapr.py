@@ -13,6 +13,7 @@ from qvirt.qemu.addresses.pci_flags import said
 _NET = 0x1000
 _SCSI = 0x2000
 _NVRAM = 0x3000
+_TPM = 0x4000
 _SERIAL = 0x30000000
 _STEP = 0x1000
 
@@ -48,5 +49,8 @@ def _devices(domain: Domain) -> Iterator[tuple[Device, int]]:
     for serial in devices.serials:
         if said(serial, "target.type") == "spapr-vio-serial":
             yield serial, _SERIAL
+    for tpm in devices.tpms:
+        if said(tpm, "model") == "tpm-spapr":
+            yield tpm, _TPM
     for nvram in devices.nvrams:
         yield nvram, _NVRAM

@@ -47,9 +47,9 @@ def test_pseries() -> None:
     assert found["panic"] == ["pseries"]
 
 
-def test_s390_has_no_pci() -> None:
+def test_s390() -> None:
     found = shown(other("s390x", "s390-ccw-virtio"))
-    assert found["controllers"] == []
+    assert found["controllers"] == ["pci 0 pci-root"]
     assert found["panic"] == ["s390"]
 
 

@@ -3,9 +3,19 @@
 import pytest
 
 from qvirt.errors import QvirtError
-from qvirt.model.devices.address import DimmAddress, DriveAddress, VirtioSerialAddress
+from qvirt.model.devices.address import (
+    CcwAddress,
+    DimmAddress,
+    DriveAddress,
+    PciAddress,
+    SpaprVioAddress,
+    VirtioMmioAddress,
+    VirtioSerialAddress,
+)
 from qvirt.model.devices.device import Device
+from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.drive import disk_index
+from tests.support.pure import completed
 from tests.unit.qemu.addresses.documents import controllers, guest
 
 
@@ -144,3 +154,45 @@ def test_refusals(devices: str, more: str, message: str) -> None:
     with pytest.raises(QvirtError) as caught:
         guest(devices, more=more)
     assert caught.value.message.startswith(message)
+
+
+def other(arch: str, machine: str, devices: str) -> Domain:
+    return completed(
+        f"<domain type='qemu'><name>guest</name><memory unit='MiB'>512</memory><os>"
+        f"<type arch='{arch}' machine='{machine}'>hvm</type></os><devices>{devices}</devices></domain>"
+    )
+
+
+VIRTIO = (
+    "<disk type='file'><source file='/x'/><target dev='vda' bus='virtio'/></disk>"
+    "<interface type='user'><model type='virtio'/>{}</interface><memballoon model='virtio'/>"
+)
+
+
+def test_virtio_devices_of_s390_are_in_the_channel_subsystem() -> None:
+    domain = other("s390x", "s390-ccw-virtio", VIRTIO.format(""))
+    found = [*domain.devices.disks, *domain.devices.interfaces, *domain.devices.memballoons]
+    assert [dev.address for dev in found] == [CcwAddress(cssid=0xFE, ssid=0, devno=n) for n in range(3)]
+
+
+def test_pci_functions_of_s390_have_identifiers() -> None:
+    domain = other("s390x", "s390-ccw-virtio", VIRTIO.format("<address type='pci'/>"))
+    where = domain.devices.interfaces[0].address
+    assert isinstance(where, PciAddress)
+    assert where.zpci is not None
+    assert (where.slot, where.zpci.uid, where.zpci.fid) == (1, 1, 0)
+
+
+def test_boards_keep_to_memory_mapped_slots_once_one_is_used() -> None:
+    mapped = VIRTIO.format("<address type='virtio-mmio'/>")
+    disk = other("aarch64", "virt", mapped).devices.disks[0]
+    assert isinstance(disk.address, VirtioMmioAddress)
+    assert isinstance(other("aarch64", "virt", VIRTIO.format("")).devices.disks[0].address, PciAddress)
+
+
+def test_pseries_has_a_bus_of_its_own() -> None:
+    domain = other("ppc64", "pseries", "<serial type='pty'/><serial type='pty'/>")
+    assert [dev.address for dev in domain.devices.serials] == [
+        SpaprVioAddress(reg=0x30000000),
+        SpaprVioAddress(reg=0x30001000),
+    ]

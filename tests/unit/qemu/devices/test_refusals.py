@@ -6,8 +6,10 @@ from qvirt.errors import QvirtError
 from tests.unit.qemu.addresses.documents import guest
 
 USB = "<hostdev mode='subsystem' type='usb'><source>{}</source></hostdev>"
-PCI = "<hostdev mode='subsystem' type='pci'><driver name='vfio'/><source><address bus='1'/></source>{}"
+PCI = (
+    "<hostdev mode='subsystem' type='pci'><driver name='vfio'/><source><address bus='1'/></source>{}"
     "</hostdev>"
+)
 MDEV = (
     "<hostdev mode='subsystem' type='mdev' model='vfio-pci' {}><source>"
     "<address uuid='53764d0e-85a0-42b4-af5c-2046b460b1dc'/></source></hostdev>"
