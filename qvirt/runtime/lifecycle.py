@@ -451,16 +451,18 @@ def monitor_closed(domain: "Domain", running: Running, failure: QvirtError) -> N
         return
     if domain.hypervisor.closing:
         return
-    domain.hypervisor.background(_after_monitor(domain, running, failure), f"monitor of {domain.name} closed")
-
-
-async def _after_monitor(domain: "Domain", running: Running, failure: QvirtError) -> None:
-    """Decide about a QEMU whose monitor is gone. @background."""
-    if not isinstance(failure, MonitorClosed):
+    if isinstance(failure, MonitorClosed):
+        domain.hypervisor.background(_after_monitor(domain, running), f"monitor of {domain.name} closed")
+    else:
+        # The guest goes on, and so does its QEMU; only nobody can talk to it any more.
         running.monitor_failed = True
         monitor_events.publish_control_error(domain)
+
+
+async def _after_monitor(domain: "Domain", running: Running) -> None:
+    """End a QEMU that has closed its monitor and stays. @background."""
     process = running.qemu
-    if await process.wait(KILL_WAIT) or running.monitor_failed:
+    if await process.wait(KILL_WAIT):
         return
     log.error("domain '%s': QEMU closed its monitor and stays; it is killed", domain.name)
     process.send(signal.SIGKILL)

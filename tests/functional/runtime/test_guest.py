@@ -122,14 +122,14 @@ def test_power_button_reboot_and_on_actions(linux: Guest) -> None:
                 seen = Recorder(hv)
                 domain = await hv.define(linux_document(it, linux, on="<on_poweroff>restart</on_poweroff>"))
                 await domain.start()
-                pid = domain.need_running().pid
+                pid = domain.need_running().qemu.pid
                 await wait_agent(domain)
                 console = await domain.open_console()
                 # a power-off that on_poweroff turns into a restart, in the same QEMU
                 os.write(console.fd, b"poweroff -f\r")
                 await until(lambda: not domain.need_running().agent_connected, "agent gone", BOOT_PATIENCE)
                 await wait_agent(domain)
-                assert domain.need_running().pid == pid
+                assert domain.need_running().qemu.pid == pid
                 assert (domain.state, domain.reason)[0] == DomainState.RUNNING
                 assert (6, 1) not in seen.lifecycle() or seen.lifecycle()[-1] != (5, 0)
                 # reboot by the button: the guest powers off, we reset
@@ -139,7 +139,7 @@ def test_power_button_reboot_and_on_actions(linux: Guest) -> None:
                 await domain.reboot(1)
                 await until(lambda: not domain.need_running().agent_connected, "agent gone", BOOT_PATIENCE)
                 await wait_agent(domain)
-                assert domain.need_running().pid == pid
+                assert domain.need_running().qemu.pid == pid
                 assert (6, 1) not in seen.lifecycle()[before:]
                 # shutdown by the button
                 await domain.shutdown(1)

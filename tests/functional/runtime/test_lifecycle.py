@@ -160,7 +160,7 @@ def test_qemu_is_killed_from_outside(
                 domain = await hv.define(document("k", disk(image)))
                 await domain.start()
                 before = len(seen.lifecycle())
-                os.kill(domain.need_running().pid, number)
+                os.kill(domain.need_running().qemu.pid, number)
                 await seen.stopped()
                 assert seen.lifecycle()[before:] == events
                 assert (domain.state, domain.reason) == (DomainState.SHUTOFF, reason)
@@ -178,7 +178,7 @@ def test_stopped_qemu_is_destroyed_at_once_and_harms_nobody() -> None:
             async with it.serve() as hv:
                 one = await hv.create(document("stopped"))
                 two = await hv.create(document("lively"))
-                os.kill(one.need_running().pid, signal.SIGSTOP)
+                os.kill(one.need_running().qemu.pid, signal.SIGSTOP)
                 waiting = [
                     asyncio.ensure_future(one.monitor_command("info status", hmp=True)) for _ in range(30)
                 ]
@@ -310,14 +310,14 @@ def test_on_crash_restart_runs_again() -> None:
                 domain = await hv.create(
                     document("again", "<panic model='isa'/>", on="<on_crash>restart</on_crash>")
                 )
-                pid = domain.need_running().pid
+                pid = domain.need_running().qemu.pid
                 await panic_guest(domain)
                 await until(
                     lambda: (domain.state, domain.reason)
                     == (DomainState.RUNNING, DomainRunningReason.CRASHED),
                     "run after the crash",
                 )
-                assert domain.need_running().pid == pid
+                assert domain.need_running().qemu.pid == pid
                 await domain.destroy()
 
     run(scenario())

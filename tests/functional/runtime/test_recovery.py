@@ -27,14 +27,14 @@ def test_running_paused_and_transient_guests_are_found_again() -> None:
                 two = await hv.create(document("two"), paused=True)
                 three = await hv.define(document("three"))
                 await three.start()
-                before = {domain.name: (domain.id, domain.need_running().pid) for domain in hv.domains}
+                before = {domain.name: (domain.id, domain.need_running().qemu.pid) for domain in hv.domains}
                 xml = await one.xml_desc()
                 inactive = await two.xml_desc(2)
             assert len(it.processes()) == 3
             os.kill(before["three"][1], signal.SIGKILL)
             async with it.serve() as hv:
                 one, two, three = (hv.domains.by_name(name) for name in ("one", "two", "three"))
-                assert (one.id, one.need_running().pid) == before["one"]
+                assert (one.id, one.need_running().qemu.pid) == before["one"]
                 assert (one.state, one.reason) == (DomainState.RUNNING, DomainRunningReason.BOOTED)
                 assert (two.state, two.reason) == (DomainState.PAUSED, DomainPausedReason.USER)
                 assert not two.persistent
@@ -113,7 +113,7 @@ def test_damaged_status_file(damage: str) -> None:
             async with it.serve() as hv:
                 domain = await hv.define(document("s", disk(image)))
                 await domain.start()
-                id, pid = domain.id, domain.need_running().pid
+                id, pid = domain.id, domain.need_running().qemu.pid
             path = it.paths.status("s")
             text = path.read_text()
             path.write_text(
@@ -127,7 +127,7 @@ def test_damaged_status_file(damage: str) -> None:
             async with it.serve() as hv:
                 again = hv.domains.by_name("s")
                 assert any("status" in report for report in hv.reports)
-                assert (again.id, again.need_running().pid) == (id, pid)
+                assert (again.id, again.need_running().qemu.pid) == (id, pid)
                 assert again.state == DomainState.RUNNING
                 assert "virtio-disk0" in await again.xml_desc()
                 await again.block_stats("vda")
@@ -142,7 +142,7 @@ def test_status_of_a_transient_domain_without_its_qemu() -> None:
         with instance() as it:
             async with it.serve() as hv:
                 domain = await hv.create(document("t"))
-                pid = domain.need_running().pid
+                pid = domain.need_running().qemu.pid
             it.paths.status("t").write_text("<domstatus")
             os.kill(pid, signal.SIGKILL)
             await until(lambda: not it.processes(), "end of QEMU")
@@ -160,7 +160,7 @@ def test_pid_that_is_somebody_elses_now() -> None:
             async with it.serve() as hv:
                 domain = await hv.define(document("reused"))
                 await domain.start()
-                pid = domain.need_running().pid
+                pid = domain.need_running().qemu.pid
             path = it.paths.status("reused")
             os.kill(pid, signal.SIGKILL)
             await until(lambda: not it.processes(), "end of QEMU")
@@ -177,7 +177,7 @@ def test_stopped_qemu_does_not_hold_up_the_others() -> None:
             async with it.serve() as hv:
                 stopped = await hv.create(document("stopped"))
                 lively = await hv.create(document("lively"))
-                pid = stopped.need_running().pid
+                pid = stopped.need_running().qemu.pid
             os.kill(pid, signal.SIGSTOP)
             loop = asyncio.get_running_loop()
             begin = loop.time()
