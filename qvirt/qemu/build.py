@@ -77,13 +77,12 @@ def build(domain: Domain, ctx: BuildContext) -> CommandLine:
 
 
 def native_domain(domain: Domain) -> Domain:
-    """Return a complete domain as ``domxml-to-native`` sees it: every interface on a tap of its own.
+    """Make a complete domain what ``domxml-to-native`` sees, and return it: every interface on a tap.
 
     Of an interface only model, MAC, script and boot order stay; it needs a new address.
     """
-    native = domain.copy()
-    native.devices.interfaces = [native_interface(nic) for nic in native.devices.interfaces]
-    return native
+    domain.devices.interfaces = [native_interface(nic) for nic in domain.devices.interfaces]
+    return domain
 
 
 def _machine(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:

@@ -14,7 +14,15 @@ from qvirt.record import Record, field
 from qvirt.xml.node import Node
 
 Props = Mapping[str, JsonValue]
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+# JSONEncoder makes the C encoder anew for each call
+_C_ENCODER = json.encoder.c_make_encoder and json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+    None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
+)
+
+
+def _encode(props: Props) -> str:
+    return "".join(_C_ENCODER(props, 0)) if _C_ENCODER else _COMPACT.encode(props)
 
 
 def drop_none(props: Props) -> dict[str, JsonValue]:
@@ -81,7 +89,7 @@ class Json(Switch, frozen=False):
     props: Props
 
     def to_argv(self) -> list[str]:
-        return [f"-{self.option}", _ENCODE(drop_none(self.props))]
+        return [f"-{self.option}", _encode(drop_none(self.props))]
 
     def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
         """Return the QMP command and arguments that add the same thing to a running QEMU."""

@@ -56,11 +56,13 @@ def caps(target: str = "x86_64") -> EmulatorCaps:
 def caps_for(domain: Domain) -> EmulatorCaps:
     """Return the facts of the emulator a document names, or of the one it would get."""
     emulator = domain.devices.emulator
-    if emulator is not None:
-        return caps(emulator.rpartition("qemu-system-")[2])
-    return caps(
-        {"i686": "i386", "armv7l": "arm"}.get(domain.os.type.arch or "", domain.os.type.arch or "x86_64")
+    arch = domain.os.type.arch or ""
+    target = (
+        emulator.rpartition("qemu-system-")[2]
+        if emulator
+        else {"i686": "i386", "armv7l": "arm"}.get(arch, arch)
     )
+    return caps(target if (CAPS / f"qemu-7.2-{target}.json").exists() else "x86_64")
 
 
 def context(domain: Domain, **settings: object) -> BuildContext:
