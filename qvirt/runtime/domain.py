@@ -7,7 +7,7 @@ refuse. Every method has libvirt's preconditions and error texts.
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -234,19 +234,23 @@ class Domain:
         self.state = state
         self.reason = reason
 
-    async def save_status(self) -> None:
-        """Write the status file now."""
+    async def save_status(self, then: Callable[[], None] | None = None) -> None:
+        """Write the status file now. then: blocking work to go on with once it is written."""
         running = self.running
         if running is None or running.finishing:
             return
         path = self.hypervisor.paths.status(self.name)
         text = self._status(running).to_text(header(self.name, self.uuid))
         data = text.encode("utf-8", "surrogateescape")
+
+        def work() -> None:
+            write_atomic(path, data, 0o600, sync=False)
+            if then is not None:
+                then()
+
         async with running.status_lock:
             if not running.finishing:
-                await self.hypervisor.files.run(
-                    f"status of '{self.name}'", lambda: write_atomic(path, data, 0o600)
-                )
+                await self.hypervisor.files.run(f"status of '{self.name}'", work)
 
     def save_soon(self) -> None:
         """Write the status file in a moment, once for all changes until then."""

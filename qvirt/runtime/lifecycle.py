@@ -42,6 +42,7 @@ from qvirt.security import dac
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
+    from qvirt.runtime.hypervisor import Hypervisor
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +157,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             partial(_check, plan, user if hv.config.dynamic_ownership and relabel else None, user),
         )
         hv.checkpoint("checked")
-        await domain.save_status()
-        hv.checkpoint("status written")
-        await hv.files.run(f"start of '{domain.name}'", partial(_make, plan, running, reset_nvram))
+        await domain.save_status(then=partial(_make, hv, plan, running, reset_nvram))
         hv.checkpoint("host prepared")
         if plan.taps:
             make = partial(launch.make_taps, definition, plan, descriptors)
@@ -214,7 +213,8 @@ def _check(plan: launch.Plan, new_owner: QemuUser | None, user: QemuUser | None)
     return launch.plan_owners(plan, new_owner)
 
 
-def _make(plan: launch.Plan, running: Running, reset_nvram: bool) -> None:
+def _make(hv: "Hypervisor", plan: launch.Plan, running: Running, reset_nvram: bool) -> None:
+    hv.checkpoint("status written")
     user = running.user
     launch.make_folders(running.footprint.folders, user)
     launch.write_master_key(f"{running.folder}/master-key.aes", user)

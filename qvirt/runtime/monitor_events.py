@@ -179,6 +179,7 @@ def _shutdown(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 def _reset(domain: "Domain", running: Running, data: JsonObject) -> None:
     domain.publish(events.Reboot(domain.ref))
+    running.balloon_sample = None
     if running.agent is not None:
         running.agent.reset()
     if running.definition.on_reboot == "destroy" and data.get("guest") and running.stage == "running":

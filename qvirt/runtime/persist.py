@@ -18,8 +18,10 @@ FILE_DEADLINE = 30.0
 _SUFFIX = ".new"
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, sync: bool = True) -> None:
     """Replace a file: written beside it, synced, renamed. Raises SystemError_.
+
+    sync: False for what means nothing after a power cut, such as the state of a process.
 
     On failure (a full disk too) the old file is untouched and nothing is left beside it. The folder is not
     synced, as it is not by libvirt: that takes ten times as long as all the rest, and a power cut leaves
@@ -32,7 +34,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
-            os.fsync(fd)
+            if sync:
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(temporary, path)

@@ -11,7 +11,7 @@ from qvirt.model.live import format_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
-from qvirt.qmp.wire import Json, JsonValue
+from qvirt.qmp.wire import Json, JsonObject, JsonValue
 from qvirt.record import Record, field
 from qvirt.runtime.process import Process
 from qvirt.runtime.state import Footprint
@@ -69,6 +69,9 @@ class Running(Record, frozen=False, eq=False):
     )
     #: done when the domain has ended and everything of it is gone
     ended: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    #: what the balloon's driver said when it was loaded, and when we asked; see stats.py
+    balloon_sample: JsonObject | None = None
+    balloon_asked: float = 0.0
     deprecations: list[str] = field(default_factory=list)
     monitor_failed: bool = False
     status_lock: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qvirt.constants import DomainMemoryStatTags, DomainStatsTypes, TypedParameterType, VcpuState
 from qvirt.errors import QvirtError
 from qvirt.model.domain import Domain as Definition
 from qvirt.qmp.commands import as_objects
+from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import JsonObject, JsonValue, Reply
 from qvirt.runtime import procfs, reading
 from qvirt.runtime.jobs import Job
@@ -53,6 +54,9 @@ _BALLOON_NAMES = {
 }
 _DIRTY_STATUS = {"unstarted": 0, "measuring": 1, "measured": 2}
 
+#: seconds after which a balloon that does not report by itself is asked again
+SAMPLE_AGE = 5.0
+
 #: what QEMU says of a guest whose dirty rate nobody asked for
 _NEVER_MEASURED: JsonObject = {
     "status": "unstarted",
@@ -87,6 +91,12 @@ async def _one(domain: "Domain", groups: int, nowait: bool, backing: bool, end: 
             except (QvirtError, TimeoutError):
                 # a QEMU that is silent, busy or just gone: what is known without it stands
                 stats.answered = False
+        if isinstance(sample := answers.get("balloon"), dict):
+            running.balloon_sample = sample
+            running.balloon_asked = asyncio.get_running_loop().time()
+        elif groups & DomainStatsTypes.BALLOON and running.balloon_sample is not None:
+            answers["balloon"] = running.balloon_sample
+            _refresh_balloon(domain, running)
     for bit, gather in _GROUPS:
         if groups & bit:
             stats.params += gather(domain, answers)
@@ -100,7 +110,8 @@ def _questions(running: Running, groups: int) -> dict[str, tuple[str, dict[str, 
     asked: dict[str, tuple[str, dict[str, JsonValue] | None]] = {}
     names = DomainStatsTypes
     path = reading.balloon_path(definition)
-    if groups & names.BALLOON and path is not None and (others or reading.balloon_period(definition)):
+    reports = others or reading.balloon_period(definition) or running.balloon_sample is None
+    if groups & names.BALLOON and path is not None and reports:
         asked["balloon"] = ("qom-get", {"path": path, "property": "guest-stats"})
     if groups & names.BLOCK and definition.devices.disks:
         asked["blockstats"] = ("query-blockstats", None)
@@ -110,6 +121,24 @@ def _questions(running: Running, groups: int) -> dict[str, tuple[str, dict[str, 
     if groups & names.DIRTYRATE and others:
         asked["dirtyrate"] = ("query-dirty-rate", None)
     return asked
+
+
+def _refresh_balloon(domain: "Domain", running: Running) -> None:
+    """Ask anew for figures that change only when the guest loads its driver, without anybody waiting."""
+    loop = asyncio.get_running_loop()
+    path = reading.balloon_path(running.definition)
+    if loop.time() - running.balloon_asked < SAMPLE_AGE or running.link is None or path is None:
+        return
+    running.balloon_asked = loop.time()
+
+    def take(answer: "asyncio.Future[Reply]") -> None:
+        if not answer.cancelled() and answer.exception() is None and isinstance(answer.result().value, dict):
+            running.balloon_sample = cast("JsonObject", answer.result().value)
+
+    try:
+        running.link.submit("qom-get", {"path": path, "property": "guest-stats"}).add_done_callback(take)
+    except MonitorClosed:
+        return  # the end of the domain is told by other means
 
 
 async def _ask(
