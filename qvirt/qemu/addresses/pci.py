@@ -11,7 +11,7 @@ from qvirt.model.devices.address import PciAddress
 from qvirt.model.devices.controller import Controller, ControllerType, PciControllerModel
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.filesystem import Filesystem
-from qvirt.model.devices.interface import Interface
+from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.devices.memballoon import Memballoon
 from qvirt.qemu.addresses.chipset import is_piix3_function, place, reserve_builtin
 from qvirt.qemu.addresses.pci_bus import BUS_KINDS, PCI, PCIE, Buses, Connect, Place
@@ -143,10 +143,12 @@ def _in_order(ctx: Context) -> Iterator[Device]:
     devices = ctx.domain.devices
     yield from (c for c in devices.controllers if c.type is ControllerType.PCI)
     yield from devices.filesystems
-    yield from devices.interfaces
+    yield from (nic for nic in devices.interfaces if nic.type is not InterfaceType.HOSTDEV)
     yield from devices.sounds
     yield from (c for c in devices.controllers if c.type is not ControllerType.PCI)
     yield from devices.disks
+    # a passed-through card is a host device, the first of them
+    yield from (nic for nic in devices.interfaces if nic.type is InterfaceType.HOSTDEV)
     yield from devices.hostdevs
     yield from devices.memballoons
     yield from devices.rngs
