@@ -1,4 +1,6 @@
-"""Time the layers a document goes through: parse, format, complete, copy, build. Microseconds, best of rounds.
+"""Time the layers a document goes through: parse, format, complete, copy, build.
+
+Microseconds, best of rounds.
 
 .venv/bin/python -m bench.layers [--profile LAYER] [FILE.xml]
 """
@@ -15,12 +17,17 @@ from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.complete import complete
-from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.context import BuildContext
 from qvirt.qemu.names import assign_aliases
 
 HERE = Path(__file__).parent
 CAPS = HERE.parent / "tests" / "data" / "caps" / "qemu-7.2-x86_64.json"
 DOCUMENT = HERE / "domain.xml"
+
+
+def read_caps() -> EmulatorCaps:
+    """Return the facts of the emulator that the layers are measured for."""
+    return EmulatorCaps.from_json(json.loads(CAPS.read_bytes()))
 
 
 def measure(run: Callable[[], object], rounds: int = 7, seconds: float = 0.15) -> float:
@@ -113,7 +120,7 @@ def main() -> None:
     parser.add_argument("--profile", choices=NAMES)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    layers = Layers(options.file.read_text(), EmulatorCaps.from_json(json.loads(CAPS.read_bytes())))
+    layers = Layers(options.file.read_text(), read_caps())
     if options.profile:
         run = getattr(layers, options.profile)
         profile = cProfile.Profile()
@@ -127,9 +134,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))
         return
-    print(
-        f"{options.file.name}: {len(layers.text.splitlines())} lines, {len(layers.written)} characters written"
-    )
+    lines, written = len(layers.text.splitlines()), len(layers.written)
+    print(f"{options.file.name}: {lines} lines, {written} characters written")
     for name, micros in result.items():
         print(f"{name:12} {micros:9.1f} us")
 
