@@ -288,6 +288,7 @@ class Domain:
             folder=running.folder,
             vcpu_pids=running.vcpu_threads,
             taints=running.taints,
+            extras=running.extras,
             footprint=running.footprint,
             fake_reboot=running.fake_reboot,
             autodestroy=running.owner is not None,

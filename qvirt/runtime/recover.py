@@ -275,6 +275,7 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
         footprint=status.footprint,
         vcpu_threads=status.vcpu_pids,
         taints=status.taints,
+        extras=status.extras,
         fake_reboot=status.fake_reboot,
         clock_base=status.clock_base,
         owner=_GONE_OWNER if status.autodestroy else None,

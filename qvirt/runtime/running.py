@@ -46,6 +46,8 @@ class Running(Record, frozen=False, eq=False):
     link: Monitor | None = None
     footprint: Footprint = field(default_factory=Footprint)
     vcpu_threads: list[int] = field(default_factory=list)
+    #: what libvirt's status file said beside, kept for the day it takes over again
+    extras: list[str] = field(default_factory=list)
     taints: list[str] = field(default_factory=list)
     owner: object | None = None
     fake_reboot: bool = False

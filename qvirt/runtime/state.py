@@ -97,7 +97,7 @@ class Status(Record, frozen=False):
     """What a status file says.
 
     stage: "starting" or "running". xml: the live definition, secrets included. inactive_xml: what a transient
-    domain was started from.
+    domain was started from. extras: elements of libvirt's that we do not use and hand back to it.
     start_time: of the process, in clock ticks since boot; 0 when a foreign file does not say. boot_id: the
     boot those ticks belong to.
     """
@@ -120,6 +120,7 @@ class Status(Record, frozen=False):
     autodestroy: bool = False
     clock_base: int = 0
     inactive_xml: str = ""
+    extras: list[str] = field(default_factory=list)
     version: int = VERSION
 
     def to_text(self, header: str) -> str:
@@ -136,6 +137,7 @@ class Status(Record, frozen=False):
             out.append("  <vcpus>\n")
             out += [f"    <vcpu id='{i}' pid='{pid}'/>\n" for i, pid in enumerate(self.vcpu_pids)]
             out.append("  </vcpus>\n")
+        out += [f"  {extra}\n" for extra in self.extras]
         if self.fake_reboot:
             out.append("  <fakereboot/>\n")
         out.append(f"  <libDir path='{escape(self.folder)}'/>\n")
@@ -158,6 +160,10 @@ class Status(Record, frozen=False):
         out += [f"  {line}\n" for line in self.xml.rstrip("\n").split("\n")]
         out.append("</domstatus>\n")
         return "".join(out)
+
+
+#: what we read; all other elements are handed on
+_KNOWN = frozenset({"taint", "monitor", "vcpus", "fakereboot", "libDir", "qvirt", "domain"})
 
 
 def _reason(state: int, reason: int) -> str:
@@ -198,9 +204,15 @@ def read_status(text: str, source: str) -> Status:
         fake_reboot=root.find("fakereboot") is not None,
         clock_base=0 if ours is None else _number(ours.get("clockBase"), 0),
         inactive_xml=_inactive(ours),
+        extras=[_whole(el) for el in root if isinstance(el.tag, str) and el.tag not in _KNOWN],
         autodestroy=ours is not None and ours.get("autodestroy") == "yes",
         version=0 if ours is None else _number(ours.get("version"), 0),
     )
+
+
+def _whole(el: etree._Element) -> str:
+    """Return an element of a status file as it stood there."""
+    return etree.tostring(el, encoding="unicode", with_tail=False)
 
 
 def domain_text(domain: etree._Element) -> str:

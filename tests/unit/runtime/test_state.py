@@ -57,6 +57,9 @@ def test_libvirts_own_file_is_read() -> None:
     assert (found.state, found.reason) == (DomainState.RUNNING, DomainRunningReason.BOOTED)
     assert (found.pid, found.start_time, found.version, found.stage) == (26209, 0, 0, "running")
     assert found.folder == "/var/lib/libvirt/qemu/domain-1-orc1"
+    again = found.to_text("")
+    assert '<qemuCaps><flag name="kvm"/></qemuCaps>' in again
+    assert "<namespaces><mount/></namespaces>" in again
 
 
 @pytest.mark.parametrize(
