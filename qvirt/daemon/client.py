@@ -56,7 +56,7 @@ class Client:
         )
         self.session.start_keepalive = self.start_keepalive
         self.session.end = self._end_after_reply
-        self.session.authentication = server.authentication_for(self)
+        self.authentication = self.session.authentication = server.authentication_for(self)
         self.authenticated = False
         self.closed = False
         self.connected_at = self.loop.time()

@@ -44,6 +44,8 @@ class Server:
         self.calls: set[asyncio.Task[None]] = set()
         self.idle_changed: Callable[[], None] = lambda: None
         self._anonymous: dict[Client, None] = {}
+        self._strangers: set[Client] = set()
+        """Of the anonymous those who must prove who they are; others are here by the socket's permissions."""
         self._services: list[Service] = []
         self._accepting = False
         self._held = False
@@ -91,12 +93,14 @@ class Server:
     def authenticated(self, client: Client) -> None:
         """A client has proved who it is."""
         self._anonymous.pop(client, None)
+        self._strangers.discard(client)
         self._accept_or_not()
 
     def client_gone(self, client: Client) -> None:
         """A connection has ended: destroy the domains that were to end with it."""
         self.clients.discard(client)
         self._anonymous.pop(client, None)
+        self._strangers.discard(client)
         self._accept_or_not()
         if client.session.owns_domains:
             task = self.loop.create_task(self.instance.hypervisor.drop_owner(client.session))
@@ -125,7 +129,7 @@ class Server:
             not self._held
             and not self._closing
             and len(self.clients) < self.config.max_clients
-            and len(self._anonymous) < self.config.max_anonymous_clients
+            and len(self._strangers) < self.config.max_anonymous_clients
         )
         if wanted == self._accepting:
             return
@@ -158,6 +162,8 @@ class Server:
         client = Client(self, service, sock)
         self.clients.add(client)
         self._anonymous[client] = None
+        if client.authentication.mode != "none":
+            self._strangers.add(client)
         if self._sweep_timer is None:
             self._sweep_timer = self.loop.call_later(self.limits.auth_crowded, self._sweep)
         self._accept_or_not()
@@ -174,7 +180,7 @@ class Server:
 
     def _sweep(self) -> None:
         """Drop clients that have not authenticated for too long."""
-        crowded = len(self._anonymous) >= self.config.max_anonymous_clients
+        crowded = len(self._strangers) >= self.config.max_anonymous_clients
         oldest = self.loop.time() - (self.limits.auth_crowded if crowded else self.limits.auth)
         for client in list(self._anonymous):
             if client.connected_at > oldest:

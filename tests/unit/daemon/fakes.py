@@ -147,7 +147,10 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, config: Config | None = None, limits: Limits | None = None
+    folder: Path,
+    config: Config | None = None,
+    limits: Limits | None = None,
+    kind: type[Server] = Server,
 ) -> AsyncIterator[Running]:
     """Run a server over fakes in this loop."""
     hypervisor = FakeHypervisor(folder)
@@ -156,7 +159,7 @@ async def running(
     hub = EventHub(hypervisor.events)
     instance = Instance(real, Node(real), hub, privileged=True)
     settings = config or Config()
-    server = Server(loop, instance, settings, limits)
+    server = kind(loop, instance, settings, limits)
     server.serve(listen(folder, settings, privileged=True, private=True))
     try:
         yield Running(server, hypervisor, folder)

@@ -5,7 +5,10 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from qvirt.daemon.auth import Authentication
+from qvirt.daemon.client import Client
 from qvirt.daemon.config import Config, Limits
+from qvirt.daemon.server import Server
 from qvirt.rpc import packet, protocol
 from qvirt.runtime.events import Reboot
 from tests.unit.daemon.fakes import PATIENCE, RawClient, running
@@ -159,12 +162,23 @@ def test_a_thousand_connections(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+class StrictServer(Server):
+    """Asks everybody on the ordinary socket to prove who they are, the superuser too."""
+
+    def authentication_for(self, client: Client) -> Authentication:
+        authentication = super().authentication_for(client)
+        if not client.service.readonly:
+            authentication.mode = "polkit"
+        return authentication
+
+
 def test_strangers_do_not_lock_the_door(tmp_path: Path) -> None:
     async def run() -> None:
         config = Config(max_anonymous_clients=3)
-        async with running(tmp_path, config, Limits(auth_crowded=0.2)) as it:
+        limits = Limits(auth_crowded=0.2)
+        async with running(tmp_path, config, limits, StrictServer) as it:
             strangers = [await RawClient.connect(tmp_path / "libvirt-sock") for _ in range(10)]
-            async with it.connect() as client:
+            async with it.connect(readonly=True) as client:
                 assert await client.call("CONNECT_GET_LIB_VERSION") == (9000000,)
             for stranger in strangers:
                 stranger.close()
