@@ -9,7 +9,7 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.caps import ModelExpansion
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.cpu_documents import CpuDocument, compare_document
-from qvirt.qemu.cpumodels import Compared, Processor, host_model, ordered, processor_of, to_qemu
+from qvirt.qemu.cpumodels import PPC64_MODELS, Compared, Processor, host_model, ordered, processor_of, to_qemu
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_pseries, is_s390, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
@@ -84,8 +84,12 @@ def _name_default_model(domain: Domain, ctx: Context) -> None:
     kind = machine.default_cpu_type if machine is not None else None
     if kind is None:
         return
-    # the QOM type is the model's name, the target, "cpu"
-    model = kind.removesuffix("-cpu").removesuffix(f"-{ctx.caps.target}")
+    # several names may stand for one QOM type; libvirt writes POWER models in capitals
+    names = [cpu.name for cpu in ctx.caps.accel(domain.type).cpus if cpu.type == kind]
+    known = (name.upper() for name in names if name.upper() in PPC64_MODELS)
+    model = next(known, names[0] if names else None)
+    if model is None:
+        return
     if model == "host" and domain.type != "kvm":
         raise ConfigUnsupported(
             f'QEMU reports invalid default CPU model "host" for non-kvm domain virt type: {domain.type}'

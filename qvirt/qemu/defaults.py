@@ -5,6 +5,7 @@ from qvirt.qemu.boot import default_boot, default_uuid
 from qvirt.qemu.clock import default_clock
 from qvirt.qemu.context import Context
 from qvirt.qemu.cpu import default_cpu
+from qvirt.qemu.features import default_features
 from qvirt.qemu.loader import default_loader
 from qvirt.qemu.machine import resolve_machine
 from qvirt.qemu.memory import default_memory
@@ -33,6 +34,7 @@ def domain_defaults(ctx: Context) -> None:
     default_boot(ctx)
     default_numa(ctx)
     default_cpu(ctx)
+    default_features(ctx)
     default_memory(ctx)
     if "seclabels" in domain.__dict__:
         _default_seclabels(ctx)

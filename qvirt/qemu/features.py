@@ -7,11 +7,23 @@ from collections.abc import Iterator
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.domain import Domain
+from qvirt.model.features import Gic
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.machines import is_arm_virt, is_pseries, is_q35, is_x86
 from qvirt.qemu.switches import Device, Option, Switch
 
 MIB = 1 << 20
+
+
+def default_features(ctx: Context) -> None:
+    """Name the interrupt controller of ARM's virt machine, which depends on the host under KVM."""
+    features = ctx.domain.features
+    if not is_arm_virt(ctx.domain) or (features.gic is not None and features.gic.version is not None):
+        return
+    version = 2
+    if ctx.domain.type == "kvm":
+        version = max((x for x, _, kernel in ctx.caps.accel("kvm").gic if kernel), default=2)
+    features.gic = Gic(version=str(version))
 
 
 def check_features(domain: Domain, ctx: Context) -> None:

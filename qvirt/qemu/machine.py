@@ -123,7 +123,7 @@ def _machine_props(domain: Domain, ctx: BuildContext) -> dict[str, JsonValue]:
         props["vmport"] = features.vmport.state
     if features.smm is not None:
         props["smm"] = features.smm.state
-    _add_irqchip(domain, props)
+    _add_irqchip(domain, ctx, props)
     dump_core = domain.memory.dump_core if domain.memory is not None else None
     props["dump-guest-core"] = ctx.settings.dump_guest_core if dump_core is None else dump_core
     if domain.memory_backing.nosharepages:
@@ -161,7 +161,7 @@ def _states_acpi(domain: Domain, ctx: Context) -> bool:
 
 def no_acpi(domain: Domain, ctx: Context) -> Iterator[Switch]:
     """Yield ``-no-acpi`` where ACPI is off and the machine cannot be told otherwise."""
-    has_switch = is_x86(domain) or domain.os.type.arch == "aarch64"
+    has_switch = ctx.caps.arch in ("i686", "x86_64", "aarch64")
     if has_switch and not domain.features.acpi and not _states_acpi(domain, ctx):
         yield Option("no-acpi")
 
@@ -174,13 +174,15 @@ def _has_hmat(domain: Domain) -> bool:
     )
 
 
-def _add_irqchip(domain: Domain, props: dict[str, JsonValue]) -> None:
+def _add_irqchip(domain: Domain, ctx: Context, props: dict[str, JsonValue]) -> None:
     features = domain.features
     if features.ioapic is not None:
         # the userspace I/O APIC needs the local APICs to stay in the kernel
         props["kernel_irqchip"] = {"qemu": "split", "kvm": "on"}[features.ioapic.driver or "kvm"]
-    if features.gic is not None and features.gic.version is not None:
-        props["gic-version"] = features.gic.version
+    version = features.gic.version if features.gic is not None else None
+    takes_version = ctx.caps.machine_has(domain.os.type.machine or "", "gic-version")
+    if version is not None and (version != "2" or takes_version):
+        props["gic-version"] = version
 
 
 def _add_iommu(domain: Domain, props: dict[str, JsonValue]) -> None:
@@ -212,7 +214,7 @@ def _add_s390(domain: Domain, props: dict[str, JsonValue]) -> None:
         if not is_s390(domain):
             raise ConfigUnsupported(f"{cipher.name}-key-wrap is not available with this QEMU binary")
         props[f"{cipher.name}-key-wrap"] = cipher.state
-    for dev in domain.devices.all():
+    for dev in (*domain.devices.disks, *domain.devices.interfaces):
         if dev.boot is not None and dev.boot.loadparm:
             props["loadparm"] = dev.boot.loadparm.upper()
             break

@@ -26,14 +26,18 @@ POLICIES = {"strict": "bind", "preferred": "preferred", "interleave": "interleav
 
 def alignment(domain: Domain) -> int:
     """Return what the memory of the machine comes in multiples of, in KiB."""
-    return 256 * 1024 if is_pseries(domain) else 1024
+    return 256 * 1024 if _is_ppc64(domain) else 1024
 
 
 def module_alignment(domain: Domain) -> int:
     """Return what a memory module comes in multiples of, in KiB."""
-    if is_pseries(domain):
+    if _is_ppc64(domain):
         return 256 * 1024
     return 2048 if is_x86(domain) else 1024
+
+
+def _is_ppc64(domain: Domain) -> bool:
+    return domain.os.type.arch in ("ppc64", "ppc64le")
 
 
 def cells(domain: Domain) -> list[Cell]:

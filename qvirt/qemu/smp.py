@@ -193,7 +193,7 @@ def smp_switches(domain: Domain) -> Iterator[Switch]:
     if topology is not None:
         props |= {
             "sockets": topology.sockets,
-            "dies": topology.dies if is_x86(domain) else None,
+            "dies": topology.dies,
             "cores": topology.cores,
             "threads": topology.threads,
         }
