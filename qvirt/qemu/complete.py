@@ -3,28 +3,28 @@
 Only the order lives here; each step is its own module or a device handler's answer.
 """
 
-from collections.abc import Callable
-from importlib import import_module
-
+import qvirt.qemu.devices  # noqa: F401  # the handlers register themselves
 from qvirt.model.domain import Domain
+from qvirt.qemu.addresses import assign
 from qvirt.qemu.context import Context
 from qvirt.qemu.defaults import domain_defaults
 from qvirt.qemu.devices.base import handler
+from qvirt.qemu.implicit import add_implicit
 from qvirt.qemu.validate import validate_domain
 
 
 def complete(domain: Domain, ctx: Context) -> None:
     """Fill in what the document leaves out and refuse what cannot run.
 
-    Changes ``ctx.domain`` in place. Raises XmlError, ConfigUnsupported and their kin.
+    Changes the domain, which is ``ctx.domain``, in place. Raises XmlError, ConfigUnsupported and their kin.
     """
     domain_defaults(ctx)
     seen = _device_defaults(ctx, set())
-    _step("qvirt.qemu.implicit", "add_implicit")(ctx.domain, ctx)
+    add_implicit(domain, ctx)
     _device_defaults(ctx, seen)
-    _step("qvirt.qemu.addresses", "assign")(ctx.domain, ctx)
+    assign(domain, ctx)
     validate_domain(ctx)
-    for dev in ctx.domain.devices.all():
+    for dev in domain.devices.all():
         handler(dev).validate(dev, ctx)
 
 
@@ -35,11 +35,3 @@ def _device_defaults(ctx: Context, seen: set[int]) -> set[int]:
             handler(dev).defaults(dev, ctx)
             seen.add(id(dev))
     return seen
-
-
-def _step(module: str, name: str) -> "Callable[..., None]":
-    try:
-        found: Callable[..., None] = getattr(import_module(module), name)
-    except ModuleNotFoundError:
-        return lambda *_: None
-    return found
