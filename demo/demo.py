@@ -25,7 +25,9 @@ from tests.support.guest import Guest, MissingGuest, guest
 
 #: seconds; a guest under software emulation on a slow machine takes a while
 BOOT = 90.0
+KVM_BOOT = 6.0
 QUERY = re.compile(rb"\x1b\[[0-9;]*[a-zA-Z]")
+BOLD, CYAN, PLAIN = ("\033[1m", "\033[36m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 
 
 def document(kind: str, emulator: str, linux: Guest) -> str:
@@ -54,7 +56,7 @@ def document(kind: str, emulator: str, linux: Guest) -> str:
 
 
 def step(text: str) -> None:
-    print(f"\n\033[1m-- {text}\033[0m", flush=True)
+    print(f"\n{BOLD}-- {text}{PLAIN}", flush=True)
 
 
 class Console:
@@ -63,6 +65,7 @@ class Console:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.seen = b""
+        self._unshown = b""
 
     async def until(self, text: bytes, patience: float) -> bytes:
         """Show what comes until ``text``, and return it."""
@@ -72,10 +75,16 @@ class Console:
                 if not got:
                     raise EOFError(f"the console ended before {text!r}")
                 self.seen += got
-                shown = QUERY.sub(b"", got).decode(errors="replace").replace("\r\n", "\n")
-                print("\033[36m" + shown + "\033[0m", end="", flush=True)
+                self._show(got)
         before, _, self.seen = self.seen.partition(text)
         return QUERY.sub(b"", before)
+
+    def _show(self, got: bytes) -> None:
+        # an escape sequence may come in pieces: what follows the last escape waits for its end
+        text = QUERY.sub(b"", self._unshown + got).replace(b"\r", b"")
+        shown, escape, rest = text.partition(b"\x1b")
+        self._unshown = escape + rest
+        print(CYAN + shown.decode(errors="replace") + PLAIN, end="", flush=True)
 
     async def ask(self, command: str) -> str:
         """Type a command and return the lines of its answer."""
@@ -96,9 +105,9 @@ async def kvm_boots(conn: Connection, emulator: str, linux: Guest) -> bool:
         return False
     try:
         console = Console(await domain.open_console())
-        await console.until(b"ready", 10)
+        await console.until(b"ready", KVM_BOOT)
     except (TimeoutError, EOFError, QvirtError):
-        print("   KVM: /dev/kvm is there, but the guest printed nothing within 10 s")
+        print(f"   KVM: /dev/kvm is there, but the guest printed nothing within {KVM_BOOT:g} s")
         return False
     else:
         return True
