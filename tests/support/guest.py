@@ -5,7 +5,7 @@ host stays as it is. Run as a module to fill the cache.
 
 The guest's serial console shows ``guest login: ready`` and then a shell prompt ``guest# ``. It obeys the
 ACPI power button, sets up its first network interface by DHCP when it has one, and runs the guest agent
-when it finds its channel.
+when it finds its channel. With ``modules=all`` on its command line the kernel loads the drivers of EXTRA, too.
 """
 
 import io
@@ -44,6 +44,23 @@ MODULES = (
     "button",
 )
 
+#: SCSI, IDE, CD images, panic devices, virtio input; they make a boot slower, so only where asked for
+EXTRA = (
+    "scsi_common",
+    "scsi_mod",
+    "cdrom",
+    "sd_mod",
+    "sr_mod",
+    "virtio_scsi",
+    "libata",
+    "ata_piix",
+    "isofs",
+    "pvpanic",
+    "pvpanic-mmio",
+    "pvpanic-pci",
+    "virtio_input",
+)
+
 INIT = """#!/bin/sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
@@ -51,9 +68,13 @@ INIT = """#!/bin/sh
 /bin/busybox mkdir -p /dev/pts /run /tmp /var/run /etc/acpi/PWRF
 /bin/busybox mount -t devpts devpts /dev/pts
 /bin/busybox --install -s /bin
+ln -s /bin/busybox /sbin/hwclock
 export PATH=/bin:/sbin HOME=/ TERM=dumb PS1='guest# '
 echo guest >/proc/sys/kernel/hostname
 for module in $(cat /modules/order); do insmod /modules/$module.ko 2>/dev/null; done
+case " $(cat /proc/cmdline) " in
+*" modules=all "*) for module in $(cat /modules/extra); do insmod /modules/$module.ko; done ;;
+esac
 for port in /sys/class/virtio-ports/*; do
     [ -e "$port/name" ] || continue
     mkdir -p /dev/virtio-ports
@@ -123,7 +144,7 @@ def _made() -> Guest | None:
 
 
 def _recipe() -> str:
-    return "\n".join((INIT, DHCP, POWER, SHUTDOWN, " ".join(MODULES)))
+    return "\n".join((INIT, DHCP, POWER, SHUTDOWN, " ".join(MODULES + EXTRA)))
 
 
 def _apt(*words: str) -> str:
@@ -233,10 +254,11 @@ def _initrd(root: Path) -> bytes:
     )
     archive.add("bin/sh", b"busybox", stat.S_IFLNK | 0o777)
     known = {path.stem: path for path in root.glob("**/lib/modules/**/*.ko")}
-    order = [name for name in MODULES if name in known]
-    for name in order:
-        archive.file(f"modules/{name}.ko", known[name].read_bytes(), 0o644)
-    archive.file("modules/order", "\n".join(order).encode() + b"\n", 0o644)
+    for listing, names in (("order", MODULES), ("extra", EXTRA)):
+        there = [name for name in names if name in known]
+        for name in there:
+            archive.file(f"modules/{name}.ko", known[name].read_bytes(), 0o644)
+        archive.file(f"modules/{listing}", "\n".join(there).encode() + b"\n", 0o644)
     agent = next((p for p in (root / "usr/sbin/qemu-ga", root / "usr/bin/qemu-ga") if p.exists()), None)
     if agent is not None:
         for library, data in _libraries(agent).items():
