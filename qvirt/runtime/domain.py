@@ -21,7 +21,7 @@ from qvirt.constants import (
     DomainXMLFlags,
     ErrorDomain,
 )
-from qvirt.errors import InternalError, OperationInvalid, OperationUnsupported
+from qvirt.errors import InternalError, NoDomain, OperationInvalid, OperationUnsupported
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_domain
 from qvirt.model.live import format_domain
@@ -310,6 +310,9 @@ class Domain:
         async with self.job(Job.MODIFY, "start"):
             if self.active:
                 raise OperationInvalid("domain is already running")
+            if self.hypervisor.domains.find(self.uuid) is not self:
+                # It was undefined while we waited: started now, nobody would know of it.
+                raise NoDomain(f"no domain with matching uuid '{self.uuid}' ({self.name})")
             if self.has_managed_save:
                 if not force_boot:
                     raise OperationUnsupported(
