@@ -185,8 +185,10 @@ class Node:
     #: missing) -> the error and its text, in which {} is the value
     complaints: ClassVar[Complaints] = MappingProxyType({})
     fields: ClassVar[tuple[f.Field, ...]] = ()
-    _attrs: ClassVar[dict[str, f.Attr]] = {}
-    _kids: ClassVar[dict[str, f.Field]] = {}
+    # what reading goes through for every element, laid out flat
+    _attrs: ClassVar[dict[str, tuple[str, Callable[[str], object], f.Attr]]] = {}
+    _kids: ClassVar[dict[str, tuple[int, str, f.Field]]] = {}
+    _checks: ClassVar[bool] = False
     _content: ClassVar[f.Content | None] = None
     _required: ClassVar[tuple[f.Field, ...]] = ()
     _opening: ClassVar[tuple[f.Attr, ...]] = ()
@@ -216,7 +218,7 @@ class Node:
     def _bind(cls, fields: tuple[f.Field, ...]) -> None:
         """Take the fields, in the order of output, and make the tables that reading and writing use."""
         cls.fields = fields
-        cls._attrs = {x.wire: x for x in cls.fields if type(x) is f.Attr}
+        cls._attrs = {x.wire: (x.name, x.codec.parse, x) for x in cls.fields if type(x) is f.Attr}
         cls._content = next((x for x in cls.fields if isinstance(x, f.Content)), None)
         cls._opening = tuple(x for x in cls.fields if type(x) is f.Attr)
         cls._body = tuple(x for x in cls.fields if type(x) not in (f.Attr, f.Content))
@@ -228,7 +230,8 @@ class Node:
         )
         plain = cls.write_field is Node.write_field
         cls._out_body = tuple((x.name, _KINDS.get(type(x), 0) if plain else 0, x) for x in cls._body)
-        cls._kids = {x.wire: x for x in cls._body}
+        cls._kids = {x.wire: (_KINDS.get(type(x), 0), x.name, x) for x in cls._body}
+        cls._checks = cls.check is not Node.check
         cls._required = tuple(x for x in cls.fields if x.required)
 
     def __init__(self, **values: object) -> None:
@@ -255,24 +258,30 @@ class Node:
         cls = type(self)
         attrs = cls._attrs
         for name, text in cast("list[tuple[str, str]]", el.items()):
-            field = attrs.get(name)
-            if field is None:
+            known = attrs.get(name)
+            if known is None:
                 reader.unknown.append(Unknown(name, str(el.tag), self.line, tuple(attrs), True))
                 continue
             try:
-                values[field.name] = field.codec.parse(text)
+                values[known[0]] = known[1](text)
             except ValueError as error:
-                raise self._bad_attr(el, field, text, error) from None
+                raise self._bad_attr(el, known[2], text, error) from None
         kids = cls._kids
         for kid in el:
             tag = kid.tag
             if tag.__class__ is not str:
                 continue
-            known = kids.get(tag)
-            if known is None:
+            found = kids.get(tag)
+            if found is None:
                 reader.unknown.append(Unknown(tag, str(el.tag), line_of(kid), tuple(kids), False))
                 continue
-            self._read_kid(known, kid, values, reader)
+            kind, key, field = found
+            if not kind:
+                self._read_kid(field, kid, values, reader)
+            elif kind == _CHILDREN:
+                getattr(self, key).append(field.target.from_xml(kid, reader))  # type: ignore[attr-defined]
+            elif key not in values:  # libvirt takes the first of several
+                values[key] = field.target.from_xml(kid, reader)  # type: ignore[attr-defined]
         if cls._content is not None:
             text = el.text or ""
             if text if not cls._content.required else text.strip():
@@ -283,16 +292,11 @@ class Node:
         for required in cls._required:
             if required.name not in values:
                 raise self._missing(el, required)
-        self.check()
+        if cls._checks:
+            self.check()
 
     def _read_kid(self, field: f.Field, kid: etree._Element, values: dict[str, Any], reader: Reader) -> None:
-        kind = type(field)
-        if kind is f.Children:
-            self._list(field).append(field.target.from_xml(kid, reader))  # type: ignore[attr-defined]
-        elif kind is f.Child:
-            if field.name not in values:  # libvirt takes the first of several
-                values[field.name] = field.target.from_xml(kid, reader)  # type: ignore[attr-defined]
-        elif kind is f.Flag:
+        if isinstance(field, f.Flag):
             values[field.name] = True
         elif isinstance(field, f.Text):
             if field.name not in values:

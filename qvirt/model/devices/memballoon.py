@@ -29,4 +29,4 @@ class Memballoon(Device, tag="memballoon"):
 
 
 # libvirt writes <driver> after the address here
-Memballoon._bind((*(f for f in Memballoon.fields if f.name != "driver"), Memballoon._kids["driver"]))
+Memballoon._bind((*(f for f in Memballoon.fields if f.name != "driver"), Memballoon._kids["driver"][2]))
