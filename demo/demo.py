@@ -170,9 +170,10 @@ async def run(daemon: Daemon, linux: Guest, emulator: str) -> None:
 
         step("how fast is a start? five paused starts, each beside QEMU alone with the same devices")
         floors, starts = [], []
+        same_devices = ["-kernel", str(linux.kernel), "-initrd", str(linux.initrd), "-append", linux.cmdline]
         xml = document(kind, emulator, linux)
         for _ in range(5):
-            floors.append(await asyncio.to_thread(bare_start, emulator))
+            floors.append(await asyncio.to_thread(bare_start, emulator, *same_devices))
             begin = time.perf_counter()
             again = await conn.create_xml(xml, 1)
             starts.append(time.perf_counter() - begin)

@@ -38,10 +38,17 @@ def bare_start(emulator: str, *words: str) -> float:
             "user,id=n",
             "-device",
             "virtio-net-pci,netdev=n",
+            "-chardev",
+            "pty,id=s",
+            "-device",
+            "isa-serial,chardev=s",
+            "-device",
+            "virtio-rng-pci",
             *words,
         ],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:

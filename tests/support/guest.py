@@ -5,7 +5,7 @@ host stays as it is. Run as a module to fill the cache.
 
 The guest's serial console shows ``guest login: ready`` and then a shell prompt ``guest# ``. It obeys the
 ACPI power button, sets up its first network interface by DHCP when it has one, and runs the guest agent
-when it finds its channel. With ``modules=all`` on its command line the kernel loads the drivers of EXTRA, too.
+when it finds its channel. Told ``modules=all`` on its command line it loads the drivers of EXTRA, too.
 """
 
 import io
