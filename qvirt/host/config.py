@@ -8,11 +8,11 @@ import os
 import pwd
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from qvirt.errors import ConfigSyntax
 from qvirt.qemu.context import Settings
+from qvirt.record import Record, field
 
 ConfValue = int | str | list[str]
 
@@ -85,8 +85,7 @@ def parse_conf(text: str, source: str) -> dict[str, ConfValue]:
     return values
 
 
-@dataclass(frozen=True, slots=True)
-class QemuUser:
+class QemuUser(Record):
     """Whom QEMU runs as, with the supplementary groups."""
 
     uid: int
@@ -94,8 +93,7 @@ class QemuUser:
     groups: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class QemuConfig:
+class QemuConfig(Record):
     """qemu.conf as it counts for this daemon.
 
     user: None when QEMU runs as the daemon itself does. max_core, max_files, max_processes: 0 or None mean

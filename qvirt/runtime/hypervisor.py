@@ -19,6 +19,7 @@ from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.context import Launch
 from qvirt.qemu.names import assign_aliases
+from qvirt.record import replace
 from qvirt.runtime import lifecycle, recover, stats
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
@@ -163,6 +164,10 @@ class Hypervisor:
         privileged = os.geteuid() == 0
         if config is None:
             config = read_config(paths.conf, privileged=privileged)
+        if "memory_backing_dir" not in config.other:
+            config = replace(
+                config, settings=replace(config.settings, memory_backing_dir=str(paths.lib / "ram"))
+            )
         self = cls(paths, config, checkpoint)
         make_folders(paths, None)
         self._lock = InstanceLock(paths)
@@ -350,6 +355,10 @@ class Hypervisor:
             async with domain.job(Job.MODIFY, "create"):
                 if domain.active:
                     raise OperationInvalid(f"domain is already active as '{domain.name}'")
+                if self.domains.find(domain.uuid) is not domain:
+                    # it was undefined while we waited
+                    self._claim(definition)
+                    self.domains.add(domain)
                 await lifecycle.start(
                     domain, definition, paused=paused, owner=autodestroy, reset_nvram=reset_nvram
                 )

@@ -20,7 +20,7 @@ from qvirt.constants import (
     DomainShutoffReason,
     DomainState,
 )
-from qvirt.errors import InternalError, OperationInvalid, QvirtError, SystemError_
+from qvirt.errors import InternalError, OperationFailed, QvirtError, SystemError_
 from qvirt.host import images
 from qvirt.host.config import QemuUser
 from qvirt.model.domain import Domain as Definition
@@ -192,6 +192,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         await domain.save_status()
         hv.checkpoint("pid written")
         _write_pid(domain, running)
+        if running.being_destroyed:
+            raise OperationFailed(f"domain '{domain.name}' was destroyed while it started")
         running.process.go()
         hv.checkpoint("executed")
         descriptors.close()
@@ -393,7 +395,7 @@ async def kill(domain: "Domain", running: Running, *, graceful: bool) -> None:
     """End a QEMU's process: SIGTERM, and unless ``graceful`` SIGKILL. Raises SystemError_ when it stays."""
     process = running.process
     if process is None:
-        return
+        return  # the start looks for it before it lets QEMU go
     number = signal.SIGTERM
     if not graceful and process.is_stopped():
         number = signal.SIGKILL  # a stopped process takes no other
@@ -434,8 +436,6 @@ async def destroy(domain: "Domain", *, graceful: bool = False) -> None:
         running.stop_reason = before
         raise
     hv.checkpoint("killed")
-    if running.process is None:
-        raise OperationInvalid("domain is starting and has no process yet; try again")
     await asyncio.shield(running.ended)
 
 

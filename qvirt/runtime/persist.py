@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qvirt.errors import OperationTimeout, SystemError_
+from qvirt.errors import OperationAborted, OperationTimeout, SystemError_
 
 T = TypeVar("T")
 
@@ -79,7 +79,10 @@ class FileWorker:
 
     async def run(self, what: str, work: Callable[[], T], deadline: float = FILE_DEADLINE) -> T:
         """Run blocking work; ``what`` says in the error what hangs. Raises OperationTimeout."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except RuntimeError as error:
+            raise OperationAborted(f"{what}: the daemon is ending") from error
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         try:

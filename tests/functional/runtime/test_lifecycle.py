@@ -479,3 +479,28 @@ def test_port_that_another_program_takes_first() -> None:
                 assert it.traces() == []
 
     run(scenario())
+
+
+def test_destroy_before_there_is_a_process() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            destroying: list[asyncio.Task[None]] = []
+
+            def strike(step: str) -> None:
+                if step == "checked" and not destroying:
+                    assert domain.need_running().process is None
+                    destroying.append(asyncio.get_running_loop().create_task(domain.destroy()))
+
+            async with it.serve(checkpoint=strike) as hv:
+                seen = Recorder(hv)
+                domain = await hv.define(document("earlier"))
+                with pytest.raises(OperationFailed, match="was destroyed while it started"):
+                    await domain.start()
+                await destroying[0]
+                assert (domain.active, it.traces(), it.processes()) == (False, [], [])
+                assert seen.lifecycle() == [(0, 0)]
+                await domain.start()
+                await domain.destroy()
+                assert seen.lifecycle()[-1] == (5, 1)
+
+    run(scenario())
