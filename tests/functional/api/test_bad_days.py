@@ -62,10 +62,10 @@ refused("<!DOCTYPE d [<!ENTITY f SYSTEM 'file:///etc/passwd'>]>" + good.replace(
 assert time.monotonic() - start < 5
 same(conn.numOfDefinedDomains(), before)
 # What is unknown is refused where it was asked for, with the place and the nearest name.
-typo = good.replace("<vcpu>1</vcpu>", "<vcpus>1</vcpus>")
+typo = good.replace("<vcpu>1</vcpu>", "<vcpuu>1</vcpuu>")
 code, _, message = fails(conn.defineXMLFlags, typo, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 same(code, 92)
-assert "'vcpus'" in message and "line 5" in message and "'vcpu'" in message, message
+assert "'vcpuu'" in message and "line 5" in message and "'vcpu'" in message, message
 conn.defineXML(typo).undefine()
 """,
         domain("odd"),
