@@ -63,12 +63,17 @@ def _unix(path: str) -> Host:
     return Host(transport="unix", socket=path)
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
 def _from_uri(text: str) -> Found:
     uri = urlsplit(text)
     scheme, _, transport = uri.scheme.partition("+")
     protocol = _URI_PROTOCOLS[scheme]
     name: str | None = unquote(uri.path).removeprefix("/")
-    query = dict(part.partition("=")[::2] for part in uri.query.split("&")) if uri.query else {}
+    query = dict(map(_pair, uri.query.split("&"))) if uri.query else {}
     if transport == "unix" and "socket" in query:
         hosts = [_unix(unquote(query["socket"]))]
     else:
@@ -93,7 +98,7 @@ def _from_nbd(rest: str) -> Found:
 
 def _from_rbd(rest: str) -> Found:
     name, *options = rest.replace("\\:", "\0").split(":")
-    said = dict(option.replace("\0", ":").partition("=")[::2] for option in options)
+    said = dict(_pair(option.replace("\0", ":")) for option in options)
     name = name.replace("\0", ":")
     image, _, snapshot = name.partition("@")
     hosts = []

@@ -64,11 +64,13 @@ def uses_blockdev(disk: Disk) -> bool:
 def number_images(disks: list[Disk], first: int = 1) -> int:
     """Give every image that has none its index, and return the next free one.
 
-    libvirt counts from the last disk to the first, each chain from the top down.
+    libvirt counts from the last disk to the first, each chain from the top down, an empty drive as well.
     """
     for disk in reversed(disks):
-        if not uses_blockdev(disk):
+        if not uses_blockdev(disk) or disk.type == SourceType.VOLUME:
             continue
+        if not disk.has_medium:
+            first += 1
         for image in disk.images():
             if image.index is None:
                 image.index = first
@@ -94,7 +96,7 @@ def copy_on_read_node(disk: Disk) -> str:
 def top_node(disk: Disk) -> str | None:
     """Return the node the disk's device is plugged into; None for an empty drive."""
     top = disk.top
-    if top is None:
+    if top is None or disk.type == SourceType.VOLUME:
         return None
     return copy_on_read_node(disk) if disk.driver.copy_on_read else format_node(top)
 
@@ -160,7 +162,7 @@ def image_switches(image: Image, below: Image | None, disk: Disk, ctx: BuildCont
         "node-name": format_node(image),
         "read-only": image.readonly,
         "cache": cache,
-        "discard": disk.driver.discard if image.depth == 0 else None,
+        "discard": disk.driver.discard,
         "detect-zeroes": _detect_zeroes(disk) if image.depth == 0 else None,
         **format_props,
         **slice_props,
@@ -304,7 +306,7 @@ class Needs:
                 "device": f"{where.domain:04x}:{where.bus:02x}:{where.slot:02x}.{where.function:x}",
                 "namespace": source.namespace,
             }
-        if image.type == SourceType.NETWORK and source.protocol in _NETWORK:
+        if image.type == SourceType.NETWORK and source.protocol is not None and source.protocol in _NETWORK:
             if source.tls and source.protocol not in (Protocol.NBD, Protocol.VXHS):
                 raise ConfigUnsupported(
                     f"TLS transport is not supported for disk protocol '{source.protocol}'"

@@ -153,7 +153,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
                 },
                 origin=dev,
             )
-        else:
+        elif dev.type != SourceType.VOLUME:
             yield from chain_switches(dev, ctx)
 
 

@@ -280,7 +280,7 @@ def _check_image(image: Image, disk: Disk) -> None:
     if image.type == SourceType.NETWORK and source.protocol in (Protocol.TFTP, Protocol.NONE):
         raise ConfigUnsupported(f"'{source.protocol}' protocol is not supported with this QEMU binary")
     auth = image.auth
-    if auth is not None and image.type == SourceType.NETWORK:
+    if auth is not None and image.type == SourceType.NETWORK and source.protocol is not None:
         if source.protocol not in (Protocol.RBD, Protocol.ISCSI, Protocol.SSH, Protocol.HTTP, Protocol.HTTPS):
             raise ConfigUnsupported(f"authentication is not supported for protocol '{source.protocol}'")
         auth.check_protocol(source.protocol)

@@ -94,13 +94,14 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
     def resources(self, dev: Interface, ctx: Context) -> Iterable[Resource]:
         source = dev.source
         if dev.uses_tap:
+            # libvirt uses the kernel's help only for guests that run in the kernel too
+            vhost = dev.is_virtio and dev.driver.name != "qemu" and ctx.domain.type == "kvm"
             yield TapResource(
                 dev,
                 str(dev.alias.name),
                 queues=queues(dev),
-                # libvirt uses the kernel's help only for guests that run in the kernel too
-                vhost=dev.is_virtio and dev.driver.name != "qemu" and ctx.domain.type == "kvm",
-                vhost_required=dev.driver.name == "vhost",
+                vhost=vhost,
+                vhost_required=vhost and dev.driver.name == "vhost",
             )
         elif dev.type == InterfaceType.VHOSTUSER and source is not None and source.path is not None:
             yield FileResource(dev, source.path, shared=True, create=source.mode == "server", relabel=False)
