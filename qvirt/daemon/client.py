@@ -248,10 +248,12 @@ class Client:
     def _high_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.server.call_done(task)
+        if self.closed and not self._tasks:
+            # What it has started in the meantime was to end with it, too.
+            self.server.drop_owned(self)
 
     def _ordinary_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self.server.call_done(task)
+        self._high_done(task)
         self._running -= 1
         self._next()
 

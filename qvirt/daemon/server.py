@@ -97,16 +97,20 @@ class Server:
         self._accept_or_not()
 
     def client_gone(self, client: Client) -> None:
-        """A connection has ended: destroy the domains that were to end with it."""
+        """A connection has ended."""
         self.clients.discard(client)
         self._anonymous.pop(client, None)
         self._strangers.discard(client)
         self._accept_or_not()
+        self.drop_owned(client)
+        self.idle_changed()
+
+    def drop_owned(self, client: Client) -> None:
+        """Destroy the domains that a client that is gone has started to end with it."""
         if client.session.owns_domains:
             task = self.loop.create_task(self.instance.hypervisor.drop_owner(client.session))
             self._orphans.add(task)
             task.add_done_callback(self._owner_dropped)
-        self.idle_changed()
 
     def call_done(self, task: asyncio.Task[None]) -> None:
         """A call that waited is over."""

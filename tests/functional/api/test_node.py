@@ -27,7 +27,7 @@ def test_virsh_about_the_host(daemon: Daemon) -> None:
         (("freecell", "--all"), r"0: +\d+ KiB"),
         (("freepages", "--all"), r"4KiB: \d+"),
         (("node-memory-tune",), r"Shared memory:|shm_|^$"),
-        (("maxvcpus",), r"16"),
+        (("maxvcpus",), r"^\d+$"),
         (("cpu-models", "x86_64"), r"^qemu64$"),
         (("capabilities",), r"<arch name='x86_64'>"),
         (("domcapabilities",), r"<domainCapabilities>"),

@@ -210,3 +210,20 @@ def test_a_client_that_goes_takes_its_domains_along(tmp_path: Path) -> None:
             assert it.hypervisor.dropped == [client.session]
 
     asyncio.run(run())
+
+
+def test_a_start_that_outlives_its_client_is_undone(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it:
+            slow = it.hypervisor.domains.add("slow")
+            async with it.connect() as client:
+                dom = (await client.call("DOMAIN_LOOKUP_BY_NAME", "slow"))[0]
+                await client.start("DOMAIN_GET_XML_DESC", dom, 0)
+                await until(lambda: slow.waiting)
+                (served,) = it.server.clients
+                served.session.owns_domains = True
+            await until(lambda: len(it.hypervisor.dropped) == 1)
+            slow.gate.set()
+            await until(lambda: len(it.hypervisor.dropped) == 2)
+
+    asyncio.run(run())
