@@ -4,6 +4,7 @@ Everything is written into the footprint first, and the footprint to disk, so th
 crash at any point can take it away.
 """
 
+import base64
 import contextlib
 import fcntl
 import os
@@ -17,6 +18,7 @@ from qvirt.errors import (
     ConfigUnsupported,
     InternalError,
     NoNetwork,
+    NoSecret,
     OperationFailed,
     QvirtError,
     SystemError_,
@@ -37,6 +39,7 @@ from qvirt.qemu.devices.base import (
     TapResource,
     handler,
 )
+from qvirt.qemu.sealing import BLOCK, KEY_SIZE, seal
 from qvirt.qemu.start import directories, prepare_domain
 from qvirt.record import Record, field
 from qvirt.runtime.persist import write_atomic
@@ -46,16 +49,28 @@ from qvirt.security import dac
 #: descriptors QEMU inherits are numbered from here: the launcher keeps the lower ones for itself
 FIRST_FD = 20
 
-MASTER_KEY_SIZE = 32
-
 
 class Descriptors(Launch):
-    """The descriptors one QEMU inherits, by the name of the resource they are for. Owned, closed once."""
+    """The descriptors one QEMU inherits, by the name of the resource they are for. Owned, closed once.
+
+    master_key: what secrets on the command line are encrypted with.
+    """
 
     def __init__(self, id: int) -> None:
         super().__init__()
         self.id = id
+        self.master_key = secrets.token_bytes(KEY_SIZE)
         self._named: dict[str, list[int]] = {}
+
+    def secret(self, usage_type: str, uuid: str | None, usage: str | None) -> bytes:
+        if uuid is not None:
+            raise NoSecret(f"no secret with matching uuid '{uuid}'")
+        raise NoSecret(f"no secret with matching usage '{usage}'")
+
+    def seal(self, value: bytes) -> tuple[str, str]:
+        vector = secrets.token_bytes(BLOCK)
+        sealed = seal(self.master_key, vector, value)
+        return base64.b64encode(sealed).decode(), base64.b64encode(vector).decode()
 
     def adopt(self, name: str, fds: Iterable[int]) -> list[int]:
         """Take over descriptors under a name; returns the numbers QEMU finds them under."""
@@ -244,14 +259,14 @@ def make_folders(folders: Iterable[str], user: QemuUser | None) -> None:
             raise SystemError_(f"unable to create directory '{folder}'", error) from error
 
 
-def write_master_key(path: str, user: QemuUser | None) -> None:
-    """Make the key that secrets on the command line are encrypted with. Blocking."""
+def write_master_key(path: str, key: bytes, user: QemuUser | None) -> None:
+    """Hand over the key that secrets on the command line are encrypted with. Blocking."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if user is not None:
                 os.fchown(fd, user.uid, user.gid)
-            os.write(fd, secrets.token_bytes(MASTER_KEY_SIZE))
+            os.write(fd, key)
         finally:
             os.close(fd)
     except OSError as error:

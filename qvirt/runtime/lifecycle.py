@@ -157,7 +157,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             partial(_check, plan, user if hv.config.dynamic_ownership and relabel else None, user),
         )
         hv.checkpoint("checked")
-        await domain.save_status(then=partial(_make, hv, plan, running, reset_nvram))
+        await domain.save_status(then=partial(_make, hv, plan, running, descriptors.master_key, reset_nvram))
         hv.checkpoint("host prepared")
         if plan.taps:
             make = partial(launch.make_taps, definition, plan, descriptors)
@@ -215,11 +215,13 @@ def _check(plan: launch.Plan, new_owner: QemuUser | None, user: QemuUser | None)
     return launch.plan_owners(plan, new_owner)
 
 
-def _make(hv: "Hypervisor", plan: launch.Plan, running: Running, reset_nvram: bool) -> None:
+def _make(
+    hv: "Hypervisor", plan: launch.Plan, running: Running, master_key: bytes, reset_nvram: bool
+) -> None:
     hv.checkpoint("status written")
     user = running.user
     launch.make_folders(running.footprint.folders, user)
-    launch.write_master_key(f"{running.folder}/master-key.aes", user)
+    launch.write_master_key(f"{running.folder}/master-key.aes", master_key, user)
     if plan.nvram is not None:
         launch.prepare_nvram(*plan.nvram, user, reset=reset_nvram)
     if user is not None:
