@@ -116,6 +116,13 @@ class DiskHandler(Handler[Disk], kind=Disk):
     def prepare(self, dev: Disk, ctx: BuildContext) -> None:
         if dev.type == SourceType.VOLUME and not _may_be_missing(dev):
             raise _volume(dev)
+        for said, what in (
+            (dev.transient is not None, "transient disk"),
+            (dev.type == SourceType.NVME, "NVMe disk"),
+            (_is_managed(dev.source), "managed reservations of disk"),
+        ):
+            if said:
+                raise ConfigUnsupported(f"{what} '{dev.name}' cannot be started yet")
 
     def resources(self, dev: Disk, ctx: Context) -> Iterable[Resource]:
         for image in dev.images():
@@ -213,6 +220,8 @@ def throttle(disk: Disk) -> dict[str, JsonValue] | None:
     The limits belong to the frontend's backend, which exists only once QEMU runs.
     """
     said = disk.iotune
+    if disk.target.bus == DiskBus.SD:
+        return None
     limits: dict[str, JsonValue] = {
         qemu: value for name, qemu in THROTTLE.items() if (value := getattr(said, name))
     }

@@ -90,6 +90,28 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
 
     def prepare(self, dev: Interface, ctx: BuildContext) -> None:
         _check_backend(dev)
+        port = dev.virtualport.type if dev.virtualport is not None else None
+        if dev.vlan is not None and port != "openvswitch" and dev.type != InterfaceType.HOSTDEV:
+            raise ConfigUnsupported(
+                f"an interface of type '{dev.type}' is requesting a vlan tag, but that is not supported for "
+                "this type of connection"
+            )
+        source = _source(dev)
+        for said, element in (
+            (dev.filterref is not None, "filterref"),
+            (dev.virtualport is not None, "virtualport"),
+            (dev.bandwidth is not None, "bandwidth"),
+            (dev.port.isolated, "port"),
+            (dev.coalesce.rx.frames.max, "coalesce"),
+            (dev.script is not None, "script"),
+            (dev.downscript is not None, "downscript"),
+            (source.ips or source.routes, "ip"),
+            (not dev.backend.is_empty(), "backend"),
+        ):
+            if said:
+                raise ConfigUnsupported(
+                    f"interface {dev.mac.address} cannot be started yet with <{element}>; remove it to start"
+                )
 
     def resources(self, dev: Interface, ctx: Context) -> Iterable[Resource]:
         source = dev.source

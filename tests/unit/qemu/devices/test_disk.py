@@ -238,3 +238,27 @@ def test_every_image_and_socket_is_declared() -> None:
         ("/base", False, True, True),
         ("/nbd", True, True, False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (disk("<source file='/x'/><transient/>"), "transient disk 'vda'"),
+        (
+            disk(
+                "<source type='pci' namespace='1'><address bus='0x01'/></source>",
+                "type='nvme'",
+            ),
+            "NVMe disk 'vda'",
+        ),
+        (
+            disk("<source dev='/x'><reservations managed='yes'/></source>", "type='block' device='lun'"),
+            "managed reservations of disk 'vda'",
+        ),
+    ],
+)
+def test_what_needs_more_than_qemu_is_not_started_half(text: str, what: str) -> None:
+    ctx = guest(text)
+    (dev,) = ctx.domain.devices.disks
+    with pytest.raises(ConfigUnsupported, match=f"{what} cannot be started yet"):
+        handler(dev).prepare(dev, ctx)

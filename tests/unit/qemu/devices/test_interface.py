@@ -179,3 +179,20 @@ def test_a_port_gets_the_identities_nobody_chose() -> None:
     assert port.parameters is not None
     assert port.parameters.interfaceid is not None
     assert port.parameters.instanceid is None
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("<filterref filter='clean-traffic'/>", "cannot be started yet with <filterref>"),
+        ("<bandwidth><inbound average='5'/></bandwidth>", "with <bandwidth>"),
+        ("<script path='/x'/>", "with <script>"),
+        ("<virtualport type='openvswitch'/>", "with <virtualport>"),
+        ("<vlan><tag id='4'/></vlan>", "an interface of type 'bridge' is requesting a vlan tag"),
+    ],
+)
+def test_what_the_host_would_have_to_do_is_not_passed_over_in_silence(inside: str, message: str) -> None:
+    ctx = guest(f"<interface type='bridge'><source bridge='b'/>{inside}</interface>")
+    (dev,) = ctx.domain.devices.interfaces
+    with pytest.raises(ConfigUnsupported, match=message):
+        handler(dev).prepare(dev, ctx)
