@@ -129,8 +129,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         descriptors = launch.Descriptors(running.id)
         stack.callback(descriptors.close)
         ctx = hv.documents.build_context(definition, running.caps, descriptors)
-        assign_aliases(definition, ctx)
-        await _drop_missing(domain, definition)
+        await _drop_missing(domain, ctx)
         images.fill_in(
             await hv.files.run(
                 f"images of '{domain.name}'",
@@ -228,13 +227,16 @@ def _make(
         launch.give_owners(running.footprint.owners, user)
 
 
-async def _drop_missing(domain: "Domain", definition: Definition) -> None:
+async def _drop_missing(domain: "Domain", ctx: BuildContext) -> None:
     """Do without the media and disks that may be missing, and are."""
+    definition = ctx.domain
     if not any(launch.may_be_missing(disk) for disk in definition.devices.disks):
         return
     dropped = await domain.hypervisor.files.run(
         f"images of '{domain.name}'", partial(launch.missing_disks, definition)
     )
+    if dropped:
+        assign_aliases(definition, ctx)
     for disk in dropped:
         path = launch.drop_source(definition, disk)
         reasons = ConnectDomainEventDiskChangeReason

@@ -65,7 +65,10 @@ def number_images(disks: list[Disk], first: int = 1) -> int:
     """Give every image that has none its index, and return the next free one.
 
     libvirt counts from the last disk to the first, each chain from the top down, an empty drive as well.
+    A number that is in use is not given again.
     """
+    used = [image.index for disk in disks for image in disk.images() if image.index is not None]
+    first = max(first, max(used, default=0) + 1)
     for disk in reversed(disks):
         if not uses_blockdev(disk) or disk.type == SourceType.VOLUME:
             continue
