@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from lxml import etree
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import XmlDetail, XmlError, XmlInvalidSchema
 from qvirt.xml.node import Node, Reader, Unknown
 
@@ -13,6 +14,9 @@ N = TypeVar("N", bound=Node)
 
 #: bytes; the longest string the wire carries (REMOTE_STRING_MAX)
 MAX_LENGTH = 4 * 1024 * 1024
+
+#: the part of libvirt that complains of a document that is not well formed, where it is not the domain's
+_DOMAINS = {"(CPU_definition)": ErrorDomain.CPU}
 
 
 def _parser() -> etree.XMLParser:
@@ -41,7 +45,8 @@ def parse_element(text: str, source: str) -> etree._Element:
         reason = re.sub(r", line \d+, column \d+.*$", "", error.msg or "not well formed")
         begin = max(0, column - 1 - 60)
         raise XmlDetail(
-            f"{source}:{line}: {reason}\n{shown[begin : begin + 120]}\n{'-' * max(0, column - 1 - begin)}^"
+            f"{source}:{line}: {reason}\n{shown[begin : begin + 120]}\n{'-' * max(0, column - 1 - begin)}^",
+            domain=_DOMAINS.get(source, ErrorDomain.DOMAIN),
         ) from None
 
 
