@@ -1,6 +1,5 @@
 """Status files: written and read back, foreign ones read, damaged ones refused."""
 
-
 import pytest
 
 from qvirt.constants import DomainPausedReason, DomainRunningReason, DomainState
