@@ -129,7 +129,7 @@ def one_round(kinds: list[type[Daemon]], wanted: frozenset[str]) -> dict[str, Fi
     return found
 
 
-def table(rounds: list[dict[str, Figures]], wanted: frozenset[str], peer: bool) -> Iterator[str]:
+def table(rounds: list[dict[str, Figures]], wanted: frozenset[str]) -> Iterator[str]:
     """Give the lines of the table."""
 
     def middle(name: str, key: str) -> float | None:
@@ -152,8 +152,6 @@ def table(rounds: list[dict[str, Figures]], wanted: frozenset[str], peer: bool) 
             f"{row.title:24}{ours_:>8} {row.unit:3}{theirs_:>10}{ratio(ours, theirs)}{floor_:>10}"
             f"{ratio(ours, floor)}  {row.floor}"
         )
-    if not peer:
-        yield "no libvirtd to compare with"
 
 
 def print_layers() -> dict[str, float]:
@@ -186,9 +184,13 @@ def main() -> None:
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
         rounds.append(one_round(kinds, wanted))
-    print("\n".join(table(rounds, wanted, peer=not why_not)))
+    print("\n".join(table(rounds, wanted)))
+    if why_not:
+        print(f"no libvirtd beside it: {why_not}")
     if options.json:
         options.json.write_text(json.dumps({"layers": took, "rounds": rounds}, indent=1))
+    if not all(Qvirtd.name in figures for figures in rounds):
+        parser.exit(1)  # why has been said
 
 
 if __name__ == "__main__":
