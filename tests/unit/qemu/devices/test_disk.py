@@ -243,7 +243,7 @@ def test_every_image_and_socket_is_declared() -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (disk("<source file='/x'/><transient/>"), "transient disk 'vda'"),
+        (disk("<source file='/x'/><transient shareBacking='yes'/>"), "transient disk 'vda'"),
         (
             disk(
                 "<source type='pci' namespace='1'><address bus='0x01'/></source>",
