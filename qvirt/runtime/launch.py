@@ -25,6 +25,7 @@ from qvirt.errors import (
 )
 from qvirt.host import links, taps
 from qvirt.host.config import QemuUser
+from qvirt.host.overlays import Overlay, is_overlay, write_overlay
 from qvirt.host.ports import PortAllocator
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
@@ -103,7 +104,10 @@ class Descriptors(Launch):
 
 
 class Plan(Record, frozen=False):
-    """What a start is going to make. files: what QEMU opens. nvram: (path, template) to be filled."""
+    """What a start is going to make. files: what QEMU opens. nvram: (path, template) to be filled.
+
+    overlays: what transient disks write to; not among the files, as they are not there yet.
+    """
 
     files: list[FileResource] = field(default_factory=list)
     plain_files: list[dac.Wanted] = field(default_factory=list)
@@ -111,18 +115,21 @@ class Plan(Record, frozen=False):
     taps: list[TapResource] = field(default_factory=list)
     listeners: list[ListenResource] = field(default_factory=list)
     nvram: tuple[str, str | None] | None = None
+    overlays: list[Overlay] = field(default_factory=list)
 
 
-def survey(definition: Domain, ctx: BuildContext) -> Plan:
+def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     """Ask the devices and the firmware what they need of the host. Raises what cannot be had at all."""
     prepare_domain(definition, ctx)
-    plan = Plan(folders=directories(definition, ctx))
+    plan = Plan(folders=directories(definition, ctx), overlays=made)
     for interface in definition.devices.interfaces:
         check_interface(interface)
     for device in definition.devices.all():
         handler(device).prepare(device, ctx)
         for resource in handler(device).resources(device, ctx):
             _take(plan, resource)
+    new = {overlay.path for overlay in made}
+    plan.files = [wanted for wanted in plan.files if wanted.path not in new]
     os_ = definition.os
     for path in (os_.kernel, os_.initrd, os_.dtb):
         if path:
@@ -271,6 +278,14 @@ def write_master_key(path: str, key: bytes, user: QemuUser | None) -> None:
             os.close(fd)
     except OSError as error:
         raise SystemError_(f"failed to write the master key file '{path}'", error) from error
+
+
+def write_overlays(plan: Plan, user: QemuUser | None) -> None:
+    """Make the files transient disks write to, owned by QEMU's user. Raises SystemError_. Blocking."""
+    for overlay in plan.overlays:
+        write_overlay(overlay)
+        if user is not None:
+            os.chown(overlay.path, user.uid, user.gid)
 
 
 def prepare_nvram(path: str, template: str | None, user: QemuUser | None, *, reset: bool) -> None:
@@ -483,7 +498,7 @@ def _macvtap(interface: Interface) -> str:
 def sweep(footprint: Footprint, keep_below: Iterable[str]) -> list[str]:
     """Take away what a start has left; returns what could not be taken away. Blocking.
 
-    keep_below: the instance's own folders; nothing outside them is ever removed.
+    keep_below: the instance's own folders; outside them nothing is removed but overlays of transient disks.
     """
     failures: list[str] = []
     allowed = tuple(f"{folder.rstrip('/')}/" for folder in keep_below)
@@ -502,7 +517,7 @@ def sweep(footprint: Footprint, keep_below: Iterable[str]) -> list[str]:
         except OSError as error:
             attempt(f"cannot give '{owner.path}' back to {owner.uid}:{owner.gid}", error)
     for path in footprint.files:
-        if path.startswith(allowed):
+        if path.startswith(allowed) or is_overlay(path):
             try:
                 os.unlink(path)
             except OSError as error:

@@ -21,7 +21,7 @@ from qvirt.constants import (
     DomainState,
 )
 from qvirt.errors import InternalError, OperationFailed, QvirtError, SystemError_
-from qvirt.host import images
+from qvirt.host import images, overlays
 from qvirt.host.config import QemuUser
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.seclabel import SecLabel
@@ -140,15 +140,20 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
                 ),
             )
         )
+        made = await _overlays(domain, definition)
         assign_aliases(definition, ctx)
         _label(definition, user)
         running.folder = ctx.domain_dir
         running.monitor_path = f"{ctx.domain_dir}/monitor.sock"
-        plan = launch.survey(definition, ctx)
+        plan = launch.survey(definition, ctx, made)
         mark = running.footprint
         mark.links = launch.name_links(definition, plan)
         mark.folders = [running.folder, *dict.fromkeys(plan.folders)]
-        mark.files = [str(hv.paths.pidfile(domain.name)), *(wanted.path for wanted in plan.listeners)]
+        mark.files = [
+            str(hv.paths.pidfile(domain.name)),
+            *(wanted.path for wanted in plan.listeners),
+            *(overlay.path for overlay in made),
+        ]
         ports = launch.take_ports(definition, hv.display_ports, hv.websocket_ports)
         mark.ports = [port for _, port in ports.taken]
         mark.owners = await hv.files.run(
@@ -221,6 +226,7 @@ def _make(
     user = running.user
     launch.make_folders(running.footprint.folders, user)
     launch.write_master_key(f"{running.folder}/master-key.aes", master_key, user)
+    launch.write_overlays(plan, user)
     if plan.nvram is not None:
         launch.prepare_nvram(*plan.nvram, user, reset=reset_nvram)
     if user is not None:
@@ -242,6 +248,19 @@ async def _drop_missing(domain: "Domain", ctx: BuildContext) -> None:
         reasons = ConnectDomainEventDiskChangeReason
         reason = reasons.CHANGE_MISSING_ON_START if disk.is_removable else reasons.DROP_MISSING_ON_START
         domain.publish(DiskChange(domain.ref, path, None, disk.alias.name or "", reason))
+
+
+async def _overlays(domain: "Domain", definition: Definition) -> list[overlays.Overlay]:
+    """Put a file of this run on top of each transient disk; returns those that have to be made."""
+    transient = [disk for disk in definition.devices.disks if disk.transient is not None]
+    if not transient:
+        return []
+    made = await domain.hypervisor.files.run(
+        f"images of '{domain.name}'", partial(overlays.plan_overlays, transient, domain.name)
+    )
+    for overlay in made:
+        overlays.put_on_top(overlay)
+    return made
 
 
 def _label(definition: Definition, user: QemuUser | None) -> None:

@@ -117,7 +117,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
         if dev.type == SourceType.VOLUME and not _may_be_missing(dev):
             raise _volume(dev)
         for said, what in (
-            (dev.transient is not None, "transient disk"),
+            (dev.transient is not None and dev.transient.share_backing, "base-sharing transient disk"),
             (dev.type == SourceType.NVME, "NVMe disk"),
             (_is_managed(dev.source), "managed reservations of disk"),
         ):

@@ -119,12 +119,15 @@ class Shell:
 
     def booted(self) -> "Shell":
         """Wait for the guest's prompt, also where it showed before anybody listened."""
-        end = time.monotonic() + BOOT
-        while not self._shows(PROMPT, 1.0):
-            assert time.monotonic() < end, f"no prompt within {BOOT} s after {self.seen[-2000:]!r}"
-            # what is typed before virsh has the terminal is thrown away
-            self.type("")
+        self.type_until("", PROMPT, BOOT)
         return self
+
+    def type_until(self, text: str, pattern: bytes, patience: float = ANSWER) -> None:
+        """Type a line again and again: what is typed before virsh has the terminal is thrown away."""
+        end = time.monotonic() + patience
+        while not self._shows(pattern, 1.0):
+            assert time.monotonic() < end, f"no {pattern!r} within {patience} s after {self.seen[-2000:]!r}"
+            self.type(text)
 
     def boots_again(self) -> "Shell":
         """Wait for the prompt of the next boot; the one before has to be read."""

@@ -128,9 +128,7 @@ stream.finish()
         guest.ask("(while read line; do echo hvc heard $line; done) </dev/hvc0 >/dev/hvc0 2>&1 &")
         second = Shell(daemon, "lines", "--devname", "console1")
         try:
-            second.until(rb"Escape character")
-            second.type("three")
-            second.until(rb"hvc heard three")
+            second.type_until("three", rb"hvc heard three")
         finally:
             second.close()
 
