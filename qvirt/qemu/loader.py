@@ -127,6 +127,8 @@ def choose_firmware(domain: Domain, ctx: Context) -> None:
     firmware = select(ctx.host.firmwares, _wanted(domain))
     if firmware is not None:
         _use(domain, ctx, firmware)
+        # what runs has this firmware, whatever would be chosen another time
+        os.firmware = os.firmware_choice = None
 
 
 def _wanted(domain: Domain) -> Wanted:

@@ -105,8 +105,13 @@ async def _nvram(domain: "Domain") -> str | None:
     # Documents without any firmware, which are most, need not be read for it.
     if not any(word in domain.text for word in ("nvram", "loader", "firmware")):
         return None
-    nvram = (await domain.definition()).os.nvram
-    return nvram.file if nvram is not None else None
+    os_ = (await domain.definition()).os
+    if os_.nvram is not None:
+        return os_.nvram.file
+    if os_.firmware == "efi":
+        # chosen at a start, so the definition does not name it
+        return str(domain.hypervisor.paths.nvram / f"{domain.name}_VARS.fd")
+    return None
 
 
 def _unlink(path: str) -> None:
