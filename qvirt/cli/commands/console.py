@@ -24,15 +24,16 @@ async def attach(context: Context, domain: Domain, *, resume: bool = False) -> N
     except QvirtError as error:
         raise CommandError(f"Failed to open the console of domain '{domain.name}'", error) from error
     name = f"^{chr(escape[0] ^ 0x40)}"
-    # A pipe gets the guest's bytes and nothing else.
-    if os.isatty(1):
-        context.output.notice(f"Connected to domain '{domain.name}'")
-        context.output.notice(f"Escape character is {name} (Ctrl + {name[1]})")
-    context.output.flush()
     async with stream:
         if resume:
             await domain.resume()
         with console.raw_terminal(0):
+            # Said when it is true: from here on keys go to the guest. A pipe gets the guest's bytes and
+            # nothing else; a raw terminal does not return the carriage by itself.
+            if os.isatty(1):
+                context.output.notice(f"Connected to domain '{domain.name}'\r")
+                context.output.notice(f"Escape character is {name} (Ctrl + {name[1]})\r")
+            context.output.flush()
             await console.run(stream, 0, 1, escape=escape, idle=getattr(args, "idle", None))
 
 

@@ -159,6 +159,7 @@ def test_guests_stay_when_the_daemon_ends_and_are_found_again(own_daemon: Daemon
 def test_settings_are_read_anew(own_daemon: Daemon) -> None:
     assert own_daemon.process is not None
     conf = own_daemon.root / "etc/libvirt/libvirtd.conf"
+    conf.parent.mkdir(parents=True, exist_ok=True)
     conf.write_text("nonsense\n")
     own_daemon.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "the settings stay as they were" in own_daemon.log.read_text(), "the complaint")
