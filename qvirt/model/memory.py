@@ -89,6 +89,9 @@ class MaxMemory(Size, tag="maxMemory"):
             raise XmlError("both maximum memory size and memory slot count must be specified")
 
 
+MaxMemory._bind((MaxMemory.fields[-1], *MaxMemory.fields[:-1]))  # slots is written first
+
+
 class CurrentMemory(Size, tag="currentMemory"):
     """``<currentMemory>``: what the balloon leaves to the guest."""
 

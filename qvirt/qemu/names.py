@@ -43,14 +43,13 @@ _NUMBERED: tuple[tuple[str, str], ...] = (
     ("vsocks", "vsock"),
     ("iommus", "iommu"),
     ("cryptos", "crypto"),
-    ("panics", "panic"),
 )
 
 #: lists whose aliases carry the device's place in the list; the others take the next number not in use
 _BY_PLACE = frozenset(
     {
         "sounds", "videos", "inputs", "parallels", "serials", "channels", "consoles", "hubs", "shmems",
-        "smartcards", "tpms", "cryptos", "panics",
+        "smartcards", "tpms", "cryptos",
     }
 )  # fmt: skip
 

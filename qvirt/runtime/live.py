@@ -8,6 +8,7 @@ from qvirt.constants import (
     ConnectDomainEventAgentLifecycleReason,
     ConnectDomainEventAgentLifecycleState,
 )
+from qvirt.model.devices.address import DimmAddress
 from qvirt.model.devices.chardev import CharDevice
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.devices.disk import throttle
@@ -32,10 +33,17 @@ async def after_start(domain: "Domain", running: Running) -> None:
     questions: list[Call] = [("query-cpus-fast", None)]
     if any(True for _ in character_devices(definition)):
         questions.append(("query-chardev", None))
+    if definition.devices.memory:
+        questions.append(("query-memory-devices", None))
     answers = await _ask(running, [*questions, *settings(domain, running)])
-    _take_cpus(running, answers[0])
-    if len(questions) > 1:
-        _take_chardevs(domain, running, answers[1], booted=True)
+    for (question, _), answer in zip(questions, answers, strict=False):
+        match question:
+            case "query-cpus-fast":
+                _take_cpus(running, answer)
+            case "query-chardev":
+                _take_chardevs(domain, running, answer, booted=True)
+            case _:
+                _take_memories(definition, answer)
     running.touch()
 
 
@@ -142,6 +150,18 @@ def _take_cpus(running: Running, reply: Reply) -> None:
         # TCG may run every vCPU in one thread, whose figures belong to none of them
         threads.append(thread if isinstance(thread, int) and thread not in threads else 0)
     running.vcpu_threads = threads
+
+
+def _take_memories(definition: Definition, reply: Reply) -> None:
+    """Note where the memory modules are in the guest's address space."""
+    places: dict[str, int] = {}
+    for item in as_objects(reply.value, "query-memory-devices"):
+        data = item.get("data")
+        if isinstance(data, dict) and isinstance(address := data.get("addr"), int):
+            places[str(data.get("id"))] = address
+    for module in definition.devices.memory:
+        if isinstance(module.address, DimmAddress) and module.alias.name in places:
+            module.address.base = places[module.alias.name]
 
 
 def _take_chardevs(domain: "Domain", running: Running, reply: Reply, *, booted: bool) -> None:

@@ -112,6 +112,10 @@ class _CharHandler(Handler[C]):
     def resources(self, dev: C, ctx: Context) -> Iterable[Resource]:
         return chardev.resources(dev, dev, ctx)
 
+    def prepare(self, dev: C, ctx: BuildContext) -> None:
+        if dev.type == "tcp" and dev.source.tls is None:
+            dev.source.tls = ctx.settings.chardev_tls
+
     def backend(self, dev: C, ctx: BuildContext) -> Iterator[Switch]:
         """Yield the host side."""
         return chardev.switches(dev, dev, ctx, id=chardev_id(dev))
@@ -282,6 +286,7 @@ class ChannelHandler(_CharHandler[Channel], kind=Channel):
         chardev.validate(dev, ctx, path_generated=dev.target.type in ("virtio", "xen"))
 
     def prepare(self, dev: Channel, ctx: BuildContext) -> None:
+        super().prepare(dev, ctx)
         if dev.type == "unix" and dev.path is None:
             dev.source.mode = "bind"
             dev.source.path = channel_path(dev, ctx)

@@ -123,6 +123,8 @@ class DiskHandler(Handler[Disk], kind=Disk):
         ):
             if said:
                 raise ConfigUnsupported(f"{what} '{dev.name}' cannot be started yet")
+        if not dev.has_medium:
+            dev.driver.type = None  # whatever comes into the drive will say
 
     def resources(self, dev: Disk, ctx: Context) -> Iterable[Resource]:
         for image in dev.images():
