@@ -40,10 +40,11 @@ PC = """
 <controller type='pci' index='1' model='pci-bridge'/><controller type='sata' index='0'/>
 <hub type='usb'/>
 <video><model type='qxl' primary='yes' heads='1'/></video><video><model type='qxl'/></video>
-<sound model='ich6'><codec type='micro'/></sound><sound model='ac97'/><sound model='es1370'/><sound model='sb16'/>
-<sound model='usb'/>
+<sound model='ich6'><codec type='micro'/></sound><sound model='ac97'/><sound model='es1370'/>
+<sound model='sb16'/><sound model='usb'/>
 <watchdog model='i6300esb' action='poweroff'/>
-<interface type='user'><model type='ne2k_pci'/></interface><interface type='user'><model type='pcnet'/></interface>
+<interface type='user'><model type='ne2k_pci'/></interface>
+<interface type='user'><model type='pcnet'/></interface>
 <interface type='user'><model type='rtl8139'/></interface>
 """
 
@@ -57,8 +58,9 @@ Q35 = """
 <controller type='scsi' index='0' model='virtio-scsi'/><controller type='scsi' index='1' model='lsisas1068'/>
 <controller type='virtio-serial' index='0' ports='16' vectors='4'/>
 <video><model type='virtio' heads='2' primary='yes'/></video><video><model type='virtio'/></video>
-<sound model='ich9'/><watchdog model='diag288'/>
-<interface type='user'><model type='e1000e'/></interface><interface type='user'><model type='vmxnet3'/></interface>
+<sound model='ich9'/><watchdog model='i6300esb' action='dump'/>
+<interface type='user'><model type='e1000e'/></interface>
+<interface type='user'><model type='vmxnet3'/></interface>
 <iommu model='intel'/>
 <memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>
 """
@@ -77,7 +79,8 @@ def disks(daemon: Daemon, machine: str) -> str:
       <source file='{qcow2}'/><target dev='vda' bus='virtio'/><serial>one</serial><boot order='1'/>
       <iotune><total_bytes_sec>1048576</total_bytes_sec><read_iops_sec>100</read_iops_sec>
       <write_iops_sec>50</write_iops_sec><write_iops_sec_max>60</write_iops_sec_max></iotune></disk>
-    <disk type='file'><driver name='qemu' type='raw' error_policy='stop' rerror_policy='report' copy_on_read='on'/>
+    <disk type='file'><driver name='qemu' type='raw' error_policy='stop' rerror_policy='report'
+      copy_on_read='on'/>
       <source file='{raw}'/><target dev='sdx' bus='scsi'/><wwn>5000c50015ea71ac</wwn></disk>
     <disk type='file' device='cdrom'><target dev='{letter}da' bus='{bus}'/><readonly/></disk>
     <disk type='file' device='floppy'><driver name='qemu' type='raw'/><source file='{floppy}'/>
@@ -89,8 +92,6 @@ def disks(daemon: Daemon, machine: str) -> str:
 def document(daemon: Daemon, machine: str) -> str:
     """Make the document of a machine with everything it can have."""
     devices = (COMMON + (PC if machine == "pc" else Q35)).replace("{dir}", str(daemon.root))
-    if machine != "pc":
-        devices = devices.replace("<watchdog model='diag288'/>", "<watchdog model='i6300esb' action='dump'/>")
     return f"""<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
     <name>all-{machine}</name><title>Everything</title><description>One of each</description>
     <metadata><a:b xmlns:a='http://a.example/'>kept</a:b></metadata>
@@ -191,10 +192,17 @@ def plain(text: str) -> tuple[str, list[str]]:
     """
     text = re.sub(r"\s*<(name|uuid)>.*</\1>", "", text)
     text = re.sub(r"\s*<backingStore type.*?<backingStore/>\s*</backingStore>", "", text, flags=re.S)
-    text = re.sub(r"\s*<backingStore/>", "", text)
+    # what libvirt, too, keeps of a live document where the definition left it open
+    for known in (
+        r"<backingStore/>",
+        r"<seclabel type='dynamic' model='dac' relabel='yes'/>",
+        r" tls='no'",
+        r" (listen|address)='127\.0\.0\.1'",
+    ):
+        text = re.sub(known, "", text)
     root = ET.fromstring(text)  # noqa: S314 - the daemon's own
     devices = root.find("devices")
     assert devices is not None
-    listed = sorted(ET.canonicalize(ET.tostring(dev, encoding="unicode")).strip() for dev in devices)
+    listed = sorted(ET.canonicalize(ET.tostring(dev, encoding="unicode"), strip_text=True) for dev in devices)
     root.remove(devices)
-    return ET.canonicalize(ET.tostring(root, encoding="unicode")), listed
+    return ET.canonicalize(ET.tostring(root, encoding="unicode"), strip_text=True), listed
