@@ -30,7 +30,7 @@ from qvirt.qmp.errors import QmpError
 from qvirt.record import Record
 from qvirt.runtime import endings, lifecycle, live
 from qvirt.runtime.domain import Domain
-from qvirt.runtime.persist import is_leftover, remove
+from qvirt.runtime.persist import is_leftover, remove, write_atomic
 from qvirt.runtime.process import Process, start_time
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import VERSION, Footprint, Status, boot_id, read_status
@@ -381,37 +381,37 @@ def _take_state(domain: Domain, running: Running, status: Status | None, word: s
 
 
 async def autostart_all(hv: "Hypervisor") -> None:
-    """Start what is marked, once per boot of the machine for ``once``. @background."""
+    """Start what is marked, unless a daemon has done so since the machine was booted. @background.
+
+    The mark is made at the end: a daemon that dies half way leaves the rest to the next one.
+    """
     marked = [
         domain for domain in hv.domains if (domain.autostart or domain.autostart_once) and not domain.active
     ]
-    first = await hv.files.run("autostart mark", partial(_first_time, hv.paths.run / "autostarted"))
-    if not first:
+    mark = hv.paths.run / "autostarted"
+    if await hv.files.run("autostart mark", partial(_is_marked, mark)):
         return
     gate = asyncio.Semaphore(max(2, os.cpu_count() or 1))
 
     async def one(domain: Domain) -> None:
         async with gate:
             try:
-                if domain.autostart_once:
-                    await domain.set_autostart_once(False)
                 if not domain.active:
                     await domain.start()
             except QvirtError as error:
                 report = f"Failed to autostart VM '{domain.name}': {error}"
                 hv.reports.append(report)
                 log.error("%s", report)
+            if domain.autostart_once:
+                await domain.set_autostart_once(False)
 
     await asyncio.gather(*(one(domain) for domain in marked))
+    await hv.files.run("autostart mark", partial(write_atomic, mark, f"{boot_id()}\n".encode(), 0o644))
 
 
-def _first_time(path: Path) -> bool:
-    """Tell whether this is the first daemon since the machine was booted; the mark is libvirt's."""
-    this = boot_id()
+def _is_marked(path: Path) -> bool:
+    """Tell whether this boot's autostarts are done; libvirt's mark is empty, ours names the boot."""
     try:
-        if path.read_text(encoding="ascii").strip() in ("", this):
-            return False
+        return path.read_text(encoding="ascii").strip() in ("", boot_id())
     except FileNotFoundError:
-        pass
-    path.write_text(this + "\n", encoding="ascii")
-    return True
+        return False

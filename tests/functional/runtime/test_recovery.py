@@ -215,10 +215,12 @@ def test_autostart_and_once() -> None:
 
 async def _boot(it: Instance, expected: set[str]) -> None:
     """Serve as after a boot of the machine: the mark in the run folder is gone."""
-    (it.paths.run / "autostarted").unlink(missing_ok=True)
+    mark = it.paths.run / "autostarted"
+    mark.unlink(missing_ok=True)
     async with it.serve() as hv:
         await until(lambda: {d.name for d in hv.domains if d.active} == expected, f"autostart of {expected}")
         await until(lambda: all(d.state == DomainState.RUNNING for d in hv.domains if d.active), "running")
+        await until(mark.exists, "the mark of this boot")
         for domain in hv.domains:
             with contextlib.suppress(Exception):
                 await domain.destroy()
