@@ -111,11 +111,12 @@ def choose(uri: Uri, *, readonly: bool, config: ClientConfig, host: Host) -> Soc
 def find_daemon(name: str, host: Host) -> str | None:
     """Give the path of the program to start for the daemon `name`, None when there is none.
 
-    VIRTD_PATH and LIBVIRTD_PATH overrule; our own daemon stands for libvirtd and virtqemud.
+    VIRTD_PATH and LIBVIRTD_PATH, folders with programs of these names, overrule; our own daemon stands for
+    libvirtd and virtqemud.
     """
     for variable in ("VIRTD_PATH", "LIBVIRTD_PATH"):
         if host.environ.get(variable):
-            return host.environ[variable]
+            return f"{host.environ[variable]}/{name}"
     places = (
         str(Path(sys.executable).parent),
         *host.environ.get("PATH", "").split(":"),

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -115,7 +116,8 @@ class Daemon:
         if passed:
             return passed
         folder = Path(self.config.unix_sock_dir) if self.config.unix_sock_dir else self.paths.sockets
-        return listen(folder, self.config, privileged=self.privileged, private=private)
+        program = os.path.basename(sys.argv[0])
+        return listen(folder, self.config, privileged=self.privileged, private=private, program=program)
 
     def _host_uuid(self) -> dict[str, str]:
         unused = self.config.unused

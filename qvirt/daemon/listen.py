@@ -18,6 +18,13 @@ log = logging.getLogger(__name__)
 NAMES: Final = ("libvirt-sock", "virtqemud-sock")
 """What clients look for; all lead here. Each has a read-only twin."""
 
+_STARTED_AS: Final = {"libvirtd": ("libvirt-sock",), "virtqemud": ("virtqemud-sock",)}
+"""The sockets of an ordinary user's daemon, by the name it was started under.
+
+A client that starts one by a name looks for that socket, and for the other one whenever its file is there: a
+file left by a daemon that was killed would keep it from ever starting one again.
+"""
+
 BACKLOG: Final = 1024
 _FIRST_ACTIVATED_FD: Final = 3
 
@@ -59,15 +66,18 @@ def permissions(config: Config, auth: AuthMode, *, readonly: bool) -> int:
     return 0o770 if config.unix_sock_group else 0o700
 
 
-def listen(folder: Path, config: Config, *, privileged: bool, private: bool) -> list[Service]:
+def listen(
+    folder: Path, config: Config, *, privileged: bool, private: bool, program: str = "qvirtd"
+) -> list[Service]:
     """Make all sockets in a folder; the sessions of ordinary users have no read-only ones.
 
+    program: the name the daemon was started under.
     Raises OperationFailed when another daemon answers on one, SystemError_.
     """
     services: list[Service] = []
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755 if privileged else 0o700)
-        for name in NAMES:
+        for name in NAMES if privileged else _STARTED_AS.get(program, NAMES):
             for readonly in (False, True) if privileged else (False,):
                 auth = auth_mode(config, readonly=readonly, privileged=privileged, private=private)
                 path = folder / (name + "-ro" if readonly else name)

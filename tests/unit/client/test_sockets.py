@@ -53,8 +53,8 @@ def test_read_only() -> None:
 
 
 def test_a_user_has_a_daemon_of_their_own_which_may_be_started() -> None:
-    assert chosen("qemu:///session", euid=7) == ("/run/user/7/libvirt/libvirt-sock", "/opt/daemon")
-    assert chosen("", euid=7) == ("/run/user/7/libvirt/libvirt-sock", "/opt/daemon")
+    assert chosen("qemu:///session", euid=7) == ("/run/user/7/libvirt/libvirt-sock", "/opt/daemon/libvirtd")
+    assert chosen("", euid=7) == ("/run/user/7/libvirt/libvirt-sock", "/opt/daemon/libvirtd")
     assert chosen("qemu:///system", euid=7) == ("/run/libvirt/libvirt-sock", None)
     no_autostart = {**USER, "LIBVIRT_AUTOSTART": "0"}
     assert chosen("qemu:///session", euid=7, environ=no_autostart)[1] is None
