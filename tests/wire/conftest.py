@@ -1,9 +1,10 @@
-"""Fixtures: a foreign daemon for our client."""
+"""Fixtures: daemons for our client and command, the system's libvirtd and our own."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.daemon import running_daemon
 from tests.wire import libvirtd
 
 
@@ -15,3 +16,17 @@ def libvirtd_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip(reason)
     with libvirtd.private_libvirtd(tmp_path_factory.mktemp("libvirtd")) as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def qvirtd_uri() -> Iterator[str]:
+    """Run a private qvirtd once for all tests."""
+    with running_daemon() as daemon:
+        yield daemon.uri
+
+
+@pytest.fixture(scope="session", params=["libvirtd", "qvirtd"])
+def daemon_uri(request: pytest.FixtureRequest) -> str:
+    """Both, one after the other: whoever talks to one talks to the other."""
+    uri: str = request.getfixturevalue(f"{request.param}_uri")
+    return uri

@@ -23,7 +23,6 @@ LIMIT = 60
 pytestmark = [
     pytest.mark.virsh,
     pytest.mark.skipif(not os.path.exists(VIRSH[0]), reason="virsh is not installed"),
-    pytest.mark.xdist_group("libvirtd"),
 ]
 
 
@@ -36,18 +35,18 @@ def run(program: list[str], uri: str, *line: str, stdin: str = "") -> tuple[int,
 
 
 @pytest.fixture(scope="module")
-def guests(libvirtd_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def guests(daemon_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Define two guests, start one: `on` and `off` with a title, in the files of these names."""
     directory = tmp_path_factory.mktemp("guests")
     for name in ("on", "off"):
         xml = guest_xml(name).replace("<memory", "<title>The title</title>\n  <memory")
         (directory / name).write_text(xml)
-        assert run(QVIRT, libvirtd_uri, "define", str(directory / name))[0] == 0
-    assert run(QVIRT, libvirtd_uri, "start", "on") == (0, "Domain 'on' started\n\n", "")
-    yield libvirtd_uri, directory
-    run(VIRSH, libvirtd_uri, "destroy", "on")
+        assert run(QVIRT, daemon_uri, "define", str(directory / name))[0] == 0
+    assert run(QVIRT, daemon_uri, "start", "on") == (0, "Domain 'on' started\n\n", "")
+    yield daemon_uri, directory
+    run(VIRSH, daemon_uri, "destroy", "on")
     for name in ("on", "off"):
-        run(VIRSH, libvirtd_uri, "undefine", name)
+        run(VIRSH, daemon_uri, "undefine", name)
 
 
 @pytest.mark.parametrize(
@@ -102,18 +101,18 @@ def test_says_what_virsh_says(guests: tuple[str, Path], line: str) -> None:
     assert run(QVIRT, uri, *line.split()) == run(VIRSH, uri, *line.split())
 
 
-def test_version(libvirtd_uri: str) -> None:
+def test_version(daemon_uri: str) -> None:
     ours, virshs = (
-        run(QVIRT, libvirtd_uri, "version", "--daemon"),
-        run(VIRSH, libvirtd_uri, "version", "--daemon"),
+        run(QVIRT, daemon_uri, "version", "--daemon"),
+        run(VIRSH, daemon_uri, "version", "--daemon"),
     )
     assert ours[1].splitlines()[1:] == virshs[1].splitlines()[2:]
 
 
-def test_events_of_a_life(libvirtd_uri: str, tmp_path: Path) -> None:
+def test_events_of_a_life(daemon_uri: str, tmp_path: Path) -> None:
     name = f"qt-{uuid4().hex[:8]}"
     (tmp_path / "xml").write_text(guest_xml(name))
-    line = ["-c", libvirtd_uri, "event", "--all", "--loop", "--timeout", str(LIMIT)]
+    line = ["-c", daemon_uri, "event", "--all", "--loop", "--timeout", str(LIMIT)]
     watchers = [
         subprocess.Popen(["stdbuf", "-oL", *program, *line], stdout=subprocess.PIPE, text=True)
         for program in (VIRSH, QVIRT)
@@ -127,7 +126,7 @@ def test_events_of_a_life(libvirtd_uri: str, tmp_path: Path) -> None:
             ["resume", name],
             ["destroy", name],
         ):
-            assert run(QVIRT, libvirtd_uri, *command)[0] == 0
+            assert run(QVIRT, daemon_uri, *command)[0] == 0
         heard = []
         for watcher in watchers:
             assert watcher.stdout
@@ -146,11 +145,11 @@ def test_events_of_a_life(libvirtd_uri: str, tmp_path: Path) -> None:
                 watcher.stdout.close()
 
 
-def test_console_through_pipes(libvirtd_uri: str, tmp_path: Path) -> None:
+def test_console_through_pipes(daemon_uri: str, tmp_path: Path) -> None:
     name = f"qt-{uuid4().hex[:8]}"
     (tmp_path / "xml").write_text(guest_xml(name))
     process = subprocess.Popen(
-        [*QVIRT, "-c", libvirtd_uri, "create", "--console", str(tmp_path / "xml")],
+        [*QVIRT, "-c", daemon_uri, "create", "--console", str(tmp_path / "xml")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -168,7 +167,7 @@ def test_console_through_pipes(libvirtd_uri: str, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
-        run(VIRSH, libvirtd_uri, "destroy", name)
+        run(VIRSH, daemon_uri, "destroy", name)
 
 
 def test_console_on_a_terminal(guests: tuple[str, Path]) -> None:
@@ -208,22 +207,22 @@ def test_a_second_console_is_refused_unless_forced(guests: tuple[str, Path]) -> 
         assert run(QVIRT, uri, "console", "on", "--force", "--idle", "0.1")[0] == 0
 
 
-def test_virsh_through_the_ssh_helper(libvirtd_uri: str, tmp_path: Path) -> None:
+def test_virsh_through_the_ssh_helper(daemon_uri: str, tmp_path: Path) -> None:
     ssh = tmp_path / "ssh"
-    ssh.write_text(f"#!/bin/sh\nexec {' '.join(HELPER)} '{libvirtd_uri}'\n")
+    ssh.write_text(f"#!/bin/sh\nexec {' '.join(HELPER)} '{daemon_uri}'\n")
     ssh.chmod(0o700)
     code, out, err = run(VIRSH, f"qemu+ssh://host/system?command={ssh}", "hostname")
     assert (code, err) == (0, "")
-    assert out == run(VIRSH, libvirtd_uri, "hostname")[1]
+    assert out == run(VIRSH, daemon_uri, "hostname")[1]
 
 
-def test_the_helper_ends_with_its_input(libvirtd_uri: str) -> None:
-    done = subprocess.run([*HELPER, libvirtd_uri], input=b"", capture_output=True, timeout=LIMIT)
+def test_the_helper_ends_with_its_input(daemon_uri: str) -> None:
+    done = subprocess.run([*HELPER, daemon_uri], input=b"", capture_output=True, timeout=LIMIT)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_the_helper_ends_with_the_daemon(libvirtd_uri: str) -> None:
-    process = subprocess.Popen([*HELPER, libvirtd_uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def test_the_helper_ends_with_the_daemon(daemon_uri: str) -> None:
+    process = subprocess.Popen([*HELPER, daemon_uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdin
         # A length no packet may have: the daemon hangs up.
