@@ -1,16 +1,18 @@
-"""Network devices that outlive the process they are for: macvtap, made and removed through ``ip``."""
+"""What ``ip`` and the users' own scripts do to network devices: macvtap, addresses, routes."""
 
+import ipaddress
 import os
 import re
 import subprocess
 from pathlib import Path
 
-from qvirt.errors import ConfigUnsupported, SystemError_
+from qvirt.errors import ConfigUnsupported, InternalError, SystemError_
 
 #: libvirt's words for macvlan modes -> ip's
 _MODES = {"vepa": "vepa", "private": "private", "bridge": "bridge", "passthrough": "passthru"}
 
 _DEADLINE = 10.0
+_SCRIPT_DEADLINE = 30.0
 
 
 def make_macvtap(parent: str, mode: str, mac: str, name: str) -> str:
@@ -61,6 +63,61 @@ def free_name(prefix: str) -> str:
     while Path(f"/sys/class/net/{prefix}{number}").exists():
         number += 1
     return f"{prefix}{number}"
+
+
+def add_address(name: str, address: str, prefix: int | None = None, peer: str | None = None) -> None:
+    """Give a device an address of the host. Blocking. Raises SystemError_."""
+    length = prefix or _default_prefix(address)
+    words = (address, "peer", f"{peer}/{length}") if peer else (f"{address}/{length}",)
+    _ip("addr", "add", *words, "dev", name)
+
+
+def _default_prefix(address: str) -> int:
+    """Return the length of the network's part: that of the address's class, 64 for IPv6."""
+    parsed = ipaddress.ip_address(address)
+    if parsed.version == 6:
+        return 64
+    first = int(parsed) >> 24
+    return 8 if first < 128 else 16 if first < 192 else 24
+
+
+def add_route(name: str, target: str, gateway: str, metric: int | None = None) -> None:
+    """Send what is for a network through a device. Blocking. Raises SystemError_."""
+    words = ("metric", str(metric)) if metric else ()
+    _ip("route", "add", target, "via", gateway, "dev", name, *words)
+
+
+def run_script(path: str, name: str) -> None:
+    """Run a program of the user's for a device, whose name is its argument. Blocking.
+
+    Raises InternalError, in libvirt's words, when it fails.
+    """
+    env = {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath), "HOME": os.environ.get("HOME", "/")}
+    shown = " ".join(f"{key}={value}" for key, value in env.items())
+    try:
+        done = subprocess.run(
+            [path, name],
+            check=False,
+            capture_output=True,
+            timeout=_SCRIPT_DEADLINE,
+            stdin=subprocess.DEVNULL,
+            env=env,
+            cwd="/",
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InternalError(
+            f"Child process ({shown} {path} {name}) did not end within {_SCRIPT_DEADLINE:g} s"
+        ) from error
+    except OSError as error:
+        raise InternalError(
+            f"Child process ({shown} {path} {name}) unexpected exit status 127: libvirt:  error : cannot "
+            f"execute binary {path}: {error.strerror}"
+        ) from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace")
+        raise InternalError(
+            f"Child process ({shown} {path} {name}) unexpected exit status {done.returncode}: {said}"
+        )
 
 
 def _ip(*words: str) -> None:

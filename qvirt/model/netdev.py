@@ -215,6 +215,20 @@ class Route(Node, tag="route"):
                 f"Invalid prefix {self.prefix} specified {where}, must be 0 - {parsed.max_prefixlen}"
             )
 
+    @property
+    def target(self) -> str:
+        """The network it leads to, as ADDRESS/LENGTH; where no length is said that of the address's class."""
+        parsed = ipaddress.ip_address(self.address or "::")
+        if self.prefix is not None:
+            length: int | str = self.prefix
+        elif self.netmask is not None:
+            length = self.netmask
+        else:
+            first = parsed.packed[0]
+            by_class = 8 if first < 128 else 16 if first < 192 else 24
+            length = 0 if not int(parsed) else 64 if parsed.version == 6 else by_class
+        return str(ipaddress.ip_network(f"{parsed}/{length}", strict=False))
+
 
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 

@@ -479,7 +479,14 @@ def _dress_tap(interface: Interface, name: str) -> None:
         taps.add_to_bridge(bridge, name)
     elif size:
         taps.set_mtu(name, size)
+    if interface.script is not None and interface.script.path:
+        links.run_script(interface.script.path, name)
     taps.set_up(name, interface.link.state != "down")
+    source = interface.source
+    for ip in source.ips if source is not None else ():
+        links.add_address(name, ip.address or "", ip.prefix, ip.peer)
+    for route in source.routes if source is not None else ():
+        links.add_route(name, route.target, route.gateway or "", route.metric)
 
 
 def _macvtap(interface: Interface) -> str:
@@ -493,6 +500,19 @@ def _macvtap(interface: Interface) -> str:
 
 
 # ------------------------------------------------------------------------- undoing
+
+
+def run_downscripts(interfaces: Iterable[Interface]) -> list[str]:
+    """Run the users' own programs for taps that are gone; returns what failed. Blocking."""
+    failures: list[str] = []
+    for interface in interfaces:
+        if interface.downscript is None or not interface.downscript.path or not interface.target.dev:
+            continue
+        try:
+            links.run_script(interface.downscript.path, interface.target.dev)
+        except QvirtError as error:
+            failures.append(str(error))
+    return failures
 
 
 def sweep(footprint: Footprint, keep_below: Iterable[str]) -> list[str]:

@@ -282,6 +282,8 @@ def _note_taints(domain: "Domain", running: Running) -> None:
         domain.taint("high-privileges")
     if definition.cpu is not None and definition.cpu.mode == "host-passthrough":
         domain.taint("host-cpu")
+    if any(interface.script is not None for interface in definition.devices.interfaces):
+        domain.taint("shell-scripts")
     if definition.os.dtb:
         domain.taint("custom-dtb")
     machine = running.caps.machine(definition.os.type.machine or "") if running.caps is not None else None
@@ -555,6 +557,7 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
                 DomainLog.append(hv.paths.logfile(domain.name), f"shutting down, reason={word}")
         except OSError as error:
             failures.append(f"cannot write the log: {error.strerror}")
+        failures += launch.run_downscripts(running.definition.devices.interfaces)
         failures += launch.sweep(running.footprint, hv.own_folders)
         with contextlib.suppress(FileNotFoundError):
             hv.paths.status(domain.name).unlink()

@@ -96,16 +96,12 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
                 f"an interface of type '{dev.type}' is requesting a vlan tag, but that is not supported for "
                 "this type of connection"
             )
-        source = _source(dev)
         for said, element in (
             (dev.filterref is not None, "filterref"),
             (dev.virtualport is not None, "virtualport"),
             (dev.bandwidth is not None, "bandwidth"),
             (dev.port.isolated, "port"),
             (dev.coalesce.rx.frames.max, "coalesce"),
-            (dev.script is not None, "script"),
-            (dev.downscript is not None, "downscript"),
-            (source.ips or source.routes, "ip"),
             (not dev.backend.is_empty(), "backend"),
         ):
             if said:

@@ -107,6 +107,37 @@ def test_taps_of_other_kinds(daemon: Daemon) -> None:
     assert names() == before
 
 
+def test_scripts_and_addresses_of_a_tap(daemon: Daemon) -> None:
+    log, script = daemon.root / "scripts.log", daemon.root / "script"
+    script.write_text(f'#!/bin/sh\necho "$1" "$(cat /sys/class/net/$1/operstate 2>&1)" >>{log}\n')
+    script.chmod(0o755)
+    number = os.getpid() % 250 + 1
+    text = domain(
+        "scripted",
+        f"""<interface type='ethernet'><source>
+        <ip address='198.19.{number}.1' family='ipv4' prefix='24' peer='198.19.{number}.2'/>
+        <route family='ipv4' address='203.0.113.0' prefix='24' gateway='198.19.{number}.2'/></source>
+        <script path='{script}'/><downscript path='{script}'/></interface>""",
+    )
+    daemon.virsh("create", write(daemon, "scripted", text), "--paused")
+    try:
+        (row,) = rows(daemon.virsh("domiflist", "scripted"))
+        assert log.read_text().split()[:1] == row[:1]
+        assert f"inet 198.19.{number}.1 peer 198.19.{number}.2/24" in ip("addr", "show", "dev", row[0])
+        assert f"203.0.113.0/24 via 198.19.{number}.2" in ip("route", "show", "dev", row[0])
+        assert "tainted: network configuration using opaque shell scripts" in daemon.virsh(
+            "dominfo", "scripted"
+        )
+    finally:
+        daemon.virsh("destroy", "scripted")
+    assert [line.split()[0] for line in log.read_text().splitlines()] == row[:1] * 2
+    script.write_text("#!/bin/sh\necho 'not today' >&2; exit 3\n")
+    refused = daemon.virsh_run("create", write(daemon, "scripted", text))
+    assert f"{script} vnet" in refused.stderr
+    assert "unexpected exit status 3: not today" in refused.stderr
+    assert not daemon.qemu_pids()
+
+
 def test_macvtap(daemon: Daemon) -> None:
     with link("veth", f"qvm{os.getpid()}") as lower:
         text = domain(

@@ -186,7 +186,6 @@ def test_a_port_gets_the_identities_nobody_chose() -> None:
     [
         ("<filterref filter='clean-traffic'/>", "cannot be started yet with <filterref>"),
         ("<bandwidth><inbound average='5'/></bandwidth>", "with <bandwidth>"),
-        ("<script path='/x'/>", "with <script>"),
         ("<virtualport type='openvswitch'/>", "with <virtualport>"),
         ("<vlan><tag id='4'/></vlan>", "an interface of type 'bridge' is requesting a vlan tag"),
     ],
