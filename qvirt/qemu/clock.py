@@ -8,6 +8,7 @@ from qvirt.model.clock import Clock, Timer
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.machine import states_hpet
 from qvirt.qemu.machines import is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
 
@@ -69,15 +70,15 @@ def rtc_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
             props["driftfix"] = "slew"
     yield KeyValue("rtc", props, origin=clock)
     for timer in clock.timers:
-        yield from _timer(timer)
+        yield from _timer(timer, domain, ctx)
 
 
-def _timer(timer: Timer) -> Iterator[Switch]:
+def _timer(timer: Timer, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     if timer.name == "pit" and timer.tickpolicy in ("delay", "discard", None):
         # "delay" injects missed ticks late, "discard" drops them; "catchup" is what KVM does by itself
         policy = timer.tickpolicy or "delay"
         yield Option("global", f"kvm-pit.lost_tick_policy={policy}", origin=timer)
-    elif timer.name == "hpet" and timer.present is False:
+    elif timer.name == "hpet" and timer.present is False and not states_hpet(domain, ctx):
         yield Option("no-hpet", origin=timer)
 
 

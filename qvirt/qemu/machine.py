@@ -150,7 +150,15 @@ def _machine_props(domain: Domain, ctx: BuildContext) -> dict[str, JsonValue]:
         props["graphics"] = False
     if _states_acpi(domain, ctx):
         props["acpi"] = features.acpi
+    hpet = domain.clock.timer("hpet") if domain.clock is not None else None
+    if hpet is not None and hpet.present is not None and states_hpet(domain, ctx):
+        props["hpet"] = hpet.present
     return props
+
+
+def states_hpet(domain: Domain, ctx: Context) -> bool:
+    """Tell whether the machine is told of its HPET; QEMU that has no ``-no-hpet`` reports a machine's ACPI."""
+    return _states_acpi(domain, ctx) and ctx.caps.machine_has(domain.os.type.machine or "", "hpet")
 
 
 def _states_acpi(domain: Domain, ctx: Context) -> bool:
