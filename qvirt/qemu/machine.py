@@ -157,7 +157,7 @@ def _machine_props(domain: Domain, ctx: BuildContext) -> dict[str, JsonValue]:
 
 
 def states_hpet(domain: Domain, ctx: Context) -> bool:
-    """Tell whether the machine is told of its HPET: where it reports ACPI there is no ``-no-hpet`` any more."""
+    """Tell whether the machine is told of its HPET: QEMU that reports ACPI has no ``-no-hpet`` any more."""
     return _states_acpi(domain, ctx) and ctx.caps.machine_has(domain.os.type.machine or "", "hpet")
 
 
