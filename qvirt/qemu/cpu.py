@@ -9,11 +9,21 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.caps import ModelExpansion
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.cpu_documents import CpuDocument, compare_document
-from qvirt.qemu.cpumodels import PPC64_MODELS, Compared, Processor, host_model, ordered, processor_of, to_qemu
+from qvirt.qemu.cpumodels import (
+    PPC64_MODELS,
+    Compared,
+    Processor,
+    describe_guest,
+    host_model,
+    ordered,
+    processor_of,
+    to_qemu,
+    usable_models,
+)
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_pseries, is_s390, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
-from qvirt.qemu.x86_models import FEATURES, MODEL_BY_NAME
+from qvirt.qemu.x86_models import FEATURES, MODEL_BY_NAME, features_of
 from qvirt.record import replace
 
 UNSPEAKABLE = frozenset({"cmt", "mbm_total", "mbm_local", "osxsave", "ospke"})
@@ -226,14 +236,57 @@ def settle_cpu(domain: Domain, ctx: Context) -> Cpu | None:
         _compare(domain, cpu, ctx)
     if cpu.match == "minimum":
         return _settle_host_model(domain, cpu, ctx)
-    if all(feature.policy != "optional" for feature in cpu.features):
+    removed = _removed(cpu)
+    is_known = _is_known(domain, cpu, ctx)
+    if is_known and not removed and all(feature.policy != "optional" for feature in cpu.features):
         return None
-    settled = cpu.copy()
+    settled = cpu.copy() if is_known else _translate(domain, cpu, ctx)
+    settled.features += [CpuFeature(policy="disable", name=name) for name in removed]
     host = host_model(ctx.caps, domain.type, migratable=True)
     for feature in settled.features:
         if feature.policy == "optional":
             known = host is not None and feature.name in host.features
             feature.policy = "require" if known else "disable"
+    return settled
+
+
+def _removed(cpu: Cpu) -> list[str]:
+    """Return the features the model no longer has, where the document does not speak of them.
+
+    They are turned off by name, so that no emulator that still gives the model one of them does.
+    """
+    model = MODEL_BY_NAME.get(_model(cpu) or "")
+    said = {feature.name for feature in cpu.features}
+    return [name for name in model.removed.split() if name not in said] if model is not None else []
+
+
+def _is_known(domain: Domain, cpu: Cpu, ctx: Context) -> bool:
+    """Tell whether the emulator has the model; what does not list its models has all."""
+    listed = ctx.caps.accel(domain.type).cpus
+    name = _model(cpu)
+    return name is None or not listed or any(model.name == name for model in listed)
+
+
+def _translate(domain: Domain, cpu: Cpu, ctx: Context) -> Cpu:
+    """Return a CPU in terms of a model the emulator has. Raises ConfigUnsupported where that is forbidden."""
+    name = _model(cpu) or ""
+    model = MODEL_BY_NAME[name]
+    signature = next(((s.family, s.model, s.steppings[0]) for s in model.signatures), None)
+    found = None
+    if cpu.model is None or cpu.model.fallback != "forbid":
+        processor = Processor(model.vendor, signature, features_of(name))
+        found = describe_guest(processor, usable_models(ctx.caps.accel(domain.type)))
+    if found is None:
+        raise ConfigUnsupported(f"CPU model {name} is not supported by hypervisor")
+    settled = cpu.copy()
+    settled.model = CpuModel(
+        fallback=cpu.model.fallback if cpu.model is not None else None,
+        vendor_id=cpu.model.vendor_id if cpu.model is not None else None,
+        name=found.model,
+    )
+    policies = dict.fromkeys(found.require, "require") | dict.fromkeys(found.disable, "disable")
+    policies |= {feature.name: feature.policy or "require" for feature in cpu.features}
+    settled.features = [CpuFeature(policy=policy, name=name) for name, policy in policies.items()]
     return settled
 
 

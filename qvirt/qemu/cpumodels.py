@@ -123,7 +123,8 @@ def _fits_vendor(processor: Processor, model: X86Model) -> bool:
 
 def _describe(processor: Processor, model: X86Model, blockers: Collection[str]) -> CpuDescription:
     have = features_of(model.name) | frozenset(blockers)
-    disable = ordered(have - processor.features)
+    # what the emulator cannot do is turned off, whatever the processor can
+    disable = ordered((have - processor.features) | (features_of(model.name) & frozenset(blockers)))
     disable += [name for name in model.removed.split() if name not in processor.features | have]
     return CpuDescription(
         model.name, processor.vendor, tuple(ordered(processor.features - have)), tuple(disable)

@@ -18,6 +18,7 @@ from qvirt.qemu.addresses import assign
 from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.context import Launch
+from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.qemu.names import assign_aliases
 from qvirt.record import replace
 from qvirt.runtime import lifecycle, recover, stats
@@ -137,6 +138,8 @@ class Hypervisor:
         self.files = FileWorker()
         self.emulators = EmulatorTable(paths.cache / "capabilities")
         self.documents = Documents(paths, config, self.emulators)
+        #: what the CPUs of guests turned out to have, for the next guest that is asked for the same
+        self.cpus_seen: dict[tuple[object, ...], tuple[EmulatorCaps, CpuSeen]] = {}
         self.display_ports = PortAllocator("display", *config.display_ports)
         self.websocket_ports = PortAllocator("webSocket", *config.websocket_ports)
         self.closing = False

@@ -1,6 +1,7 @@
 """The live definition: what only a running QEMU knows (ptys, threads, channel states) brought into it."""
 
 import asyncio
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,18 @@ from qvirt.constants import (
 from qvirt.model.devices.address import DimmAddress
 from qvirt.model.devices.chardev import CharDevice
 from qvirt.model.domain import Domain as Definition
+from qvirt.qemu import cpu_live
 from qvirt.qemu.devices.disk import throttle
 from qvirt.qmp.client import COMMAND_DEADLINE
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import QmpError
-from qvirt.qmp.wire import JsonValue, Reply
+from qvirt.qmp.wire import Json, JsonValue, Reply
 from qvirt.runtime.events import AgentLifecycle
 from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
+    from qvirt.runtime.hypervisor import Hypervisor
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
@@ -28,7 +31,10 @@ Call = tuple[str, dict[str, JsonValue] | None]
 
 
 async def after_start(domain: "Domain", running: Running) -> None:
-    """Ask what a new QEMU has made, and set what its command line cannot say. All in one round trip."""
+    """Ask what a new QEMU has made, and set what its command line cannot say. All in one round trip.
+
+    The CPU takes another one, where it is the first of its kind.
+    """
     definition = running.definition
     questions: list[Call] = [("query-cpus-fast", None)]
     if any(True for _ in character_devices(definition)):
@@ -44,7 +50,36 @@ async def after_start(domain: "Domain", running: Running) -> None:
                 _take_chardevs(domain, running, answer, booted=True)
             case _:
                 _take_memories(definition, answer)
+    await _look_at_cpu(domain.hypervisor, running, answers[0])
     running.touch()
+
+
+async def _look_at_cpu(hv: "Hypervisor", running: Running, cpus: Reply) -> None:
+    """Note what QEMU made of the CPU it was asked for. Raises OperationFailed where that will not do."""
+    definition, caps = running.definition, running.caps
+    asked = cpu_live.asked_model(definition)
+    if asked is None or definition.cpu is None or caps is None:
+        return
+    if not caps.has_command("query-cpu-model-expansion"):
+        return
+    key = (id(caps), definition.type, definition.os.type.machine, json.dumps(asked))
+    if key not in hv.cpus_seen:
+        first = as_objects(cpus.value, "query-cpus-fast")[0]
+        calls: list[Call] = [
+            ("query-cpu-model-expansion", {"type": "full", "model": asked}),
+            ("qom-get", {"path": str(first.get("qom-path")), "property": "unavailable-features"}),
+        ]
+        expanded, unavailable = await _ask(running, calls)
+        hv.cpus_seen[key] = (caps, _features(expanded.value, unavailable.value))
+    running.note_cpu(cpu_live.live_cpu(definition.cpu, hv.cpus_seen[key][1]))
+
+
+def _features(expanded: Json, unavailable: Json) -> cpu_live.CpuSeen:
+    model = expanded.get("model") if isinstance(expanded, dict) else None
+    props = model.get("props") if isinstance(model, dict) else None
+    lacking = unavailable if isinstance(unavailable, list) else []
+    on = [name for name, value in props.items() if value is True] if isinstance(props, dict) else []
+    return cpu_live.cpu_seen(on, [str(name) for name in lacking])
 
 
 async def after_reconnect(domain: "Domain", running: Running) -> str:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from qvirt.constants import DomainXMLFlags
 from qvirt.errors import OperationTimeout
 from qvirt.host.config import QemuUser
+from qvirt.model.cpu import Cpu
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.live import format_domain
 from qvirt.qemu.caps import EmulatorCaps
@@ -15,6 +17,7 @@ from qvirt.qmp.wire import Json, JsonObject, JsonValue
 from qvirt.record import Record, field
 from qvirt.runtime.process import Process
 from qvirt.runtime.state import Footprint
+from qvirt.xml.document import parse_element
 
 if TYPE_CHECKING:
     from qvirt.qmp.agent import GuestAgent
@@ -139,8 +142,25 @@ class Running(Record, frozen=False, eq=False):
         """Return the live document; flags: DomainXMLFlags."""
         text = self._texts.get(flags)
         if text is None:
-            text = self._texts[flags] = format_domain(self.definition, flags)
+            shown = self.definition
+            if flags & DomainXMLFlags.MIGRATABLE and (asked := self.asked_cpu()) is not None:
+                shown = shown.copy()
+                shown.cpu = asked
+            text = self._texts[flags] = format_domain(shown, flags)
         return text
+
+    def note_cpu(self, live: Cpu) -> None:
+        """Show the CPU the guest has; what was asked for is kept where libvirt's status file has it."""
+        asked = self.definition.cpu
+        if asked is not None:
+            others = [extra for extra in self.extras if not extra.startswith("<cpu")]
+            self.extras = [*others, asked.to_xml().strip()]
+        self.definition.cpu = live
+
+    def asked_cpu(self) -> Cpu | None:
+        """Return the CPU the guest was asked for, where it is known to have another one."""
+        found = next((extra for extra in self.extras if extra.startswith("<cpu")), None)
+        return Cpu.from_xml(parse_element(found, "(status)")) if found is not None else None
 
     def touch(self) -> None:
         """Forget documents written from the definition, which has changed."""

@@ -80,6 +80,40 @@ stream.abort()
         daemon.virsh("destroy", "small")
 
 
+def test_the_cpu_it_has(daemon: Daemon) -> None:
+    text = f"""<domain type='qemu'><name>cpu</name><memory unit='MiB'>16</memory><vcpu>1</vcpu>
+      <os><type arch='x86_64' machine='pc'>hvm</type></os>
+      <cpu mode='custom' match='exact' check='none'><model>EPYC</model></cpu>
+      <devices>{CONSOLE}</devices></domain>"""
+    path = write(daemon, "cpu", text)
+    daemon.virsh("create", path, "--paused")
+    try:
+        live = daemon.virsh("dumpxml", "cpu")
+        assert "<cpu mode='custom' match='exact' check='full'>" in live
+        assert "<feature policy='require' name='hypervisor'/>" in live
+        assert "<feature policy='disable' name='monitor'/>" in live  # QEMU's EPYC once had it
+        asked = daemon.virsh("dumpxml", "cpu", "--migratable")
+        assert "check='none'" in asked
+        assert "hypervisor" not in asked
+        daemon.kill()
+        daemon.start()
+        assert daemon.virsh("dumpxml", "cpu") == live
+        assert daemon.virsh("dumpxml", "cpu", "--migratable") == asked
+    finally:
+        daemon.virsh("destroy", "cpu")
+    # the live document asks for exactly what there is
+    daemon.virsh("create", write(daemon, "again", live), "--paused")
+    assert daemon.virsh("dumpxml", "cpu").count("<feature ") == live.count("<feature ")
+    daemon.virsh("destroy", "cpu")
+    full = write(daemon, "full", text.replace("check='none'", "check='full'"))
+    refused = daemon.virsh_run("create", full)
+    assert "guest CPU doesn't match specification: extra features: hypervisor" in refused.stderr
+    assert not daemon.qemu_pids()
+    other = write(daemon, "other", text.replace("<model>EPYC", "<model fallback='forbid'>pentiumpro"))
+    refused = daemon.virsh_run("create", other)
+    assert "CPU model pentiumpro is not supported by hypervisor" in refused.stderr
+
+
 def test_a_channel_to_a_program_in_the_guest(daemon: Daemon, linux: Guest) -> None:
     bound = daemon.root / "bound.sock"
     devices = f"""
