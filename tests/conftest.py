@@ -1,5 +1,6 @@
 """Fixtures for all tests: a private daemon, a guest to boot; what is missing skips with a reason."""
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.guest import Guest, MissingGuest, guest
 
+PR_SET_CHILD_SUBREAPER = 36
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
@@ -30,6 +32,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name, (there, reason) in needs.items():
             if item.get_closest_marker(name) and not there:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def no_reaper_for_others() -> Iterator[None]:
+    """Let orphans go to process 1 again after a test that ran a hypervisor in this process.
+
+    A real libvirtd that is started later waits for its orphans to be reaped, and this process would not.
+    """
+    yield
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")

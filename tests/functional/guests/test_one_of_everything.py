@@ -208,4 +208,6 @@ def plain(text: str) -> tuple[str, list[str]]:
     assert devices is not None
     listed = sorted(ET.canonicalize(ET.tostring(dev, encoding="unicode"), strip_text=True) for dev in devices)
     root.remove(devices)
+    # a running guest's names every feature in which it differs from its model
+    root.remove(next(root.iter("cpu")))
     return ET.canonicalize(ET.tostring(root, encoding="unicode"), strip_text=True), listed
