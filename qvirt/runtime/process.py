@@ -9,7 +9,9 @@ down the process's id leaves a shell that reads end-of-file and goes.
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +20,8 @@ from typing import Self
 from qvirt.errors import InternalError, OperationTimeout, SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.record import Record
+
+log = logging.getLogger(__name__)
 
 #: seconds for the shell to say which process it made
 SPAWN_DEADLINE = 20.0
@@ -106,6 +110,13 @@ class ExitWatch:
         self._loop.add_reader(self.fd, self._ended)
 
     def _ended(self) -> None:
+        # Never believe the loop alone: a wake-up meant for an earlier owner of the descriptor's number would
+        # have a living QEMU cleared away.
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        if not poll.poll(0):
+            log.warning("process %d was reported ended, but runs", self.pid)
+            return
         with contextlib.suppress(ChildProcessError):
             _, self.status = os.waitpid(self.pid, os.WNOHANG)
         self.close()
