@@ -4,6 +4,7 @@ Only the order lives here; each step is its own module or a device handler's ans
 """
 
 import qvirt.qemu.devices  # noqa: F401  # the handlers register themselves
+from qvirt.model.devices.device import Device
 from qvirt.model.domain import Domain
 from qvirt.qemu.addresses import assign
 from qvirt.qemu.context import Context
@@ -19,7 +20,7 @@ def complete(domain: Domain, ctx: Context) -> None:
     Changes the domain, which is ``ctx.domain``, in place. Raises XmlError, ConfigUnsupported and their kin.
     """
     domain_defaults(ctx)
-    seen = _device_defaults(ctx, set())
+    seen = _device_defaults(ctx, {})
     add_implicit(domain, ctx)
     _device_defaults(ctx, seen)
     assign(domain, ctx)
@@ -28,10 +29,14 @@ def complete(domain: Domain, ctx: Context) -> None:
         handler(dev).validate(dev, ctx)
 
 
-def _device_defaults(ctx: Context, seen: set[int]) -> set[int]:
-    """Ask the handlers for defaults of the devices not asked for yet."""
+def _device_defaults(ctx: Context, seen: dict[int, Device]) -> dict[int, Device]:
+    """Ask the handlers for defaults of the devices not asked for yet; return those asked, by identity.
+
+    The devices themselves are kept, not only their ids: one that is dropped on the way must not leave its
+    id to a new one, which would then go without defaults.
+    """
     for dev in list(ctx.domain.devices.all()):
         if id(dev) not in seen:
             handler(dev).defaults(dev, ctx)
-            seen.add(id(dev))
+            seen[id(dev)] = dev
     return seen
