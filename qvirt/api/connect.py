@@ -102,7 +102,7 @@ async def connect_get_hostname(session: Session) -> str:
 @remote
 def connect_get_max_vcpus(session: Session, type: str | None) -> int:
     """Give how many vCPUs a guest of a type (kvm, qemu) may have."""
-    kind = (type or "qemu").lower()
+    kind = ("qemu" if type is None else type).lower()
     if kind == "qemu":
         return _MAX_VCPUS
     if kind == "kvm":

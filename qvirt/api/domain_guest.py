@@ -86,9 +86,11 @@ async def domain_interface_addresses(
 ) -> list[InterfaceRow]:
     """Give the guest's interfaces and addresses, from leases, agent or the host's neighbour table."""
     check_flags(flags, 0, "qemuDomainInterfaceAddresses")
+    domain = find(session, dom)
+    domain.need_running()
     if source not in (Source.LEASE, Source.AGENT, Source.ARP):
         raise ArgumentUnsupported(f"Unknown IP address data source {source}")
-    found = await find(session, dom).interface_addresses(source)
+    found = await domain.interface_addresses(source)
     if len(found) > _LIST_MAX:
         raise RpcError(f"Number of interfaces, {len(found)} exceeds the max limit: {_LIST_MAX}")
     return [

@@ -9,10 +9,15 @@ class PlainInvalidArg(InvalidArg):
     template = "%s"
 
 
-def check_flags(flags: int, known: int, function: str) -> None:
-    """Raise InvalidArg when a bit outside ``known`` is set; function: libvirt's driver function."""
+def check_flags(flags: int, known: int, function: str, domain: int | None = None) -> None:
+    """Raise InvalidArg when a bit outside ``known`` is set.
+
+    function: libvirt's function that checks; domain: its ErrorDomain, where it is not the driver's.
+    """
     if flags & ~known:
-        raise PlainInvalidArg(f"unsupported flags (0x{flags & ~known:x}) in function {function}")
+        raise PlainInvalidArg(
+            f"unsupported flags (0x{flags & ~known:x}) in function {function}", domain=domain
+        )
 
 
 def check_exclusive(flags: int, one: tuple[str, int], other: tuple[str, int], function: str) -> None:

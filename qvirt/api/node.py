@@ -9,7 +9,7 @@ from qvirt.api.flags import PlainInvalidArg, check_flags
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, decode, encode_counted
-from qvirt.constants import ConnectBaselineCPUFlags, ConnectCompareCPUFlags, ErrorDomain
+from qvirt.constants import ConnectBaselineCPUFlags, ConnectCompareCPUFlags, ErrorDomain, TypedParameterFlags
 from qvirt.constants import TypedParameterType as Type
 from qvirt.errors import (
     InternalError,
@@ -240,7 +240,7 @@ def node_get_info(session: Session) -> tuple[bytes, int, int, int, int, int, int
 @remote
 def node_get_cpu_map(session: Session, need_map: int, need_online: int, flags: int) -> tuple[bytes, int, int]:
     """Give which CPUs are online, how many, and how many there are."""
-    check_flags(flags, 0, "virHostCPUGetMap")
+    check_flags(flags, 0, "virHostCPUGetMap", ErrorDomain.NONE)
     present, online = session.instance.node.cpus()
     count = max(present, default=-1) + 1
     return (
@@ -258,7 +258,7 @@ def node_get_cpu_stats(
     flags: int,
 ) -> tuple[list[tuple[str, int]], int]:
     """Give what one CPU (-1: all) spent its time on, in ns; nparams 0 asks how many values there are."""
-    check_flags(flags, 0, "virHostCPUGetStats")
+    check_flags(flags, 0, "virHostCPUGetStats", ErrorDomain.NONE)
     return _counted(session.instance.node.cpu_stats(cpuNum), nparams)
 
 
@@ -270,7 +270,7 @@ def node_get_memory_stats(
     flags: int,
 ) -> tuple[list[tuple[str, int]], int]:
     """Give a NUMA cell's memory (or with -1 the host's) in KiB; nparams 0 asks how many values there are."""
-    check_flags(flags, 0, "virHostMemGetStats")
+    check_flags(flags, 0, "virHostMemGetStats", ErrorDomain.NONE)
     return _counted(session.instance.node.memory_stats(cellNum), nparams)
 
 
@@ -331,6 +331,7 @@ def node_get_security_model(session: Session) -> tuple[bytes, bytes]:
 @remote
 def node_get_memory_parameters(session: Session, nparams: int, flags: int) -> tuple[list[WireParam], int]:
     """Give the settings and counters of same-page merging."""
+    check_flags(flags, TypedParameterFlags.OKAY, "virHostMemGetParameters", ErrorDomain.NONE)
     return encode_counted(session.instance.node.memory_parameters(), nparams, flags, _PARAMETERS_MAX)
 
 

@@ -286,7 +286,7 @@ def model_names(arch: str) -> tuple[str, ...]:
         return ()
     if arch in BY_NAME:
         raise NoSupport(f"'{arch}' architecture is not supported by CPU driver", domain=ErrorDomain.CPU)
-    raise InvalidArg(f"cannot find architecture {arch}", domain=ErrorDomain.CPU)
+    raise InvalidArg(f"cannot find architecture {arch}")
 
 
 def vendor_of(model: str) -> str:

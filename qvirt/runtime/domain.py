@@ -72,6 +72,7 @@ class Domain:
         "_saving",
         "_text",
         "_text_is_exact",
+        "agent_timeout",
         "autostart",
         "autostart_once",
         "hypervisor",
@@ -96,6 +97,8 @@ class Domain:
         self.state: int = DomainState.SHUTOFF
         self.reason: int = DomainShutoffReason.UNKNOWN
         self.running: Running | None = None
+        #: seconds, or DomainAgentResponseTimeout
+        self.agent_timeout = -2
         self._text = ""
         self._text_is_exact = False
         self._parsed: Definition | None = None
@@ -543,7 +546,7 @@ class Domain:
 
     async def set_agent_response_timeout(self, seconds: int) -> None:
         """seconds: or DomainAgentResponseTimeout."""
-        self.need_running().agent_timeout = seconds
+        self.agent_timeout = seconds
 
     async def agent_command(self, command: str, seconds: int = -2) -> str:
         """Run a JSON command in the agent; seconds: or DomainQemuAgentCommandTimeout."""

@@ -58,13 +58,13 @@ async def agent_of(domain: "Domain", *, ignore_state: bool = False) -> GuestAgen
         async with running.agent_lock:
             if running.agent is None or running.agent.is_closed:
                 running.agent = await GuestAgent.connect(path, name=domain.name)
-    running.agent.sync_deadline = _sync_deadline(running)
+    running.agent.sync_deadline = _sync_deadline(domain)
     return running.agent
 
 
-def _sync_deadline(running: Running) -> float:
+def _sync_deadline(domain: "Domain") -> float:
     """A response timeout shorter than ours counts for the synchronisation, too."""
-    seconds = running.agent_timeout
+    seconds = domain.agent_timeout
     return max(float(seconds), 0.1) if 0 <= seconds < SYNC_DEADLINE else SYNC_DEADLINE
 
 
@@ -83,7 +83,7 @@ async def _ask(
     deadline: float = COMMAND_DEADLINE,
 ) -> Json:
     agent = await agent_of(domain)
-    chosen = domain.need_running().agent_timeout
+    chosen = domain.agent_timeout
     return await agent.execute(command, arguments, deadline=float(chosen) if chosen > 0 else deadline)
 
 

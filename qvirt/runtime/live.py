@@ -41,7 +41,12 @@ async def after_start(domain: "Domain", running: Running) -> None:
         questions.append(("query-chardev", None))
     if definition.devices.memory:
         questions.append(("query-memory-devices", None))
-    answers = await _ask(running, [*questions, *settings(domain, running)])
+    steps = [*questions, *settings(domain, running)]
+    if steps[-1][0] == "balloon":
+        steps.append(("query-balloon", None))  # asking the guest to shrink is not yet a smaller guest
+    answers = await _ask(running, steps)
+    if steps[-1][0] == "query-balloon":
+        _take_balloon(definition, answers[-1])
     for (question, _), answer in zip(questions, answers, strict=False):
         match question:
             case "query-cpus-fast":
@@ -95,9 +100,7 @@ async def after_reconnect(domain: "Domain", running: Running) -> str:
     if len(questions) > 2:
         _take_chardevs(domain, running, answers[2], booted=False)
     if has_balloon:
-        reply = await running.monitor.submit("query-balloon")
-        if isinstance(reply.value, dict) and isinstance(actual := reply.value.get("actual"), int):
-            set_balloon(definition, actual)
+        _take_balloon(definition, await running.monitor.submit("query-balloon"))
     running.touch()
     return str(status.get("status")) if isinstance(status, dict) else "running"
 
@@ -257,6 +260,11 @@ def set_channel_state(
             domain.publish(
                 AgentLifecycle(domain.ref, states.CONNECTED if connected else states.DISCONNECTED, reason)
             )
+
+
+def _take_balloon(definition: Definition, reply: Reply) -> None:
+    if isinstance(reply.value, dict) and isinstance(actual := reply.value.get("actual"), int):
+        set_balloon(definition, actual)
 
 
 def set_balloon(definition: Definition, actual: int) -> None:

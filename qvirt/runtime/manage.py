@@ -22,6 +22,7 @@ from qvirt.constants import (
 )
 from qvirt.errors import (
     ArgumentUnsupported,
+    ConfigUnsupported,
     InvalidArg,
     NoDomainMetadata,
     OperationInvalid,
@@ -370,8 +371,8 @@ async def set_lifecycle_action(domain: "Domain", type: int, action: int, flags: 
     def change(definition: Definition) -> None:
         setattr(definition, field, word)
         if definition.on_poweroff == "restart" and definition.on_reboot == "destroy":
-            raise ArgumentUnsupported(
-                "combination of on_poweroff=restart and on_reboot=destroy is not supported"
+            raise ConfigUnsupported(
+                "qemu driver doesn't support 'onReboot' set to 'destroy and 'onPoweroff' set to 'reboot'"
             )
 
     live, _ = impact(domain, flags)

@@ -133,7 +133,7 @@ def messages(domain: "Domain", flags: int) -> list[str]:
 
 def security_labels(domain: "Domain") -> list[SecurityLabel]:
     """Return the labels QEMU runs under, one per security model."""
-    labels = [SecurityLabel("", False)]
+    labels = [SecurityLabel("", False)] if domain.running is not None else []
     for label in domain.running.definition.seclabels if domain.running is not None else ():
         if label.model == "dac" and label.label:
             labels.append(SecurityLabel(label.label, False))

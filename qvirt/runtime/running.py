@@ -63,7 +63,6 @@ class Running(Record, frozen=False, eq=False):
     disk_errors: dict[str, int] = field(default_factory=dict)
     agent: "GuestAgent | None" = None
     agent_connected: bool = False
-    agent_timeout: int = -2
     agent_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: the clock's adjustment that QEMU was started with, seconds
     clock_base: int = 0
