@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 from qvirt.errors import ConfigUnsupported, InternalError, SystemError_
@@ -57,10 +58,10 @@ def remove_link(name: str) -> None:
         )
 
 
-def free_name(prefix: str) -> str:
-    """Return a device name that is not in use."""
+def free_name(prefix: str, taken: Collection[str] = ()) -> str:
+    """Return a device name that is not in use. taken: names that are promised already."""
     number = 0
-    while Path(f"/sys/class/net/{prefix}{number}").exists():
+    while f"{prefix}{number}" in taken or Path(f"/sys/class/net/{prefix}{number}").exists():
         number += 1
     return f"{prefix}{number}"
 

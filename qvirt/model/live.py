@@ -13,6 +13,9 @@ from qvirt.model.devices.graphics import Graphics
 from qvirt.model.devices.interface import Interface
 from qvirt.model.domain import Domain
 
+#: for `format_domain`, beside libvirt's: as the status file has it, what was asked and what was given apart
+STATUS = 1 << 24
+
 #: how names of host interfaces begin that libvirt makes for one run
 GENERATED_TAPS = ("vnet", "macvtap", "macvlan")
 #: the folder of one run in the socket of a channel that names none
@@ -32,6 +35,22 @@ def format_domain(domain: Domain, flags: int = 0) -> str:
         if migratable:
             leave_out_implied(domain)
         secrets = _with_secrets(domain) if secrets else []
+    elif not flags & STATUS and any(interface.actual is not None for interface in _interfaces(domain)):
+        shown_interfaces = domain.devices.interfaces
+        try:
+            domain.devices.interfaces = [interface.plugged() for interface in shown_interfaces]
+            return _write(domain, secrets)
+        finally:
+            domain.devices.interfaces = shown_interfaces
+    return _write(domain, secrets)
+
+
+def _interfaces(domain: Domain) -> list[Interface]:
+    found: list[Interface] = domain.devices.__dict__.get("interfaces", [])
+    return found
+
+
+def _write(domain: Domain, secrets: list[Graphics]) -> str:
     if not secrets:
         return domain.to_xml()
     shown = domain.devices.graphics
@@ -107,6 +126,7 @@ def forget_live(dev: Device) -> None:
                 dev.port = -1 if dev.type == "vnc" else None
                 dev.tls_port = None
         case Interface():
+            dev.unplug()
             target = dev.__dict__.get("target")
             if target is not None and (target.dev or "").startswith(GENERATED_TAPS):
                 target.dev = None

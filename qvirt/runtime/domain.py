@@ -24,7 +24,7 @@ from qvirt.constants import (
 from qvirt.errors import InternalError, NoDomain, OperationInvalid, OperationUnsupported
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_domain
-from qvirt.model.live import format_domain
+from qvirt.model.live import STATUS, format_domain
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
@@ -282,7 +282,7 @@ class Domain:
             state=self.state,
             reason=self.reason,
             stage=running.stage,
-            xml=running.text(DomainXMLFlags.SECURE),
+            xml=running.text(DomainXMLFlags.SECURE | STATUS),
             inactive_xml="" if self.persistent else self._text,
             monitor=running.monitor_path,
             pid=running.pid,

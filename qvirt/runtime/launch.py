@@ -1,4 +1,4 @@
-"""What a start makes on the host before QEMU runs: folders, key, ports, taps, owners, sockets.
+"""What a start makes on the host before QEMU runs: folders, key, ports, owners, sockets.
 
 Everything is written into the footprint first, and the footprint to disk, so that whoever comes after a
 crash at any point can take it away.
@@ -14,22 +14,20 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+from qvirt.drivers.network import plug
 from qvirt.errors import (
-    ConfigUnsupported,
     InternalError,
-    NoNetwork,
     NoSecret,
     OperationFailed,
     QvirtError,
     SystemError_,
 )
-from qvirt.host import links, taps
+from qvirt.host import links
 from qvirt.host.config import QemuUser
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
 from qvirt.host.ports import PortAllocator
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
-from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Launch
 from qvirt.qemu.devices.base import (
@@ -37,7 +35,6 @@ from qvirt.qemu.devices.base import (
     FileResource,
     ListenResource,
     Resource,
-    TapResource,
     handler,
 )
 from qvirt.qemu.sealing import BLOCK, KEY_SIZE, seal
@@ -112,7 +109,6 @@ class Plan(Record, frozen=False):
     files: list[FileResource] = field(default_factory=list)
     plain_files: list[dac.Wanted] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-    taps: list[TapResource] = field(default_factory=list)
     listeners: list[ListenResource] = field(default_factory=list)
     nvram: tuple[str, str | None] | None = None
     overlays: list[Overlay] = field(default_factory=list)
@@ -122,8 +118,6 @@ def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     """Ask the devices and the firmware what they need of the host. Raises what cannot be had at all."""
     prepare_domain(definition, ctx)
     plan = Plan(folders=directories(definition, ctx), overlays=made)
-    for interface in definition.devices.interfaces:
-        check_interface(interface)
     for device in definition.devices.all():
         handler(device).prepare(device, ctx)
         for resource in handler(device).resources(device, ctx):
@@ -147,17 +141,8 @@ def _take(plan: Plan, resource: Resource) -> None:
             plan.files.append(resource)
         case DirectoryResource():
             plan.folders.append(resource.path)
-        case TapResource():
-            plan.taps.append(resource)
         case ListenResource():
             plan.listeners.append(resource)
-
-
-def check_interface(interface: Interface) -> None:
-    """Refuse a virtual network, as there is none yet. Raises NoNetwork."""
-    if interface.type == InterfaceType.NETWORK:
-        name = interface.source.network if interface.source is not None else None
-        raise NoNetwork(f"no network with matching name '{name}'")
 
 
 # --------------------------------------------------------------------------- files
@@ -413,106 +398,7 @@ def release_ports(plan: PortPlan) -> None:
     plan.taken.clear()
 
 
-# ----------------------------------------------------------------------- network
-
-
-def name_links(definition: Domain, plan: Plan) -> list[str]:
-    """Name the devices that outlive QEMU, so that the names are on disk before the devices are made."""
-    wanted = {id(resource.origin) for resource in plan.taps}
-    names: list[str] = []
-    for interface in definition.devices.interfaces:
-        if interface.type == InterfaceType.DIRECT and id(interface) in wanted:
-            interface.target.dev = interface.target.dev or links.free_name("macvtap")
-            names.append(interface.target.dev)
-    return names
-
-
-def make_taps(definition: Domain, plan: Plan, descriptors: Descriptors) -> None:
-    """Make the interfaces' devices and hand over their descriptors. Blocking; raises SystemError_."""
-    wanted = {id(resource.origin): resource for resource in plan.taps}
-    for interface in definition.devices.interfaces:
-        resource = wanted.get(id(interface))
-        if resource is None:
-            continue
-        match interface.type:
-            case InterfaceType.DIRECT:
-                device = _macvtap(interface)
-                descriptors.adopt(resource.name, links.open_macvtap(device, resource.queues))
-            case InterfaceType.BRIDGE | InterfaceType.ETHERNET:
-                descriptors.adopt(resource.name, _make_tap(interface, resource))
-                _open_vhost(resource, descriptors)
-            case kind:
-                raise ConfigUnsupported(f"interface type '{kind}' cannot be started yet")
-
-
-def _make_tap(interface: Interface, resource: TapResource) -> list[int]:
-    name, fds = taps.create_tap(interface.target.dev or "vnet%d", resource.queues)
-    try:
-        _dress_tap(interface, name)
-    except BaseException:
-        for fd in fds:
-            os.close(fd)
-        raise
-    return fds
-
-
-def _open_vhost(resource: TapResource, descriptors: Descriptors) -> None:
-    """Let the kernel serve the queues, where the guest's kind allows it and the host can."""
-    if not resource.vhost:
-        return
-    for _ in range(resource.queues):
-        fd = taps.open_vhost()
-        if fd is None:
-            if resource.vhost_required:
-                raise ConfigUnsupported("vhost-net was requested for an interface, but is unavailable")
-            return
-        descriptors.adopt(resource.vhost_name, [fd])
-
-
-def _dress_tap(interface: Interface, name: str) -> None:
-    interface.target.dev = name
-    size = interface.mtu.size
-    if interface.type == InterfaceType.BRIDGE:
-        bridge = (interface.source.bridge if interface.source is not None else None) or ""
-        taps.set_mac(name, taps.tap_mac(interface.mac.address or "fe:00:00:00:00:00"))
-        taps.set_mtu(name, size or taps.mtu(bridge))
-        taps.add_to_bridge(bridge, name)
-    elif size:
-        taps.set_mtu(name, size)
-    if interface.script is not None and interface.script.path:
-        links.run_script(interface.script.path, name)
-    taps.set_up(name, interface.link.state != "down")
-    source = interface.source
-    for ip in source.ips if source is not None else ():
-        links.add_address(name, ip.address or "", ip.prefix, ip.peer)
-    for route in source.routes if source is not None else ():
-        links.add_route(name, route.target, route.gateway or "", route.metric)
-
-
-def _macvtap(interface: Interface) -> str:
-    source = interface.source
-    return links.make_macvtap(
-        (source.dev if source is not None else None) or "",
-        (source.mode if source is not None else None) or "vepa",
-        interface.mac.address or "",
-        interface.target.dev or "",
-    )
-
-
 # ------------------------------------------------------------------------- undoing
-
-
-def run_downscripts(interfaces: Iterable[Interface]) -> list[str]:
-    """Run the users' own programs for taps that are gone; returns what failed. Blocking."""
-    failures: list[str] = []
-    for interface in interfaces:
-        if interface.downscript is None or not interface.downscript.path or not interface.target.dev:
-            continue
-        try:
-            links.run_script(interface.downscript.path, interface.target.dev)
-        except QvirtError as error:
-            failures.append(str(error))
-    return failures
 
 
 def sweep(footprint: Footprint, keep_below: Iterable[str]) -> list[str]:
@@ -529,6 +415,9 @@ def sweep(footprint: Footprint, keep_below: Iterable[str]) -> list[str]:
 
     for name in footprint.links:
         links.remove_link(name)
+    for name, mac in footprint.macs.items():
+        if mac:
+            failures += plug.give_mac_back(name, mac)
     for owner in reversed(footprint.owners):
         if owner.uid < 0:
             continue

@@ -32,7 +32,7 @@ from qvirt.qemu.switches import CommandLine
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event, Json
-from qvirt.runtime import launch, live, monitor_events
+from qvirt.runtime import interfaces, launch, live, monitor_events
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Limits, Process
@@ -145,11 +145,12 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         _label(definition, user)
         running.folder = ctx.domain_dir
         running.monitor_path = f"{ctx.domain_dir}/monitor.sock"
-        plan = launch.survey(definition, ctx, made)
         mark = running.footprint
-        mark.links = launch.name_links(definition, plan)
+        for interface in definition.devices.interfaces:
+            await interfaces.reserve(domain, running, interface)
+        plan = launch.survey(definition, ctx, made)
         mark.folders = [running.folder, *dict.fromkeys(plan.folders)]
-        mark.files = [
+        mark.files += [
             str(hv.paths.pidfile(domain.name)),
             *(wanted.path for wanted in plan.listeners),
             *(overlay.path for overlay in made),
@@ -163,9 +164,10 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         hv.checkpoint("checked")
         await domain.save_status(then=partial(_make, hv, plan, running, descriptors.master_key, reset_nvram))
         hv.checkpoint("host prepared")
-        if plan.taps:
-            make = partial(launch.make_taps, definition, plan, descriptors)
-            await hv.files.run(f"interfaces of '{domain.name}'", make)
+        for interface in definition.devices.interfaces:
+            with await interfaces.connect(domain, running, interface) as connection:
+                for name, fds in connection.take().items():
+                    descriptors.adopt(name, fds)
         if plan.listeners:
             bind = partial(launch.make_listeners, plan, descriptors, user)
             await hv.files.run(f"sockets of '{domain.name}'", bind)
@@ -546,6 +548,8 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
     """Remove what the run has left; the status file goes last, so that a crash here is made good later."""
     hv = domain.hypervisor
     await domain.settle_writes()
+    for interface in running.definition.devices.interfaces:
+        await interfaces.disconnect(domain, running, interface)
     for port in running.footprint.ports:
         hv.display_ports.release(port)
         hv.websocket_ports.release(port)
@@ -557,7 +561,6 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
                 DomainLog.append(hv.paths.logfile(domain.name), f"shutting down, reason={word}")
         except OSError as error:
             failures.append(f"cannot write the log: {error.strerror}")
-        failures += launch.run_downscripts(running.definition.devices.interfaces)
         failures += launch.sweep(running.footprint, hv.own_folders)
         with contextlib.suppress(FileNotFoundError):
             hv.paths.status(domain.name).unlink()

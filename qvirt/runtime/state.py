@@ -84,6 +84,7 @@ class Footprint(Record, frozen=False):
 
     folders: removed with what is in them. files: removed. ports: TCP ports taken from the allocator.
     owners: given back in reverse order. links: network devices that outlive QEMU (macvtap), removed.
+    macs: devices of the host that have a guest's MAC address meanwhile, and their own.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -91,6 +92,7 @@ class Footprint(Record, frozen=False):
     ports: list[int] = field(default_factory=list)
     owners: list[Owner] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    macs: dict[str, str] = field(default_factory=dict)
 
 
 class Status(Record, frozen=False):
@@ -152,6 +154,9 @@ class Status(Record, frozen=False):
         out += [f"    <port number='{port}'/>\n" for port in mark.ports]
         out += [f"    <owner path='{escape(o.path)}' uid='{o.uid}' gid='{o.gid}'/>\n" for o in mark.owners]
         out += [f"    <link name='{escape(name)}'/>\n" for name in mark.links]
+        out += [
+            f"    <mac device='{escape(name)}' address='{escape(mac)}'/>\n" for name, mac in mark.macs.items()
+        ]
         if self.inactive_xml:
             out.append("    <inactive>\n")
             out += [f"      {line}\n" for line in self.inactive_xml.rstrip("\n").split("\n")]
@@ -237,6 +242,7 @@ def _footprint(ours: etree._Element | None) -> Footprint:
             for el in ours.iterfind("owner")
         ],
         links=[el.get("name", "") for el in ours.iterfind("link")],
+        macs={el.get("device", ""): el.get("address", "") for el in ours.iterfind("mac")},
     )
 
 

@@ -66,7 +66,7 @@ class UdpLocal(Node, tag="local"):
 #: what a source of each type may say
 _SOCKET = frozenset({"address", "port"})
 _TYPE_FIELDS: dict[str, frozenset[str]] = {
-    InterfaceType.USER: frozenset({"ips", "routes"}),
+    InterfaceType.USER: frozenset({"dev", "ips", "routes"}),
     InterfaceType.ETHERNET: frozenset({"ips", "routes"}),
     InterfaceType.VHOSTUSER: frozenset({"type", "path", "mode", "reconnect"}),
     InterfaceType.SERVER: _SOCKET,
@@ -103,6 +103,10 @@ class InterfaceSource(Node, tag="source"):
 
     network: str | None = attr(string)
     portgroup: str | None = attr(string)
+    switchid: str | None = attr(uuid)
+    portid: str | None = attr(string)
+    portgroupid: str | None = attr(string)
+    connectionid: str | None = attr(string)
     bridge: str | None = attr(string)
     dev: str | None = attr(string)
     type: str | None = attr(string)
@@ -111,10 +115,6 @@ class InterfaceSource(Node, tag="source"):
     name: str | None = attr(string)
     address: str | None = attr(string)
     port: int | None = attr(integer)
-    switchid: str | None = attr(uuid)
-    portid: str | None = attr(string)
-    portgroupid: str | None = attr(string)
-    connectionid: str | None = attr(string)
     reconnect: Reconnect | None = child(Reconnect)
     local: UdpLocal | None = child(UdpLocal)
     ips: list[IpAddress] = children(IpAddress)
@@ -217,10 +217,7 @@ class InterfaceDriver(VirtioDriver, tag="driver"):
 
 
 class InterfaceBackend(Node, tag="backend"):
-    """Other device nodes for tap and vhost-net.
-
-    libvirt 9.0 documents ``type='passt'`` and refuses it with this sentence; so do we, until there is one.
-    """
+    """Who does the networking of a ``user`` interface; other device nodes for tap and vhost-net."""
 
     type: str | None = attr(string)
     tap: str | None = attr(string)
@@ -228,7 +225,7 @@ class InterfaceBackend(Node, tag="backend"):
     log_file: str | None = attr(string, "logFile")
 
     def check(self) -> None:
-        if self.type is not None:
+        if self.type not in (None, "passt"):
             raise XmlError(f"Invalid value for attribute 'type' in element 'backend': '{self.type}'.")
 
 
@@ -307,6 +304,36 @@ class Coalesce(Node, tag="coalesce"):
     rx: CoalesceRx = part(CoalesceRx)
 
 
+class ActualSource(Node, tag="source"):
+    """The bridge, or the device and mode, a network has given an interface."""
+
+    bridge: str | None = attr(string)
+    dev: str | None = attr(string)
+    mode: str | None = attr(string)
+
+
+class ActualTraffic(Node, tag="class"):
+    """The class of the bridge's traffic control that guarantees an interface its floor."""
+
+    id: int | None = attr(uint, omit=0)
+
+
+class Actual(Node, tag="actual"):
+    """``<actual>``: what an interface of type ``network`` is plugged into while the guest runs.
+
+    Only status files have the element; what clients see has its content in place of the configuration's.
+    """
+
+    type: InterfaceType = attr(one_of(InterfaceType), default=InterfaceType.NETWORK)
+    trust_guest_rx_filters: bool | None = attr(yes_no, "trustGuestRxFilters")
+    source: ActualSource = part(ActualSource)
+    traffic: ActualTraffic = part(ActualTraffic)
+    vlan: Vlan | None = child(Vlan)
+    virtualport: VirtualPort | None = child(VirtualPort)
+    bandwidth: Bandwidth | None = child(Bandwidth)
+    port: PortOptions = part(PortOptions)
+
+
 class Interface(Device, tag="interface"):
     """``<interface>``: a network card and what it is plugged into."""
 
@@ -315,6 +342,7 @@ class Interface(Device, tag="interface"):
     trust_guest_rx_filters: bool | None = attr(yes_no, "trustGuestRxFilters")
     mac: Mac = part(Mac)
     source: InterfaceSource | None = child(InterfaceSource)
+    actual: Actual | None = child(Actual)
     vlan: Vlan | None = child(Vlan)
     virtualport: VirtualPort | None = child(VirtualPort)
     bandwidth: Bandwidth | None = child(Bandwidth)
@@ -366,6 +394,8 @@ class Interface(Device, tag="interface"):
                 raise XmlError(f"interface type='{self.type}' requires a 'source' element")
             return
         self.source.keep(self.type)
+        if self.type == InterfaceType.USER and not self.uses_passt:
+            self.source.dev = None
         if self.source.is_empty():
             self.source = None
         if self.type == InterfaceType.HOSTDEV and (self.source is None or self.source.host_address is None):
@@ -389,7 +419,48 @@ class Interface(Device, tag="interface"):
     @property
     def uses_tap(self) -> bool:
         """Tell whether the host end is a tap (or macvtap) of the host."""
-        return self.type in TAP_TYPES
+        return self.actual_type in TAP_TYPES
+
+    @property
+    def actual_type(self) -> InterfaceType:
+        """What it is plugged into: for a network that has given it something, that."""
+        return self.actual.type if self.actual is not None else self.type
+
+    @property
+    def uses_passt(self) -> bool:
+        """Tell whether a passt of its own does its networking."""
+        return self.type == InterfaceType.USER and self.backend.type == "passt"
+
+    def plugged(self) -> "Interface":
+        """Return the interface as it is plugged in, which is how a running domain's document shows it.
+
+        What a network has given it stands in place of what was asked for; without that it is the interface.
+        """
+        actual = self.actual
+        if actual is None:
+            return self
+        twin = self.copy()
+        twin.actual = None
+        twin.type = actual.type
+        twin.trust_guest_rx_filters = actual.trust_guest_rx_filters
+        asked = self.source or InterfaceSource()
+        twin.source = InterfaceSource(
+            network=asked.network,
+            portgroup=asked.portgroup,
+            portid=asked.portid,
+            bridge=actual.source.bridge,
+            dev=actual.source.dev,
+            mode=actual.source.mode,
+        )
+        twin.vlan, twin.virtualport, twin.bandwidth = actual.vlan, actual.virtualport, actual.bandwidth
+        twin.port = actual.port
+        return twin
+
+    def unplug(self) -> None:
+        """Forget what a network has given it."""
+        self.actual = None
+        if self.type == InterfaceType.NETWORK and self.source is not None:
+            self.source.portid = self.source.bridge = None
 
     def write_body(self, out: list[str], indent: str) -> None:
         # a passed-through card is written like a <hostdev>: its driver stands before the source

@@ -90,44 +90,28 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
 
     def prepare(self, dev: Interface, ctx: BuildContext) -> None:
         _check_backend(dev)
-        port = dev.virtualport.type if dev.virtualport is not None else None
-        if dev.vlan is not None and port != "openvswitch" and dev.type != InterfaceType.HOSTDEV:
+        if dev.filterref is not None:
             raise ConfigUnsupported(
-                f"an interface of type '{dev.type}' is requesting a vlan tag, but that is not supported for "
-                "this type of connection"
+                f"interface {dev.mac.address} asks for network filter '{dev.filterref.filter}', and there "
+                "are no network filters here; remove <filterref> to start"
             )
-        for said, element in (
-            (dev.filterref is not None, "filterref"),
-            (dev.virtualport is not None, "virtualport"),
-            (dev.bandwidth is not None, "bandwidth"),
-            (dev.port.isolated, "port"),
-            (dev.coalesce.rx.frames.max, "coalesce"),
-            (not dev.backend.is_empty(), "backend"),
-        ):
-            if said:
-                raise ConfigUnsupported(
-                    f"interface {dev.mac.address} cannot be started yet with <{element}>; remove it to start"
-                )
+        if dev.actual_type == InterfaceType.HOSTDEV:
+            raise ConfigUnsupported(
+                f"interface {dev.mac.address} of type 'hostdev': passing a card's function through to a "
+                "guest is not supported yet"
+            )
 
     def resources(self, dev: Interface, ctx: Context) -> Iterable[Resource]:
         source = dev.source
         if dev.uses_tap:
-            # libvirt uses the kernel's help only for guests that run in the kernel too
-            vhost = dev.is_virtio and dev.driver.name != "qemu" and ctx.domain.type == "kvm"
-            yield TapResource(
-                dev,
-                str(dev.alias.name),
-                queues=queues(dev),
-                vhost=vhost,
-                vhost_required=vhost and dev.driver.name == "vhost",
-            )
+            yield wanted_tap(dev, kvm=ctx.domain.type == "kvm")
         elif dev.type == InterfaceType.VHOSTUSER and source is not None and source.path is not None:
             yield FileResource(dev, source.path, shared=True, create=source.mode == "server", relabel=False)
         elif dev.type == InterfaceType.VDPA and source is not None and source.dev is not None:
             yield FileResource(dev, source.dev, relabel=False)
 
     def switches(self, dev: Interface, ctx: BuildContext) -> Iterator[Switch]:
-        if dev.type == InterfaceType.HOSTDEV:
+        if dev.actual_type == InterfaceType.HOSTDEV:
             raise ConfigUnsupported(f"interface {dev.mac.address} of type 'hostdev' cannot be started yet")
         yield from self.backend(dev, ctx)
         yield Device(device_props(dev, ctx), origin=dev)
@@ -158,6 +142,21 @@ def native(dev: Interface) -> Interface:
         plain.model.type = "virtio"
     plain.script = dev.script
     return plain
+
+
+def wanted_tap(dev: Interface, *, kvm: bool) -> TapResource:
+    """Return what an interface with a tap needs of the host. kvm: whether the guest runs in the kernel.
+
+    libvirt uses the kernel's help only for guests that run in the kernel, too.
+    """
+    vhost = kvm and dev.is_virtio and dev.driver.name != "qemu"
+    return TapResource(
+        dev,
+        str(dev.alias.name),
+        queues=queues(dev),
+        vhost=vhost,
+        vhost_required=vhost and dev.driver.name == "vhost",
+    )
 
 
 def netdev_id(dev: Interface) -> str:
@@ -238,7 +237,15 @@ def _descriptors(name: str, fds: list[int]) -> Props:
     return {name: str(fds[0])} if len(fds) == 1 else {f"{name}s": ":".join(map(str, fds))}
 
 
+def passt_socket(run: str, id: int, domain: str, dev: Interface) -> str:
+    """Return where the passt of an interface listens. run: the folder of all of them."""
+    return f"{run}/{id}-{domain[:20]}-{dev.alias.name}.socket"
+
+
 def _user(dev: Interface, ctx: BuildContext) -> Props:
+    if dev.uses_passt:
+        path = passt_socket(f"{ctx.dirs.run}/passt", ctx.launch.id, ctx.domain.name, dev)
+        return {"type": "stream", "addr": {"type": "unix", "path": path}, "server": False}
     props: Props = {"type": "user"}
     for ip in dev.ips:
         if ip.family == "ipv6":
@@ -319,8 +326,7 @@ def _check_backend(dev: Interface) -> None:
 
 def _forget_live(dev: Interface) -> None:
     """Drop what only the XML of a running domain says."""
-    if dev.source is not None and dev.type == InterfaceType.NETWORK:
-        dev.source.bridge = dev.source.portid = None
+    dev.unplug()
     if dev.target.managed is not False and (dev.target.dev or "").startswith(_GENERATED_NAMES):
         dev.target.dev = None
     dev.guest.actual = None
@@ -371,6 +377,16 @@ def _check_queue_sizes(driver: InterfaceDriver, dev: Interface) -> None:
 
 def _check_host_side(dev: Interface) -> None:
     kind = dev.type
+    if not dev.uses_passt:
+        if dev.port_forwards:
+            raise ConfigUnsupported(
+                "The <portForward> element can only be used with <interface type='user'> and its "
+                "'passt' backend"
+            )
+        if dev.backend.type == "passt":
+            raise ConfigUnsupported("The 'passt' backend can only be used with interface type='user'")
+        if dev.backend.log_file:
+            raise ConfigUnsupported("The logFile attribute is only supported with the 'passt' backend")
     if dev.type not in (InterfaceType.USER, InterfaceType.HOSTDEV) and (dev.ips or dev.routes):
         raise ConfigUnsupported(
             "Invalid attempt to set network interface guest-side IP route and/or address info, "
@@ -387,7 +403,11 @@ def _check_host_side(dev: Interface) -> None:
             f"of type '{kind}'. This is only supported on interfaces of type 'ethernet'"
         )
     taps = (InterfaceType.NETWORK, InterfaceType.BRIDGE, InterfaceType.ETHERNET, InterfaceType.DIRECT)
-    if dev.mtu.size and kind not in (*taps, InterfaceType.VHOSTUSER, InterfaceType.VDPA):
+    if (
+        dev.mtu.size
+        and kind not in (*taps, InterfaceType.VHOSTUSER, InterfaceType.VDPA)
+        and not dev.uses_passt
+    ):
         raise ConfigUnsupported(f"setting MTU on interface type {kind} is not supported yet")
     if dev.coalesce.rx.frames.max and kind not in taps:
         raise ConfigUnsupported(f"coalesce settings on interface type {kind} are not supported")

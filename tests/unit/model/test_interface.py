@@ -15,7 +15,7 @@ def written(text: str) -> str:
 
 
 SOURCES = {
-    "network": "<source network='n' portgroup='g' bridge='b' portid='p'/>",
+    "network": "<source network='n' portgroup='g' portid='p' bridge='b'/>",
     "bridge": "<source bridge='b'/>",
     "direct": "<source dev='d' mode='bridge'/>",
     "internal": "<source name='x'/>",

@@ -1,0 +1,1 @@
+"""Drivers beside the domains: virtual networks."""
