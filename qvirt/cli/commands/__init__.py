@@ -3,7 +3,7 @@
 from typing import Final
 
 from qvirt.cli.command import Command
-from qvirt.cli.commands import console, event, host, lifecycle, monitor
+from qvirt.cli.commands import console, event, host, lifecycle, monitor, network
 
 COMMANDS: Final[tuple[Command, ...]] = (
     *monitor.COMMANDS,
@@ -11,4 +11,5 @@ COMMANDS: Final[tuple[Command, ...]] = (
     *console.COMMANDS,
     *event.COMMANDS,
     *host.COMMANDS,
+    *network.COMMANDS,
 )
