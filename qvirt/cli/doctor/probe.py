@@ -29,6 +29,8 @@ HOSTNAME: Final = "qvirt-net-doctor"
 #: seconds to wait for one answer, and how often a request is sent
 WAIT: Final = 2.0
 TRIES: Final = 3
+#: a bridge that looks for loops lets nothing through for up to 30 s; with the usual settings for 4
+FIRST_TRIES: Final = 8
 
 
 def main() -> int:
@@ -108,7 +110,7 @@ class _Link:
     def _ask(self, kind: int, wanted: tuple[int, ...], xid: int, more: dict[int, bytes]) -> DhcpAnswer | None:
         options = {12: HOSTNAME.encode(), 55: bytes((1, 3, 6, 15, 51, 54)), **more}
         message = packets.dhcp_frame(kind, self._mac, xid, options)
-        for _ in range(TRIES):
+        for _ in range(FIRST_TRIES if kind == packets.DISCOVER else TRIES):
             with contextlib.suppress(OSError):  # the cable may still be coming up
                 self._socket.send(message)
             for data in _received(self._socket, WAIT):
