@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 #: seconds; how long a test waits for something that should come at once
@@ -27,10 +27,12 @@ def wait_until(happened: Callable[[], object], what: str, patience: float = PATI
 class Daemon:
     """``qvirtd --root DIR`` in the foreground.
 
-    root: its tree. Short, because socket paths hold 107 bytes.
+    root: its tree. Short, because socket paths hold 107 bytes. prefix: words before the command, which go
+    over into it (``ip netns exec NAME``, ``setpriv ...``).
     """
 
-    def __init__(self, root: Path, *options: str) -> None:
+    def __init__(self, root: Path, *options: str, prefix: Sequence[str] = ()) -> None:
+        self.prefix = tuple(prefix)
         self.root = root
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
@@ -52,7 +54,11 @@ class Daemon:
         """Start, and wait until it takes connections."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "qvirt.daemon.main", "--root", str(self.root), *self.options],
+                [
+                    *self.prefix,
+                    *(sys.executable, "-m", "qvirt.daemon.main", "--root", str(self.root)),
+                    *self.options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -172,9 +178,9 @@ def make_root() -> Path:
 
 
 @contextlib.contextmanager
-def running_daemon(*options: str) -> Iterator[Daemon]:
+def running_daemon(*options: str, prefix: Sequence[str] = ()) -> Iterator[Daemon]:
     """Run a private daemon for a block, and leave nothing of it behind."""
-    daemon = Daemon(make_root(), *options)
+    daemon = Daemon(make_root(), *options, prefix=prefix)
     try:
         yield daemon.start()
     finally:
