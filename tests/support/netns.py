@@ -31,6 +31,22 @@ class Namespace:
             raise AssertionError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
         return done
 
+    @contextlib.contextmanager
+    def start(self, *words: str) -> "Iterator[subprocess.Popen[str]]":
+        """Let a command run in it for a block."""
+        process = subprocess.Popen(
+            [*self.prefix, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
     def ip(self, *words: str) -> str:
         """Run ip in it and return what it prints."""
         return self.run("ip", *words).stdout

@@ -33,17 +33,11 @@ def traces(run: str, id: int, domain: str, interface: Interface) -> list[str]:
 
 
 def command(socket: str, interface: Interface) -> list[str]:
-    """Return passt's command line for an interface, as libvirt words it."""
-    words = [
-        PROGRAM,
-        "--one-off",
-        "--socket",
-        socket,
-        "--mac-addr",
-        interface.mac.address or "",
-        "--pid",
-        _pidfile(socket),
-    ]
+    """Return passt's command line for an interface, as libvirt words it.
+
+    Without the ``--mac-addr`` of libvirt 9.0: that is passt's own address, which must not be the guest's.
+    """
+    words = [PROGRAM, "--one-off", "--socket", socket, "--pid", _pidfile(socket)]
     if interface.mtu.size:
         words += ["--mtu", str(interface.mtu.size)]
     if interface.source is not None and interface.source.dev:
