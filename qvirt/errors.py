@@ -217,6 +217,14 @@ class NoNetwork(QvirtError):
     default_domain = ErrorDomain.NETWORK
 
 
+class NoNetworkPort(QvirtError):
+    """No such port of a network."""
+
+    code = ErrorNumber.NO_NETWORK_PORT
+    template = "network port not found: %s"
+    default_domain = ErrorDomain.NETWORK
+
+
 class NoStoragePool(QvirtError):
     """No such storage pool."""
 

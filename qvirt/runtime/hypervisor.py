@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Self
 
 from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, ErrorDomain
+from qvirt.drivers.network.ports import Networks
 from qvirt.errors import InternalError, NoDomain, OperationFailed, OperationInvalid, QvirtError
 from qvirt.host.config import QemuConfig, QemuUser, read_config
 from qvirt.host.ports import PortAllocator
@@ -21,7 +22,7 @@ from qvirt.qemu.context import Launch
 from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.qemu.names import assign_aliases
 from qvirt.record import replace
-from qvirt.runtime import lifecycle, recover, stats
+from qvirt.runtime import interfaces, lifecycle, recover, stats
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.domainlog import DomainLog
@@ -142,6 +143,8 @@ class Hypervisor:
         self.cpus_seen: dict[tuple[object, ...], tuple[EmulatorCaps, CpuSeen]] = {}
         self.display_ports = PortAllocator("display", *config.display_ports)
         self.websocket_ports = PortAllocator("webSocket", *config.websocket_ports)
+        #: the virtual networks that interfaces are plugged into; None where there are none
+        self.networks: Networks | None = None
         self.closing = False
         #: seconds from the word to go until a QEMU must have answered on its monitor
         self.start_deadline = 60.0
@@ -180,6 +183,7 @@ class Hypervisor:
             make_folders(paths, (self.user.uid, self.user.gid) if self.user is not None else None)
             await recover.load_definitions(self)
             await recover.reconnect_all(self)
+            await interfaces.settle_ports(self)
             if autostart:
                 self.background(recover.autostart_all(self), "autostart")
         except BaseException:

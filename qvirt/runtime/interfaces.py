@@ -10,10 +10,12 @@ interface that was not reserved does both by itself.
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
-from qvirt.drivers.network import passt, plug
+from qvirt.drivers.network import passt, plug, ports
 from qvirt.drivers.network.plug import Connection
 from qvirt.errors import NoNetwork, QvirtError
 from qvirt.host import links, nic
@@ -23,6 +25,7 @@ from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
+    from qvirt.runtime.hypervisor import Hypervisor
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +39,7 @@ async def reserve(domain: "Domain", running: Running, interface: Interface) -> N
     Raises NoNetwork, OperationInvalid and the like where its network will not have it.
     """
     if interface.type == InterfaceType.NETWORK:
-        name = interface.source.network if interface.source is not None else None
-        raise NoNetwork(f"no network with matching name '{name}'")
+        await _take_port(domain, interface)
     mark = running.footprint
     if plug.outlives_qemu(interface):
         taken = set(mark.links)
@@ -48,6 +50,92 @@ async def reserve(domain: "Domain", running: Running, interface: Interface) -> N
             mark.macs[lower] = await domain.hypervisor.files.run(f"MAC of '{lower}'", partial(_mac, lower))
     if interface.uses_passt:
         mark.files += passt.traces(_passt_folder(domain), running.id, domain.name, interface)
+
+
+async def _take_port(domain: "Domain", interface: Interface) -> None:
+    """Get an interface a port of its network. The port is in the book before its file is written."""
+    hv = domain.hypervisor
+    name = _network_of(interface)
+    if hv.networks is None:
+        raise NoNetwork(f"no network with matching name '{name}'")
+    book = hv.networks.ports
+    network = ports.read_network(hv.networks.live_document(name))
+    port = ports.allocate(network, interface, str(uuid4()), (domain.name, domain.uuid), book.used(name))
+    book.enter(name, port)
+    ports.plug_in(interface, port)
+    await hv.files.run(f"network port of '{domain.name}'", partial(book.write, name, port))
+
+
+async def _leave_port(domain: "Domain", interface: Interface) -> None:
+    """Give an interface's port back to its network."""
+    hv = domain.hypervisor
+    uuid = interface.source.portid if interface.source is not None else None
+    if hv.networks is None or interface.type != InterfaceType.NETWORK or uuid is None:
+        return
+    name, book = _network_of(interface), hv.networks.ports
+    book.strike(name, uuid)
+    try:
+        await hv.files.run(f"network port of '{domain.name}'", partial(book.erase, name, uuid))
+    except (QvirtError, OSError) as error:
+        log.error("domain '%s': network '%s': port %s: %s", domain.name, name, uuid, error)
+
+
+def _network_of(interface: Interface) -> str:
+    return (interface.source.network if interface.source is not None else None) or ""
+
+
+def _on_networks(hv: "Hypervisor") -> Iterator[tuple["Domain", Running, Interface]]:
+    """Yield the interfaces of running domains that are plugged into networks."""
+    for domain in hv.domains:
+        running = domain.running
+        if running is None or running.finishing:
+            continue
+        for interface in running.definition.devices.interfaces:
+            if interface.type == InterfaceType.NETWORK and interface.actual is not None:
+                yield domain, running, interface
+
+
+async def settle_ports(hv: "Hypervisor") -> None:
+    """Bring the book of ports and the running domains together, after both were found again.
+
+    A port whose guest has gone is given back; one that its guest has and the book has not is entered again.
+    """
+    if hv.networks is None:
+        return
+    book = hv.networks.ports
+    alive: set[str] = set()
+    for domain, _, interface in _on_networks(hv):
+        port = ports.port_of(interface, (domain.name, domain.uuid))
+        alive.add(str(port.uuid))
+        name = _network_of(interface)
+        if port.uuid not in {known.uuid for known in book.of(name)}:
+            book.enter(name, port)
+            await hv.files.run(f"network port of '{domain.name}'", partial(book.write, name, port))
+    for name, uuid in book.strays(alive):
+        book.strike(name, uuid)
+        await hv.files.run(f"network port of '{name}'", partial(book.erase, name, uuid))
+
+
+async def plug_again(hv: "Hypervisor", network: str) -> None:
+    """Put the taps of running guests into a network's bridge, which has been made anew.
+
+    Called when a network was started, and when the daemon has found everything again. What fails is logged:
+    the network is up, even if a guest is not on it.
+    """
+    for domain, _, interface in _on_networks(hv):
+        if _network_of(interface) != network:
+            continue
+        try:
+            again = await hv.files.run(f"interfaces of '{domain.name}'", partial(plug.rejoin, interface))
+        except QvirtError as error:
+            log.error(
+                "domain '%s': cannot plug '%s' into network '%s' again: %s",
+                *(domain.name, interface.target.dev, network, error),
+            )
+        else:
+            if again:
+                log.info("domain '%s': '%s' is plugged into '%s' again",
+                         domain.name, interface.target.dev, network)  # fmt: skip
 
 
 def _mac(lower: str) -> str:
@@ -106,6 +194,7 @@ async def disconnect(domain: "Domain", running: Running, interface: Interface) -
         lower = plug.lower_device(interface)
         if lower is not None:
             mark.macs.pop(lower, None)
+    await _leave_port(domain, interface)
     interface.unplug()
     if not running.finishing:
         domain.save_soon()
@@ -122,6 +211,10 @@ def _undo(folder: str, id: int, name: str, interface: Interface, macs: dict[str,
 
 
 def _is_reserved(running: Running, interface: Interface) -> bool:
+    if interface.type == InterfaceType.NETWORK and interface.actual is None:
+        return False
+    if interface.uses_passt:
+        return any(f"-{interface.alias.name}.socket" in path for path in running.footprint.files)
     if plug.outlives_qemu(interface):
         return interface.target.dev in running.footprint.links
     return True

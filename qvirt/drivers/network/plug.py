@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from qvirt.drivers.network import switchport
+from qvirt.drivers.network import shaping, switchport
 from qvirt.errors import ConfigUnsupported, QvirtError, SystemError_
 from qvirt.host import links, nic, taps
 from qvirt.model.devices.interface import Interface, InterfaceSource, InterfaceType
@@ -98,7 +98,7 @@ def plug(interface: Interface, wanted: TapResource, connection: Connection) -> N
     else:
         raise ConfigUnsupported(f"interface type '{plugged.type}' is not plugged in by a device of the host")
     _vhost(wanted, connection)
-    _settings(interface)
+    _settings(interface, plugged)
 
 
 def unplug(interface: Interface) -> list[str]:
@@ -143,7 +143,6 @@ def rejoin(interface: Interface) -> bool:
         return False
     _join(plugged, name)
     taps.set_up(name, interface.link.state != "down")
-    _settings(interface)
     return True
 
 
@@ -263,9 +262,11 @@ def _macvtap(interface: Interface, plugged: Interface, count: int) -> list[int]:
 # ----------------------------------------------------------------------- settings
 
 
-def _settings(interface: Interface) -> None:
-    """Give a device what may also be changed while the guest runs: coalescing."""
+def _settings(interface: Interface, plugged: Interface) -> None:
+    """Give a device what may also be changed while the guest runs: coalescing, limits."""
     name = interface.target.dev or ""
+    if plugged.bandwidth is not None:
+        shaping.limit(name, plugged.bandwidth, swap=plugged.type == InterfaceType.DIRECT)
     frames = interface.coalesce.rx.frames.max
     if frames:
         nic.set_coalesce(name, frames)
