@@ -1,0 +1,289 @@
+"""``<network>``: the order of its children, how its text is read and written; validation is the driver's.
+
+``ip`` and DHCP are in ``network_ip``; bandwidth, VLANs and virtual ports in ``netdev``.
+"""
+
+from enum import StrEnum
+
+from lxml import etree
+
+from qvirt.errors import InternalError, NoName, QvirtError, XmlDetail, XmlError
+from qvirt.model.devices.address import PciAddress
+from qvirt.model.domain import Metadata
+from qvirt.model.netdev import Bandwidth, PortOptions, Route, VirtualPort, Vlan
+from qvirt.model.network_ip import NetworkIp
+from qvirt.xml.codecs import integer, one_of, string, uint, ulong, uuid, words, yes_no
+from qvirt.xml.document import parse
+from qvirt.xml.fields import Attr, attr, child, children, content, part, text, texts
+from qvirt.xml.node import Node, complain
+
+DNSMASQ_NAMESPACE = "http://libvirt.org/schemas/network/dnsmasq/1.0"
+
+
+class ForwardMode(StrEnum):
+    """How the guests reach the world; a network without ``<forward>`` is isolated."""
+
+    NAT = "nat"
+    ROUTE = "route"
+    OPEN = "open"
+    BRIDGE = "bridge"
+    PRIVATE = "private"
+    VEPA = "vepa"
+    PASSTHROUGH = "passthrough"
+    HOSTDEV = "hostdev"
+
+
+#: the modes in which libvirt makes the bridge itself; None is the isolated network
+BRIDGED_BY_US: frozenset[ForwardMode | None] = frozenset(
+    {None, ForwardMode.NAT, ForwardMode.ROUTE, ForwardMode.OPEN}
+)
+#: the modes whose guests have macvtap devices
+MACVTAP_MODES = frozenset(
+    {ForwardMode.PRIVATE, ForwardMode.VEPA, ForwardMode.PASSTHROUGH, ForwardMode.BRIDGE}
+)
+
+
+class ForwardDriver(Node, tag="driver"):
+    name: str | None = attr(words("kvm", "vfio", "xen", "qemu"))
+
+
+class NatAddress(Node, tag="address"):
+    """The addresses that outgoing connections appear to come from."""
+
+    start: str | None = attr(string)
+    end: str | None = attr(string)
+
+
+class NatPort(Node, tag="port"):
+    """The ports that outgoing connections appear to come from."""
+
+    start: int | None = attr(uint)
+    end: int | None = attr(uint)
+
+
+class Nat(Node, tag="nat"):
+    """``ipv6``: IPv6 is translated, too."""
+
+    ipv6: bool | None = attr(yes_no, omit=False)
+    address: NatAddress | None = child(NatAddress)
+    port: NatPort | None = child(NatPort)
+
+
+class ForwardInterface(Node, tag="interface"):
+    """A device of the host; connections: how many guests use it now."""
+
+    dev: str | None = attr(string)
+    connections: int | None = attr(uint, omit=0)
+
+
+class ForwardAddress(PciAddress, tag="address"):
+    """A PCI device of the host to pass through."""
+
+    type: str | None = attr(string)
+    connections: int | None = attr(uint, omit=0)
+
+
+class Pf(Node, tag="pf"):
+    """The physical function whose virtual functions are the pool."""
+
+    dev: str | None = attr(string)
+
+
+class Forward(Node, tag="forward"):
+    """How the guests reach the world."""
+
+    dev: str | None = attr(string)
+    mode: ForwardMode = attr(one_of(ForwardMode), default=ForwardMode.NAT)
+    managed: bool | None = attr(yes_no)
+    driver: ForwardDriver = part(ForwardDriver)
+    nat: Nat | None = child(Nat)
+    pf: Pf | None = child(Pf)
+    interfaces: list[ForwardInterface] = children(ForwardInterface)
+    addresses: list[ForwardAddress] = children(ForwardAddress)
+
+    def _bad_attr(self, el: etree._Element, field: Attr, text: str, error: ValueError) -> QvirtError:
+        if field.name == "mode":
+            return XmlError(f"Invalid value for attribute 'mode' in element 'forward': '{text}'.")
+        return super()._bad_attr(el, field, text, error)
+
+    @property
+    def devices(self) -> list[str]:
+        """The names of the host's devices, in the document's order."""
+        return [item.dev for item in self.interfaces if item.dev]
+
+
+class Bridge(Node, tag="bridge"):
+    """The bridge of the host the guests are plugged into. delay: seconds."""
+
+    name: str | None = attr(string)
+    zone: str | None = attr(string)
+    stp: str | None = attr(string)
+    delay: int | None = attr(ulong)
+    mac_table_manager: str | None = attr(words("kernel", "libvirt"), "macTableManager")
+
+
+class NetworkMtu(Node, tag="mtu"):
+    size: int | None = attr(uint, omit=0)
+
+
+class BridgeMac(Node, tag="mac"):
+    address: str | None = attr(string)
+
+
+class DnsDomain(Node, tag="domain"):
+    """The DNS domain of the guests. localOnly: names in it are never asked of others."""
+
+    name: str | None = attr(string)
+    local_only: bool | None = attr(yes_no, "localOnly")
+    register: bool | None = attr(yes_no)
+
+
+class DnsForwarder(Node, tag="forwarder"):
+    """A server that is asked, for one domain or all; without address the domain is not forwarded."""
+
+    domain: str | None = attr(string)
+    addr: str | None = attr(string)
+
+
+class DnsTxt(Node, tag="txt"):
+    name: str | None = attr(string)
+    value: str | None = attr(string)
+
+
+class DnsSrv(Node, tag="srv"):
+    service: str | None = attr(string)
+    protocol: str | None = attr(string)
+    domain: str | None = attr(string)
+    target: str | None = attr(string)
+    port: int | None = attr(uint, omit=0)
+    priority: int | None = attr(uint, omit=0)
+    weight: int | None = attr(uint, omit=0)
+
+
+class DnsHost(Node, tag="host"):
+    ip: str | None = attr(string)
+    hostnames: list[str] = texts(string, "hostname")
+
+
+class Dns(Node, tag="dns"):
+    """What dnsmasq answers."""
+
+    enable: bool | None = attr(yes_no)
+    forward_plain_names: bool | None = attr(yes_no, "forwardPlainNames")
+    forwarders: list[DnsForwarder] = children(DnsForwarder)
+    txts: list[DnsTxt] = children(DnsTxt)
+    srvs: list[DnsSrv] = children(DnsSrv)
+    hosts: list[DnsHost] = children(DnsHost)
+
+
+class PortGroup(Node, tag="portgroup"):
+    """Settings that an interface may ask for by name."""
+
+    complaints = complain({"!name": (XmlError, "Missing required name attribute in portgroup")})
+    name: str = attr(string, required=True)
+    default: bool | None = attr(yes_no, omit=False)
+    trust_guest_rx_filters: bool | None = attr(yes_no, "trustGuestRxFilters")
+    vlan: Vlan | None = child(Vlan)
+    virtualport: VirtualPort | None = child(VirtualPort)
+    bandwidth: Bandwidth | None = child(Bandwidth)
+
+
+class DnsmasqNode(Node):
+    """Base: an element of the namespace, written with the prefix ``dnsmasq:``."""
+
+    def write(self, out: list[str], indent: str = "", tag: str | None = None, force: bool = True) -> None:
+        super().write(out, indent, "dnsmasq:" + (tag or self.tag).rpartition("}")[2], force)
+
+
+class DnsmasqOption(DnsmasqNode, tag=f"{{{DNSMASQ_NAMESPACE}}}option"):
+    complaints = complain({"!value": (XmlError, "No dnsmasq options value specified")})
+    value: str = attr(string, required=True)
+
+
+class DnsmasqOptions(DnsmasqNode, tag=f"{{{DNSMASQ_NAMESPACE}}}options"):
+    """Lines appended to dnsmasq's configuration."""
+
+    options: list[DnsmasqOption] = children(DnsmasqOption)
+
+
+class Network(Node, tag="network"):
+    """A virtual network, as the user describes it."""
+
+    complaints = complain(
+        {
+            "!name": (NoName, ""),
+            "uuid": (InternalError, "malformed uuid element"),
+        }
+    )
+    connections: int | None = attr(integer, omit=0)
+    ipv6: bool | None = attr(yes_no, omit=False)
+    trust_guest_rx_filters: bool | None = attr(yes_no, "trustGuestRxFilters")
+    name: str = text(string, required=True)
+    uuid: str | None = text(uuid)
+    title: str | None = text(string)
+    description: str | None = text(string)
+    metadata: Metadata | None = child(Metadata)
+    forward: Forward | None = child(Forward)
+    bridge: Bridge | None = child(Bridge)
+    mtu: NetworkMtu = part(NetworkMtu)
+    mac: BridgeMac = part(BridgeMac)
+    domain: DnsDomain = part(DnsDomain)
+    dns: Dns = part(Dns)
+    vlan: Vlan | None = child(Vlan)
+    bandwidth: Bandwidth | None = child(Bandwidth)
+    port: PortOptions = part(PortOptions)
+    ips: list[NetworkIp] = children(NetworkIp)
+    routes: list[Route] = children(Route)
+    virtualport: VirtualPort | None = child(VirtualPort)
+    portgroups: list[PortGroup] = children(PortGroup)
+    dnsmasq: DnsmasqOptions | None = child(DnsmasqOptions)
+
+    def extra_attributes(self) -> str:
+        return f" xmlns:dnsmasq='{DNSMASQ_NAMESPACE}'" if self.dnsmasq is not None else ""
+
+    def check(self) -> None:
+        if not self.name:
+            raise NoName("")
+        if "\n" in self.name:
+            raise XmlDetail("invalid char in name: \n")
+        if "/" in self.name:
+            raise XmlError(f"name {self.name} cannot contain '/'")
+        if self.title is not None and "\n" in self.title:
+            raise XmlError("Network title can't contain newlines")
+        for name in ("title", "description"):
+            if self.__dict__.get(name) == "":
+                del self.__dict__[name]
+        if self.dnsmasq is not None and not self.dnsmasq.options:
+            self.dnsmasq = None
+
+    # ------------------------------------------------------------ using
+
+    @property
+    def mode(self) -> ForwardMode | None:
+        """How it forwards; None: not at all."""
+        return self.forward.mode if self.forward is not None else None
+
+    @property
+    def bridge_name(self) -> str | None:
+        """The bridge's name; None where there is none, or none yet."""
+        return self.bridge.name if self.bridge is not None else None
+
+    def group(self, name: str | None) -> PortGroup | None:
+        """Return the port group of a name, or the default one; None when there is none.
+
+        An interface that names no group, or one that is not there, gets the default.
+        """
+        for group in self.portgroups:
+            if group.name == name:
+                return group
+        return next((group for group in self.portgroups if group.default), None)
+
+
+def parse_network(xml: str, *, validate: bool = False) -> Network:
+    """Read a network document. Raises XmlDetail, XmlError, XmlInvalidSchema."""
+    return parse(xml, Network, "(network_definition)", validate=validate)
+
+
+def parse_live_network(xml: str) -> Network:
+    """Read the document of an active network from its status file."""
+    return parse(xml, Network, "(network_status)")

@@ -1,0 +1,166 @@
+"""``<ip>`` of a network: its address, and what DHCP and TFTP serve there."""
+
+import ipaddress
+
+from qvirt.errors import XmlError
+from qvirt.xml.codecs import Codec, string, uint, ulong, words, yes_no
+from qvirt.xml.fields import attr, child, children, part
+from qvirt.xml.node import Node, complain
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: the units of a lease's length, in seconds
+LEASE_UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
+
+
+def parse_address(text: str) -> Address:
+    """Read an IPv4 or IPv6 address. Raises ValueError."""
+    return ipaddress.ip_address(text.partition("%")[0])
+
+
+class Lease(Node, tag="lease"):
+    """How long an address is given out; 0 is forever."""
+
+    complaints = complain(
+        {"expiry": (XmlError, "Invalid value for attribute 'expiry' in element 'lease': '{}'.")}
+    )
+    expiry: int = attr(ulong, required=True)
+    unit: str | None = attr(words(*LEASE_UNITS))
+
+    def check(self) -> None:
+        if self.expiry and self.unit is None:
+            self.unit = "minutes"
+        if not self.expiry:
+            self.unit = None
+        elif self.seconds < 120:
+            raise XmlError(
+                f"The minimum lease time should be greater than 2 minutes; this one is {self.seconds} s"
+            )
+
+    @property
+    def seconds(self) -> int:
+        """The length in seconds; 0 is forever."""
+        return self.expiry * LEASE_UNITS[self.unit or "minutes"]
+
+
+class DhcpRange(Node, tag="range"):
+    """A range of addresses to give out."""
+
+    complaints = complain(
+        {
+            "!start": (XmlError, "Missing 'start' attribute in dhcp range"),
+            "!end": (XmlError, "Missing 'end' attribute in dhcp range"),
+        }
+    )
+    start: str = attr(string, required=True)
+    end: str = attr(string, required=True)
+    lease: Lease | None = child(Lease)
+
+
+class DhcpHost(Node, tag="host"):
+    """A host that always gets the same address."""
+
+    mac: str | None = attr(string)
+    id: str | None = attr(string)
+    name: str | None = attr(string)
+    ip: str | None = attr(string)
+    lease: Lease | None = child(Lease)
+
+
+class Bootp(Node, tag="bootp"):
+    """What a host boots from the network, and where it is served when not here."""
+
+    complaints = complain({"!file": (XmlError, "Missing 'file' attribute in bootp")})
+    file: str | None = attr(string)
+    server: str | None = attr(string)
+
+
+class Dhcp(Node, tag="dhcp"):
+    """What dnsmasq hands out."""
+
+    ranges: list[DhcpRange] = children(DhcpRange)
+    hosts: list[DhcpHost] = children(DhcpHost)
+    bootp: Bootp | None = child(Bootp)
+
+    def check(self) -> None:
+        if self.bootp is not None and not self.bootp.file:
+            self.bootp = None
+
+
+class Tftp(Node, tag="tftp"):
+    """The folder that is served over TFTP."""
+
+    root: str | None = attr(string)
+
+
+#: kept apart from ``uint``: libvirt says 0 where none is said
+_prefix: Codec[int] = uint
+
+
+class NetworkIp(Node, tag="ip"):
+    """An address of the bridge; what is served on it."""
+
+    family: str | None = attr(string)
+    address: str | None = attr(string)
+    netmask: str | None = attr(string)
+    prefix: int | None = attr(_prefix, omit=0)
+    local_ptr: bool | None = attr(yes_no, "localPtr")
+    tftp: Tftp = part(Tftp)
+    dhcp: Dhcp | None = child(Dhcp)
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return 6 if self.family == "ipv6" else 4
+
+    @property
+    def own(self) -> Address:
+        """The bridge's own address. Raises ValueError for a document that was not validated."""
+        return parse_address(self.address or "")
+
+    @property
+    def length(self) -> int:
+        """The prefix length; without one that of the address's class (64 for IPv6), as libvirt has it."""
+        if self.prefix:
+            return self.prefix
+        if self.netmask:
+            return ipaddress.ip_network(f"0.0.0.0/{self.netmask}").prefixlen
+        own = self.own
+        if own.version == 6:
+            return 64
+        first = own.packed[0]
+        return 8 if first < 128 else 16 if first < 192 else 24 if first < 224 else 0
+
+    @property
+    def subnet(self) -> Subnet:
+        """The network the address is in."""
+        return ipaddress.ip_network(f"{self.own}/{self.length}", strict=False)
+
+    @property
+    def ranges(self) -> list[DhcpRange]:
+        """The ranges DHCP gives out."""
+        return self.dhcp.ranges if self.dhcp is not None else []
+
+    @property
+    def hosts(self) -> list[DhcpHost]:
+        """The hosts DHCP knows."""
+        return self.dhcp.hosts if self.dhcp is not None else []
+
+    def dhcp_or_new(self) -> Dhcp:
+        """Return ``<dhcp>``, made where there is none."""
+        if self.dhcp is None:
+            self.dhcp = Dhcp()
+        return self.dhcp
+
+    def write_body(self, out: list[str], indent: str) -> None:
+        dhcp, self.__dict__["dhcp"] = (
+            self.dhcp,
+            None
+            if self.dhcp is None or self.dhcp.is_empty() or not (self.dhcp.ranges or self.dhcp.hosts)
+            else self.dhcp,
+        )
+        try:
+            super().write_body(out, indent)
+        finally:
+            self.__dict__["dhcp"] = dhcp
