@@ -22,6 +22,7 @@ from qvirt.constants import (
     ErrorDomain,
 )
 from qvirt.errors import InternalError, NoDomain, OperationInvalid, OperationUnsupported
+from qvirt.host.persist import write_atomic
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_domain
 from qvirt.model.live import STATUS, format_domain
@@ -34,7 +35,6 @@ from qvirt.runtime.display import Screenshot
 from qvirt.runtime.documents import header
 from qvirt.runtime.events import DomainEvent, DomainRef, Lifecycle
 from qvirt.runtime.jobs import Job, JobQueue
-from qvirt.runtime.persist import write_atomic
 from qvirt.runtime.records import (
     BlockInfo,
     BlockStats,

@@ -12,6 +12,7 @@ from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, E
 from qvirt.drivers.network.ports import Networks
 from qvirt.errors import InternalError, NoDomain, OperationFailed, OperationInvalid, QvirtError
 from qvirt.host.config import QemuConfig, QemuUser, read_config
+from qvirt.host.persist import FileWorker
 from qvirt.host.ports import PortAllocator
 from qvirt.host.probe import EmulatorTable
 from qvirt.model.domain import Domain as Definition
@@ -29,7 +30,6 @@ from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import EventBus
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.paths import InstanceLock, Paths, make_folders
-from qvirt.runtime.persist import FileWorker
 from qvirt.runtime.process import become_reaper
 from qvirt.runtime.records import DomainStats
 from qvirt.security.dac import unsearchable

@@ -25,6 +25,7 @@ from qvirt.errors import (
 from qvirt.host import links
 from qvirt.host.config import QemuUser
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
+from qvirt.host.persist import write_atomic
 from qvirt.host.ports import PortAllocator
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
@@ -40,7 +41,6 @@ from qvirt.qemu.devices.base import (
 from qvirt.qemu.sealing import BLOCK, KEY_SIZE, seal
 from qvirt.qemu.start import directories, prepare_domain
 from qvirt.record import Record, field
-from qvirt.runtime.persist import write_atomic
 from qvirt.runtime.state import Footprint, Owner
 from qvirt.security import dac
 

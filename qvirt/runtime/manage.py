@@ -29,13 +29,13 @@ from qvirt.errors import (
     SystemError_,
     XmlError,
 )
+from qvirt.host.persist import remove, sync_folder, write_atomic
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import Metadata
 from qvirt.qmp import commands
 from qvirt.runtime.documents import header
 from qvirt.runtime.events import Lifecycle, MetadataChange
 from qvirt.runtime.jobs import Job
-from qvirt.runtime.persist import remove, sync_folder, write_atomic
 from qvirt.xml.document import parse_element
 from qvirt.xml.node import Raw
 

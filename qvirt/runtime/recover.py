@@ -21,6 +21,7 @@ from qvirt.constants import (
     DomainXMLFlags,
 )
 from qvirt.errors import QvirtError
+from qvirt.host.persist import is_leftover, remove, write_atomic
 from qvirt.model.domain import parse_live
 from qvirt.model.live import format_domain
 from qvirt.qemu.context import Launch
@@ -30,7 +31,6 @@ from qvirt.qmp.errors import QmpError
 from qvirt.record import Record
 from qvirt.runtime import endings, lifecycle, live
 from qvirt.runtime.domain import Domain
-from qvirt.runtime.persist import is_leftover, remove, write_atomic
 from qvirt.runtime.process import Process, start_time
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import VERSION, Footprint, Status, boot_id, read_status

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import OperationTimeout, SystemError_
-from qvirt.runtime.persist import FileWorker, is_leftover, remove, write_atomic
+from qvirt.host.persist import FileWorker, is_leftover, remove, write_atomic
 
 
 def test_writes_replace_and_set_the_mode(tmp_path: Path) -> None:
