@@ -217,14 +217,6 @@ class NoNetwork(QvirtError):
     default_domain = ErrorDomain.NETWORK
 
 
-class NoNetworkPort(QvirtError):
-    """No such port of a network."""
-
-    code = ErrorNumber.NO_NETWORK_PORT
-    template = "network port not found: %s"
-    default_domain = ErrorDomain.NETWORK
-
-
 class NoStoragePool(QvirtError):
     """No such storage pool."""
 
@@ -346,3 +338,27 @@ class InvalidStream(QvirtError):
     code = ErrorNumber.INVALID_STREAM
     template = "invalid stream pointer in %s"
     default_domain = ErrorDomain.STREAMS
+
+
+class NoNetworkPort(QvirtError):
+    """There is no such network port."""
+
+    code = ErrorNumber.NO_NETWORK_PORT
+    template = "network port not found: %s"
+    default_domain = ErrorDomain.NETWORK
+
+
+class NetworkPortExists(QvirtError):
+    """A network port of this uuid is there already."""
+
+    code = ErrorNumber.NETWORK_PORT_EXIST
+    template = "network port %s exists already"
+    default_domain = ErrorDomain.NETWORK
+
+
+class NoNetworkMetadata(QvirtError):
+    """The network has no such metadata."""
+
+    code = ErrorNumber.NO_NETWORK_METADATA
+    template = "metadata not found: %s"
+    default_domain = ErrorDomain.NETWORK

@@ -14,7 +14,7 @@ from qvirt.model.netdev import Bandwidth, PortOptions, Route, VirtualPort, Vlan
 from qvirt.model.network_ip import NetworkIp
 from qvirt.xml.codecs import integer, one_of, string, uint, ulong, uuid, words, yes_no
 from qvirt.xml.document import parse
-from qvirt.xml.fields import Attr, attr, child, children, content, part, text, texts
+from qvirt.xml.fields import Attr, attr, child, children, part, text, texts
 from qvirt.xml.node import Node, complain
 
 DNSMASQ_NAMESPACE = "http://libvirt.org/schemas/network/dnsmasq/1.0"

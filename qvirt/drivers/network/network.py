@@ -1,0 +1,115 @@
+"""One network as the driver knows it, and what its host side is given to work with."""
+
+import asyncio
+from pathlib import Path
+
+from qvirt.host.persist import FileWorker
+from qvirt.model.network import Network as Document
+from qvirt.model.network_port import NetworkPort
+from qvirt.record import Record
+
+
+class NetworkFolders(Record):
+    """Where networks are kept, under libvirt's names.
+
+    definitions: the persistent documents, with ``autostart/`` in it. run: what an active network needs until
+    the next boot. lib: the driver's own notes. dnsmasq: configuration and leases of dnsmasq.
+    """
+
+    definitions: Path
+    run: Path
+    lib: Path
+    dnsmasq: Path
+
+    @property
+    def autostart(self) -> Path:
+        """The folder of the links that mark autostart."""
+        return self.definitions / "autostart"
+
+    def definition(self, name: str) -> Path:
+        return self.definitions / f"{name}.xml"
+
+    def autostart_link(self, name: str) -> Path:
+        return self.autostart / f"{name}.xml"
+
+    def status(self, name: str) -> Path:
+        return self.run / f"{name}.xml"
+
+    def ports(self, name: str) -> Path:
+        """The folder of an active network's ports, a file each."""
+        return self.run / f"{name}.ports"
+
+
+class NetworkHost(Record, frozen=False, eq=False):
+    """What starting a network may use of the instance.
+
+    privileged: we may make bridges. files: for work that blocks; nothing else may.
+    """
+
+    folders: NetworkFolders
+    files: FileWorker
+    privileged: bool
+
+
+class Network:
+    """A network: its documents, whether it is active, and who holds it.
+
+    definition: what it is started from; None for a transient network. live: what is running; None when it is
+    not. ports: the guests' places, by uuid; empty when it is not active. state: what the host side has to
+    find again after a restart of the daemon, name to text; it is kept in the status file.
+    lock: whoever changes anything holds it.
+    """
+
+    def __init__(self, host: NetworkHost, name: str, uuid: str) -> None:
+        self.host = host
+        self.name = name
+        self.uuid = uuid
+        self.definition: Document | None = None
+        self.live: Document | None = None
+        self.autostart = False
+        self.ports: dict[str, NetworkPort] = {}
+        self.state: dict[str, str] = {}
+        self.lock = asyncio.Lock()
+
+    @property
+    def active(self) -> bool:
+        """Tell whether it is started."""
+        return self.live is not None
+
+    @property
+    def persistent(self) -> bool:
+        """Tell whether it is kept when it is not active."""
+        return self.definition is not None
+
+    @property
+    def current(self) -> Document:
+        """What is running, else the definition."""
+        document = self.live or self.definition
+        if document is None:
+            raise RuntimeError(f"network '{self.name}' has no document")
+        return document
+
+    @property
+    def bridge(self) -> str | None:
+        """The name of its bridge."""
+        return self.current.bridge_name
+
+    def connections(self, device: str | None = None) -> int:
+        """Count its ports, or those plugged into one device of the host."""
+        if device is None:
+            return len(self.ports)
+        return sum(port.plug is not None and port.plug.dev == device for port in self.ports.values())
+
+    def shown(self, *, inactive: bool) -> Document:
+        """Return the document a client sees: ports counted in the live one, nothing counted in the other."""
+        if inactive:
+            document = (self.definition or self.current).copy()
+        else:
+            document = self.current.copy()
+        document.connections = None if inactive else len(self.ports)
+        if document.forward is not None:
+            for interface in document.forward.interfaces:
+                interface.connections = None if inactive else self.connections(interface.dev)
+            if inactive and document.forward.pf is not None:
+                document.forward.interfaces = []
+        return document
