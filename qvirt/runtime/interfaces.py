@@ -10,17 +10,19 @@ interface that was not reserved does both by itself.
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from qvirt.constants import IPAddrType
 from qvirt.drivers.network import passt, plug, ports
 from qvirt.drivers.network.plug import Connection
 from qvirt.errors import NoNetwork, QvirtError
 from qvirt.host import links, nic
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.qemu.devices.interface import wanted_tap
+from qvirt.runtime.records import GuestInterface, IpAddress
 from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ async def reserve(domain: "Domain", running: Running, interface: Interface) -> N
     Raises NoNetwork, OperationInvalid and the like where its network will not have it.
     """
     if interface.type == InterfaceType.NETWORK:
-        await _take_port(domain, interface)
+        _take_port(domain, interface)
     mark = running.footprint
     if plug.outlives_qemu(interface):
         taken = set(mark.links)
@@ -52,18 +54,21 @@ async def reserve(domain: "Domain", running: Running, interface: Interface) -> N
         mark.files += passt.traces(_passt_folder(domain), running.id, domain.name, interface)
 
 
-async def _take_port(domain: "Domain", interface: Interface) -> None:
-    """Get an interface a port of its network. The port is in the book before its file is written."""
+def _take_port(domain: "Domain", interface: Interface) -> None:
+    """Get an interface a port of its network, which counts from now on; its file is written by `connect`.
+
+    So the status file, which names the port, is there before the port's own.
+    """
     hv = domain.hypervisor
     name = _network_of(interface)
     if hv.networks is None:
         raise NoNetwork(f"no network with matching name '{name}'")
-    book = hv.networks.ports
-    network = ports.read_network(hv.networks.live_document(name))
-    port = ports.allocate(network, interface, str(uuid4()), (domain.name, domain.uuid), book.used(name))
-    book.enter(name, port)
+    network = ports.active(hv.networks, name)
+    port = ports.allocate(
+        network.current, interface, str(uuid4()), (domain.name, domain.uuid), network.connections
+    )
+    network.ports[str(port.uuid)] = port
     ports.plug_in(interface, port)
-    await hv.files.run(f"network port of '{domain.name}'", partial(book.write, name, port))
 
 
 async def _leave_port(domain: "Domain", interface: Interface) -> None:
@@ -72,12 +77,14 @@ async def _leave_port(domain: "Domain", interface: Interface) -> None:
     uuid = interface.source.portid if interface.source is not None else None
     if hv.networks is None or interface.type != InterfaceType.NETWORK or uuid is None:
         return
-    name, book = _network_of(interface), hv.networks.ports
-    book.strike(name, uuid)
     try:
-        await hv.files.run(f"network port of '{domain.name}'", partial(book.erase, name, uuid))
+        network = hv.networks.by_name(_network_of(interface))
+        network.ports.pop(uuid, None)
+        await hv.files.run(f"network port of '{domain.name}'", partial(ports.erase_port, network, uuid))
+    except NoNetwork:
+        return  # it went away, and its ports with it
     except (QvirtError, OSError) as error:
-        log.error("domain '%s': network '%s': port %s: %s", domain.name, name, uuid, error)
+        log.error("domain '%s': port %s: %s", domain.name, uuid, error)
 
 
 def _network_of(interface: Interface) -> str:
@@ -95,6 +102,30 @@ def _on_networks(hv: "Hypervisor") -> Iterator[tuple["Domain", Running, Interfac
                 yield domain, running, interface
 
 
+async def _leased(networks: ports.Networks, name: str, mac: str) -> Sequence[tuple[str, int]]:
+    try:
+        return await networks.leased(networks.by_name(name), mac)
+    except NoNetwork:
+        return ()
+
+
+async def leases(domain: "Domain", running: Running) -> list[GuestInterface]:
+    """List the interfaces that have leases of their networks, with these."""
+    networks = domain.hypervisor.networks
+    found: list[GuestInterface] = []
+    for interface in running.definition.devices.interfaces:
+        mac = interface.mac.address
+        if networks is None or mac is None or interface.type != InterfaceType.NETWORK:
+            continue
+        addresses = tuple(
+            IpAddress(IPAddrType.IPV6 if ":" in address else IPAddrType.IPV4, address, prefix)
+            for address, prefix in await _leased(networks, _network_of(interface), mac)
+        )
+        if addresses:
+            found.append(GuestInterface(interface.target.dev or "", mac, addresses))
+    return found
+
+
 async def settle_ports(hv: "Hypervisor") -> None:
     """Bring the book of ports and the running domains together, after both were found again.
 
@@ -102,18 +133,25 @@ async def settle_ports(hv: "Hypervisor") -> None:
     """
     if hv.networks is None:
         return
-    book = hv.networks.ports
     alive: set[str] = set()
     for domain, _, interface in _on_networks(hv):
         port = ports.port_of(interface, (domain.name, domain.uuid))
         alive.add(str(port.uuid))
-        name = _network_of(interface)
-        if port.uuid not in {known.uuid for known in book.of(name)}:
-            book.enter(name, port)
-            await hv.files.run(f"network port of '{domain.name}'", partial(book.write, name, port))
-    for name, uuid in book.strays(alive):
-        book.strike(name, uuid)
-        await hv.files.run(f"network port of '{name}'", partial(book.erase, name, uuid))
+        try:
+            network = hv.networks.by_name(_network_of(interface))
+        except NoNetwork:
+            continue
+        if network.active and port.uuid not in network.ports:
+            network.ports[str(port.uuid)] = port
+            await hv.files.run(f"network port of '{domain.name}'", partial(ports.write_port, network, port))
+    ours = {domain.uuid for domain in hv.domains}
+    for network in hv.networks:
+        for uuid, port in list(network.ports.items()):
+            # a port of somebody who is no domain was made by net-port-create, and is theirs to delete
+            if uuid not in alive and (port.owner is None or port.owner.uuid in ours):
+                del network.ports[uuid]
+                await hv.files.run(f"network port of '{network.name}'",
+                                   partial(ports.erase_port, network, uuid))  # fmt: skip
 
 
 async def plug_again(hv: "Hypervisor", network: str) -> None:
@@ -156,11 +194,18 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
         if not _is_reserved(running, interface):
             await reserve(domain, running, interface)
             await domain.save_status()
+        if interface.type == InterfaceType.NETWORK and hv.networks is not None:
+            network = ports.active(hv.networks, _network_of(interface))
+            port = ports.port_of(interface, (domain.name, domain.uuid))
+            await hv.files.run(f"network port of '{domain.name}'", partial(ports.write_port, network, port))
         if interface.uses_tap:
             wanted = wanted_tap(interface, kvm=running.definition.type == "kvm")
             await hv.files.run(
                 f"interfaces of '{domain.name}'", partial(plug.plug, interface, wanted, connection), DEADLINE
             )
+        elif interface.type == InterfaceType.VDPA:
+            opened = partial(plug.open_vdpa, interface, connection)
+            await hv.files.run(f"interfaces of '{domain.name}'", opened, DEADLINE)
         elif interface.uses_passt:
             start = partial(
                 passt.start, _passt_folder(domain), running.id, domain.name, interface, running.user

@@ -26,7 +26,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import Json, JsonObject
-from qvirt.runtime import guest, procfs
+from qvirt.runtime import guest, interfaces, procfs
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.records import (
     BlockInfo,
@@ -470,7 +470,7 @@ async def interface_addresses(domain: "Domain", source: int) -> list[GuestInterf
 
         raise ArgumentUnsupported(f"Unknown IP address data source {source}")
     if source == sources.LEASE:
-        return []  # leases belong to virtual networks
+        return await interfaces.leases(domain, running)
     entries = await domain.hypervisor.files.run("ARP table", procfs.arp_entries)
     found: list[GuestInterface] = []
     for interface in running.definition.devices.interfaces:

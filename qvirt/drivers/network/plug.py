@@ -101,6 +101,15 @@ def plug(interface: Interface, wanted: TapResource, connection: Connection) -> N
     _settings(interface, plugged)
 
 
+def open_vdpa(interface: Interface, connection: Connection) -> None:
+    """Open the device of a ``vdpa`` interface. Blocking. Raises SystemError_."""
+    path = (interface.source.dev if interface.source is not None else None) or ""
+    try:
+        connection.add(str(interface.alias.name), [os.open(path, os.O_RDWR | os.O_CLOEXEC)])
+    except OSError as error:
+        raise SystemError_(f"Unable to open '{path}' for vdpa device", error) from error
+
+
 def unplug(interface: Interface) -> list[str]:
     """Take away what outlives QEMU and run the user's own program; returns what failed. Blocking.
 

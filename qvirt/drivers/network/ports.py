@@ -4,58 +4,73 @@ The rules are those of libvirt's network driver: the interface's own settings go
 those before the network's; of a pool the device with the fewest guests is taken.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-from qvirt.errors import ConfigUnsupported, InternalError, NoNetworkPort, OperationUnsupported, QvirtError
-from qvirt.model.devices.interface import Actual, ActualSource, Interface, InterfaceSource, InterfaceType
+from qvirt.errors import ConfigUnsupported, InternalError, OperationInvalid, OperationUnsupported
+from qvirt.host.persist import write_atomic
+from qvirt.model.devices.interface import Actual, ActualSource, Interface, InterfaceSource, InterfaceType, Mac
 from qvirt.model.netdev import VirtualPort, VirtualPortParameters
-from qvirt.model.networkport import NetworkPort, Plug, PlugNetwork, PortMac, PortOwner, RxFilters
-from qvirt.xml.document import parse_element
+from qvirt.model.network import BRIDGED_BY_US, MACVTAP_MODES, ForwardMode
+from qvirt.model.network import Network as Document
+from qvirt.model.network_port import NetworkPort, Owner, PortPlug, RxFilters
 
-#: forward modes whose guests are on a bridge that is the network's own
-BRIDGED: Final = frozenset({None, "none", "nat", "route", "open"})
-#: forward modes whose guests get a macvtap, unless (bridge) there is a bridge
-MACVTAP: Final = frozenset({"bridge", "private", "vepa", "passthrough"})
+if TYPE_CHECKING:
+    from qvirt.drivers.network.network import Network
+
+#: what begins every file libvirt writes
+HEADER = """<!--
+WARNING: THIS IS AN AUTO-GENERATED FILE. CHANGES TO IT ARE LIKELY TO BE
+OVERWRITTEN AND LOST. Changes to this xml configuration should be made using:
+  virsh net-port-create {}
+or other application using the libvirt API.
+-->
+"""
 
 
 class Networks(Protocol):
     """What a domain's interfaces ask of the networks."""
 
-    def live_document(self, name: str) -> str:
-        """Return the live document of an active network.
-
-        Raises NoNetwork "no network with matching name 'X'", OperationInvalid "network 'X' is not active".
-        """
+    def by_name(self, name: str) -> "Network":
+        """Raises NoNetwork."""
         ...
 
-    @property
-    def ports(self) -> "PortBook":
-        """The book of all networks' ports."""
+    def __iter__(self) -> "Iterator[Network]":
+        """Give every network."""
+        ...
+
+    async def leased(self, network: "Network", mac: str) -> Sequence[tuple[str, int]]:
+        """Return the addresses, and the lengths of their networks, that a network has leased to a card."""
         ...
 
 
-def read_network(text: str) -> PlugNetwork:
-    """Read what of a network's live document decides about ports."""
-    return PlugNetwork.from_xml(parse_element(text, "(network)"))
+def active(networks: Networks, name: str) -> "Network":
+    """Return an active network. Raises NoNetwork, OperationInvalid."""
+    network = networks.by_name(name)
+    if not network.active:
+        raise OperationInvalid(f"network '{name}' is not active")
+    return network
 
 
 def allocate(
-    network: PlugNetwork, interface: Interface, uuid: str, owner: tuple[str, str], used: Mapping[str, int]
+    network: Document,
+    interface: Interface,
+    uuid: str,
+    owner: tuple[str, str],
+    used: Callable[[str], int],
 ) -> NetworkPort:
     """Choose what an interface is plugged into. owner: name and uuid of the domain.
 
-    used: how many guests each device of a pool has. Raises ConfigUnsupported, OperationUnsupported and
+    used: tells how many guests a device of a pool has. Raises ConfigUnsupported, OperationUnsupported and
     InternalError in libvirt's words.
     """
     source = interface.source or InterfaceSource()
-    group = network.portgroup(source.portgroup)
+    group = network.group(source.portgroup)
     port = NetworkPort(
         uuid=uuid,
-        owner=PortOwner(name=owner[0], uuid=owner[1]),
+        owner=Owner(name=owner[0], uuid=owner[1]),
         group=source.portgroup,
-        mac=PortMac(address=interface.mac.address),
+        mac=Mac(address=interface.mac.address),
     )
     port.bandwidth = interface.bandwidth or (group.bandwidth if group is not None else None)
     port.vlan = interface.vlan or (group.vlan if group is not None else None) or network.vlan
@@ -79,58 +94,54 @@ def allocate(
     )
     if trust is not None:
         port.rxfilters = RxFilters(trust_guest=trust)
-    port.plug = _plug(network, port, used)
+    port.plug = _choose_plug(network, port, used)
     _check(network, port)
     return port
 
 
-def _plug(network: PlugNetwork, port: NetworkPort, used: Mapping[str, int]) -> Plug:
-    forward = network.forward
-    mode = (forward.mode or "nat") if forward is not None else None
+def _choose_plug(network: Document, port: NetworkPort, used: Callable[[str], int]) -> PortPlug:
+    mode = network.mode
+    manager = network.bridge.mac_table_manager if network.bridge is not None else None
     kind = port.virtualport.type if port.virtualport is not None else None
-    if mode in BRIDGED:
+    if mode in BRIDGED_BY_US:
         if kind is not None:
             raise ConfigUnsupported(
                 f"<virtualport type='{kind}'> not supported for network '{network.name}' which uses IP "
                 "forwarding"
             )
-        return Plug(
-            type="network", bridge=network.bridge.name, mac_table_manager=network.bridge.mac_table_manager
-        )
-    if mode == "bridge" and network.bridge.name:
+        return PortPlug(type="network", bridge=network.bridge_name, mac_table_manager=manager)
+    if mode == ForwardMode.BRIDGE and network.bridge_name:
         if kind not in (None, "openvswitch"):
             raise ConfigUnsupported(
                 f"<virtualport type='{kind}'> not supported for network '{network.name}' which uses a bridge "
                 "device"
             )
-        return Plug(
-            type="bridge", bridge=network.bridge.name, mac_table_manager=network.bridge.mac_table_manager
-        )
-    if mode in MACVTAP and forward is not None:
+        return PortPlug(type="bridge", bridge=network.bridge_name, mac_table_manager=manager)
+    if mode in MACVTAP_MODES:
         if kind not in (None, "802.1Qbg", "802.1Qbh"):
             raise ConfigUnsupported(
                 f"<virtualport type='{kind}'> not supported for network '{network.name}' which uses a "
                 "macvtap device"
             )
-        return Plug(type="direct", dev=_choose(network, mode, used), mode=mode)
+        return PortPlug(type="direct", dev=_choose(network, used), mode=str(mode))
     raise ConfigUnsupported(
         f"network '{network.name}' passes whole devices through to its guests (forward mode '{mode}'), which "
         "is not supported yet"
     )
 
 
-def _choose(network: PlugNetwork, mode: str | None, used: Mapping[str, int]) -> str:
+def _choose(network: Document, used: Callable[[str], int]) -> str:
     """Return the device of the pool with the fewest guests; one with none where a guest needs it alone."""
     forward = network.forward
-    pool = [device.dev for device in forward.devices if device.dev] if forward is not None else []
+    pool = forward.devices if forward is not None else []
     if not pool and forward is not None and forward.dev:
         pool = [forward.dev]
     if not pool:
         raise InternalError(
             f"network '{network.name}' uses a direct mode, but has no forward dev and no interface pool"
         )
-    best = min(pool, key=lambda dev: used.get(dev, 0))
-    if mode == "passthrough" and used.get(best, 0):
+    best = min(pool, key=used)
+    if network.mode == ForwardMode.PASSTHROUGH and used(best):
         raise InternalError(
             f"network '{network.name}' requires exclusive access to interfaces, but none are available "
             f"({', '.join(pool)} are all in use)"
@@ -138,15 +149,15 @@ def _choose(network: PlugNetwork, mode: str | None, used: Mapping[str, int]) -> 
     return best
 
 
-def _check(network: PlugNetwork, port: NetworkPort) -> None:
-    mac = port.mac.address
+def _check(network: Document, port: NetworkPort) -> None:
+    mac, plug = port.mac.address, port.plug or PortPlug(type="none")
     kind = port.virtualport.type if port.virtualport is not None else None
-    if port.vlan is not None and not (port.plug.type == "bridge" and kind == "openvswitch"):
+    if port.vlan is not None and not (plug.type == "bridge" and kind == "openvswitch"):
         raise ConfigUnsupported(f"interface {mac} - vlan tag not supported for this connection type")
     inbound = port.bandwidth.inbound if port.bandwidth is not None else None
     if inbound is None or not inbound.floor:
         return
-    if port.plug.type != "network":
+    if plug.type != "network":
         raise OperationUnsupported(
             f"Invalid use of 'floor' on interface with MAC address {mac} - 'floor' is only supported for "
             "interface type 'network' with forward type 'nat', 'route', 'open' or none"
@@ -184,11 +195,12 @@ def plug_in(interface: Interface, port: NetworkPort) -> None:
     """Note in an interface what its port has given it."""
     if interface.source is None:
         interface.source = InterfaceSource()
+    plug = port.plug or PortPlug(type="none")
     interface.source.portid = port.uuid
     interface.actual = Actual(
-        type=InterfaceType(port.plug.type or "network"),
+        type=InterfaceType(plug.type),
         trust_guest_rx_filters=port.rxfilters.trust_guest,
-        source=ActualSource(bridge=port.plug.bridge, dev=port.plug.dev, mode=port.plug.mode),
+        source=ActualSource(bridge=plug.bridge, dev=plug.dev, mode=plug.mode),
         vlan=port.vlan,
         virtualport=port.virtualport,
         bandwidth=port.bandwidth,
@@ -201,14 +213,14 @@ def port_of(interface: Interface, owner: tuple[str, str]) -> NetworkPort:
     source, actual = interface.source or InterfaceSource(), interface.actual or Actual()
     port = NetworkPort(
         uuid=source.portid,
-        owner=PortOwner(name=owner[0], uuid=owner[1]),
+        owner=Owner(name=owner[0], uuid=owner[1]),
         group=source.portgroup,
-        mac=PortMac(address=interface.mac.address),
+        mac=Mac(address=interface.mac.address),
         virtualport=actual.virtualport,
         bandwidth=actual.bandwidth,
         vlan=actual.vlan,
         port=actual.port,
-        plug=Plug(
+        plug=PortPlug(
             type=str(actual.type), bridge=actual.source.bridge, dev=actual.source.dev, mode=actual.source.mode
         ),
     )
@@ -217,76 +229,14 @@ def port_of(interface: Interface, owner: tuple[str, str]) -> NetworkPort:
     return port
 
 
-class PortBook:
-    """Every network's ports, by uuid; in files under ``run/network/NAME/ports``, so that they outlive us.
+def write_port(network: "Network", port: NetworkPort) -> None:
+    """Write a port's file, so that it outlives us. Blocking."""
+    folder = network.host.folders.ports(network.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = HEADER.format(port.uuid) + port.to_xml()
+    write_atomic(folder / f"{port.uuid}.xml", text.encode("utf-8", "surrogateescape"), 0o600, sync=False)
 
-    Reading is from memory. `write` and `erase` block; `enter` and `strike` change the memory alone.
-    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._ports: dict[str, dict[str, NetworkPort]] = {}
-
-    def of(self, network: str) -> list[NetworkPort]:
-        """Return a network's ports, oldest first."""
-        return list(self._ports.get(network, {}).values())
-
-    def find(self, network: str, uuid: str) -> NetworkPort:
-        """Raises NoNetworkPort."""
-        port = self._ports.get(network, {}).get(uuid)
-        if port is None:
-            raise NoNetworkPort(f"no network port with matching uuid '{uuid}'")
-        return port
-
-    def __iter__(self) -> Iterator[tuple[str, NetworkPort]]:
-        return iter([(name, port) for name, ports in self._ports.items() for port in ports.values()])
-
-    def used(self, network: str) -> dict[str, int]:
-        """Count the guests on each device of a pool."""
-        counted: dict[str, int] = {}
-        for port in self.of(network):
-            if port.plug.dev:
-                counted[port.plug.dev] = counted.get(port.plug.dev, 0) + 1
-        return counted
-
-    def enter(self, network: str, port: NetworkPort) -> None:
-        """Take a port into the book."""
-        self._ports.setdefault(network, {})[str(port.uuid)] = port
-
-    def strike(self, network: str, uuid: str) -> bool:
-        """Take a port out of the book; tells whether it was there."""
-        return self._ports.get(network, {}).pop(uuid, None) is not None
-
-    def path(self, network: str, uuid: str) -> Path:
-        """Return where a port's file is."""
-        return self.folder / network / "ports" / f"{uuid}.xml"
-
-    def write(self, network: str, port: NetworkPort) -> None:
-        """Write a port's file. Blocking."""
-        path = self.path(network, str(port.uuid))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_text(port.to_xml(), encoding="utf-8")
-        new.replace(path)
-
-    def erase(self, network: str, uuid: str) -> None:
-        """Remove a port's file; harmless when it is gone. Blocking."""
-        self.path(network, uuid).unlink(missing_ok=True)
-
-    def load(self) -> list[str]:
-        """Read the files of an earlier daemon; returns what could not be read, a sentence each. Blocking."""
-        reports: list[str] = []
-        for path in sorted(self.folder.glob("*/ports/*.xml")):
-            try:
-                port = NetworkPort.from_xml(parse_element(path.read_text(encoding="utf-8"), str(path)))
-            except (QvirtError, OSError, ValueError) as error:
-                reports.append(f"network port '{path}' cannot be read and is left as it is: {error}")
-                continue
-            port.uuid = port.uuid or path.stem
-            self.enter(path.parent.parent.name, port)
-        return reports
-
-    def strays(self, alive: Iterable[str]) -> list[tuple[str, str]]:
-        """Return (network, port) of the ports that no living interface has. alive: ports of those."""
-        living = set(alive)
-        return [(name, str(port.uuid)) for name, port in self if port.uuid not in living]
+def erase_port(network: "Network", uuid: str) -> None:
+    """Remove a port's file; harmless when it is gone. Blocking."""
+    (network.host.folders.ports(network.name) / f"{uuid}.xml").unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""A hypervisor with two networks: ``python -m tests.functional.network.plugging ROOT``, in a namespace.
+
+It works through the life of a guest that is plugged into both, and says what it sees as one JSON object.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from qvirt.drivers.network.network import Network, NetworkFolders, NetworkHost
+from qvirt.errors import NoNetwork, QvirtError
+from qvirt.model.devices.interface import Interface
+from qvirt.model.network import parse_network
+from qvirt.model.network_port import parse_network_port
+from qvirt.runtime import interfaces
+from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.paths import Paths
+from qvirt.xml.document import parse_element
+from tests.functional.runtime.instance import document
+
+NETWORKS = {
+    "idle": "<network><name>idle</name><bridge name='br9'/></network>",
+    "bridged": "<network><name>bridged</name><forward mode='nat'/><bridge name='br0'/></network>",
+    "pool": "<network><name>pool</name>"
+    "<forward mode='passthrough'><interface dev='low0'/></forward></network>",
+}
+BRIDGED = "<interface type='network'><source network='bridged'/><model type='virtio'/>{}</interface>"
+POOL = (
+    "<interface type='network'><mac address='52:54:00:00:00:77'/><source network='pool'/>"
+    "<model type='virtio'/></interface>"
+)
+
+
+class TwoNetworks:
+    """Networks that are there, and one that is not active."""
+
+    def __init__(self, hv: Hypervisor) -> None:
+        folder = hv.paths.sockets / "network"
+        folders = NetworkFolders(folder, folder, folder, folder)
+        self._networks = {}
+        for name, text in NETWORKS.items():
+            network = Network(NetworkHost(folders, hv.files, True), name, str(uuid4()))
+            network.definition = parse_network(text)
+            network.live = None if name == "idle" else network.definition
+            for path in folders.ports(name).glob("*.xml"):
+                port = parse_network_port(path.read_text())
+                network.ports[str(port.uuid)] = port
+            self._networks[name] = network
+
+    def by_name(self, name: str) -> Network:
+        """Return a network."""
+        if name not in self._networks:
+            raise NoNetwork(f"no network with matching name '{name}'")
+        return self._networks[name]
+
+    def __iter__(self) -> Iterator[Network]:
+        return iter(self._networks.values())
+
+    async def leased(self, network: Network, mac: str) -> list[tuple[str, int]]:
+        """Return a guest's leases."""
+        return [("198.18.0.5", 24), ("2001:db8::5", 64)] if network.name == "bridged" else []
+
+
+class Plugged(Hypervisor):
+    """A hypervisor whose guests have these networks."""
+
+    def __init__(self, *words: Any) -> None:
+        super().__init__(*words)
+        self.networks = TwoNetworks(self)
+
+
+def book(hv: Hypervisor) -> list[tuple[str, str]]:
+    """Return every port's network and kind."""
+    assert hv.networks is not None
+    return sorted(
+        (network.name, port.plug.type)
+        for network in hv.networks
+        for port in network.ports.values()
+        if port.plug is not None
+    )
+
+
+def ip(*words: str) -> str:
+    """Run ip."""
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def links() -> dict[str, dict[str, Any]]:
+    """Return what ip knows of the devices."""
+    return {link["ifname"]: link for link in json.loads(ip("-j", "-d", "link"))}
+
+
+async def refusal(hv: Hypervisor, *devices: str) -> str:
+    """Start a guest that does not start, and return why."""
+    try:
+        await hv.create(document("refused", *devices), paused=True)
+    except QvirtError as error:
+        return str(error)
+    raise AssertionError("it started")
+
+
+async def work(root: Path) -> dict[str, Any]:
+    """Do it all."""
+    ip("link", "add", "br0", "type", "bridge")
+    ip("link", "set", "br0", "up")
+    ip("link", "add", "low0", "type", "veth", "peer", "name", "low1")
+    ip("link", "set", "low0", "up")
+    ip("link", "set", "low1", "up")
+    before = links()
+    seen: dict[str, Any] = {"low": before["low0"]["address"]}
+    hv = await Plugged.open(Paths.root(root), autostart=False)
+    isolated = BRIDGED.format(
+        "<port isolated='yes'/><mtu size='1400'/><coalesce><rx><frames max='7'/></rx></coalesce>"
+    )
+    domain = await hv.create(document("plugged", isolated, POOL), paused=True)
+    now = links()
+    seen["leases"] = [
+        [one.name, [[each.type, each.addr, each.prefix] for each in one.addrs]]
+        for one in await domain.interface_addresses(0)
+    ]
+    seen["live"] = await domain.xml_desc(0)
+    seen["inactive"] = await domain.xml_desc(2)
+    seen["ports"] = book(hv)
+    seen["files"] = len(list(root.glob("run/libvirt/network/**/????????-*.xml")))
+    seen["tap"] = {key: now["vnet0"].get(key) for key in ("master", "mtu", "address")}
+    seen["isolated"] = Path("/sys/class/net/vnet0/brport/isolated").read_text().strip()
+    seen["macvtap"] = now["macvtap0"]["linkinfo"]["info_data"]["mode"]
+    seen["low with guest"] = now["low0"]["address"]
+    seen["second"] = await refusal(hv, POOL)
+    seen["missing"] = await refusal(hv, BRIDGED.replace("bridged", "nowhere"))
+    seen["idle"] = await refusal(hv, BRIDGED.replace("bridged", "idle"))
+    seen["vlan"] = await refusal(hv, BRIDGED.format("<vlan><tag id='4'/></vlan>"))
+    seen["ovs"] = await refusal(
+        hv, "<interface type='bridge'><source bridge='br0'/><virtualport type='openvswitch'/></interface>"
+    )
+    seen["ports after refusals"] = len(book(hv))
+
+    # the seam that hot-plug uses
+    running = domain.need_running()
+    extra = Interface.from_xml(parse_element(BRIDGED.format("<mac address='52:54:00:00:00:99'/>"), "extra"))
+    extra.alias.name = "net9"
+    with await interfaces.connect(domain, running, extra) as connection:
+        seen["extra"] = [connection.names, extra.target.dev, extra.target.dev in links()]
+        seen["ports with extra"] = len(book(hv))
+    await interfaces.disconnect(domain, running, extra)
+    seen["extra gone"] = [len(book(hv)), "vnet1" in links()]
+    await domain.save_status()
+    pid = running.pid
+    await hv.close()
+
+    # a daemon that comes back finds its ports, and one that nobody has is given back
+    network = hv.networks.by_name("bridged")  # type: ignore[union-attr]
+    folder = network.host.folders.ports("bridged")
+    mine = next(folder.glob("*.xml"))
+    stray = folder / "11111111-2222-3333-4444-555555555555.xml"
+    stray.write_text(mine.read_text().replace(mine.stem, stray.stem))
+    lost = next(network.host.folders.ports("pool").glob("*.xml"))
+    lost.unlink()
+    hv = await Plugged.open(Paths.root(root), autostart=False)
+    domain = hv.domains.by_name("plugged")
+    seen["same live"] = await domain.xml_desc(0) == seen["live"]
+    seen["ports again"] = book(hv)
+    seen["files again"] = [stray.exists(), lost.exists()]
+
+    # its bridge goes and comes
+    ip("link", "del", "br0")
+    ip("link", "add", "br0", "type", "bridge")
+    ip("link", "set", "br0", "up")
+    await interfaces.plug_again(hv, "bridged")
+    seen["plugged again"] = [
+        links()["vnet0"].get("master"),
+        Path("/sys/class/net/vnet0/brport/isolated").read_text().strip(),
+    ]
+    running = domain.need_running()
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.wait_for(asyncio.shield(running.ended), 30)
+    seen["ports in the end"] = len(book(hv))
+    seen["files in the end"] = len(list(root.glob("run/libvirt/network/**/????????-*.xml")))
+    seen["links in the end"] = sorted(set(links()) - set(before))
+    seen["low in the end"] = links()["low0"]["address"]
+    await hv.close()
+    return seen
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(work(Path(sys.argv[1])))))

@@ -1,0 +1,92 @@
+"""A guest plugged into networks, through its whole life; see `plugging`."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import make_root
+from tests.support.netns import namespace
+
+pytestmark = [pytest.mark.qemu, pytest.mark.root]
+PROJECT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def seen() -> Iterator[dict[str, Any]]:
+    root = make_root()
+    try:
+        with namespace() as net:
+            done = net.run(
+                "env",
+                f"PYTHONPATH={PROJECT}",
+                sys.executable,
+                "-m",
+                "tests.functional.network.plugging",
+                str(root),
+                patience=120,
+            )
+            yield json.loads(done.stdout.splitlines()[-1])
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_the_live_document_says_what_was_given(seen: dict[str, Any]) -> None:
+    assert "<interface type='network'>" in seen["live"]
+    assert " bridge='br0'/>" in seen["live"]
+    assert "<interface type='direct'>" in seen["live"]
+    assert " dev='low0' mode='passthrough'/>" in seen["live"]
+    assert "<source network='bridged'/>" in seen["inactive"]
+    assert "<source network='pool'/>" in seen["inactive"]
+    assert "portid" not in seen["inactive"]
+    assert "vnet" not in seen["inactive"]
+
+
+def test_the_guests_leases_are_found_by_its_mac(seen: dict[str, Any]) -> None:
+    assert seen["leases"] == [["vnet0", [[0, "198.18.0.5", 24], [1, "2001:db8::5", 64]]]]
+
+
+def test_ports_are_in_the_book(seen: dict[str, Any]) -> None:
+    assert seen["ports"] == [["bridged", "network"], ["pool", "direct"]]
+    assert seen["files"] == 2
+    assert seen["ports after refusals"] == 2
+
+
+def test_the_devices_are_as_the_document_says(seen: dict[str, Any]) -> None:
+    assert seen["tap"]["master"] == "br0"
+    assert seen["tap"]["mtu"] == 1400
+    assert seen["tap"]["address"].startswith("fe:54:00")
+    assert seen["isolated"] == "1"
+    assert seen["macvtap"] == "passthru"
+    assert seen["low with guest"] == "52:54:00:00:00:77"
+
+
+def test_what_cannot_be_plugged_in_says_why(seen: dict[str, Any]) -> None:
+    assert "network 'pool' requires exclusive access to interfaces" in seen["second"]
+    assert seen["missing"] == "Network not found: no network with matching name 'nowhere'"
+    assert seen["idle"] == "Requested operation is not valid: network 'idle' is not active"
+    assert "vlan tag not supported for this connection type" in seen["vlan"]
+    assert "no Open vSwitch" in seen["ovs"]
+
+
+def test_one_more_comes_and_goes(seen: dict[str, Any]) -> None:
+    assert seen["extra"] == [["net9"], "vnet1", True]
+    assert seen["ports with extra"] == 3
+    assert seen["extra gone"] == [2, False]
+
+
+def test_a_daemon_that_comes_back_knows_all(seen: dict[str, Any]) -> None:
+    assert seen["same live"]
+    assert seen["ports again"] == seen["ports"]
+    assert seen["files again"] == [False, True]
+    assert seen["plugged again"] == ["br0", "1"]
+
+
+def test_nothing_stays(seen: dict[str, Any]) -> None:
+    assert seen["ports in the end"] == seen["files in the end"] == 0
+    assert seen["links in the end"] == []
+    assert seen["low in the end"] == seen["low"]
