@@ -37,7 +37,7 @@ class NetworkFolders(Record):
 
     def ports(self, name: str) -> Path:
         """The folder of an active network's ports, a file each."""
-        return self.run / f"{name}.ports"
+        return self.run / name / "ports"
 
 
 class NetworkHost(Record, frozen=False, eq=False):
