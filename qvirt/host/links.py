@@ -58,6 +58,22 @@ def remove_link(name: str) -> None:
         )
 
 
+def set_filter(name: str, *, mac: str, groups: Collection[str], all_groups: bool, promiscuous: bool) -> None:
+    """Let a device take the packets for an address and for groups. Blocking. Raises SystemError_."""
+    if Path(f"/sys/class/net/{name}/address").read_text(encoding="ascii").strip() != mac:
+        _ip("link", "set", "dev", name, "address", mac)
+    for word, on in (("allmulticast", all_groups), ("promisc", promiscuous)):
+        _ip("link", "set", "dev", name, word, "on" if on else "off")
+    known = {
+        line.split()[1]
+        for line in _ip("maddr", "show", "dev", name).splitlines()
+        if line.split()[:1] == ["link"]
+    }
+    for group in groups:
+        if group not in known:
+            _ip("maddr", "add", group, "dev", name)
+
+
 def free_name(prefix: str, taken: Collection[str] = ()) -> str:
     """Return a device name that is not in use. taken: names that are promised already."""
     number = 0
@@ -121,7 +137,8 @@ def run_script(path: str, name: str) -> None:
         )
 
 
-def _ip(*words: str) -> None:
+def _ip(*words: str) -> str:
+    """Run ip and return what it prints. Raises SystemError_."""
     try:
         done = subprocess.run(
             ["ip", *words], check=False, capture_output=True, timeout=_DEADLINE, stdin=subprocess.DEVNULL
@@ -130,3 +147,4 @@ def _ip(*words: str) -> None:
         raise SystemError_(f"cannot run 'ip {' '.join(words)}': {error}") from error
     if done.returncode:
         raise SystemError_(f"'ip {' '.join(words)}' failed: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout.decode(errors="replace")

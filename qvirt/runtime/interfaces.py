@@ -126,6 +126,40 @@ async def leases(domain: "Domain", running: Running) -> list[GuestInterface]:
     return found
 
 
+def follows_guest(running: Running, alias: str) -> Interface | None:
+    """Return the interface of an alias where the host follows its guest's filters; None elsewhere.
+
+    That is asked for by trustGuestRxFilters, and only a macvtap has filters of its own to set.
+    """
+    for interface in running.definition.devices.interfaces:
+        if interface.alias.name == alias and interface.actual_type == InterfaceType.DIRECT:
+            return interface if interface.plugged().trust_guest_rx_filters else None
+    return None
+
+
+async def follow_filter(domain: "Domain", running: Running, alias: str) -> None:
+    """Let a macvtap take what its guest's card now takes: another MAC address, groups. @background."""
+    answer = await running.execute("query-rx-filter", {"name": alias})
+    interface = follows_guest(running, alias)
+    name = interface.target.dev if interface is not None else None
+    if not isinstance(answer, list) or not answer or not isinstance(answer[0], dict) or name is None:
+        return
+    wanted = answer[0]
+    table = wanted.get("multicast-table")
+    groups = [str(group) for group in table] if isinstance(table, list) else []
+    await domain.hypervisor.files.run(
+        f"interfaces of '{domain.name}'",
+        partial(
+            links.set_filter,
+            name,
+            mac=str(wanted.get("main-mac")),
+            groups=groups,
+            all_groups=wanted.get("multicast") == "all",
+            promiscuous=wanted.get("promiscuous") is True,
+        ),
+    )
+
+
 async def settle_ports(hv: "Hypervisor") -> None:
     """Bring the book of ports and the running domains together, after both were found again.
 

@@ -40,7 +40,7 @@ from qvirt.constants import (
 )
 from qvirt.model.devices.disk import Disk
 from qvirt.qmp.wire import Event, Json, JsonObject
-from qvirt.runtime import endings, events, live
+from qvirt.runtime import endings, events, interfaces, live
 from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
@@ -335,8 +335,11 @@ def _rtc(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 
 def _rx_filter(domain: "Domain", running: Running, data: JsonObject) -> None:
-    # Following the guest's filters is asked for by trustGuestRxFilters and needs macvtap's own link calls.
-    log.debug("domain '%s': the guest changed the filter of '%s'", domain.name, data.get("name"))
+    alias = str(data.get("name"))
+    if interfaces.follows_guest(running, alias) is not None:
+        domain.hypervisor.background(
+            interfaces.follow_filter(domain, running, alias), f"filter of '{alias}' of {domain.name}"
+        )
 
 
 def _memory_failure(domain: "Domain", running: Running, data: JsonObject) -> None:
