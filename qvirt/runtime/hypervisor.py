@@ -184,6 +184,7 @@ class Hypervisor:
             await recover.load_definitions(self)
             await recover.reconnect_all(self)
             await interfaces.settle_ports(self)
+            interfaces.follow_networks(self)
             if autostart:
                 self.background(recover.autostart_all(self), "autostart")
         except BaseException:

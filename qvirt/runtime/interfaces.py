@@ -15,8 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from qvirt.constants import IPAddrType
+from qvirt.constants import IPAddrType, NetworkEventLifecycleType
 from qvirt.drivers.network import passt, plug, ports
+from qvirt.drivers.network.events import NetworkEvent, NetworkLifecycle
 from qvirt.drivers.network.plug import Connection
 from qvirt.errors import NoNetwork, QvirtError
 from qvirt.host import links, nic
@@ -167,17 +168,10 @@ async def settle_ports(hv: "Hypervisor") -> None:
     """
     if hv.networks is None:
         return
-    alive: set[str] = set()
-    for domain, _, interface in _on_networks(hv):
-        port = ports.port_of(interface, (domain.name, domain.uuid))
-        alive.add(str(port.uuid))
-        try:
-            network = hv.networks.by_name(_network_of(interface))
-        except NoNetwork:
-            continue
-        if network.active and port.uuid not in network.ports:
-            network.ports[str(port.uuid)] = port
-            await hv.files.run(f"network port of '{domain.name}'", partial(ports.write_port, network, port))
+    for network in hv.networks:
+        if network.active:
+            await plug_again(hv, network.name)
+    alive = {str(interface.source.portid) for _, _, interface in _on_networks(hv) if interface.source}
     ours = {domain.uuid for domain in hv.domains}
     for network in hv.networks:
         for uuid, port in list(network.ports.items()):
@@ -188,26 +182,44 @@ async def settle_ports(hv: "Hypervisor") -> None:
                                    partial(ports.erase_port, network, uuid))  # fmt: skip
 
 
-async def plug_again(hv: "Hypervisor", network: str) -> None:
-    """Put the taps of running guests into a network's bridge, which has been made anew.
+def follow_networks(hv: "Hypervisor") -> None:
+    """Plug guests in again whenever their network is started."""
 
-    Called when a network was started, and when the daemon has found everything again. What fails is logged:
-    the network is up, even if a guest is not on it.
+    def told(event: NetworkEvent) -> None:
+        if isinstance(event, NetworkLifecycle) and event.event == NetworkEventLifecycleType.STARTED:
+            hv.background(plug_again(hv, event.name), f"guests of network {event.name}")
+
+    if hv.networks is not None:
+        hv.networks.events.subscribe(told)
+
+
+async def plug_again(hv: "Hypervisor", name: str) -> None:
+    """Put the taps of running guests into a network's bridge, which has been made anew. @background.
+
+    What fails is logged: the network is up, even if a guest is not on it.
     """
+    if hv.networks is None:
+        return
     for domain, _, interface in _on_networks(hv):
-        if _network_of(interface) != network:
+        if _network_of(interface) != name:
             continue
         try:
+            network = ports.active(hv.networks, name)
+            port = ports.port_of(interface, (domain.name, domain.uuid))
+            if port.uuid not in network.ports:
+                network.ports[str(port.uuid)] = port
+                await hv.files.run(
+                    f"network port of '{domain.name}'", partial(ports.write_port, network, port)
+                )
             again = await hv.files.run(f"interfaces of '{domain.name}'", partial(plug.rejoin, interface))
         except QvirtError as error:
             log.error(
                 "domain '%s': cannot plug '%s' into network '%s' again: %s",
-                *(domain.name, interface.target.dev, network, error),
+                *(domain.name, interface.target.dev, name, error),
             )
         else:
             if again:
-                log.info("domain '%s': '%s' is plugged into '%s' again",
-                         domain.name, interface.target.dev, network)  # fmt: skip
+                log.info("domain '%s': '%s' is on '%s' again", domain.name, interface.target.dev, name)
 
 
 def _mac(lower: str) -> str:

@@ -16,6 +16,7 @@ from qvirt.model.network import Network as Document
 from qvirt.model.network_port import NetworkPort, Owner, PortPlug, RxFilters
 
 if TYPE_CHECKING:
+    from qvirt.drivers.network.events import NetworkEvents
     from qvirt.drivers.network.network import Network
 
 #: what begins every file libvirt writes
@@ -30,6 +31,11 @@ or other application using the libvirt API.
 
 class Networks(Protocol):
     """What a domain's interfaces ask of the networks."""
+
+    @property
+    def events(self) -> "NetworkEvents":
+        """Who wants to know of starts and ends."""
+        ...
 
     def by_name(self, name: str) -> "Network":
         """Raises NoNetwork."""

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from qvirt.constants import NetworkEventLifecycleType
+from qvirt.drivers.network.events import NetworkEvents, NetworkLifecycle
 from qvirt.drivers.network.network import Network, NetworkFolders, NetworkHost
 from qvirt.errors import NoNetwork, QvirtError
 from qvirt.model.devices.interface import Interface
@@ -43,6 +45,7 @@ class TwoNetworks:
 
     def __init__(self, hv: Hypervisor) -> None:
         folder = hv.paths.sockets / "network"
+        self.events = NetworkEvents()
         folders = NetworkFolders(folder, folder, folder, folder)
         self._networks = {}
         for name, text in NETWORKS.items():
@@ -173,7 +176,15 @@ async def work(root: Path) -> dict[str, Any]:
     ip("link", "del", "br0")
     ip("link", "add", "br0", "type", "bridge")
     ip("link", "set", "br0", "up")
-    await interfaces.plug_again(hv, "bridged")
+    # as a network that was started anew: its ports were forgotten with it
+    assert hv.networks is not None
+    hv.networks.by_name("bridged").ports.clear()
+    hv.networks.events.publish(NetworkLifecycle("bridged", "", NetworkEventLifecycleType.STARTED))
+    for _ in range(500):
+        if links()["vnet0"].get("master") == "br0":
+            break
+        await asyncio.sleep(0.01)
+    seen["ports once more"] = book(hv)
     seen["plugged again"] = [
         links()["vnet0"].get("master"),
         Path("/sys/class/net/vnet0/brport/isolated").read_text().strip(),

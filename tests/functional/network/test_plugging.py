@@ -83,6 +83,7 @@ def test_a_daemon_that_comes_back_knows_all(seen: dict[str, Any]) -> None:
     assert seen["same live"]
     assert seen["ports again"] == seen["ports"]
     assert seen["files again"] == [False, True]
+    assert seen["ports once more"] == seen["ports"]
     assert seen["plugged again"] == ["br0", "1"]
 
 
