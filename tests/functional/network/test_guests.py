@@ -88,7 +88,7 @@ def lease(daemon: Daemon, network: str, mac: str) -> str:
     def found() -> str | None:
         for line in daemon.virsh("net-dhcp-leases", network).splitlines():
             if mac in line:
-                return re.findall(r"(192\.168\.\d+\.\d+)/", line)[0]
+                return str(re.findall(r"(192\.168\.\d+\.\d+)/", line)[0])
         return None
 
     wait_until(found, f"{mac} has its lease")

@@ -1,0 +1,142 @@
+"""What an interface may ask for: limits, isolation, devices of others, vhost-user; and what is refused."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.api.documents import domain
+from tests.functional.guests.machines import write
+from tests.support.daemon import Daemon, make_root, wait_until
+from tests.support.netns import Namespace, namespace
+
+pytestmark = [pytest.mark.qemu, pytest.mark.virsh, pytest.mark.root]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Namespace]:
+    with namespace() as it:
+        it.ip("link", "add", "br0", "type", "bridge")
+        it.ip("link", "set", "br0", "up")
+        it.ip("link", "add", "low0", "type", "veth", "peer", "name", "low1")
+        it.ip("link", "set", "low0", "up")
+        it.ip("link", "set", "low1", "up")
+        yield it
+
+
+@pytest.fixture(scope="module")
+def daemon(host: Namespace) -> Iterator[Daemon]:
+    it = Daemon(make_root(), prefix=host.prefix)
+    try:
+        yield it.start()
+    finally:
+        it.clean()
+
+
+def start(daemon: Daemon, *interfaces: str, extra: str = "") -> None:
+    text = domain("features", "".join(interfaces)).replace("</domain>", f"{extra}</domain>")
+    daemon.virsh("create", write(daemon, "features", text), "--paused")
+
+
+def test_limits(daemon: Daemon, host: Namespace) -> None:
+    start(
+        daemon,
+        "<interface type='bridge'><source bridge='br0'/><bandwidth>"
+        "<inbound average='1000' peak='2000' burst='512'/></bandwidth>"
+        "</interface>",
+    )
+    try:
+        (tap,) = (name for name in host.links() if name.startswith("vnet"))
+        (shaper,) = (
+            entry
+            for entry in json.loads(host.run("tc", "-j", "class", "show", "dev", tap).stdout)
+            if entry["handle"] == "1:1"
+        )
+        assert (shaper["rate"], shaper["ceil"]) == (1000 * 1000, 2000 * 1000)
+        assert "<inbound average='1000' peak='2000' burst='512'/>" in daemon.virsh("dumpxml", "features")
+    finally:
+        daemon.virsh("destroy", "features")
+
+
+def test_a_device_of_somebody_else_stays_as_it_was(daemon: Daemon, host: Namespace) -> None:
+    host.ip("tuntap", "add", "mine0", "mode", "tap", "vnet_hdr")
+    before = json.loads(host.ip("-j", "link", "show", "mine0"))[0]
+    start(daemon, "<interface type='ethernet'><target dev='mine0' managed='no'/></interface>")
+    try:
+        assert "mine0" in daemon.virsh("domiflist", "features")
+    finally:
+        daemon.virsh("destroy", "features")
+    after = json.loads(host.ip("-j", "link", "show", "mine0"))[0]
+    assert (after["address"], after["mtu"]) == (before["address"], before["mtu"])
+
+
+def test_vhost_user(daemon: Daemon, tmp_path: Path) -> None:
+    path = daemon.root / "vhost.sock"
+    shared = "<memoryBacking><access mode='shared'/></memoryBacking>"
+    with socket.socket(socket.AF_UNIX) as switch:
+        switch.bind(str(path))
+        path.chmod(0o777)
+        refused = daemon.virsh_run(
+            "create",
+            write(
+                daemon,
+                "features",
+                domain(
+                    "features",
+                    f"<interface type='vhostuser'><source type='unix' path='{path}.not' mode='client'/>"
+                    "<model type='virtio'/></interface>",
+                ).replace("</domain>", f"{shared}</domain>"),
+            ),
+        )
+        assert f"{path}.not" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("interface", "message"),
+    [
+        ("<interface type='vdpa'><source dev='/dev/vhost-vdpa-9'/></interface>", "/dev/vhost-vdpa-9"),
+        (
+            "<interface type='bridge'><source bridge='br0'/><vlan><tag id='4'/></vlan></interface>",
+            "an interface of type 'bridge' is requesting a vlan tag, but that is not supported for this type "
+            "of connection",
+        ),
+        (
+            "<interface type='bridge'><source bridge='br0'/><virtualport type='openvswitch'/></interface>",
+            "this host has no Open vSwitch",
+        ),
+        (
+            "<interface type='direct'><source dev='low0'/><virtualport type='802.1Qbh'>"
+            "<parameters profileid='x'/></virtualport></interface>",
+            "<virtualport type='802.1Qbh'>, which needs",
+        ),
+        (
+            "<interface type='ethernet'><target dev='nowhere0' managed='no'/></interface>",
+            "target managed='no' but specified dev doesn't exist",
+        ),
+        (
+            "<interface type='bridge'><source bridge='br0'/><target dev='much-too-long-a-name'/></interface>",
+            "much-too-long-a-name",
+        ),
+        (
+            "<interface type='hostdev'><source><address type='pci' bus='0' slot='31' function='0'/>"
+            "</source></interface>",
+            "of type 'hostdev'",
+        ),
+        (
+            "<interface type='bridge'><source bridge='br0'/><filterref filter='clean-traffic'/></interface>",
+            "network filter 'clean-traffic'",
+        ),
+    ],
+)
+def test_what_is_refused_leaves_nothing(
+    daemon: Daemon, host: Namespace, interface: str, message: str
+) -> None:
+    before = host.links()
+    beside = "<interface type='direct'><source dev='low0' mode='bridge'/></interface>"
+    text = domain("features", beside + interface)
+    refused = daemon.virsh_run("create", write(daemon, "features", text), "--paused")
+    assert message in refused.stderr
+    wait_until(lambda: host.links() == before, "nothing stays")
+    assert not daemon.qemu_pids()
