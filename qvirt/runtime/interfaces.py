@@ -291,6 +291,58 @@ async def disconnect(domain: "Domain", running: Running, interface: Interface) -
         domain.save_soon()
 
 
+async def update(domain: "Domain", running: Running, old: Interface, new: Interface) -> None:
+    """Bring the host's end of an interface from one description to another while the guest runs.
+
+    new: gets the old one's device, and a port of its own where it asks for another network. On failure all is
+    as it was. Raises OperationUnsupported where it would take another device.
+    """
+    hv = domain.hypervisor
+    new.target.dev = old.target.dev
+    moves = new.type == InterfaceType.NETWORK and _asked_place(old) != _asked_place(new)
+    if moves:
+        _take_port(domain, new)
+    elif new.type == InterfaceType.NETWORK and old.actual is not None and old.source is not None:
+        new.actual = old.actual.copy()
+        new.actual.bandwidth = new.bandwidth or old.actual.bandwidth
+        if new.source is not None:
+            new.source.portid = old.source.portid
+    what = f"interfaces of '{domain.name}'"
+    try:
+        if new.uses_tap and new.target.dev:
+            await hv.files.run(what, partial(plug.change, old, new), DEADLINE)
+        if new.type == InterfaceType.NETWORK and hv.networks is not None:
+            network = ports.active(hv.networks, _network_of(new))
+            port = ports.port_of(new, (domain.name, domain.uuid))
+            network.ports[str(port.uuid)] = port
+            await hv.files.run(f"port of '{domain.name}'", partial(ports.write_port, network, port))
+    except BaseException:
+        await asyncio.shield(_back(domain, old, new, moved=moves))
+        raise
+    if old.type == InterfaceType.NETWORK and (moves or new.type != InterfaceType.NETWORK):
+        await _leave_port(domain, old)
+
+
+async def _back(domain: "Domain", old: Interface, new: Interface, *, moved: bool) -> None:
+    """Undo a change that failed half way."""
+    what = f"interfaces of '{domain.name}'"
+    try:
+        if new.uses_tap and new.target.dev and old.actual_type == new.actual_type:
+            await domain.hypervisor.files.run(what, partial(plug.change, new, old), DEADLINE)
+    except QvirtError as error:
+        log.error("domain '%s': cannot put '%s' back: %s", domain.name, old.target.dev, error)
+    if moved:
+        await _leave_port(domain, new)
+
+
+def _asked_place(interface: Interface) -> tuple[str, str | None, str | None]:
+    """Return what an interface asks to be plugged into."""
+    source = interface.source
+    if source is None:
+        return (str(interface.type), None, None)
+    return (str(interface.type), source.network, source.portgroup)
+
+
 def _undo(folder: str, id: int, name: str, interface: Interface, macs: dict[str, str]) -> list[str]:
     if interface.uses_passt:
         passt.stop(folder, id, name, interface)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from qvirt.drivers.network import shaping, switchport
-from qvirt.errors import ConfigUnsupported, QvirtError, SystemError_
+from qvirt.errors import ConfigUnsupported, OperationUnsupported, QvirtError, SystemError_
 from qvirt.host import links, nic, taps
 from qvirt.model.devices.interface import Interface, InterfaceSource, InterfaceType
 from qvirt.qemu.devices.base import TapResource
@@ -137,6 +137,50 @@ def unplug(interface: Interface) -> list[str]:
         except QvirtError as error:
             attempt("downscript", error)
     return failures
+
+
+def change(old: Interface, new: Interface) -> None:
+    """Bring a device from one description to another: bridge, isolation, limits, coalescing, link.
+
+    Blocking. The other direction undoes it. Raises OperationUnsupported where it would take another device.
+    """
+    name = new.target.dev or ""
+    before, after = old.plugged(), new.plugged()
+    bridged = (InterfaceType.BRIDGE, InterfaceType.NETWORK)
+    if before.type != after.type and not (before.type in bridged and after.type in bridged):
+        raise OperationUnsupported(
+            f"unable to change config on '{before.type}' network type: it would become '{after.type}'; "
+            "detach the interface and attach it anew"
+        )
+    if after.type in bridged:
+        switchport.check(after)
+        joined = (_bridge_of(after), _switch(after))
+        if (_bridge_of(before), _switch(before)) != joined or _master(name) not in (joined[0], None):
+            _part(before, name)
+            _join(after, name)
+        elif bool(before.port.isolated) != bool(after.port.isolated):
+            nic.isolate_port(name, bool(after.port.isolated))
+    if (before.bandwidth and before.bandwidth.to_xml()) != (after.bandwidth and after.bandwidth.to_xml()):
+        shaping.limit(name, after.bandwidth, swap=after.type == InterfaceType.DIRECT)
+    frames = new.coalesce.rx.frames.max
+    if (old.coalesce.rx.frames.max or 0) != (frames or 0):
+        nic.set_coalesce(name, frames or 0)
+    if old.link.state != new.link.state and new.target.managed is not False:
+        taps.set_up(name, new.link.state != "down")
+
+
+def _switch(plugged: Interface) -> str | None:
+    return plugged.virtualport.type if plugged.virtualport is not None else None
+
+
+def _part(plugged: Interface, name: str) -> None:
+    """Take a tap out of its bridge; harmless when the bridge is gone."""
+    if _switch(plugged) == "openvswitch":
+        switchport.remove(name)
+        return
+    bridge = _master(name)
+    if bridge is not None:
+        taps.remove_from_bridge(bridge, name)
 
 
 def rejoin(interface: Interface) -> bool:

@@ -28,6 +28,7 @@ from qvirt.xml.document import parse_element
 from tests.functional.runtime.instance import document
 
 NETWORKS = {
+    "second": "<network><name>second</name><bridge name='br2'/></network>",
     "idle": "<network><name>idle</name><bridge name='br9'/></network>",
     "bridged": "<network><name>bridged</name><forward mode='nat'/><bridge name='br0'/></network>",
     "pool": "<network><name>pool</name>"
@@ -113,6 +114,7 @@ async def work(root: Path) -> dict[str, Any]:
     """Do it all."""
     ip("link", "add", "br0", "type", "bridge")
     ip("link", "set", "br0", "up")
+    ip("link", "add", "br2", "type", "bridge")
     ip("link", "add", "low0", "type", "veth", "peer", "name", "low1")
     ip("link", "set", "low0", "up")
     ip("link", "set", "low1", "up")
@@ -152,6 +154,24 @@ async def work(root: Path) -> dict[str, Any]:
     with await interfaces.connect(domain, running, extra) as connection:
         seen["extra"] = [connection.names, extra.target.dev, extra.target.dev in links()]
         seen["ports with extra"] = len(book(hv))
+        other = extra.copy()
+        other.unplug()
+        assert other.source is not None
+        other.source.network = "second"
+        other.link.state = "down"
+        await interfaces.update(domain, running, extra, other)
+        moved = links()["vnet1"]
+        seen["moved"] = [moved["master"], "UP" in moved["flags"], book(hv)]
+        impossible = other.copy()
+        impossible.unplug()
+        assert impossible.source is not None
+        impossible.source.network = "pool"
+        try:
+            await interfaces.update(domain, running, other, impossible)
+        except QvirtError as error:
+            seen["impossible"] = str(error)
+        seen["still"] = [links()["vnet1"]["master"], book(hv)]
+    extra = other
     await interfaces.disconnect(domain, running, extra)
     seen["extra gone"] = [len(book(hv)), "vnet1" in links()]
     await domain.save_status()

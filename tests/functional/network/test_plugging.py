@@ -79,6 +79,13 @@ def test_one_more_comes_and_goes(seen: dict[str, Any]) -> None:
     assert seen["extra gone"] == [2, False]
 
 
+def test_one_moves_to_another_network(seen: dict[str, Any]) -> None:
+    places = [["bridged", "network"], ["pool", "direct"], ["second", "network"]]
+    assert seen["moved"] == ["br2", False, places]
+    assert "requires exclusive access" in seen["impossible"]
+    assert seen["still"] == ["br2", places]
+
+
 def test_a_daemon_that_comes_back_knows_all(seen: dict[str, Any]) -> None:
     assert seen["same live"]
     assert seen["ports again"] == seen["ports"]
