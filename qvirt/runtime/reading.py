@@ -23,6 +23,7 @@ from qvirt.errors import InternalError, InvalidArg, NoHostname, OperationInvalid
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.domain import Domain as Definition
+from qvirt.qemu import vcpu_slots
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import Json, JsonObject
@@ -166,7 +167,7 @@ def vcpus(domain: "Domain") -> list[VcpuInfo]:
     if running is None:
         raise OperationInvalid("cannot retrieve vcpu information for inactive domain")
     found: list[VcpuInfo] = []
-    for number in range(running.definition.vcpus_current):
+    for number in vcpu_slots.online(running.definition):
         tid = running.vcpu_threads[number] if number < len(running.vcpu_threads) else 0
         times = procfs.cpu_times(running.pid, tid) if tid else None
         found.append(
@@ -442,7 +443,7 @@ def host_stats(interface: Interface) -> InterfaceStats | None:
     device = interface.target.dev
     if not device:
         return None
-    return procfs.interface_stats(device, swap=interface.type != InterfaceType.DIRECT)
+    return procfs.interface_stats(device, swap=interface.actual_type != InterfaceType.DIRECT)
 
 
 def interface_stats(domain: "Domain", name: str) -> InterfaceStats:

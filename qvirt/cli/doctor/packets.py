@@ -79,7 +79,7 @@ def read_dhcp(data: bytes, xid: int) -> DhcpAnswer | None:
         return None
     options = _options(message[240:])
     return DhcpAnswer(
-        kind=options.get(53, b"\0")[0],
+        kind=(options.get(53) or b"\0")[0],
         address=str(ipaddress.IPv4Address(message[16:20])),
         server=(_addresses(options.get(54)) or ("",))[0],
         mask=(_addresses(options.get(1)) or ("",))[0],
