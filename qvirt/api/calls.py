@@ -12,6 +12,9 @@ MODULES: Final = (
     "domain_info",
     "domain_cpu",
     "domain_memory",
+    "domain_vcpus",
+    "domain_memory_set",
+    "domain_iothreads",
     "domain_devices",
     "domain_metadata",
     "domain_guest",
@@ -20,6 +23,9 @@ MODULES: Final = (
     "domain_stats",
     "domain_xml",
     "domain_snapshots",
+    "network",
+    "network_ports",
+    "network_events",
     "qemu",
 )
 

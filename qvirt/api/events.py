@@ -6,11 +6,17 @@ hands each registration that matches one message, in the order of publication, b
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from qvirt.api.handle import handle
+from qvirt.api.handle import handle, uuid_bytes
 from qvirt.constants import ConnectDomainQemuMonitorEventRegisterFlags as MonitorFlags
 from qvirt.constants import DomainEventID
+from qvirt.drivers.network.events import (
+    NetworkEvent,
+    NetworkEvents,
+    NetworkLifecycle,
+    NetworkMetadataChange,
+)
 from qvirt.errors import InternalError, InvalidArg
 from qvirt.record import Record, field
 from qvirt.runtime import events as happened
@@ -18,10 +24,15 @@ from qvirt.runtime import events as happened
 LEGACY_IDS: Final = 16
 """Event numbers below this one may be registered without a callback id."""
 
+KNOWN_NETWORK_IDS: Final = 2
+"""Event numbers of networks below this one can be registered."""
+
 KNOWN_IDS: Final = 28
 """Event numbers below this one can be registered, whether they ever fire or not."""
 
 Values = tuple[Any, ...]
+
+EventKind = Literal["domain", "network"]
 
 
 class Message(Record, frozen=False):
@@ -34,6 +45,7 @@ class Message(Record, frozen=False):
     event_id: int | None
     values: Values
     prefix: Values = ()
+    kind: EventKind = "domain"
     encoded: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -48,6 +60,14 @@ class Registration(Record):
     event_id: int
     uuid: str | None
     legacy: bool
+
+
+class NetworkRegistration(Record):
+    """One registered event of networks: number, network (uuid, None for all)."""
+
+    callback_id: int
+    event_id: int
+    uuid: str | None
 
 
 class MonitorRegistration(Record):
@@ -135,17 +155,44 @@ def messages(event: happened.DomainEvent) -> list[Message]:
     return [Message(event.event_id, (handle_of(event), *(getattr(event, name) for name in fields)))]
 
 
+def network_message(event: NetworkEvent) -> Message:
+    """Give the message an event of a network makes."""
+    name = (event.name, uuid_bytes(event.uuid))
+    rest: Values = ()
+    if isinstance(event, NetworkLifecycle):
+        rest = (event.event, event.detail)
+    elif isinstance(event, NetworkMetadataChange):
+        rest = (event.type, event.nsuri)
+    return Message(event.event_id, (name, *rest), kind="network")
+
+
 class EventHub:
     """All connections that want events, and the counter of callback ids they share."""
 
-    def __init__(self, bus: happened.EventBus) -> None:
+    def __init__(self, bus: happened.EventBus, networks: NetworkEvents | None = None) -> None:
         self._next = 0
+        self._next_of_networks = 0
         self._waiting: dict[Subscriptions, None] = {}
-        self._unsubscribe = bus.subscribe(self.publish)
+        self._unsubscribe = [bus.subscribe(self.publish)]
+        if networks is not None:
+            self._unsubscribe.append(networks.subscribe(self.publish_network))
 
     def close(self) -> None:
         """Hear no more events."""
-        self._unsubscribe()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+
+    def network_number(self) -> int:
+        """Give the next callback id for events of networks."""
+        self._next_of_networks += 1
+        return self._next_of_networks - 1
+
+    def publish_network(self, event: NetworkEvent) -> None:
+        """Hand an event of the networks to every registration that matches."""
+        if self._waiting:
+            message = network_message(event)
+            for subscriptions in list(self._waiting):
+                subscriptions.deliver_network(event.uuid, message)
 
     def number(self) -> int:
         """Give the next callback id; libvirt numbers them per driver, not per connection."""
@@ -185,10 +232,12 @@ class Subscriptions:
         self._sink = sink
         self._registered: dict[int, Registration] = {}
         self._raw: dict[int, MonitorRegistration] = {}
+        self._networks: dict[int, NetworkRegistration] = {}
 
     def close(self) -> None:
         """Forget everything; the connection is gone."""
         self._registered.clear()
+        self._networks.clear()
         self._raw.clear()
         self._hub.forget(self)
 
@@ -257,10 +306,36 @@ class Subscriptions:
             ):
                 self._sink(message, registration.callback_id)
 
+    def register_network(self, event_id: int, uuid: str | None) -> int:
+        """Register an event number of networks and give its callback id.
+
+        Raises InternalError for an unknown number, InvalidArg when it is registered already.
+        """
+        if not 0 <= event_id < KNOWN_NETWORK_IDS:
+            raise InternalError(f"unsupported network event ID {event_id}", domain=7)
+        if any((r.event_id, r.uuid) == (event_id, uuid) for r in self._networks.values()):
+            raise InvalidArg("event callback already tracked", domain=0)
+        number = self._hub.network_number()
+        self._networks[number] = NetworkRegistration(number, event_id, uuid)
+        self._hub.listen(self)
+        return number
+
+    def deregister_network(self, callback_id: int) -> None:
+        """End a registration; raises InternalError for one that is not there."""
+        if self._networks.pop(callback_id, None) is None:
+            raise InternalError(f"network event callback {callback_id} not registered", domain=7)
+        self._sleep()
+
+    def deliver_network(self, uuid: str, message: Message) -> None:
+        """Send a message about a network to each registration that matches."""
+        for registration in list(self._networks.values()):
+            if registration.event_id == message.event_id and registration.uuid in (None, uuid):
+                self._sink(message, registration.callback_id)
+
     def _drop(self, callback_id: int) -> None:
         del self._registered[callback_id]
         self._sleep()
 
     def _sleep(self) -> None:
-        if not self._registered and not self._raw:
+        if not self._registered and not self._raw and not self._networks:
             self._hub.forget(self)

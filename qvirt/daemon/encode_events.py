@@ -52,7 +52,7 @@ def _callback(message: Message) -> bytes:
     if message.event_id is None:
         procedure = protocol.qemu().by_name["DOMAIN_MONITOR_EVENT"]
         return pack_event(procedure, _message(procedure).encode((0, *message.values)))
-    event = protocol.event_ids("domain")[message.event_id]
+    event = protocol.event_ids(message.kind)[message.event_id]
     procedure = protocol.remote().by_number[event.callback]
     if event.legacy is None:
         return pack_event(procedure, _message(procedure).encode((0, *message.values)))

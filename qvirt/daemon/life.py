@@ -88,9 +88,10 @@ class Daemon:
             # Clients that come while the domains are read wait in the queue instead of failing.
             services = self._listen()
             stack.callback(close_all, services)
-            hypervisor = await Hypervisor.open(self.paths)
+            hypervisor = await Hypervisor.open(self.paths, default_network=self.options.default_network)
             stack.push_async_callback(hypervisor.close)
-            hub = EventHub(hypervisor.events)
+            networks = hypervisor.networks
+            hub = EventHub(hypervisor.events, networks.events if networks is not None else None)
             stack.callback(hub.close)
             instance = Instance(hypervisor, Node(hypervisor, **self._host_uuid()), hub, self.privileged)
             self._server = server = Server(loop, instance, self.config)

@@ -29,6 +29,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-f", "--config", metavar="FILE", type=Path, help="settings, instead of libvirtd.conf"
     )
+    parser.add_argument(
+        "--default-network",
+        action="store_true",
+        help="with --root: define the network 'default' at the first start, as the machine's own daemon does",
+    )
     parser.add_argument("-p", "--pid-file", metavar="FILE", type=Path, help="write the process id here")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
     parser.add_argument("-V", "--version", action="version", version=f"qvirtd {qvirt.__version__}")

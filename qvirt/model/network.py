@@ -7,17 +7,22 @@ from enum import StrEnum
 
 from lxml import etree
 
-from qvirt.errors import InternalError, NoName, QvirtError, XmlDetail, XmlError
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported, InternalError, NoName, QvirtError, XmlDetail, XmlError
 from qvirt.model.devices.address import PciAddress
 from qvirt.model.domain import Metadata
 from qvirt.model.netdev import Bandwidth, PortOptions, Route, VirtualPort, Vlan
-from qvirt.model.network_ip import NetworkIp
-from qvirt.xml.codecs import integer, one_of, string, uint, ulong, uuid, words, yes_no
+from qvirt.model.network_ip import NetworkIp, write_open
+from qvirt.xml.codecs import Codec, integer, one_of, string, uint, ulong, uuid, words, yes_no
 from qvirt.xml.document import parse
 from qvirt.xml.fields import Attr, attr, child, children, part, text, texts
 from qvirt.xml.node import Node, complain
 
 DNSMASQ_NAMESPACE = "http://libvirt.org/schemas/network/dnsmasq/1.0"
+
+
+#: where libvirt takes 'yes' and looks at nothing else
+_LAX: Codec[bool] = Codec(lambda value: value == "yes", lambda value: "yes" if value else "no", "'yes'")
 
 
 class ForwardMode(StrEnum):
@@ -64,7 +69,7 @@ class NatPort(Node, tag="port"):
 class Nat(Node, tag="nat"):
     """``ipv6``: IPv6 is translated, too."""
 
-    ipv6: bool | None = attr(yes_no, omit=False)
+    ipv6: bool | None = attr(yes_no)
     address: NatAddress | None = child(NatAddress)
     port: NatPort | None = child(NatPort)
 
@@ -103,7 +108,7 @@ class Forward(Node, tag="forward"):
 
     def _bad_attr(self, el: etree._Element, field: Attr, text: str, error: ValueError) -> QvirtError:
         if field.name == "mode":
-            return XmlError(f"Invalid value for attribute 'mode' in element 'forward': '{text}'.")
+            return ConfigUnsupported(f"unknown forwarding type '{text}'")
         return super()._bad_attr(el, field, text, error)
 
     @property
@@ -135,7 +140,7 @@ class DnsDomain(Node, tag="domain"):
 
     name: str | None = attr(string)
     local_only: bool | None = attr(yes_no, "localOnly")
-    register: bool | None = attr(yes_no)
+    register: bool | None = attr(_LAX, omit=False)
 
 
 class DnsForwarder(Node, tag="forwarder"):
@@ -181,11 +186,14 @@ class PortGroup(Node, tag="portgroup"):
 
     complaints = complain({"!name": (XmlError, "Missing required name attribute in portgroup")})
     name: str = attr(string, required=True)
-    default: bool | None = attr(yes_no, omit=False)
+    default: bool | None = attr(_LAX, omit=False)
     trust_guest_rx_filters: bool | None = attr(yes_no, "trustGuestRxFilters")
     vlan: Vlan | None = child(Vlan)
     virtualport: VirtualPort | None = child(VirtualPort)
     bandwidth: Bandwidth | None = child(Bandwidth)
+
+    def write(self, out: list[str], indent: str = "", tag: str | None = None, force: bool = True) -> None:
+        write_open(self, super().write, out, indent, tag)
 
 
 class DnsmasqNode(Node):
@@ -245,9 +253,9 @@ class Network(Node, tag="network"):
         if not self.name:
             raise NoName("")
         if "\n" in self.name:
-            raise XmlDetail("invalid char in name: \n")
+            raise XmlDetail("invalid char in name: \n", domain=ErrorDomain.XML)
         if "/" in self.name:
-            raise XmlError(f"name {self.name} cannot contain '/'")
+            raise XmlDetail("invalid char in name: /", domain=ErrorDomain.XML)
         if self.title is not None and "\n" in self.title:
             raise XmlError("Network title can't contain newlines")
         for name in ("title", "description"):

@@ -1,11 +1,12 @@
 """``<ip>`` of a network: its address, and what DHCP and TFTP serve there."""
 
 import ipaddress
+from collections.abc import Callable
 
-from qvirt.errors import XmlError
-from qvirt.xml.codecs import Codec, string, uint, ulong, words, yes_no
+from qvirt.errors import ConfigUnsupported
+from qvirt.xml.codecs import string, uint, ulong, words, yes_no
 from qvirt.xml.fields import attr, child, children, part
-from qvirt.xml.node import Node, complain
+from qvirt.xml.node import Node
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -19,43 +20,51 @@ def parse_address(text: str) -> Address:
     return ipaddress.ip_address(text.partition("%")[0])
 
 
+def write_open(
+    node: Node,
+    write: Callable[[list[str], str, str | None, bool], None],
+    out: list[str],
+    indent: str,
+    tag: str | None,
+) -> None:
+    """Write an element that libvirt never writes as an empty tag."""
+    mark = len(out)
+    write(out, indent, tag, True)
+    if len(out) == mark + 1:
+        out[mark] = f"{out[mark].removesuffix('/>' + chr(10))}>\n"
+        out.append(f"{indent}</{tag or node.tag}>\n")
+
+
 class Lease(Node, tag="lease"):
     """How long an address is given out; 0 is forever."""
 
-    complaints = complain(
-        {"expiry": (XmlError, "Invalid value for attribute 'expiry' in element 'lease': '{}'.")}
-    )
-    expiry: int = attr(ulong, required=True)
+    expiry: int | None = attr(ulong)
     unit: str | None = attr(words(*LEASE_UNITS))
 
     def check(self) -> None:
-        if self.expiry and self.unit is None:
-            self.unit = "minutes"
         if not self.expiry:
             self.unit = None
-        elif self.seconds < 120:
-            raise XmlError(
-                f"The minimum lease time should be greater than 2 minutes; this one is {self.seconds} s"
-            )
+            return
+        self.unit = self.unit or "minutes"
+        if self.seconds < 120:
+            raise ConfigUnsupported("The minimum lease time should be greater than 2 minutes")
 
     @property
     def seconds(self) -> int:
         """The length in seconds; 0 is forever."""
-        return self.expiry * LEASE_UNITS[self.unit or "minutes"]
+        return (self.expiry or 0) * LEASE_UNITS[self.unit or "minutes"]
 
 
 class DhcpRange(Node, tag="range"):
     """A range of addresses to give out."""
 
-    complaints = complain(
-        {
-            "!start": (XmlError, "Missing 'start' attribute in dhcp range"),
-            "!end": (XmlError, "Missing 'end' attribute in dhcp range"),
-        }
-    )
-    start: str = attr(string, required=True)
-    end: str = attr(string, required=True)
+    start: str = attr(string, default="", omit="")
+    end: str = attr(string, default="", omit="")
     lease: Lease | None = child(Lease)
+
+    def check(self) -> None:
+        if self.lease is not None and self.lease.expiry is None:
+            self.lease = None
 
 
 class DhcpHost(Node, tag="host"):
@@ -67,11 +76,14 @@ class DhcpHost(Node, tag="host"):
     ip: str | None = attr(string)
     lease: Lease | None = child(Lease)
 
+    def check(self) -> None:
+        if self.lease is not None and self.lease.expiry is None:
+            self.lease = None
+
 
 class Bootp(Node, tag="bootp"):
     """What a host boots from the network, and where it is served when not here."""
 
-    complaints = complain({"!file": (XmlError, "Missing 'file' attribute in bootp")})
     file: str | None = attr(string)
     server: str | None = attr(string)
 
@@ -94,17 +106,13 @@ class Tftp(Node, tag="tftp"):
     root: str | None = attr(string)
 
 
-#: kept apart from ``uint``: libvirt says 0 where none is said
-_prefix: Codec[int] = uint
-
-
 class NetworkIp(Node, tag="ip"):
     """An address of the bridge; what is served on it."""
 
     family: str | None = attr(string)
     address: str | None = attr(string)
     netmask: str | None = attr(string)
-    prefix: int | None = attr(_prefix, omit=0)
+    prefix: int | None = attr(uint, omit=0)
     local_ptr: bool | None = attr(yes_no, "localPtr")
     tftp: Tftp = part(Tftp)
     dhcp: Dhcp | None = child(Dhcp)
@@ -153,14 +161,9 @@ class NetworkIp(Node, tag="ip"):
             self.dhcp = Dhcp()
         return self.dhcp
 
-    def write_body(self, out: list[str], indent: str) -> None:
-        dhcp, self.__dict__["dhcp"] = (
-            self.dhcp,
-            None
-            if self.dhcp is None or self.dhcp.is_empty() or not (self.dhcp.ranges or self.dhcp.hosts)
-            else self.dhcp,
-        )
-        try:
-            super().write_body(out, indent)
-        finally:
-            self.__dict__["dhcp"] = dhcp
+    def write(self, out: list[str], indent: str = "", tag: str | None = None, force: bool = True) -> None:
+        shown = self
+        if self.dhcp is not None and not (self.dhcp.ranges or self.dhcp.hosts):
+            shown = self.copy()  # a boot server alone is not written
+            shown.dhcp = None
+        write_open(shown, super(NetworkIp, shown).write, out, indent, tag)

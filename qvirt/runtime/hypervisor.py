@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Self
 
 from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, ErrorDomain
-from qvirt.drivers.network.ports import Networks
+from qvirt.drivers.network.driver import Networks
 from qvirt.errors import InternalError, NoDomain, OperationFailed, OperationInvalid, QvirtError
 from qvirt.host.config import QemuConfig, QemuUser, read_config
 from qvirt.host.persist import FileWorker
@@ -161,11 +161,12 @@ class Hypervisor:
         config: QemuConfig | None = None,
         checkpoint: Checkpoint | None = None,
         autostart: bool = True,
+        default_network: bool = False,
     ) -> Self:
         """Lock the instance, load the definitions, find the running QEMUs again, autostart the others.
 
         config: qemu.conf as read; None reads it from the instance's folder. Autostarts go on in the
-        background. Raises OperationFailed when another daemon serves this tree.
+        background. default_network: define it, as the machine's own instance does. Raises OperationFailed when another daemon serves this tree.
         """
         privileged = os.geteuid() == 0
         if config is None:
@@ -181,18 +182,28 @@ class Hypervisor:
             become_reaper()
             self._choose_user()
             make_folders(paths, (self.user.uid, self.user.gid) if self.user is not None else None)
+            self.networks = await Networks.open(
+                paths.networks, self.files, privileged=privileged, with_default=default_network or paths.kind == "system"
+            )
+            self.reports += self.networks.reports
             await recover.load_definitions(self)
             await recover.reconnect_all(self)
             await interfaces.settle_ports(self)
             interfaces.follow_networks(self)
             if autostart:
-                self.background(recover.autostart_all(self), "autostart")
+                self.background(self._autostart(), "autostart")
         except BaseException:
             await self.close()
             raise
         for report in self.reports:
             log.warning("%s", report)
         return self
+
+    async def _autostart(self) -> None:
+        """Start what is marked: networks first, guests are plugged into them. @background."""
+        if self.networks is not None:
+            await self.networks.autostart()
+        await recover.autostart_all(self)
 
     def _choose_user(self) -> None:
         """Run QEMU as ourselves where the tree given with --root is closed to its user."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from qvirt.drivers.network.network import NetworkFolders
 from qvirt.errors import OperationFailed, SystemError_
 from qvirt.qemu.context import Dirs
 from qvirt.record import Record
@@ -122,6 +123,19 @@ class Paths(Record):
 
     def managed_save(self, name: str) -> Path:
         return self.save / f"{name}.save"
+
+    @property
+    def networks(self) -> NetworkFolders:
+        """Where the virtual networks are kept."""
+        if self.kind == "session":
+            run = self.sockets / "network"
+            return NetworkFolders(
+                self.etc / "qemu/networks", run / "run", run / "lib", self.sockets / "dnsmasq/lib"
+            )
+        lib = self.lib.parent
+        return NetworkFolders(
+            self.etc / "qemu/networks", self.sockets / "network", lib / "network", lib / "dnsmasq"
+        )
 
     @property
     def dirs(self) -> Dirs:

@@ -105,6 +105,18 @@ def allocate(
     return port
 
 
+def complete(network: Document, port: NetworkPort, used: Callable[[str], int]) -> NetworkPort:
+    """Return a port as a client has asked for it, with what its group and network give it. See `allocate`."""
+    interface = Interface(mac=Mac(address=port.mac.address))
+    interface.source = InterfaceSource(network=network.name, portgroup=port.group)
+    interface.bandwidth, interface.vlan, interface.virtualport = port.bandwidth, port.vlan, port.virtualport
+    interface.port, interface.trust_guest_rx_filters = port.port, port.rxfilters.trust_guest
+    owner = port.owner or Owner()
+    made = allocate(network, interface, port.uuid or "", (owner.name or "", owner.uuid or ""), used)
+    made.owner = port.owner
+    return made
+
+
 def _choose_plug(network: Document, port: NetworkPort, used: Callable[[str], int]) -> PortPlug:
     mode = network.mode
     manager = network.bridge.mac_table_manager if network.bridge is not None else None

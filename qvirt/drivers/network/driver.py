@@ -1,0 +1,452 @@
+"""Networks: all virtual networks of an instance; what clients do to them, short of the host's links.
+
+Lookups are from memory. Whatever changes a network holds its lock, works in the file worker and on the host
+through `running`, and publishes what happened.
+"""
+
+import asyncio
+import logging
+import random
+import uuid as _uuid
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Self
+
+from qvirt.constants import NetworkEventLifecycleType as Event
+from qvirt.constants import NetworkMetadataType, NetworkUpdateFlags
+from qvirt.drivers.network import default, leases, ports, running, store, update, validate
+from qvirt.drivers.network.events import NetworkEvents, NetworkLifecycle, NetworkMetadataChange
+from qvirt.drivers.network.network import Network, NetworkFolders, NetworkHost
+from qvirt.errors import (
+    InternalError,
+    NetworkPortExists,
+    NoNetwork,
+    NoNetworkPort,
+    OperationFailed,
+    OperationInvalid,
+    QvirtError,
+)
+from qvirt.host.persist import FileWorker
+from qvirt.model.netdev import Bandwidth
+from qvirt.model.network import Network as Document
+from qvirt.model.network import parse_network
+from qvirt.model.network_port import NetworkPort, parse_network_port
+
+log = logging.getLogger(__name__)
+
+
+class Networks:
+    """The networks, by uuid and name."""
+
+    def __init__(self, host: NetworkHost) -> None:
+        """Use `open`."""
+        self.host = host
+        self.events = NetworkEvents()
+        self.reports: list[str] = []
+        self._by_uuid: dict[str, Network] = {}
+        self._by_name: dict[str, Network] = {}
+        self._random = random.SystemRandom()
+
+    @classmethod
+    async def open(
+        cls, folders: NetworkFolders, files: FileWorker, *, privileged: bool, with_default: bool
+    ) -> Self:
+        """Read the networks, take up those that are active.
+
+        with_default: define the network called default once, where nobody has done so. Raises SystemError_.
+        """
+        self = cls(NetworkHost(folders, files, privileged))
+        await files.run("folders of networks", partial(store.make_folders, folders))
+        loaded = await files.run("network definitions", partial(store.load, folders))
+        self.reports += loaded.reports
+        for document in loaded.definitions:
+            self._adopt(document).definition = document
+        for name, (document, state, known) in loaded.active.items():
+            network = self._by_name.get(name) or self._adopt(document)
+            network.live, network.state = document, state
+            network.ports = {port.uuid: port for port in known if port.uuid}
+        for network in self:
+            network.autostart = network.persistent and network.name in loaded.autostart
+        for network in [network for network in self if network.active]:
+            await self._reconnect(network)
+        if with_default:
+            await self._define_default()
+        return self
+
+    def _adopt(self, document: Document) -> Network:
+        validate.fill_in(document, self.make_uuid, self.make_mac)
+        network = Network(self.host, document.name, document.uuid or "")
+        self._add(network)
+        return network
+
+    async def _reconnect(self, network: Network) -> None:
+        try:
+            await running.reconnect(network, self.host)
+        except QvirtError as error:
+            self.reports.append(f"network '{network.name}' is no longer active: {error}")
+            await self._gone(network)
+
+    async def _define_default(self) -> None:
+        text = await self.host.files.run(
+            "default network", partial(default.choose, self.host.folders, list(self))
+        )
+        if text is None:
+            return
+        if "default" not in self._by_name:
+            await self.define(text)
+            await self.set_autostart(self.by_name("default"), True)
+        await self.host.files.run("default network", partial(default.note, self.host.folders))
+
+    async def autostart(self) -> None:
+        """Start what is marked, unless it was done since the machine was booted. @background."""
+        folders, files = self.host.folders, self.host.files
+        if await files.run("autostart mark", partial(default.autostarted, folders)):
+            return
+        for network in [network for network in self if network.autostart and not network.active]:
+            try:
+                await self.start(network)
+            except QvirtError as error:
+                report = f"Failed to autostart network '{network.name}': {error}"
+                self.reports.append(report)
+                log.error("%s", report)
+        await files.run("autostart mark", partial(default.note_autostart, folders))
+
+    # ------------------------------------------------------------------ lookups
+
+    def __iter__(self) -> Iterator[Network]:
+        return iter(list(self._by_uuid.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_uuid)
+
+    def by_name(self, name: str) -> Network:
+        """Raises NoNetwork."""
+        network = self._by_name.get(name)
+        if network is None:
+            raise NoNetwork(f"no network with matching name '{name}'")
+        return network
+
+    def by_uuid(self, uuid: str) -> Network:
+        """Raises NoNetwork."""
+        network = self._by_uuid.get(uuid)
+        if network is None:
+            raise NoNetwork(f"no network with matching uuid '{uuid}'")
+        return network
+
+    def find(self, uuid: str) -> Network | None:
+        """Return the network of a uuid, or None."""
+        return self._by_uuid.get(uuid)
+
+    def port(self, network: Network, uuid: str) -> NetworkPort:
+        """Return a port of a network. Raises NoNetworkPort."""
+        port = network.ports.get(uuid)
+        if port is None:
+            raise NoNetworkPort(f"network port with UUID {uuid} does not exist")
+        return port
+
+    async def leased(self, network: Network, mac: str) -> Sequence[tuple[str, int]]:
+        """Return the addresses, and the lengths of their networks, that a network has leased to a card."""
+        return [
+            (lease.address, lease.prefix)
+            for lease in await self.leases(network)
+            if lease.mac is not None and lease.mac.lower() == mac.lower()
+        ]
+
+    async def leases(self, network: Network) -> list[leases.Lease]:
+        """Return the leases a network has given."""
+        if not network.active or not network.bridge:
+            return []
+        return await leases.read(network)
+
+    def _add(self, network: Network) -> None:
+        self._by_uuid[network.uuid] = network
+        self._by_name[network.name] = network
+
+    def _remove(self, network: Network) -> None:
+        if self._by_uuid.get(network.uuid) is network:
+            del self._by_uuid[network.uuid]
+        if self._by_name.get(network.name) is network:
+            del self._by_name[network.name]
+
+    # --------------------------------------------------------------- definitions
+
+    def make_uuid(self) -> str:
+        return str(_uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+    def make_mac(self) -> str:
+        return "52:54:00:" + ":".join(f"{self._random.randrange(256):02x}" for _ in range(3))
+
+    async def _read(self, xml: str, *, validated: bool) -> Document:
+        document = parse_network(xml, validate=validated)
+        validate.fill_in(document, self.make_uuid, self.make_mac)
+        validate.check(document)
+        others = {network.bridge for network in self if network.name != document.name and network.bridge}
+        await self.host.files.run("bridge names", partial(validate.name_bridge, document, others))
+        return document
+
+    def _claim(self, document: Document) -> Network | None:
+        """Return the network a document is about, None when it is new. Raises OperationFailed."""
+        same_uuid = self._by_uuid.get(document.uuid or "")
+        if same_uuid is not None:
+            if same_uuid.name != document.name:
+                raise OperationFailed(
+                    f"network '{same_uuid.name}' is already defined with uuid {same_uuid.uuid}"
+                )
+            return same_uuid
+        same_name = self._by_name.get(document.name)
+        if same_name is not None:
+            raise OperationFailed(f"network '{document.name}' already exists with uuid {same_name.uuid}")
+        return None
+
+    def _claim_or_new(self, document: Document) -> tuple[Network, bool]:
+        network = self._claim(document)
+        if network is not None:
+            return network, False
+        network = Network(self.host, document.name, document.uuid or "")
+        self._add(network)  # from here on nobody else can take the name
+        return network, True
+
+    async def define(self, xml: str, *, validated: bool = False) -> Network:
+        """Keep a definition (virNetworkDefineXMLFlags); an existing one is replaced."""
+        document = await self._read(xml, validated=validated)
+        network, is_new = self._claim_or_new(document)
+        try:
+            async with network.lock:
+                await self._save(document)
+                network.definition = document
+                self._add(network)
+                self._tell(network, Event.DEFINED)
+        except BaseException:
+            if is_new and not network.persistent and not network.active:
+                self._remove(network)
+            raise
+        return network
+
+    async def undefine(self, network: Network) -> None:
+        """Forget a definition; an active network goes on until it is destroyed. Raises OperationInvalid."""
+        async with network.lock:
+            if not network.persistent:
+                raise OperationInvalid("can't undefine transient network")
+            await self.host.files.run(
+                f"definition of '{network.name}'",
+                partial(store.erase_definition, self.host.folders, network.name),
+            )
+            network.definition, network.autostart = None, False
+            self._tell(network, Event.UNDEFINED)
+            if not network.active:
+                self._remove(network)
+
+    async def set_autostart(self, network: Network, wanted: bool) -> None:
+        """Start it with the daemon, or not. Raises OperationInvalid."""
+        async with network.lock:
+            if not network.persistent:
+                raise OperationInvalid("cannot set autostart for transient network")
+            if network.autostart != wanted:
+                await self.host.files.run(
+                    f"autostart of '{network.name}'",
+                    partial(store.set_autostart, self.host.folders, network.name, wanted),
+                )
+                network.autostart = wanted
+
+    async def _save(self, document: Document) -> None:
+        await self.host.files.run(
+            f"definition of '{document.name}'", partial(store.write_definition, self.host.folders, document)
+        )
+
+    async def save_status(self, network: Network) -> None:
+        """Write the status file of an active network."""
+        await self.host.files.run(f"status of '{network.name}'", partial(store.write_status, network))
+
+    # --------------------------------------------------------------- start and stop
+
+    async def create(self, xml: str, *, validated: bool = False) -> Network:
+        """Start a transient network (virNetworkCreateXMLFlags), or a defined one with this document."""
+        document = await self._read(xml, validated=validated)
+        network, is_new = self._claim_or_new(document)
+        try:
+            async with network.lock:
+                if network.active:
+                    raise OperationInvalid(f"network is already active as '{network.name}'")
+                self._add(network)
+                await self._start(network, document)
+        except BaseException:
+            if is_new and not network.persistent and not network.active:
+                self._remove(network)
+            raise
+        return network
+
+    async def start(self, network: Network) -> None:
+        """Start a defined network. Raises OperationInvalid and what the host refuses."""
+        async with network.lock:
+            if network.active:
+                raise OperationInvalid("network is already active")
+            if network.definition is None:
+                raise NoNetwork(f"no network with matching uuid '{network.uuid}' ({network.name})")
+            await self._start(network, network.definition.copy())
+
+    async def _start(self, network: Network, document: Document) -> None:
+        network.live, network.state, network.ports = document, {}, {}
+        try:
+            await running.start(network, self.host)
+        except BaseException:
+            network.live, network.state = None, {}
+            raise
+        try:
+            await self.save_status(network)
+        except BaseException:
+            await asyncio.shield(running.stop(network))
+            network.live, network.state = None, {}
+            raise
+        self._tell(network, Event.STARTED)
+
+    async def destroy(self, network: Network) -> None:
+        """Stop a network; a transient one is gone then. Raises OperationInvalid."""
+        async with network.lock:
+            if not network.active:
+                raise OperationInvalid(f"network '{network.name}' is not active")
+            await running.stop(network)
+            await self._gone(network)
+            self._tell(network, Event.STOPPED)
+
+    async def _gone(self, network: Network) -> None:
+        await self.host.files.run(
+            f"status of '{network.name}'", partial(store.erase_status, self.host.folders, network.name)
+        )
+        network.live, network.state, network.ports = None, {}, {}
+        if not network.persistent:
+            self._remove(network)
+
+    # ------------------------------------------------------------------- changes
+
+    def _impact(self, network: Network, flags: int) -> int:
+        """Return what a change is about: LIVE, CONFIG or both. Raises OperationInvalid."""
+        impact = flags & (NetworkUpdateFlags.LIVE | NetworkUpdateFlags.CONFIG)
+        if not impact:
+            impact = NetworkUpdateFlags.LIVE if network.active else NetworkUpdateFlags.CONFIG
+        if impact & NetworkUpdateFlags.LIVE and not network.active:
+            raise OperationInvalid("network is not running")
+        if impact & NetworkUpdateFlags.CONFIG and not network.persistent:
+            raise OperationInvalid("cannot change persistent config of a transient network")
+        return impact
+
+    async def update(
+        self, network: Network, command: int, section: int, parent: int, xml: str, flags: int
+    ) -> None:
+        """Change one section of the definition, the active network or both (virNetworkUpdate).
+
+        Nothing is changed where one of the two cannot be. Raises OperationInvalid, NoSupport, XmlError.
+        """
+        async with network.lock:
+            impact = self._impact(network, flags)
+            config, live = network.definition, network.live
+            if impact & NetworkUpdateFlags.CONFIG and config is not None:
+                config = config.copy()
+                update.apply(config, command, section, parent, xml)
+                validate.check(config)
+            if impact & NetworkUpdateFlags.LIVE and network.live is not None:
+                live = network.live.copy()
+                update.apply(live, command, section, parent, xml, used=network.connections)
+                validate.check(live)
+            await self._change(network, config, live)
+
+    async def _change(self, network: Network, config: Document | None, live: Document | None) -> None:
+        """Put changed documents in place, host first; on failure everything is as it was."""
+        old_config, old_live = network.definition, network.live
+        if config is not None and config is not old_config:
+            await self._save(config)
+        try:
+            if live is not None and old_live is not None and live is not old_live:
+                network.live = live
+                try:
+                    await running.refresh(network, old_live, live)
+                    await self.save_status(network)
+                except BaseException:
+                    network.live = old_live
+                    raise
+        except BaseException:
+            if config is not None and config is not old_config and old_config is not None:
+                await asyncio.shield(self._save(old_config))
+            raise
+        network.definition = config
+
+    async def set_metadata(
+        self, network: Network, kind: int, text: str | None, key: str | None, uri: str | None, flags: int
+    ) -> None:
+        """Set title, description or one application's element (virNetworkSetMetadata)."""
+        async with network.lock:
+            impact = self._impact(network, flags)
+            config, live = network.definition, network.live
+            if impact & NetworkUpdateFlags.CONFIG and config is not None:
+                config = config.copy()
+                update.set_metadata(config, kind, text, key, uri)
+                await self._save(config)
+                network.definition = config
+            if impact & NetworkUpdateFlags.LIVE and live is not None:
+                live = live.copy()
+                update.set_metadata(live, kind, text, key, uri)
+                network.live = live
+                await self.save_status(network)
+            nsuri = uri if kind == NetworkMetadataType.ELEMENT else None
+            self.events.publish(NetworkMetadataChange(network.name, network.uuid, kind, nsuri))
+
+    def metadata(self, network: Network, kind: int, uri: str | None, flags: int) -> str:
+        """Return title, description or an element. Raises NoNetworkMetadata, OperationInvalid."""
+        impact = self._impact(network, flags)
+        document = network.live if impact & NetworkUpdateFlags.LIVE else network.definition
+        return update.get_metadata(document or network.current, kind, uri)
+
+    # --------------------------------------------------------------------- ports
+
+    async def create_port(self, network: Network, xml: str, *, reclaim: bool, validated: bool) -> NetworkPort:
+        """Make a port (virNetworkPortCreateXML); reclaim: it is plugged in already, only noted again.
+
+        Raises OperationInvalid when the network is not active, NetworkPortExists.
+        """
+        port = parse_network_port(xml, validate=validated)
+        async with network.lock:
+            if network.live is None:
+                raise OperationInvalid(f"network '{network.name}' is not active")
+            port.uuid = port.uuid or self.make_uuid()
+            if port.uuid in network.ports:
+                raise NetworkPortExists(port.uuid)
+            if not reclaim:
+                port = ports.complete(network.live, port, network.connections)
+            network.ports[str(port.uuid)] = port
+            try:
+                await self._keep_port(network, port)
+            except BaseException:
+                network.ports.pop(str(port.uuid), None)
+                raise
+        return port
+
+    async def _keep_port(self, network: Network, port: NetworkPort) -> None:
+        await self.host.files.run(f"network port {port.uuid}", partial(ports.write_port, network, port))
+
+    async def set_port_bandwidth(
+        self, network: Network, port: NetworkPort, bandwidth: Bandwidth | None
+    ) -> None:
+        """Change what a port may send and receive; it counts from the next time it is plugged in."""
+        async with network.lock:
+            if not network.active:
+                raise OperationInvalid(f"network '{network.name}' is not active")
+            changed = port.copy()
+            changed.bandwidth = bandwidth
+            await self._keep_port(network, changed)
+            network.ports[str(port.uuid)] = changed
+
+    async def delete_port(self, network: Network, port: NetworkPort) -> None:
+        """Remove a port (virNetworkPortDelete)."""
+        async with network.lock:
+            network.ports.pop(str(port.uuid), None)
+            await self.host.files.run(
+                f"network port {port.uuid}", partial(ports.erase_port, network, str(port.uuid))
+            )
+
+    def bridge_name(self, network: Network) -> str:
+        """Return the name of its bridge. Raises InternalError."""
+        if not network.bridge:
+            raise InternalError(f"network '{network.name}' does not have a bridge name.")
+        return network.bridge
+
+    def _tell(self, network: Network, event: int) -> None:
+        self.events.publish(NetworkLifecycle(network.name, network.uuid, event))

@@ -1,0 +1,195 @@
+"""Addresses, DHCP and routes of a network: what libvirt refuses, in its words."""
+
+import ipaddress
+import re
+
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported, InternalError, SystemError_, XmlError
+from qvirt.model.network import Network
+from qvirt.model.network_ip import Address, DhcpHost, DhcpRange, NetworkIp, parse_address
+
+#: addresses a range may have
+_RANGE_MAX = 65535
+_MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
+
+
+class BadAddress(SystemError_):
+    """An address that cannot be read, where libvirt asks the resolver."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"Cannot parse socket address '{text}': Name or service not known")
+        self.domain = ErrorDomain.NONE
+
+
+def _socket_address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError:
+        raise BadAddress(text) from None
+
+
+def check(ip: NetworkIp, name: str) -> None:
+    """Check an ``<ip>`` and what is served there; addresses are put into their usual spelling."""
+    where = f"in network '{name}'"
+    if ip.address is None:
+        raise XmlError(f"Missing required address attribute {where}")
+    try:
+        own = parse_address(ip.address)
+    except ValueError:
+        raise XmlError(f"Invalid address '{ip.address}' {where}") from None
+    ip.address = str(own)
+    netmask = _netmask(ip, where)
+    if ip.family is None and own.version != 4:
+        raise ConfigUnsupported(f"no family specified for non-IPv4 address '{ip.address}' {where}")
+    if ip.family not in (None, "ipv4", "ipv6"):
+        raise XmlError(f"Unrecognized family '{ip.family}' {where}")
+    if ip.family is not None and ip.version != own.version:
+        raise ConfigUnsupported(
+            f"Family '{ip.family}' specified for non-IPv{ip.version} address '{ip.address}' {where}"
+        )
+    if netmask is not None and own.version == 6:
+        raise ConfigUnsupported(f"netmask not allowed for IPv6 address '{ip.address}' {where}")
+    if netmask is not None and ip.prefix:
+        raise ConfigUnsupported(f"Network '{name}' IP address cannot have both a prefix and a netmask")
+    if ip.prefix and ip.prefix > own.max_prefixlen:
+        raise ConfigUnsupported(f"Invalid IPv{own.version} prefix '{ip.prefix}' {where}")
+    if own.version == 6 and ip.tftp.root:
+        raise ConfigUnsupported(f"Unsupported <tftp> element in an IPv6 element {where}")
+    if ip.dhcp is None:
+        return
+    for range_ in ip.dhcp.ranges:
+        check_range(range_, ip, name)
+    for host in ip.dhcp.hosts:
+        check_host(host, ip, name)
+    if own.version == 6:
+        ip.dhcp.bootp = None
+    elif ip.dhcp.bootp is not None and ip.dhcp.bootp.server:
+        _socket_address(ip.dhcp.bootp.server)
+
+
+def _netmask(ip: NetworkIp, where: str) -> str | None:
+    if ip.netmask is None:
+        return None
+    try:
+        ipaddress.IPv4Address(ip.netmask)
+    except ValueError:
+        raise XmlError(f"Invalid netmask '{ip.netmask}' {where}") from None
+    return ip.netmask
+
+
+def check_size(start: str, end: str) -> None:
+    """Refuse a range that is reversed or too large. Raises InternalError."""
+    first, last = parse_address(start), parse_address(end)
+    shown = f"range {start} - {end}"
+    if int(first) > int(last):
+        raise InternalError(f"{shown} is reversed ", domain=ErrorDomain.NONE)
+    if int(last) - int(first) >= _RANGE_MAX:
+        raise InternalError(f"{shown} is too large (> {_RANGE_MAX})", domain=ErrorDomain.NONE)
+
+
+def check_range(range_: DhcpRange, ip: NetworkIp, name: str) -> None:
+    """Check a range: both ends, in the subnet, not its first or last address."""
+    for which in ("start", "end"):
+        if not getattr(range_, which):
+            raise XmlError(f"Missing '{which}' attribute in dhcp range for network '{name}'")
+    first, last = _socket_address(range_.start), _socket_address(range_.end)
+    own, length = ip.own, _length(ip)
+    shown = f"range {first} - {last}"
+    if not first.version == last.version == own.version:
+        raise InternalError(
+            f"mismatch of address family in {shown} for network {own}", domain=ErrorDomain.NONE
+        )
+    if int(first) > int(last):
+        raise InternalError(f"{shown} is reversed ", domain=ErrorDomain.NONE)
+    where = f"network {own}/{length}"
+    subnet = ipaddress.ip_network(f"{own}/{length}", strict=False)
+    if first not in subnet or last not in subnet:
+        raise InternalError(f"{shown} is not entirely within {where}", domain=ErrorDomain.NONE)
+    if own.version == 4:
+        if first == subnet.network_address:
+            raise InternalError(
+                f"start of {shown} in {where} is the network address", domain=ErrorDomain.NONE
+            )
+        if last == subnet.broadcast_address:
+            raise InternalError(
+                f"end of {shown} in {where} is the broadcast address", domain=ErrorDomain.NONE
+            )
+    check_size(str(first), str(last))
+
+
+def _length(ip: NetworkIp) -> int:
+    try:
+        return ip.length
+    except ValueError:
+        return 24 if ip.version == 4 else 64
+
+
+def check_host(host: DhcpHost, ip: NetworkIp, name: str, *, partial: bool = False) -> None:
+    """Check a host; partial: it only says which one is meant, to be removed."""
+    where = f"in network '{name}'"
+    if host.mac is not None:
+        if not _MAC.fullmatch(host.mac):
+            raise XmlError(f"Cannot parse MAC address '{host.mac}' {where}")
+        if int(host.mac.split(":")[0], 16) & 1:
+            raise XmlError(f"expected unicast mac address, found multicast '{host.mac}' {where}")
+        if ip.version == 6:
+            raise XmlError(
+                f"Invalid to specify MAC address '{host.mac}' in network '{name}' IPv6 static host definition"
+            )
+    if host.id is not None:
+        bad = re.search("[^0-9a-fA-F:]", host.id)
+        if bad is not None:
+            raise XmlError(f"Invalid character '{bad[0]}' in id '{host.id}' of network '{name}'")
+    if host.name is not None and not (host.name and host.name[0].isalnum()):
+        raise XmlError(f"Cannot use host name '{host.name}' {where}")
+    if host.ip is not None:
+        try:
+            host.ip = str(parse_address(host.ip))
+        except ValueError:
+            raise XmlError(f"Invalid IP address in static host definition for network '{name}'") from None
+    if partial:
+        if host.mac is None and host.name is None and host.ip is None and host.id is None:
+            raise XmlError(
+                f"At least one of name, mac, or ip attribute must be specified for static host definition {where}"
+            )
+        return
+    if ip.version == 6:
+        if host.id is None and host.name is None:
+            raise XmlError(f"Static host definition in IPv6 network '{name}' must have id or name attribute")
+    elif host.mac is None and host.name is None:
+        raise XmlError(f"Static host definition in IPv4 network '{name}' must have mac or name attribute")
+    if host.ip is None:
+        raise XmlError(f"Missing IP address in static host definition for network '{name}'")
+
+
+def check_dhcp_once(network: Network) -> None:
+    """Refuse DHCP on a second address of a family. Raises ConfigUnsupported."""
+    for version in (4, 6):
+        if sum(bool(ip.ranges or ip.hosts) for ip in network.ips if ip.version == version) > 1:
+            raise ConfigUnsupported(
+                f"Multiple IPv{version} dhcp sections found -- dhcp is supported only for a single IPv{version} "
+                "address on each network"
+            )
+
+
+def check_routes(network: Network) -> None:
+    """Refuse routes that lead through a gateway that is not in one of the network's subnets."""
+    for route in network.routes:
+        name = network.name
+        if route.prefix is not None and route.netmask is not None:
+            raise XmlError(f"{name}: Route definition cannot have both a prefix and a netmask")
+        try:
+            target = ipaddress.ip_network(route.target, strict=False)
+        except ValueError as error:
+            raise XmlError(f"{name}: Bad netmask in route definition: {error}") from None
+        says_length = route.prefix is not None or route.netmask is not None
+        length = target.prefixlen if says_length else 0
+        if parse_address(route.address or "") not in (
+            ipaddress.ip_network(f"{route.address}/{length}", strict=False).network_address,
+        ):
+            raise XmlError(f"{name}: Address '{route.address}' in route definition is not a network address")
+        gateway = parse_address(route.gateway or "")
+        if not any(gateway in ip.subnet for ip in network.ips if ip.version == gateway.version):
+            raise ConfigUnsupported(
+                f"unreachable static route gateway '{route.gateway}' specified for network '{name}'"
+            )
