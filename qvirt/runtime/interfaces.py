@@ -244,6 +244,7 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
             network = ports.active(hv.networks, _network_of(interface))
             port = ports.port_of(interface, (domain.name, domain.uuid))
             await hv.files.run(f"network port of '{domain.name}'", partial(ports.write_port, network, port))
+            hv.checkpoint("port written")
         if interface.uses_tap:
             wanted = wanted_tap(interface, kvm=running.definition.type == "kvm")
             await hv.files.run(
@@ -257,6 +258,7 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
                 passt.start, _passt_folder(domain), running.id, domain.name, interface, running.user
             )
             await hv.files.run(f"passt of '{domain.name}'", start, DEADLINE)
+        hv.checkpoint("interface plugged")
     except BaseException:
         connection.close()
         await asyncio.shield(disconnect(domain, running, interface))

@@ -1,4 +1,4 @@
-"""A hypervisor with two networks: ``python -m tests.functional.network.plugging ROOT``, in a namespace.
+"""A hypervisor with two networks: ``python -m tests.functional.network.plugging ROOT WHAT``.
 
 It works through the life of a guest that is plugged into both, and says what it sees as one JSON object.
 """
@@ -41,12 +41,16 @@ POOL = (
 )
 
 
+DYING = "11111111-2222-3333-4444-555555555566"
+
+
 class TwoNetworks:
     """Networks that are there, and one that is not active."""
 
     def __init__(self, hv: Hypervisor) -> None:
         folder = hv.paths.sockets / "network"
         self.events = NetworkEvents()
+        self.reports: list[str] = []
         folders = NetworkFolders(folder, folder, folder, folder)
         self._networks = {}
         for name, text in NETWORKS.items():
@@ -76,8 +80,18 @@ class Plugged(Hypervisor):
     """A hypervisor whose guests have these networks."""
 
     def __init__(self, *words: Any) -> None:
+        self._two: TwoNetworks | None = None
         super().__init__(*words)
-        self.networks = TwoNetworks(self)
+        self._two = TwoNetworks(self)
+
+    @property
+    def networks(self) -> Any:
+        """The networks, which are not those of the tree: nothing is made for them on the host."""
+        return self._two
+
+    @networks.setter
+    def networks(self, value: Any) -> None:
+        """Leave them as they are."""
 
 
 def book(hv: Hypervisor) -> list[tuple[str, str]]:
@@ -179,7 +193,7 @@ async def work(root: Path) -> dict[str, Any]:
     await hv.close()
 
     # a daemon that comes back finds its ports, and one that nobody has is given back
-    network = hv.networks.by_name("bridged")  # type: ignore[union-attr]
+    network = hv.networks.by_name("bridged")
     folder = network.host.folders.ports("bridged")
     mine = next(folder.glob("*.xml"))
     stray = folder / "11111111-2222-3333-4444-555555555555.xml"
@@ -220,5 +234,50 @@ async def work(root: Path) -> dict[str, Any]:
     return seen
 
 
+async def die(root: Path, fatal: int) -> list[str]:
+    """Start a guest that is plugged into both networks and die at a step; returns the steps' names."""
+    steps: list[str] = []
+
+    def checkpoint(name: str) -> None:
+        if len(steps) == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps.append(name)
+
+    hv = await Plugged.open(Paths.root(root), autostart=False)
+    domain = await hv.define(document("dying", BRIDGED.format(""), POOL, uuid=DYING))
+    hv.checkpoint = checkpoint
+    await domain.start(paused=True)
+    return steps
+
+
+async def look(root: Path) -> dict[str, Any]:
+    """Come back after a death, end what goes on, and say what is left."""
+    hv = await Plugged.open(Paths.root(root), autostart=False)
+    domain = hv.domains.by_name("dying")
+    was_active = domain.active
+    seen: dict[str, Any] = {"active": was_active, "ports": book(hv)}
+    if was_active:
+        await domain.destroy()
+    seen["ports in the end"] = book(hv)
+    seen["files in the end"] = len(list(root.glob("run/libvirt/network/**/????????-*.xml")))
+    seen["links"] = sorted(links())
+    seen["low"] = links()["low0"]["address"]
+    await hv.close()
+    return seen
+
+
+def main(root: Path, what: str, step: str = "-1") -> None:
+    """Do one thing and print what was seen."""
+    seen: Any
+    match what:
+        case "work":
+            seen = asyncio.run(work(root))
+        case "die":
+            seen = asyncio.run(die(root, int(step)))
+        case _:
+            seen = asyncio.run(look(root))
+    print(json.dumps(seen))
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(work(Path(sys.argv[1])))))
+    main(Path(sys.argv[1]), *sys.argv[2:])

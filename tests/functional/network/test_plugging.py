@@ -10,10 +10,21 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import make_root
-from tests.support.netns import namespace
+from tests.support.netns import Namespace, namespace
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
 PROJECT = Path(__file__).parents[3]
+
+
+def plugging(net: Namespace, root: Path, *words: str, check: bool = True) -> Any:
+    """Let the hypervisor do something in a namespace; returns what it says."""
+    done = net.run(
+        *("env", f"PYTHONPATH={PROJECT}", sys.executable, "-m", "tests.functional.network.plugging"),
+        *(str(root), *words),
+        patience=120,
+        check=check,
+    )
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +32,33 @@ def seen() -> Iterator[dict[str, Any]]:
     root = make_root()
     try:
         with namespace() as net:
-            done = net.run(
-                "env",
-                f"PYTHONPATH={PROJECT}",
-                sys.executable,
-                "-m",
-                "tests.functional.network.plugging",
-                str(root),
-                patience=120,
-            )
-            yield json.loads(done.stdout.splitlines()[-1])
+            yield plugging(net, root, "work")
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_a_daemon_killed_at_any_step_leaves_nothing() -> None:
+    root = make_root()
+    try:
+        with namespace() as net:
+            net.ip("link", "add", "br0", "type", "bridge")
+            net.ip("link", "add", "low0", "type", "veth", "peer", "name", "low1")
+            before = sorted(net.links())
+            own = json.loads(net.ip("-j", "link", "show", "low0"))[0]["address"]
+            for step in range(-1, 60):
+                steps = plugging(net, root, "die", str(step), check=False)
+                found = plugging(net, root, "look")
+                assert found["ports in the end"] == [], f"step {step}"
+                assert found["files in the end"] == 0, f"step {step}"
+                assert found["links"] == before, f"step {step}"
+                assert found["low"] == own, f"step {step}"
+                assert len(found["ports"]) == (2 if found["active"] else 0), f"step {step}"
+                if step >= 0 and steps is not None:
+                    break
+                if steps is not None:
+                    assert steps.count("interface plugged") == 2
+                    assert found["active"]
+            assert 10 < step < 59
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
