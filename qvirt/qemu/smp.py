@@ -205,15 +205,20 @@ def smp_switches(domain: Domain) -> Iterator[Switch]:
 def iothread_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     """Yield an object for each iothread."""
     for iothread in iothread_ids(domain):
-        yield Object(
-            {
-                "qom-type": "iothread",
-                "id": f"iothread{iothread.id}",
-                "thread-pool-min": iothread.thread_pool_min,
-                "thread-pool-max": iothread.thread_pool_max,
-            },
-            origin=iothread,
-        )
+        yield iothread_object(iothread)
+
+
+def iothread_object(iothread: Iothread) -> Object:
+    """Return the object of an iothread, for the command line or a running QEMU."""
+    return Object(
+        {
+            "qom-type": "iothread",
+            "id": f"iothread{iothread.id}",
+            "thread-pool-min": iothread.thread_pool_min,
+            "thread-pool-max": iothread.thread_pool_max,
+        },
+        origin=iothread,
+    )
 
 
 def main_loop_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:

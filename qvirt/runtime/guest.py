@@ -75,13 +75,14 @@ def _agent_path(running: Running) -> str | None:
     return None
 
 
-async def _ask(
+async def ask(
     domain: "Domain",
     command: str,
     arguments: dict[str, JsonValue] | None = None,
     *,
     deadline: float = COMMAND_DEADLINE,
 ) -> Json:
+    """Ask the agent and return its answer, whose shape is still to be checked."""
     agent = await agent_of(domain)
     chosen = domain.agent_timeout
     return await agent.execute(command, arguments, deadline=float(chosen) if chosen > 0 else deadline)
@@ -114,7 +115,7 @@ async def shutdown(domain: "Domain", mode: str, *, fake_reboot: bool) -> None:
 
 async def time(domain: "Domain") -> tuple[int, int]:
     """Return the guest's clock: seconds, nanoseconds."""
-    value = await _ask(domain, "guest-get-time")
+    value = await ask(domain, "guest-get-time")
     if not isinstance(value, int):
         raise InternalError("malformed return value of guest-get-time")
     return divmod(value, 10**9)
@@ -123,7 +124,7 @@ async def time(domain: "Domain") -> tuple[int, int]:
 async def set_time(domain: "Domain", seconds: int, nseconds: int, *, sync: bool) -> None:
     """Set the guest's clock; sync: from its hardware clock."""
     arguments: dict[str, JsonValue] | None = None if sync else {"time": seconds * 10**9 + nseconds}
-    await _ask(domain, "guest-set-time", arguments)
+    await ask(domain, "guest-set-time", arguments)
     running = domain.need_running()
     if running.caps is not None and running.caps.has_command("rtc-reset-reinjection"):
         await running.execute("rtc-reset-reinjection")
@@ -132,30 +133,30 @@ async def set_time(domain: "Domain", seconds: int, nseconds: int, *, sync: bool)
 async def fs_freeze(domain: "Domain", mountpoints: Sequence[str]) -> int:
     """Freeze file systems; returns how many."""
     if mountpoints:
-        value = await _ask(
+        value = await ask(
             domain, "guest-fsfreeze-freeze-list", {"mountpoints": list(mountpoints)}, deadline=SLOW
         )
     else:
-        value = await _ask(domain, "guest-fsfreeze-freeze", deadline=SLOW)
+        value = await ask(domain, "guest-fsfreeze-freeze", deadline=SLOW)
     return _int(value)
 
 
 async def fs_thaw(domain: "Domain") -> int:
     """Thaw all frozen file systems; returns how many."""
-    return _int(await _ask(domain, "guest-fsfreeze-thaw", deadline=SLOW))
+    return _int(await ask(domain, "guest-fsfreeze-thaw", deadline=SLOW))
 
 
 async def fs_trim(domain: "Domain", mountpoint: str | None, minimum: int) -> None:
     """Give unused blocks back to the host."""
     if mountpoint:
         raise InvalidArg("Specifying mount point is not supported for now")
-    await _ask(domain, "guest-fstrim", {"minimum": minimum}, deadline=SLOW)
+    await ask(domain, "guest-fstrim", {"minimum": minimum}, deadline=SLOW)
 
 
 async def fs_info(domain: "Domain") -> list[FsInfo]:
     """List the mounted file systems with the aliases of their disks."""
     found: list[FsInfo] = []
-    for item in _list(await _ask(domain, "guest-get-fsinfo"), "guest-get-fsinfo"):
+    for item in _list(await ask(domain, "guest-get-fsinfo"), "guest-get-fsinfo"):
         entry = _object(item, "guest-get-fsinfo")
         found.append(
             FsInfo(
@@ -200,7 +201,7 @@ def _targets(domain: "Domain", entry: JsonObject) -> list[str]:
 
 async def hostname(domain: "Domain") -> str:
     """Return the guest's host name."""
-    value = _object(await _ask(domain, "guest-get-host-name"), "guest-get-host-name")
+    value = _object(await ask(domain, "guest-get-host-name"), "guest-get-host-name")
     name = value.get("host-name")
     if not isinstance(name, str):
         raise InternalError("'host-name' missing in guest-get-host-name reply")
@@ -211,7 +212,7 @@ async def interfaces(domain: "Domain") -> list[GuestInterface]:
     """List the guest's network interfaces; aliases (eth0:1) are counted to their interface."""
     command = "guest-network-get-interfaces"
     found: dict[str, GuestInterface] = {}
-    for item in _list(await _ask(domain, command), command):
+    for item in _list(await ask(domain, command), command):
         entry = _object(item, command)
         name = str(entry.get("name", "")).partition(":")[0]
         mac = entry.get("hardware-address")
@@ -233,7 +234,7 @@ async def vcpu_count(domain: "Domain") -> int:
     """Count the guest's online CPUs."""
     command = "guest-get-vcpus"
     return sum(
-        1 for item in _list(await _ask(domain, command), command) if _object(item, command).get("online")
+        1 for item in _list(await ask(domain, command), command) if _object(item, command).get("online")
     )
 
 
@@ -243,7 +244,7 @@ async def vcpus(domain: "Domain") -> list[Param]:
     present: set[int] = set()
     online: set[int] = set()
     offlinable: set[int] = set()
-    for item in _list(await _ask(domain, command), command):
+    for item in _list(await ask(domain, command), command):
         entry = _object(item, command)
         number = _int(entry.get("logical-id"))
         present.add(number)
@@ -270,7 +271,7 @@ async def set_user_password(domain: "Domain", user: str, password: str, *, encry
         "password": base64.b64encode(password.encode()).decode("ascii"),
         "crypted": encrypted,
     }
-    await _ask(domain, "guest-set-user-password", arguments)
+    await ask(domain, "guest-set-user-password", arguments)
 
 
 async def command(domain: "Domain", text: str, deadline: int) -> str:
@@ -329,7 +330,7 @@ async def guest_info(domain: "Domain", types: int) -> list[Param]:
 
 
 async def _users(domain: "Domain") -> list[Param]:
-    users = _list(await _ask(domain, "guest-get-users"), "guest-get-users")
+    users = _list(await ask(domain, "guest-get-users"), "guest-get-users")
     params = [Param("user.count", UINT, len(users))]
     for i, item in enumerate(users):
         entry = _object(item, "guest-get-users")
@@ -343,14 +344,14 @@ async def _users(domain: "Domain") -> list[Param]:
 
 
 async def _os(domain: "Domain") -> list[Param]:
-    info = _object(await _ask(domain, "guest-get-osinfo"), "guest-get-osinfo")
+    info = _object(await ask(domain, "guest-get-osinfo"), "guest-get-osinfo")
     keys = ("id", "name", "pretty-name", "version", "version-id", "machine", "variant", "variant-id",
             "kernel-release", "kernel-version")  # fmt: skip
     return [Param(f"os.{key}", STRING, str(info[key])) for key in keys if key in info]
 
 
 async def _timezone(domain: "Domain") -> list[Param]:
-    info = _object(await _ask(domain, "guest-get-timezone"), "guest-get-timezone")
+    info = _object(await ask(domain, "guest-get-timezone"), "guest-get-timezone")
     params = []
     if isinstance(info.get("zone"), str):
         params.append(Param("timezone.name", STRING, str(info["zone"])))
@@ -363,7 +364,7 @@ async def _hostname(domain: "Domain") -> list[Param]:
 
 
 async def _filesystems(domain: "Domain") -> list[Param]:
-    items = _list(await _ask(domain, "guest-get-fsinfo"), "guest-get-fsinfo")
+    items = _list(await ask(domain, "guest-get-fsinfo"), "guest-get-fsinfo")
     params = [Param("fs.count", UINT, len(items))] if items else []
     for i, item in enumerate(items):
         entry = _object(item, "guest-get-fsinfo")
@@ -387,7 +388,7 @@ async def _filesystems(domain: "Domain") -> list[Param]:
 
 
 async def _disks(domain: "Domain") -> list[Param]:
-    items = _list(await _ask(domain, "guest-get-disks"), "guest-get-disks")
+    items = _list(await ask(domain, "guest-get-disks"), "guest-get-disks")
     params = [Param("disk.count", UINT, len(items))] if items else []
     for i, item in enumerate(items):
         entry = _object(item, "guest-get-disks")

@@ -32,7 +32,7 @@ from qvirt.qemu.switches import CommandLine
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event, Json
-from qvirt.runtime import interfaces, launch, live, monitor_events
+from qvirt.runtime import interfaces, launch, live, monitor_events, pinning, vcpus
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Limits, Process
@@ -321,7 +321,9 @@ async def _talk(domain: "Domain", running: Running) -> None:
     """Negotiate, and bring what only a running QEMU knows into the live definition."""
     await running.monitor.negotiate(domain.hypervisor.start_deadline)
     domain.hypervisor.checkpoint("monitor connected")
+    await vcpus.plug_at_start(running)
     await live.after_start(domain, running)
+    await pinning.pin_at_start(running)
 
 
 async def _race(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qvirt.constants import (
@@ -17,7 +17,7 @@ from qvirt.qemu.devices.disk import throttle
 from qvirt.qmp.client import COMMAND_DEADLINE
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import QmpError
-from qvirt.qmp.wire import Json, JsonValue, Reply
+from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply
 from qvirt.runtime.events import AgentLifecycle
 from qvirt.runtime.running import Running
 
@@ -50,7 +50,7 @@ async def after_start(domain: "Domain", running: Running) -> None:
     for (question, _), answer in zip(questions, answers, strict=False):
         match question:
             case "query-cpus-fast":
-                _take_cpus(running, answer)
+                take_cpus(running, as_objects(answer.value, "query-cpus-fast"))
             case "query-chardev":
                 _take_chardevs(domain, running, answer, booted=True)
             case _:
@@ -96,7 +96,7 @@ async def after_reconnect(domain: "Domain", running: Running) -> str:
     has_balloon = any(balloon.model != "none" for balloon in definition.devices.memballoons)
     answers = await _ask(running, questions)
     status = answers[0].value
-    _take_cpus(running, answers[1])
+    take_cpus(running, as_objects(answers[1].value, "query-cpus-fast"))
     if len(questions) > 2:
         _take_chardevs(domain, running, answers[2], booted=False)
     if has_balloon:
@@ -180,13 +180,18 @@ def character_devices(definition: Definition) -> Iterator[CharDevice]:
     yield from devices.channels
 
 
-def _take_cpus(running: Running, reply: Reply) -> None:
-    cpus = as_objects(reply.value, "query-cpus-fast")
+def take_cpus(running: Running, cpus: Sequence[JsonObject]) -> None:
+    """Note each vCPU's thread, by the vCPU's number; 0 for one that is off. cpus: query-cpus-fast."""
+    found = {
+        index: thread
+        for cpu in cpus
+        if isinstance(index := cpu.get("cpu-index"), int) and isinstance(thread := cpu.get("thread-id"), int)
+    }
     threads: list[int] = []
-    for cpu in sorted(cpus, key=lambda item: item["cpu-index"] if isinstance(item["cpu-index"], int) else 0):
-        thread = cpu.get("thread-id")
+    for number in range(max(found, default=-1) + 1):
+        thread = found.get(number, 0)
         # TCG may run every vCPU in one thread, whose figures belong to none of them
-        threads.append(thread if isinstance(thread, int) and thread not in threads else 0)
+        threads.append(thread if thread not in threads else 0)
     running.vcpu_threads = threads
 
 

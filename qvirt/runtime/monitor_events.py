@@ -40,7 +40,7 @@ from qvirt.constants import (
 )
 from qvirt.model.devices.disk import Disk
 from qvirt.qmp.wire import Event, Json, JsonObject
-from qvirt.runtime import endings, events, interfaces, live
+from qvirt.runtime import endings, events, interfaces, live, vcpus
 from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
@@ -285,6 +285,8 @@ def _balloon(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 
 def _device_deleted(domain: "Domain", running: Running, data: JsonObject) -> None:
+    if vcpus.deleted(domain, running, data):
+        return
     alias = data.get("device")
     if isinstance(alias, str):
         domain.publish(events.DeviceRemoved(domain.ref, alias))
@@ -293,6 +295,13 @@ def _device_deleted(domain: "Domain", running: Running, data: JsonObject) -> Non
 def _unplug_failed(domain: "Domain", running: Running, data: JsonObject) -> None:
     alias = data.get("device")
     if isinstance(alias, str):
+        vcpus.refused(running, alias)
+        domain.publish(events.DeviceRemovalFailed(domain.ref, alias))
+
+
+def _acpi_ost(domain: "Domain", running: Running, data: JsonObject) -> None:
+    alias = vcpus.ost(running, data)
+    if alias is not None:
         domain.publish(events.DeviceRemovalFailed(domain.ref, alias))
 
 
@@ -444,6 +453,7 @@ HANDLERS: dict[str, Handler] = {
     "BALLOON_CHANGE": _balloon,
     "DEVICE_DELETED": _device_deleted,
     "DEVICE_UNPLUG_GUEST_ERROR": _unplug_failed,
+    "ACPI_DEVICE_OST": _acpi_ost,
     "DEVICE_TRAY_MOVED": _tray,
     "VSERPORT_CHANGE": _vserport,
     "RTC_CHANGE": _rtc,

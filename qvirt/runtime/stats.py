@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from qvirt.constants import DomainMemoryStatTags, DomainStatsTypes, TypedParameterType, VcpuState
 from qvirt.errors import QvirtError
 from qvirt.model.domain import Domain as Definition
+from qvirt.qemu import vcpu_slots
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import JsonObject, JsonValue, Reply
@@ -210,7 +211,7 @@ def _vcpu(domain: "Domain", answers: Answers) -> list[Param]:
     running = domain.running
     if running is None or not running.pid:
         return params
-    for number in range(definition.vcpus_current):
+    for number in vcpu_slots.online(definition):
         tid = running.vcpu_threads[number] if number < len(running.vcpu_threads) else 0
         params.append(Param(f"vcpu.{number}.state", INT, VcpuState.RUNNING))
         times = procfs.cpu_times(running.pid, tid) if tid else None

@@ -1,0 +1,46 @@
+"""One order for changing a guest and its definition: check both, change the guest, write the definition."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from qvirt.model.domain import Domain as Definition
+from qvirt.runtime.jobs import Job
+from qvirt.runtime.manage import impact
+from qvirt.runtime.running import Running
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+Change = Callable[[Definition], None]
+
+
+async def change(
+    domain: "Domain",
+    owner: str,
+    flags: int,
+    *,
+    live: Callable[[Running], Awaitable[None]],
+    config: Change,
+    check: Callable[[Definition | None, Definition | None], None] | None = None,
+) -> None:
+    """Do ``live`` to the guest and ``config`` to a copy of its definition, as LIVE and CONFIG say.
+
+    ``config`` comes first, so that what it refuses leaves the guest alone; the result is kept last. check: is
+    given the live and the persistent definition, None for one that is not meant.
+    """
+    async with domain.job(Job.MODIFY, owner):
+        on_live, on_config = impact(domain, flags)
+        running = domain.need_running() if on_live else None
+        definition = (await domain.definition()).copy() if on_config else None
+        if check is not None:
+            check(running.definition if running is not None else None, definition)
+        if definition is not None:
+            config(definition)
+        if running is not None:
+            try:
+                await live(running)
+            finally:
+                running.touch()
+                await domain.save_status()
+        if definition is not None:
+            await domain.keep(definition)

@@ -1,0 +1,275 @@
+"""vCPUs of a domain: how many, which, plugged and unplugged while it runs; those the agent turns on."""
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+
+from qvirt.constants import DomainVcpuFlags
+from qvirt.errors import (
+    InternalError,
+    InvalidArg,
+    OperationFailed,
+    OperationInvalid,
+    OperationTimeout,
+)
+from qvirt.model.domain import Domain as Definition
+from qvirt.qemu import vcpu_slots
+from qvirt.qemu.vcpu_slots import Slot
+from qvirt.qmp import commands
+from qvirt.qmp.commands import as_objects
+from qvirt.qmp.wire import JsonObject, JsonValue
+from qvirt.runtime import guest, live, pinning
+from qvirt.runtime.jobs import Job
+from qvirt.runtime.running import COMMAND_DEADLINE, Running
+from qvirt.runtime.tuning import change
+from qvirt.xml.codecs import format_cpuset
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+#: seconds a guest gets to let go of a vCPU before the caller is told that it has not
+UNPLUG_WAIT = 5.0
+
+#: software emulation keeps the CPU's object, so that only the deletion of its interrupt controller is told
+_PATH = re.compile(r"/machine/peripheral/(vcpu[0-9]+)(?:/.*)?")
+#: _OST source of an ejection, asked for by the guest or the host; statuses that say no (ACPI 6.3, 6.3.5)
+_OST_EJECT = (1, 3, 0x103)
+_OST_REFUSED = (1, 2, 0x80, 0x81, 0x82, 0x83)
+
+
+async def set_count(domain: "Domain", count: int, flags: int) -> None:
+    """Set how many vCPUs there are; flags: DomainVcpuFlags."""
+    if flags & DomainVcpuFlags.GUEST:
+        await _set_guest_count(domain, count)
+        return
+    if flags & DomainVcpuFlags.MAXIMUM:
+        await change(
+            domain,
+            "set vcpus",
+            flags,
+            live=_nothing,
+            config=lambda definition: vcpu_slots.set_config_maximum(definition, count),
+            check=_refuse_live_maximum,
+        )
+        return
+    hotpluggable = bool(flags & DomainVcpuFlags.HOTPLUGGABLE)
+
+    def check(running: Definition | None, config: Definition | None) -> None:
+        for definition, word in ((running, "live"), (config, "persistent")):
+            if definition is not None and count > vcpu_slots.most(definition):
+                raise InvalidArg(
+                    f"requested vcpus is greater than max allowable vcpus for the {word} domain: "
+                    f"{count} > {vcpu_slots.most(definition)}"
+                )
+
+    async def on_live(running: Running) -> None:
+        slots = await _slots(running)
+        now = frozenset(vcpu_slots.online(running.definition))
+        await _move(domain, running, vcpu_slots.slots_for_count(slots, now, count), on=count > len(now))
+
+    await change(
+        domain,
+        "set vcpus",
+        flags,
+        live=on_live,
+        config=lambda it: vcpu_slots.set_config_count(it, count, hotpluggable=hotpluggable),
+        check=check,
+    )
+
+
+async def _nothing(running: Running) -> None:
+    """Stand for what is refused before."""
+
+
+def _refuse_live_maximum(running: Definition | None, config: Definition | None) -> None:
+    if running is not None:
+        raise OperationInvalid("maximum vcpu count of a live domain can't be modified")
+
+
+async def set_single(domain: "Domain", wanted: frozenset[int], on: bool, flags: int) -> None:
+    """Turn the vCPUs of these numbers on or off."""
+
+    def check(running: Definition | None, config: Definition | None) -> None:
+        for definition, word in ((config, "persistent"), (running, "live")):
+            if definition is not None and max(wanted) >= vcpu_slots.most(definition):
+                raise InvalidArg(f"vcpu {max(wanted)} is not present in {word} config")
+
+    async def on_live(running: Running) -> None:
+        now = frozenset(vcpu_slots.online(running.definition))
+        await _move(domain, running, vcpu_slots.slots_of(await _slots(running), now, wanted, on), on=on)
+
+    await change(
+        domain,
+        "set vcpu",
+        flags,
+        live=on_live,
+        config=lambda definition: vcpu_slots.set_config_vcpus(definition, wanted, on),
+        check=check,
+    )
+
+
+async def _slots(running: Running) -> list[Slot]:
+    return vcpu_slots.read_slots(await commands.query_hotpluggable_cpus(running))
+
+
+async def _move(domain: "Domain", running: Running, slots: list[Slot], *, on: bool) -> None:
+    """Plug or unplug slots one after the other; those done before one that fails stay done."""
+    for slot in slots:
+        if on:
+            await _plug(running, slot)
+            domain.hypervisor.checkpoint("vcpu plugged")
+        else:
+            await _unplug(running, slot)
+            domain.hypervisor.checkpoint("vcpu unplugged")
+        await refresh(running)
+        if on:
+            for number in slot.numbers:
+                pinning.pin_vcpu_thread(running, number)
+
+
+async def _plug(running: Running, slot: Slot) -> None:
+    command, arguments = slot.device().to_qmp()
+    await running.execute(command, arguments, deadline=COMMAND_DEADLINE)
+
+
+async def _unplug(running: Running, slot: Slot) -> None:
+    alias = str(slot.alias)
+    answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    running.vcpu_unplugs[alias] = answer
+    try:
+        await commands.device_del(running, alias)
+        async with asyncio.timeout(UNPLUG_WAIT):
+            gone = await answer
+    except TimeoutError:
+        raise OperationTimeout(
+            "vcpu unplug request timed out. Unplug result must be manually inspected in the domain: the "
+            f"guest has not let go of '{alias}' within {UNPLUG_WAIT:g} s, and may still"
+        ) from None
+    finally:
+        del running.vcpu_unplugs[alias]
+    if not gone:
+        raise OperationFailed(f"unplug of device was rejected by the guest: '{alias}' stays")
+
+
+async def refresh(running: Running) -> None:
+    """Write down which vCPUs the guest has and their threads."""
+    slots = await _slots(running)
+    cpus = as_objects(await running.execute("query-cpus-fast"), "query-cpus-fast")
+    live.take_cpus(running, cpus)
+    vcpu_slots.take_slots(running.definition, slots, cpus)
+    running.touch()
+
+
+async def plug_at_start(running: Running) -> None:
+    """Plug the hot-pluggable vCPUs the guest boots with, in the document's order."""
+    late = vcpu_slots.booted_late(running.definition)
+    if not late:
+        return
+    slots = {slot.first: slot for slot in await _slots(running)}
+    for number in late:
+        if number in slots:
+            await _plug(running, slots[number])
+    await refresh(running)
+
+
+async def after_reconnect(running: Running) -> None:
+    """Take what came or went while nobody watched."""
+    definition = running.definition
+    if definition.vcpus is not None or definition.vcpus_current < vcpu_slots.most(definition):
+        before = definition.vcpus
+        slots = await _slots(running)
+        if before is not None or any(slot.alias is not None for slot in slots):
+            await refresh(running)
+
+
+def deleted(domain: "Domain", running: Running, data: JsonObject) -> bool:
+    """Take DEVICE_DELETED; tells whether it was a vCPU's. One that nobody waits for any more counts, too."""
+    found = _PATH.fullmatch(str(data.get("path")))
+    if found is None:
+        return False
+    waiting = running.vcpu_unplugs.get(found[1])
+    if waiting is None:
+        domain.hypervisor.background(_take_late(domain, running), f"vcpus of {domain.name}")
+    elif not waiting.done():
+        waiting.set_result(True)
+    return True
+
+
+async def _take_late(domain: "Domain", running: Running) -> None:
+    """Note vCPUs the guest let go of late. @background."""
+    async with domain.job(Job.MODIFY, "vcpu unplugged"):
+        if domain.running is running:
+            await refresh(running)
+            await domain.save_status()
+
+
+def refused(running: Running, alias: str) -> bool:
+    """Tell whoever waits for an unplug that the guest said no; tells whether somebody did."""
+    waiting = running.vcpu_unplugs.get(alias)
+    if waiting is not None and not waiting.done():
+        waiting.set_result(False)
+    return waiting is not None
+
+
+def ost(running: Running, data: JsonObject) -> str | None:
+    """Take ACPI_DEVICE_OST, by which a guest answers an ejection; returns the alias of a vCPU it keeps."""
+    info = data.get("info")
+    if not isinstance(info, dict) or info.get("slot-type") != "CPU":
+        return None
+    alias = info.get("device")
+    if info.get("source") in _OST_EJECT and info.get("status") in _OST_REFUSED and isinstance(alias, str):
+        refused(running, alias)
+        return alias
+    return None
+
+
+# ------------------------------------------------------------------------- agent
+
+
+async def _cpus_of_guest(domain: "Domain") -> dict[int, JsonObject]:
+    answer = as_objects(await guest.ask(domain, "guest-get-vcpus"), "guest-get-vcpus")
+    return {number: item for item in answer if isinstance(number := item.get("logical-id"), int)}
+
+
+async def _turn(domain: "Domain", numbers: list[int], on: bool) -> None:
+    """Have the agent turn CPUs on or off; it may do fewer at once than it is asked."""
+    while numbers:
+        asked: list[JsonValue] = [{"logical-id": number, "online": on} for number in numbers]
+        done = await guest.ask(domain, "guest-set-vcpus", {"vcpus": asked})
+        if not isinstance(done, int) or not 0 < done <= len(numbers):
+            raise InternalError(f"guest agent failed to set vCPU state of {numbers[0]}")
+        numbers = numbers[done:]
+
+
+async def _set_guest_count(domain: "Domain", count: int) -> None:
+    async with domain.job(Job.MODIFY, "set guest vcpus"):
+        now = domain.need_running().definition.vcpus_current
+        if count > now:
+            raise InvalidArg(
+                "requested vcpu count is greater than the count of enabled vcpus in the domain: "
+                f"{count} > {now}"
+            )
+        cpus = await _cpus_of_guest(domain)
+        on = [number for number, item in cpus.items() if item.get("online")]
+        off = [number for number, item in cpus.items() if not item.get("online")]
+        if count > len(cpus):
+            raise InternalError(f"guest agent reports less cpu than requested: {len(cpus)}, not {count}")
+        free = [number for number in on if cpus[number].get("can-offline")]
+        if len(on) - len(free) > count:
+            raise InternalError(f"Cannot offline enough CPUs: {len(on) - len(free)} have to stay on")
+        if count > len(on):
+            await _turn(domain, off[: count - len(on)], True)
+        else:
+            await _turn(domain, free[: len(on) - count], False)
+
+
+async def set_guest(domain: "Domain", wanted: frozenset[int], on: bool) -> None:
+    """Turn CPUs on or off within the guest."""
+    async with domain.job(Job.MODIFY, "set guest vcpus"):
+        cpus = await _cpus_of_guest(domain)
+        for number in sorted(wanted & set(cpus)):
+            if not on and cpus[number].get("online") and not cpus[number].get("can-offline"):
+                raise InvalidArg(f"vCPU '{number}' is not offlinable")
+        if missing := wanted - set(cpus):
+            raise InvalidArg(f"guest is missing vCPUs '{format_cpuset(missing)}'")
+        await _turn(domain, sorted(wanted), on)

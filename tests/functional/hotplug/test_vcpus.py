@@ -1,0 +1,130 @@
+"""vCPUs of a real guest come and go, by virsh."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.functional.guests.machines import AGENT, Shell, booted, linux_xml
+from tests.support.daemon import Daemon, wait_until
+from tests.support.guest import Guest
+
+pytestmark = [pytest.mark.qemu, pytest.mark.virsh]
+
+ONLINE = (
+    "for i in 1 2 3 4 5 6 7 8 9 10; do for c in /sys/devices/system/cpu/cpu[1-9]*/online; do "
+    '[ "$(cat $c 2>/dev/null)" = 0 ] && echo 1 >$c 2>/dev/null; done; sleep 0.2; done; nproc'
+)
+
+
+@pytest.fixture(scope="module")
+def guest(daemon: Daemon, linux: Guest) -> Iterator[Shell]:
+    """A guest called ``grows`` with two of four vCPUs."""
+    xml = linux_xml(linux, "grows", AGENT, vcpus="<vcpu current='2'>4</vcpu>")
+    with booted(daemon, "grows", xml) as shell:
+        yield shell
+
+
+def counts(daemon: Daemon, *words: str) -> int:
+    return int(daemon.virsh("vcpucount", "grows", *words))
+
+
+def refusal(daemon: Daemon, *words: str) -> str:
+    done = daemon.virsh_run(*words)
+    assert done.returncode, done.stdout
+    return done.stderr
+
+
+def test_guest_sees_a_cpu_come_and_go(daemon: Daemon, guest: Shell) -> None:
+    daemon.virsh("setvcpus", "grows", "3", "--live")
+    assert counts(daemon, "--live", "--current") == 3
+    assert guest.ask(ONLINE).split()[-1] == "3"
+    xml = daemon.virsh("dumpxml", "grows")
+    assert "<vcpu placement='static' current='3'>4</vcpu>" in xml
+    assert "<vcpu id='2' enabled='yes' hotpluggable='yes' order='3'/>" in xml
+    assert "<vcpu id='3' enabled='no' hotpluggable='yes'/>" in xml
+    stats = daemon.virsh("domstats", "grows", "--vcpu")
+    assert "vcpu.current=3" in stats
+    assert "vcpu.2.time=" in stats
+    assert daemon.virsh("vcpuinfo", "grows").count("VCPU:") == 3
+
+    daemon.kill()
+    daemon.start()
+    assert "<vcpu id='2' enabled='yes' hotpluggable='yes' order='3'/>" in daemon.virsh("dumpxml", "grows")
+    daemon.virsh("setvcpus", "grows", "2", "--live")
+    assert guest.ask("nproc").split()[-1] == "2"
+    assert "<vcpu placement='static' current='2'>4</vcpu>" in daemon.virsh("dumpxml", "grows")
+
+
+def test_single_vcpus(daemon: Daemon, guest: Shell) -> None:
+    daemon.virsh("setvcpu", "grows", "3", "--enable", "--live")
+    xml = daemon.virsh("dumpxml", "grows")
+    assert "<vcpu id='3' enabled='yes' hotpluggable='yes' order='3'/>" in xml
+    assert "vcpu.3.state" in daemon.virsh("domstats", "grows", "--vcpu")
+    assert "vcpu '3' is already in requested state" in refusal(
+        daemon, "setvcpu", "grows", "3", "--enable", "--live"
+    )
+    assert "vcpu '1' can't be hotunplugged" in refusal(daemon, "setvcpu", "grows", "1", "--disable", "--live")
+    assert "vcpu 7 is not present in live config" in refusal(
+        daemon, "setvcpu", "grows", "7", "--enable", "--live"
+    )
+    assert guest.ask(ONLINE).split()[-1] == "3"
+    daemon.virsh("setvcpu", "grows", "3", "--disable", "--live")
+    assert counts(daemon, "--live", "--current") == 2
+
+
+def test_refused_counts(daemon: Daemon, guest: Shell) -> None:
+    message = refusal(daemon, "setvcpus", "grows", "5", "--live")
+    assert "requested vcpus is greater than max allowable vcpus for the live domain: 5 > 4" in message
+    message = refusal(daemon, "setvcpus", "grows", "1", "--live")
+    assert "failed to find appropriate hotpluggable vcpus to reach the desired target vcpu count" in message
+
+
+def test_agent_turns_cpus_off(daemon: Daemon, guest: Shell) -> None:
+    wait_until(lambda: daemon.virsh_run("guestvcpus", "grows").returncode == 0, "the agent answers")
+    daemon.virsh("setvcpus", "grows", "1", "--guest")
+    assert guest.ask("nproc").split()[-1] == "1"
+    assert counts(daemon, "--guest") == 1
+    daemon.virsh("guestvcpus", "grows", "1", "--enable")
+    assert guest.ask("nproc").split()[-1] == "2"
+    assert "greater than the count of enabled vcpus in the domain: 3 > 2" in refusal(
+        daemon, "setvcpus", "grows", "3", "--guest"
+    )
+
+
+def test_pinning(daemon: Daemon, guest: Shell) -> None:
+    daemon.virsh("vcpupin", "grows", "0", "0", "--live")
+    daemon.virsh("emulatorpin", "grows", "0", "--live")
+    (pid,) = daemon.qemu_pids()
+    assert os.sched_getaffinity(pid) == {0}
+    assert "<vcpupin vcpu='0' cpuset='0'/>" in daemon.virsh("dumpxml", "grows")
+    assert "<emulatorpin cpuset='0'/>" in daemon.virsh("dumpxml", "grows")
+    assert "vcpu 9 is out of range of live cpu count 4" in refusal(daemon, "vcpupin", "grows", "9", "0")
+
+
+def test_memory(daemon: Daemon, guest: Shell) -> None:
+    daemon.virsh("setmem", "grows", "150M", "--live")
+    wait_until(
+        lambda: "<currentMemory unit='KiB'>153600</currentMemory>" in daemon.virsh("dumpxml", "grows"),
+        "the balloon has the size asked for",
+    )
+    assert "cannot set memory higher than max memory" in refusal(daemon, "setmem", "grows", "1G", "--live")
+    assert "cannot resize the maximum memory on an active domain" in refusal(
+        daemon, "setmaxmem", "grows", "1G", "--live"
+    )
+    daemon.virsh("dommemstat", "grows", "--period", "3", "--live")
+    assert "<stats period='3'/>" in daemon.virsh("dumpxml", "grows")
+
+
+def test_iothreads(daemon: Daemon, guest: Shell) -> None:
+    daemon.virsh("iothreadadd", "grows", "3", "--live")
+    assert "<iothread id='3'/>" in daemon.virsh("dumpxml", "grows")
+    assert daemon.virsh("iothreadinfo", "grows").split()[0] == "3"
+    daemon.virsh("iothreadset", "grows", "3", "--poll-max-ns", "1000", "--live")
+    assert "iothread.3.poll-max-ns=1000" in daemon.virsh("domstats", "grows", "--iothread")
+    daemon.virsh("iothreadpin", "grows", "3", "0", "--live")
+    assert "<iothreadpin iothread='3' cpuset='0'/>" in daemon.virsh("dumpxml", "grows")
+    assert "an IOThread is already using iothread_id '3'" in refusal(daemon, "iothreadadd", "grows", "3")
+    daemon.virsh("iothreaddel", "grows", "3", "--live")
+    assert "iothread" not in daemon.virsh("dumpxml", "grows")
+    assert "cannot find IOThread '3' in iothreadids list" in refusal(daemon, "iothreaddel", "grows", "3")
