@@ -6,7 +6,7 @@ import re
 from lxml import etree
 
 from qvirt.errors import ConfigUnsupported, QvirtError, XmlDetail, XmlError
-from qvirt.xml.codecs import string, uint, uuid, words, yes_no
+from qvirt.xml.codecs import positive, string, uint, uuid, words, yes_no
 from qvirt.xml.fields import Attr, attr, child, children
 from qvirt.xml.node import Node
 
@@ -189,7 +189,7 @@ class Route(Node, tag="route"):
     netmask: str | None = attr(string)
     prefix: int | None = attr(uint)
     gateway: str | None = attr(string)
-    metric: int | None = attr(uint, omit=0)
+    metric: int | None = attr(positive)
 
     def check(self) -> None:
         if self.address is None:

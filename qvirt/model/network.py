@@ -16,13 +16,29 @@ from qvirt.model.network_ip import NetworkIp, write_open
 from qvirt.xml.codecs import Codec, integer, one_of, string, uint, ulong, uuid, words, yes_no
 from qvirt.xml.document import parse
 from qvirt.xml.fields import Attr, attr, child, children, part, text, texts
-from qvirt.xml.node import Node, complain
+from qvirt.xml.node import Node, Reader, complain
 
 DNSMASQ_NAMESPACE = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 
 
 #: where libvirt takes 'yes' and looks at nothing else
 _LAX: Codec[bool] = Codec(lambda value: value == "yes", lambda value: "yes" if value else "no", "'yes'")
+
+
+#: stands for the network's name in the sentences of elements that do not know it
+THIS = "\ufdd0"
+
+
+class NoNetworkName(NoName):
+    """The network lacks a name; libvirt says no more."""
+
+    template = "missing name information"
+
+
+class NetworkDetail(XmlDetail):
+    """What libvirt's network driver says of a document's details."""
+
+    default_domain = ErrorDomain.NETWORK
 
 
 class ForwardMode(StrEnum):
@@ -49,6 +65,9 @@ MACVTAP_MODES = frozenset(
 
 
 class ForwardDriver(Node, tag="driver"):
+    complaints = complain(
+        {"name": (ConfigUnsupported, f"Unknown forward <driver name='{{}}'/> in network {THIS}")}
+    )
     name: str | None = attr(words("kvm", "vfio", "xen", "qemu"))
 
 
@@ -61,6 +80,16 @@ class NatAddress(Node, tag="address"):
 
 class NatPort(Node, tag="port"):
     """The ports that outgoing connections appear to come from."""
+
+    complaints = complain(
+        {
+            which: (
+                NetworkDetail,
+                f"Missing or invalid '{which}' attribute in <port> in <nat> in <forward> in network {THIS}",
+            )
+            for which in ("start", "end")
+        }
+    )
 
     start: int | None = attr(uint)
     end: int | None = attr(uint)
@@ -120,6 +149,13 @@ class Forward(Node, tag="forward"):
 class Bridge(Node, tag="bridge"):
     """The bridge of the host the guests are plugged into. delay: seconds."""
 
+    complaints = complain(
+        {
+            "delay": (XmlError, f"Invalid delay value in network '{THIS}'"),
+            "macTableManager": (XmlError, f"Invalid macTableManager setting '{{}}' in network '{THIS}'"),
+        }
+    )
+
     name: str | None = attr(string)
     zone: str | None = attr(string)
     stp: str | None = attr(string)
@@ -128,6 +164,7 @@ class Bridge(Node, tag="bridge"):
 
 
 class NetworkMtu(Node, tag="mtu"):
+    complaints = complain({"size": (XmlError, f"Invalid mtu size '{{}}' in network '{THIS}'")})
     size: int | None = attr(uint, omit=0)
 
 
@@ -204,7 +241,7 @@ class DnsmasqNode(Node):
 
 
 class DnsmasqOption(DnsmasqNode, tag=f"{{{DNSMASQ_NAMESPACE}}}option"):
-    complaints = complain({"!value": (XmlError, "No dnsmasq options value specified")})
+    complaints = complain({"!value": (InternalError, "No dnsmasq options value specified")})
     value: str = attr(string, required=True)
 
 
@@ -219,8 +256,9 @@ class Network(Node, tag="network"):
 
     complaints = complain(
         {
-            "!name": (NoName, ""),
+            "!name": (NoNetworkName, ""),
             "uuid": (InternalError, "malformed uuid element"),
+            "ipv6": (XmlError, f"Invalid ipv6 setting '{{}}' in network '{THIS}'"),
         }
     )
     connections: int | None = attr(integer, omit=0)
@@ -246,12 +284,25 @@ class Network(Node, tag="network"):
     portgroups: list[PortGroup] = children(PortGroup)
     dnsmasq: DnsmasqOptions | None = child(DnsmasqOptions)
 
+    def _read(self, el: etree._Element, reader: Reader) -> None:
+        try:
+            super()._read(el, reader)
+        except QvirtError as error:
+            name = el.findtext("name") or ""
+            if error.detail.endswith(" in route definition"):
+                raise type(error)(f"{name}: {error.detail}", domain=error.domain) from None
+            if THIS not in error.detail:
+                raise
+            raise type(error)(error.detail.replace(THIS, name), domain=error.domain) from None
+        if len(el.findall("forward/pf")) > 1:
+            raise XmlError(f"Only one <pf> element is allowed in <forward> of network {self.name}")
+
     def extra_attributes(self) -> str:
         return f" xmlns:dnsmasq='{DNSMASQ_NAMESPACE}'" if self.dnsmasq is not None else ""
 
     def check(self) -> None:
         if not self.name:
-            raise NoName("")
+            raise NoNetworkName("")
         if "\n" in self.name:
             raise XmlDetail("invalid char in name: \n", domain=ErrorDomain.XML)
         if "/" in self.name:

@@ -9,7 +9,7 @@ from qvirt.constants import ErrorDomain, NetworkMetadataType
 from qvirt.constants import NetworkUpdateCommand as Command
 from qvirt.constants import NetworkUpdateSection as Section
 from qvirt.drivers.network import validate, validate_ip
-from qvirt.errors import InvalidArg, NoNetworkMetadata, NoSupport, OperationInvalid, XmlDetail, XmlError
+from qvirt.errors import InvalidArg, NoNetworkMetadata, OperationInvalid, OperationUnsupported, XmlError
 from qvirt.model.domain import Metadata
 from qvirt.model.network import (
     DnsHost,
@@ -19,6 +19,7 @@ from qvirt.model.network import (
     ForwardInterface,
     ForwardMode,
     Network,
+    NetworkDetail,
     PortGroup,
 )
 from qvirt.model.network_ip import DhcpHost, DhcpRange, NetworkIp
@@ -43,13 +44,15 @@ def apply(
 ) -> None:
     """Change a section of a document. parent: which ``<ip>``, -1 for any. used: guests of a device.
 
-    Raises NoSupport, OperationInvalid, XmlError.
+    Raises OperationUnsupported, OperationInvalid, XmlError.
     """
     if section in _UNSUPPORTED:
-        raise NoSupport(f"can't update '{_UNSUPPORTED[section]}' section of network '{network.name}'")
+        raise OperationUnsupported(
+            f"can't update '{_UNSUPPORTED[section]}' section of network '{network.name}'"
+        )
     change = _SECTIONS.get(section)
     if change is None:
-        raise NoSupport("can't update unrecognized section of network")
+        raise OperationUnsupported("can't update unrecognized section of network")
     change(network, command, parent, xml, used)
 
 
@@ -62,8 +65,8 @@ def _read(network: Network, xml: str, cls: type[N]) -> N:
     return cls.from_xml(root)
 
 
-def _unknown(command: int) -> NoSupport:
-    return NoSupport(f"unrecognized network update command code {command}")
+def _unknown(command: int) -> OperationUnsupported:
+    return OperationUnsupported(f"unrecognized network update command code {command}")
 
 
 def _insert(items: list[N], item: N, command: int) -> None:
@@ -128,6 +131,7 @@ def _dhcp_host(network: Network, command: int, parent: int, xml: str, used: Used
                 if (host.mac is not None and _same_mac(host.mac, other.mac))
                 or (host.name is not None and host.name == other.name)
                 or (host.id is not None and host.id == other.id)
+                or (host.ip is not None and host.ip == other.ip)
             ),
             None,
         )
@@ -138,6 +142,7 @@ def _dhcp_host(network: Network, command: int, parent: int, xml: str, used: Used
             )
         hosts[found] = host
     elif command in _ADDS:
+        _only_one(network, ip)
         if any(touches(other) for other in hosts):
             raise OperationInvalid(
                 f"there is an existing dhcp host entry in network '{name}' that matches "
@@ -153,6 +158,15 @@ def _dhcp_host(network: Network, command: int, parent: int, xml: str, used: Used
         raise _unknown(command)
 
 
+def _only_one(network: Network, ip: NetworkIp) -> None:
+    """Refuse DHCP on a second address of a family."""
+    if any(
+        other is not ip and other.version == ip.version and (other.ranges or other.hosts)
+        for other in network.ips
+    ):
+        raise OperationInvalid(f"dhcp is supported only for a single IPv{ip.version} address on each network")
+
+
 def _same_mac(one: str, other: str | None) -> bool:
     if other is None:
         return False
@@ -164,12 +178,13 @@ def _dhcp_range(network: Network, command: int, parent: int, xml: str, used: Use
     name = network.name
     ip = _ip(network, parent)
     range_ = _read(network, xml, DhcpRange)
-    validate_ip.check_range(range_, ip, name)
     if command == Command.MODIFY:
-        raise OperationInvalid("dhcp ranges cannot be modified, only added or deleted")
+        raise OperationUnsupported("dhcp ranges cannot be modified, only added or deleted")
+    validate_ip.check_range(range_, ip, name)
     ranges = ip.dhcp_or_new().ranges
     found = next((i for i, r in enumerate(ranges) if (r.start, r.end) == (range_.start, range_.end)), None)
     if command in _ADDS:
+        _only_one(network, ip)
         if found is not None:
             raise OperationInvalid(
                 f"there is an existing dhcp range entry in network '{name}' that matches "
@@ -190,10 +205,10 @@ def _dhcp_range(network: Network, command: int, parent: int, xml: str, used: Use
 def _interface(network: Network, command: int, parent: int, xml: str, used: Used) -> None:
     name = network.name
     item = _read(network, xml, ForwardInterface)
-    if not item.dev:
-        raise XmlError(f"Missing required dev attribute in <forward> <interface> element of network {name}")
     if command == Command.MODIFY:
-        raise OperationInvalid("forward interface entries cannot be modified, only added or deleted")
+        raise OperationUnsupported("forward interface entries cannot be modified, only added or deleted")
+    if not item.dev:
+        raise XmlError("missing dev attribute in <interface> element")
     if command not in (*_ADDS, Command.DELETE):
         raise _unknown(command)
     forward = network.forward
@@ -268,8 +283,8 @@ def _portgroup(network: Network, command: int, parent: int, xml: str, used: Used
 # ---------------------------------------------------------------------------- dns
 
 
-def _no_modify(kind: str) -> NoSupport:
-    return NoSupport(f"DNS {kind} records cannot be modified, only added or deleted")
+def _no_modify(kind: str) -> OperationUnsupported:
+    return OperationUnsupported(f"DNS {kind} records cannot be modified, only added or deleted")
 
 
 def _dns_host(network: Network, command: int, parent: int, xml: str, used: Used) -> None:
@@ -277,25 +292,26 @@ def _dns_host(network: Network, command: int, parent: int, xml: str, used: Used)
     host = _read(network, xml, DnsHost)
     if command == Command.MODIFY:
         raise _no_modify("HOST")
+    if host.ip is None and not host.hostnames and command not in _ADDS:
+        raise NetworkDetail(f"Missing ip and hostname in network '{name}' DNS HOST record")
+    if command not in (*_ADDS, Command.DELETE):
+        raise _unknown(command)
     if host.ip is None and (command != Command.DELETE or not host.hostnames):
-        raise XmlDetail(f"Missing IP address in network '{name}' DNS HOST record")
+        raise NetworkDetail(f"Missing IP address in network '{name}' DNS HOST record")
     if host.ip is not None:
         try:
             host.ip = str(validate_ip.parse_address(host.ip))
         except ValueError:
-            raise XmlDetail(f"Invalid IP address in network '{name}' DNS HOST record") from None
+            raise NetworkDetail(f"Invalid IP address in network '{name}' DNS HOST record") from None
     if not host.hostnames and command != Command.DELETE:
-        raise XmlDetail(f"Missing hostname in network '{name}' DNS HOST record")
+        raise NetworkDetail(f"Missing hostname in network '{name}' DNS HOST record")
     hosts = network.dns.hosts
-    adding = command in _ADDS
 
     def matches(other: DnsHost) -> bool:
-        if host.ip is not None and (host.ip == other.ip) and (not adding or True):
+        if host.ip is not None and host.ip == other.ip:
             return True
-        return any(word in other.hostnames for word in host.hostnames)
+        return command not in _ADDS and any(word in other.hostnames for word in host.hostnames)
 
-    if not adding and command != Command.DELETE:
-        raise _unknown(command)
     _put(hosts, host, [other for other in hosts if matches(other)], command, f"HOST record|in network {name}")
 
 
@@ -336,17 +352,17 @@ def _dns_srv(network: Network, command: int, parent: int, xml: str, used: Used) 
 def _dns_txt(network: Network, command: int, parent: int, xml: str, used: Used) -> None:
     name = network.name
     txt = _read(network, xml, DnsTxt)
-    if txt.name is None:
-        raise XmlDetail(f"missing required name attribute in DNS TXT record of network {name}")
     if command == Command.MODIFY:
         raise _no_modify("TXT")
+    if txt.name is None:
+        raise NetworkDetail(f"missing required name attribute in DNS TXT record of network {name}")
+    if txt.value is None and command in _ADDS:
+        raise NetworkDetail(
+            f"missing required value attribute in DNS TXT record named '{txt.name}' of network {name}"
+        )
     txts = network.dns.txts
     found = next(
-        (
-            i
-            for i, other in enumerate(txts)
-            if other.name == txt.name and (txt.value is None or command in _ADDS or other.value == txt.value)
-        ),
+        (i for i, other in enumerate(txts) if other.name == txt.name),
         None,
     )
     if command in _ADDS:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qvirt.constants import ErrorDomain
 from qvirt.drivers.network import validate_ip
-from qvirt.errors import ConfigUnsupported, InternalError, XmlDetail, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.network import (
     BRIDGED_BY_US,
     Bridge,
@@ -21,6 +21,7 @@ from qvirt.model.network import (
     ForwardMode,
     Nat,
     Network,
+    NetworkDetail,
 )
 from qvirt.model.network_ip import parse_address
 
@@ -121,30 +122,30 @@ def _check_dns(dns: Dns, name: str) -> None:
             raise XmlError(f"Invalid forwarder IP address '{forwarder.addr}' in network '{name}'")
     for txt in dns.txts:
         if txt.name is None:
-            raise XmlDetail(f"missing required name attribute in DNS TXT record of network {name}")
+            raise NetworkDetail(f"missing required name attribute in DNS TXT record of network {name}")
         if re.search("[ ,]", txt.name):
-            raise XmlDetail(f"prohibited character in DNS TXT record name '{txt.name}' of network {name}")
+            raise NetworkDetail(f"prohibited character in DNS TXT record name '{txt.name}' of network {name}")
         if txt.value is None:
-            raise XmlDetail(
+            raise NetworkDetail(
                 f"missing required value attribute in DNS TXT record named '{txt.name}' of network {name}"
             )
     for srv in dns.srvs:
         check_srv(srv, name)
     for host in dns.hosts:
         if not host.ip:
-            raise XmlDetail(f"Missing IP address in network '{name}' DNS HOST record")
+            raise NetworkDetail(f"Missing IP address in network '{name}' DNS HOST record")
         if not _is_address(host.ip):
-            raise XmlDetail(f"Invalid IP address in network '{name}' DNS HOST record")
+            raise NetworkDetail(f"Invalid IP address in network '{name}' DNS HOST record")
         if not host.hostnames or not all(host.hostnames):
-            raise XmlDetail(f"Missing hostname in network '{name}' DNS HOST record")
+            raise NetworkDetail(f"Missing hostname in network '{name}' DNS HOST record")
 
 
 def check_srv(srv: DnsSrv, name: str) -> None:
     """Check a service record."""
     if srv.service is None:
-        raise XmlDetail(f"missing required service attribute in DNS SRV record of network '{name}'")
+        raise NetworkDetail(f"missing required service attribute in DNS SRV record of network '{name}'")
     if srv.protocol is None:
-        raise XmlDetail(
+        raise NetworkDetail(
             f"missing required protocol attribute in DNS SRV record '{srv.service}' of network '{name}'"
         )
     where = f"for service '{srv.service}' in network '{name}'"
@@ -156,9 +157,9 @@ def check_srv(srv: DnsSrv, name: str) -> None:
         if value is None:
             continue
         if what != "priority" and srv.target is None:
-            raise XmlDetail(f"DNS SRV {what} attribute not permitted without target {where}")
+            raise NetworkDetail(f"DNS SRV {what} attribute not permitted without target {where}")
         if not low <= value <= 65535:
-            raise XmlDetail(f"{word} DNS SRV {what} attribute {where}")
+            raise NetworkDetail(f"{word} DNS SRV {what} attribute {where}")
 
 
 def _is_address(text: str) -> bool:
@@ -204,9 +205,9 @@ def _check_nat(nat: Nat, name: str) -> None:
     if nat.port is not None:
         start, end = nat.port.start, nat.port.end
         if start is None or not 0 < start <= 65535:
-            raise XmlDetail(f"Missing or invalid 'start' attribute in <port> {where}")
+            raise NetworkDetail(f"Missing or invalid 'start' attribute in <port> {where}")
         if end is None or not start <= end <= 65535:
-            raise XmlDetail(f"Missing or invalid 'end' attribute in <port> {where}")
+            raise NetworkDetail(f"Missing or invalid 'end' attribute in <port> {where}")
 
 
 def _check_mode(network: Network) -> None:
