@@ -133,13 +133,9 @@ def _identity(user: QemuUser | None) -> tuple[int, int]:
 def stop(run: str, id: int, domain: str, interface: Interface) -> None:
     """End a passt that still runs, and remove its files. Blocking; harmless when it is gone."""
     socket = passt_socket(run, id, domain, interface)
-    pidfile = Path(_pidfile(socket))
-    try:
-        pid = int(pidfile.read_text(encoding="ascii"))
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(Path(_pidfile(socket)).read_text(encoding="ascii"))
         fd = os.pidfd_open(pid)
-    except (OSError, ValueError):
-        fd = -1
-    if fd >= 0:
         try:
             _end(fd, pid, socket)
         finally:
