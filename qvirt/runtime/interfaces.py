@@ -110,6 +110,23 @@ async def _leased(networks: ports.Networks, name: str, mac: str) -> Sequence[tup
         return ()
 
 
+async def leased_hostname(domain: "Domain", running: Running) -> str | None:
+    """Return the first name under which one of the guest's cards has a lease."""
+    networks = domain.hypervisor.networks
+    for interface in running.definition.devices.interfaces:
+        mac = interface.mac.address
+        if networks is None or mac is None or interface.type != InterfaceType.NETWORK:
+            continue
+        try:
+            given = await networks.leases(networks.by_name(_network_of(interface)))
+        except NoNetwork:
+            continue
+        for lease in given:
+            if lease.hostname and lease.mac is not None and lease.mac.lower() == mac:
+                return lease.hostname
+    return None
+
+
 async def leases(domain: "Domain", running: Running) -> list[GuestInterface]:
     """List the interfaces that have leases of their networks, with these."""
     networks = domain.hypervisor.networks

@@ -485,11 +485,14 @@ async def interface_addresses(domain: "Domain", source: int) -> list[GuestInterf
 
 
 async def hostname(domain: "Domain", flags: int) -> str:
-    """virDomainGetHostname: from the agent, or from the leases, of which there are none."""
-    domain.need_running()
+    """virDomainGetHostname: from the agent, or what the guest called itself when it asked for a lease."""
+    running = domain.need_running()
     if flags & DomainGetHostnameFlags.AGENT or not flags:
         return await guest.hostname(domain)
-    raise NoHostname(f"no hostname found for domain {domain.name}")
+    name = await interfaces.leased_hostname(domain, running)
+    if name is None:
+        raise NoHostname(f"no hostname found for domain {domain.name}")
+    return name
 
 
 def has_balloon(definition: Definition) -> bool:
