@@ -2,11 +2,16 @@
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qvirt.host.persist import FileWorker
 from qvirt.model.network import Network as Document
 from qvirt.model.network_port import NetworkPort
 from qvirt.record import Record
+
+if TYPE_CHECKING:
+    from qvirt.drivers.network.firewall import Firewall
+    from qvirt.drivers.network.running import Keeper
 
 
 class NetworkFolders(Record):
@@ -43,12 +48,14 @@ class NetworkFolders(Record):
 class NetworkHost(Record, frozen=False, eq=False):
     """What starting a network may use of the instance.
 
-    privileged: we may make bridges. files: for work that blocks; nothing else may.
+    privileged: we may make bridges. files: for work that blocks; nothing else may. rules: the networks' rules
+    once a network was started.
     """
 
     folders: NetworkFolders
     files: FileWorker
     privileged: bool
+    rules: "Firewall | None" = None
 
 
 class Network:
@@ -56,7 +63,8 @@ class Network:
 
     definition: what it is started from; None for a transient network. live: what is running; None when it is
     not. ports: the guests' places, by uuid; empty when it is not active. state: what the host side has to
-    find again after a restart of the daemon, name to text; it is kept in the status file.
+    find again after a restart of the daemon, name to text; it is kept in the status file. keeper: what
+    watches its dnsmasq while it is active.
     lock: whoever changes anything holds it.
     """
 
@@ -69,6 +77,7 @@ class Network:
         self.autostart = False
         self.ports: dict[str, NetworkPort] = {}
         self.state: dict[str, str] = {}
+        self.keeper: Keeper | None = None
         self.lock = asyncio.Lock()
 
     @property
@@ -102,10 +111,7 @@ class Network:
 
     def shown(self, *, inactive: bool) -> Document:
         """Return the document a client sees: ports counted in the live one, nothing counted in the other."""
-        if inactive:
-            document = (self.definition or self.current).copy()
-        else:
-            document = self.current.copy()
+        document = ((self.definition if inactive else None) or self.current).copy()
         document.connections = None if inactive else len(self.ports)
         if document.forward is not None:
             for interface in document.forward.interfaces:

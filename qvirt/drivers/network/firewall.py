@@ -1,0 +1,349 @@
+"""The networks' rules: one nftables table, dispatch by device name, chains of its own for each network.
+
+A base chain looks a packet's device up in a verdict map and jumps to the network's chain; so a network comes
+and goes in one transaction of ``nft`` that touches nothing of the others. The text is made by pure functions.
+"""
+
+import asyncio
+import json
+import logging
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
+from qvirt.host.persist import FileWorker
+from qvirt.model.network import ForwardMode, Network
+
+log = logging.getLogger(__name__)
+
+TABLE = "qvirt_network"
+_DEADLINE = 10.0
+#: seconds after a change of others until we look; and how often we set the rules again within a minute
+_SETTLE, _PER_MINUTE = 0.02, 10
+
+#: the kernel's numbers: NFNLGRP_NFTABLES, NFNL_SUBSYS_NFTABLES, what tells of a removal, NFTA_*_TABLE
+_GROUP, _SUBSYSTEM, _REMOVALS, _TABLE_ATTRIBUTE = 7, 10, frozenset({2, 5, 8, 11, 14}), 1
+
+_BASE = f"""add table inet {TABLE}
+add map inet {TABLE} to_host {{ type ifname : verdict; }}
+add map inet {TABLE} to_guest {{ type ifname : verdict; }}
+add map inet {TABLE} from_guest {{ type ifname : verdict; }}
+add chain inet {TABLE} input {{ type filter hook input priority filter; policy accept; }}
+add chain inet {TABLE} forward {{ type filter hook forward priority filter; policy accept; }}
+add chain inet {TABLE} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}
+flush chain inet {TABLE} input
+flush chain inet {TABLE} forward
+add rule inet {TABLE} input iifname vmap @to_host
+add rule inet {TABLE} forward oifname vmap @to_guest
+add rule inet {TABLE} forward iifname vmap @from_guest
+"""
+
+
+def has_rules(network: Network) -> bool:
+    """Tell whether a network has rules: an open one has none, nor have the host's own bridges."""
+    return network.mode in (None, ForwardMode.NAT, ForwardMode.ROUTE)
+
+
+def needs_rules(network: Network) -> bool:
+    """Tell whether it is of no use without them."""
+    return network.mode in (ForwardMode.NAT, ForwardMode.ROUTE)
+
+
+def _names(bridge: str) -> dict[str, str]:
+    # names of chains are words of letters, digits and few signs; a device may be called nearly anything
+    word = "".join(char if char.isalnum() and char.isascii() else f"_{ord(char):x}_" for char in bridge)
+    return {kind: f"{kind}-{word}" for kind in ("host", "to", "from", "nat")}
+
+
+def additions(network: Network) -> str:
+    """Return what adds a network's rules, or sets them anew."""
+    bridge = network.bridge_name or ""
+    names = _names(bridge)
+    out: list[str] = []
+    for name in names.values():
+        out += [f"add chain inet {TABLE} {name}", f"flush chain inet {TABLE} {name}"]
+
+    def rule(kind: str, text: str) -> None:
+        out.append(f"add rule inet {TABLE} {names[kind]} {text}")
+
+    rule("host", "meta l4proto { tcp, udp } th dport { 53, 67 } accept")
+    rule("host", "udp dport 547 accept")
+    if any(ip.tftp.root for ip in network.ips):
+        rule("host", "udp dport 69 accept")
+    rule("to", f'iifname "{bridge}" accept')
+    rule("from", f'oifname "{bridge}" accept')
+    device = network.forward.dev if network.forward is not None else None
+    via_in = f'iifname "{device}" ' if device else ""
+    via_out = f'oifname "{device}" ' if device else ""
+    nat = network.forward.nat if network.forward is not None else None
+    for ip in network.ips:
+        word = "ip6" if ip.version == 6 else "ip"
+        subnet = ip.subnet
+        translated = network.mode == ForwardMode.NAT and (
+            ip.version == 4 or (nat is not None and bool(nat.ipv6))
+        )
+        if network.mode is None:
+            continue
+        state = "ct state established,related " if translated else ""
+        rule("to", f"{via_in}{word} daddr {subnet} {state}accept")
+        rule("from", f"{via_out}{word} saddr {subnet} accept")
+        if translated:
+            for text in _translation(network, word, str(subnet), via_out):
+                rule("nat", text)
+    rule("to", "reject")
+    rule("from", "reject")
+    for kind, chain in (("to_host", "host"), ("to_guest", "to"), ("from_guest", "from")):
+        out.append(f'add element inet {TABLE} {kind} {{ "{bridge}" : jump {names[chain]} }}')
+    if network.mode == ForwardMode.NAT:
+        out.append(f"add rule inet {TABLE} postrouting jump {names['nat']}")
+    return "\n".join(out) + "\n"
+
+
+def _translation(network: Network, word: str, subnet: str, via: str) -> list[str]:
+    """Return a subnet's translation; multicast of the link and broadcasts keep their addresses."""
+    nat = network.forward.nat if network.forward is not None else None
+    address = nat.address if nat is not None else None
+    port = nat.port if nat is not None else None
+    start, end = (port.start, port.end) if port is not None else (1024, 65535)
+    source = ""
+    if word == "ip" and address is not None and address.start:
+        last = address.end or address.start
+        source = address.start if address.start == last else f"{address.start}-{last}"
+    local = ("224.0.0.0/24", "255.255.255.255") if word == "ip" else ("ff02::/16",)
+    rules = [f"{word} saddr {subnet} {word} daddr {target} return" for target in local]
+    base = f"{via}{word} saddr {subnet} {word} daddr != {subnet}"
+    if source:
+        ports = f":{start}-{end}" if port is not None else ""
+        rules.append(f"{base} meta l4proto {{ tcp, udp }} snat {word} to {source}{ports}")
+        rules.append(f"{base} snat {word} to {source}")
+    else:
+        rules.append(f"{base} meta l4proto {{ tcp, udp }} masquerade to :{start}-{end}")
+        rules.append(f"{base} masquerade")
+    return rules
+
+
+def removals(bridge: str, others: Iterable[Network]) -> str:
+    """Return what removes one network's rules; what is gone already does no harm."""
+    names = _names(bridge)
+    out = [_BASE]
+    for name in names.values():
+        out.append(f"add chain inet {TABLE} {name}\n")
+    for kind, chain in (("to_host", "host"), ("to_guest", "to"), ("from_guest", "from")):
+        element = f'{kind} {{ "{bridge}" : jump {names[chain]} }}'
+        out.append(f"add element inet {TABLE} {element}\ndelete element inet {TABLE} {element}\n")
+    out.append(_jumps(others))
+    for name in names.values():
+        out.append(f"flush chain inet {TABLE} {name}\ndelete chain inet {TABLE} {name}\n")
+    return "".join(out)
+
+
+def _jumps(networks: Iterable[Network]) -> str:
+    out = [f"flush chain inet {TABLE} postrouting\n"]
+    for network in networks:
+        if network.mode == ForwardMode.NAT:
+            name = _names(network.bridge_name or "")["nat"]
+            out.append(f"add chain inet {TABLE} {name}\nadd rule inet {TABLE} postrouting jump {name}\n")
+    return "".join(out)
+
+
+def _nft() -> str:
+    path = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+    if path is None:
+        raise ConfigUnsupported(
+            "the program 'nft' is not installed, and networks with forward mode 'nat' or 'route' need its "
+            "rules: install the package nftables, or use forward mode 'open' and rules of your own"
+        )
+    return path
+
+
+class Firewall:
+    """The rules of an instance's networks, kept in place. `network.NetworkHost` has one."""
+
+    def __init__(self, files: FileWorker) -> None:
+        self._files = files
+        self._networks: dict[str, Network] = {}
+        self._own: deque[int] = deque(maxlen=64)
+        self._socket: socket.socket | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._repairs: deque[float] = deque(maxlen=_PER_MINUTE)
+        self._lock = asyncio.Lock()
+
+    async def add(self, network: Network) -> None:
+        """Put a network's rules in place. Raises ConfigUnsupported, InternalError."""
+        if not has_rules(network) or not network.bridge_name:
+            return
+        bridge = network.bridge_name
+        async with self._lock:
+            others = [other for name, other in self._networks.items() if name != bridge]
+            try:
+                await self._run(_BASE + _jumps(others) + additions(network))
+            except ConfigUnsupported:
+                if needs_rules(network):
+                    raise
+                log.warning("network '%s' goes without rules: 'nft' is not installed", network.name)
+                return
+            self._networks[bridge] = network
+            self._watch()
+
+    async def remove(self, bridge: str) -> None:
+        """Take a network's rules away. Raises InternalError."""
+        async with self._lock:
+            if self._networks.pop(bridge, None) is None and shutil.which("nft") is None:
+                return
+            if self._networks:
+                await self._run(removals(bridge, self._networks.values()))
+            else:
+                await self._run(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+                self._unwatch()
+
+    async def _run(self, text: str) -> bytes:
+        return await self._files.run("nft", partial(self._call, ["-f", "-"], text), _DEADLINE)
+
+    def _call(self, words: list[str], text: str) -> bytes:
+        with subprocess.Popen(
+            [_nft(), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            self._own.append(process.pid)
+            try:
+                out, err = process.communicate(text.encode(), timeout=_DEADLINE - 1)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise InternalError(f"'nft' did not end within {_DEADLINE - 1:g} s") from None
+        if process.returncode:
+            raise InternalError(
+                f"nft refuses the rules of the networks: {err.decode(errors='replace').strip()}"
+            )
+        return out
+
+    # ------------------------------------------------------------------ watching
+
+    def _watch(self) -> None:
+        """Listen for what others do to the ruleset."""
+        if self._socket is not None:
+            return
+        try:
+            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 12)
+            sock.bind((0, 0))
+            sock.setsockopt(270, 1, _GROUP)
+        except OSError as error:
+            log.warning("changes of the host's nftables rules are not noticed: %s", error)
+            return
+        self._socket = sock
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._heard)
+
+    def _unwatch(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _heard(self) -> None:
+        sock = self._socket
+        while sock is not None:
+            try:
+                data = sock.recv(1 << 17)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._repair_soon()  # more happened than the kernel keeps for us
+                return
+            if self._concerns_us(data):
+                self._repair_soon()
+
+    def _concerns_us(self, data: bytes) -> bool:
+        at = 0
+        while at + 20 <= len(data):
+            size, kind, _flags, _seq, pid = struct.unpack_from("=IHHII", data, at)
+            ours = f"{TABLE}\0".encode()
+            if kind >> 8 == _SUBSYSTEM and kind & 0xFF in _REMOVALS and pid not in self._own:
+                length, attribute = struct.unpack_from("=HH", data, at + 20)
+                if attribute & 0x3FFF == _TABLE_ATTRIBUTE and data[at + 24 : at + 20 + length] == ours:
+                    return True
+            if size < 16:
+                return False
+            at += (size + 3) & ~3
+        return False
+
+    def _repair_soon(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._repair())
+
+    async def _repair(self) -> None:
+        await asyncio.sleep(_SETTLE)
+        now = time.monotonic()
+        if len(self._repairs) == _PER_MINUTE and now - self._repairs[0] < 60:
+            pause = 60 - (now - self._repairs[0])
+            log.error("something keeps removing the rules of the networks; trying again in %.0f s", pause)
+            await asyncio.sleep(pause)
+        self._repairs.append(now)
+        async with self._lock:
+            networks = list(self._networks.values())
+            if not networks:
+                return
+            log.warning("another program removed the rules of the networks; setting them again")
+            try:
+                await self._run(_BASE + _jumps(()) + "".join(additions(network) for network in networks))
+            except QvirtError as error:
+                log.error("cannot set the rules of the networks again: %s", error)
+
+    async def close(self) -> None:
+        """Stop watching; the rules stay."""
+        self._unwatch()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # ------------------------------------------------------------- other firewalls
+
+    async def obstacles(self, network: Network) -> list[str]:
+        """Return what in the host's own rules drops what we forward for a network, and the remedy."""
+        if not needs_rules(network) or not network.bridge_name:
+            return []
+        out = await self._files.run("nft", partial(self._call, ["-j", "list", "ruleset"], ""), _DEADLINE)
+        return find_obstacles(json.loads(out or b"{}").get("nftables", []), network.bridge_name)
+
+
+def find_obstacles(ruleset: Iterable[dict[str, Any]], bridge: str) -> list[str]:
+    """Return the chains of others that drop what is forwarded to or from a bridge, with the remedy. Pure."""
+    items = list(ruleset)
+    rules = [item["rule"] for item in items if "rule" in item]
+    found = []
+    for chain in (item["chain"] for item in items if "chain" in item):
+        if chain.get("hook") != "forward" or chain["table"] == TABLE or chain["family"] not in ("ip", "inet"):
+            continue
+        mine = [
+            rule
+            for rule in rules
+            if (rule["family"], rule["table"], rule["chain"])
+            == (chain["family"], chain["table"], chain["name"])
+        ]
+        last = next((rule for rule in mine if _drops_all(rule)), None)
+        why = f"policy {chain['policy']}" if chain.get("policy") == "drop" else ""
+        if last is not None:
+            why = f"rule with handle {last.get('handle')}"
+        if not why or any(_accepts(rule, bridge) for rule in mine):
+            continue
+        where = f"{chain['family']} {chain['table']} {chain['name']}"
+        found.append(
+            f"the host's own chain '{where}' drops what is forwarded for bridge '{bridge}' ({why}); to let "
+            f"it through: nft insert rule {where} iifname {bridge} accept; "
+            f"nft insert rule {where} oifname {bridge} ct state established,related accept"
+        )
+    return found
+
+
+def _drops_all(rule: dict[str, Any]) -> bool:
+    parts = [part for part in rule.get("expr", ()) if "counter" not in part and "log" not in part]
+    return len(parts) == 1 and ("drop" in parts[0] or "reject" in parts[0])
+
+
+def _accepts(rule: dict[str, Any], bridge: str) -> bool:
+    text = json.dumps(rule.get("expr", ()))
+    return '"accept"' in text and (f'"{bridge}"' in text or text.startswith('[{"accept"'))
