@@ -69,6 +69,8 @@ class Networks:
             network.autostart = network.persistent and network.name in loaded.autostart
         for network in [network for network in self if network.active]:
             await self._reconnect(network)
+        active = frozenset(network.name for network in self if network.active)
+        self.reports += await running.sweep(self.host, active)
         if with_default:
             await self._define_default()
         return self
