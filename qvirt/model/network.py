@@ -113,7 +113,6 @@ class ForwardInterface(Node, tag="interface"):
 class ForwardAddress(PciAddress, tag="address"):
     """A PCI device of the host to pass through."""
 
-    type: str | None = attr(string)
     connections: int | None = attr(uint, omit=0)
 
 
@@ -297,8 +296,12 @@ class Network(Node, tag="network"):
         if len(el.findall("forward/pf")) > 1:
             raise XmlError(f"Only one <pf> element is allowed in <forward> of network {self.name}")
 
-    def extra_attributes(self) -> str:
-        return f" xmlns:dnsmasq='{DNSMASQ_NAMESPACE}'" if self.dnsmasq is not None else ""
+    def write(self, out: list[str], indent: str = "", tag: str | None = None, force: bool = True) -> None:
+        mark = len(out)
+        super().write(out, indent, tag, force)
+        if self.dnsmasq is not None:  # libvirt writes the namespace before the attributes
+            head = f"{indent}<{tag or self.tag}"
+            out[mark] = f"{head} xmlns:dnsmasq='{DNSMASQ_NAMESPACE}'{out[mark].removeprefix(head)}"
 
     def check(self) -> None:
         if not self.name:

@@ -166,7 +166,8 @@ class Hypervisor:
         """Lock the instance, load the definitions, find the running QEMUs again, autostart the others.
 
         config: qemu.conf as read; None reads it from the instance's folder. Autostarts go on in the
-        background. default_network: define it, as the machine's own instance does. Raises OperationFailed when another daemon serves this tree.
+        background. default_network: define it, as the machine's own instance does.
+        Raises OperationFailed when another daemon serves this tree.
         """
         privileged = os.geteuid() == 0
         if config is None:
@@ -183,7 +184,10 @@ class Hypervisor:
             self._choose_user()
             make_folders(paths, (self.user.uid, self.user.gid) if self.user is not None else None)
             self.networks = await Networks.open(
-                paths.networks, self.files, privileged=privileged, with_default=default_network or paths.kind == "system"
+                paths.networks,
+                self.files,
+                privileged=privileged,
+                with_default=default_network or paths.kind == "system",
             )
             self.reports += self.networks.reports
             await recover.load_definitions(self)

@@ -1,4 +1,4 @@
-"""Networks on disk: definitions, autostart links, status files. All of it blocks and runs in a file worker."""
+"""Networks on disk: definitions, autostart links, status files. Blocking."""
 
 import logging
 import os

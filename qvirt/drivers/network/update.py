@@ -22,7 +22,7 @@ from qvirt.model.network import (
     NetworkDetail,
     PortGroup,
 )
-from qvirt.model.network_ip import DhcpHost, DhcpRange, NetworkIp
+from qvirt.model.network_ip import DhcpHost, DhcpRange, NetworkIp, parse_address
 from qvirt.xml.document import parse_element
 from qvirt.xml.node import Node, Raw
 
@@ -300,7 +300,7 @@ def _dns_host(network: Network, command: int, parent: int, xml: str, used: Used)
         raise NetworkDetail(f"Missing IP address in network '{name}' DNS HOST record")
     if host.ip is not None:
         try:
-            host.ip = str(validate_ip.parse_address(host.ip))
+            host.ip = str(parse_address(host.ip))
         except ValueError:
             raise NetworkDetail(f"Invalid IP address in network '{name}' DNS HOST record") from None
     if not host.hostnames and command != Command.DELETE:
@@ -406,15 +406,19 @@ def set_metadata(network: Network, kind: int, text: str | None, key: str | None,
 
 
 def _set_element(network: Network, text: str | None, key: str | None, uri: str) -> None:
-    items = [item for item in (network.metadata.items if network.metadata else []) if _uri(item) != uri]
+    items = [
+        item for item in (network.metadata.items if network.metadata is not None else []) if _uri(item) != uri
+    ]
     if text is not None:
         element = parse_element(text, "(metadata_xml)")
         local = str(element.tag).rpartition("}")[2]
-        wrapped = etree.Element(f"{{{uri}}}{local}", dict(element.attrib), nsmap={key: uri})
+        wrapped = etree.Element(f"{{{uri}}}{local}", _attributes(element), nsmap={key or "": uri})
         wrapped.text = element.text
         wrapped.extend(list(element))
         items.append(Raw(wrapped))
-    network.metadata = Metadata(items=items) if items else None
+    network.metadata = Metadata() if items else None
+    if network.metadata is not None:
+        network.metadata.items = items
 
 
 def _uri(item: Raw) -> str:
@@ -431,7 +435,7 @@ def get_metadata(network: Network, kind: int, uri: str | None) -> str:
         what = "no network description found"
     elif kind == NetworkMetadataType.ELEMENT:
         what = "Requested metadata element is not present"
-        items = network.metadata.items if network.metadata else []
+        items = network.metadata.items if network.metadata is not None else []
         item = next((item for item in items if _uri(item) == uri), None)
         if item is None:
             raise NoNetworkMetadata(what)
@@ -443,8 +447,12 @@ def get_metadata(network: Network, kind: int, uri: str | None) -> str:
     return found
 
 
+def _attributes(element: etree._Element) -> dict[str, str]:
+    return {str(name): str(value) for name, value in element.attrib.items()}
+
+
 def _plain(element: etree._Element) -> etree._Element:
-    plain = etree.Element(str(element.tag).rpartition("}")[2], dict(element.attrib))
+    plain = etree.Element(str(element.tag).rpartition("}")[2], _attributes(element))
     plain.text = element.text
     for kid in element:
         plain.append(etree.fromstring(etree.tostring(kid)))

@@ -55,9 +55,9 @@ def _fill_forward(network: Network, forward: Forward) -> None:
     elif forward.managed is None:
         forward.managed = False
     nat = forward.nat
-    if nat is not None and forward.mode == ForwardMode.NAT:
-        if nat.ipv6 is None and nat.address is None and nat.port is None:
-            forward.nat = None
+    says_something = nat is not None and (nat.ipv6 is not None or nat.address or nat.port)
+    if forward.mode == ForwardMode.NAT and not says_something:
+        forward.nat = None
     if forward.pf is not None:
         forward.dev = None
         return
@@ -301,8 +301,8 @@ def _check_pool(network: Network) -> None:
     if forward.mode == ForwardMode.HOSTDEV:
         if forward.devices:
             raise ConfigUnsupported(
-                f"hostdev network '{name}' lists '{forward.devices[0]}' in the device pool, but hostdev networks "
-                "require all devices to be listed by PCI address, not network device name"
+                f"hostdev network '{name}' lists '{forward.devices[0]}' in the device pool, but hostdev "
+                "networks require all devices to be listed by PCI address, not network device name"
             )
         for address in forward.addresses:
             slot = (
@@ -332,7 +332,8 @@ def _check_vlans(network: Network) -> None:
         return
     if network.vlan is not None or any(group.vlan is not None for group in network.portgroups):
         raise ConfigUnsupported(
-            f"<vlan> element specified for network {network.name}, whose type doesn't support vlan configuration"
+            f"<vlan> element specified for network {network.name}, whose type doesn't support "
+            "vlan configuration"
         )
 
 

@@ -150,7 +150,8 @@ def check_host(host: DhcpHost, ip: NetworkIp, name: str, *, partial: bool = Fals
     if partial:
         if host.mac is None and host.name is None and host.ip is None and host.id is None:
             raise XmlError(
-                f"At least one of name, mac, or ip attribute must be specified for static host definition {where}"
+                f"At least one of name, mac, or ip attribute must be specified for static host "
+                f"definition {where}"
             )
         return
     if ip.version == 6:
@@ -167,8 +168,8 @@ def check_dhcp_once(network: Network) -> None:
     for version in (4, 6):
         if sum(bool(ip.ranges or ip.hosts) for ip in network.ips if ip.version == version) > 1:
             raise ConfigUnsupported(
-                f"Multiple IPv{version} dhcp sections found -- dhcp is supported only for a single IPv{version} "
-                "address on each network"
+                f"Multiple IPv{version} dhcp sections found -- dhcp is supported only for a single "
+                f"IPv{version} address on each network"
             )
 
 
