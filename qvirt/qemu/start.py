@@ -4,6 +4,7 @@
 """
 
 from qvirt.errors import ConfigUnsupported
+from qvirt.model.cputune import CpuTune
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.cpu import settle_cpu
@@ -13,7 +14,7 @@ from qvirt.qemu.numa import check_placement
 from qvirt.xml.node import Node
 
 #: what needs control groups, helpers or hardware the driver does not set up yet
-_ELEMENTS = ("blkiotune", "memtune", "cputune", "idmap", "perf", "keywrap", "launch_security")
+_ELEMENTS = ("blkiotune", "memtune", "idmap", "perf", "keywrap", "launch_security")
 _DEVICES = ("leases", "filesystems", "smartcards", "tpms", "hostdevs", "shmems", "vsocks", "cryptos")
 
 
@@ -31,11 +32,19 @@ def unsupported_for_start(domain: Domain) -> list[str]:
     tune = values.get("numatune")
     if tune is not None and tune.memory is not None and tune.memory.mode == "restrictive":
         found.append(tune.memory)
-    if domain.vcpus is not None:
-        found += [entry for entry in domain.vcpus.vcpus if entry.enabled and entry.hotpluggable]
+    cputune = values.get("cputune")
+    if cputune is not None and not _pins_alone(cputune):
+        found.append(cputune)
     for name in _DEVICES:
         found += domain.devices.__dict__.get(name, ())
     return [f"<{node.tag}>" + (f" (line {node.line})" if node.line else "") for node in found]
+
+
+def _pins_alone(tune: CpuTune) -> bool:
+    """Tell whether nothing is said that takes more than the affinity of threads."""
+    rest = tune.copy()
+    rest.vcpupins, rest.emulatorpin, rest.iothreadpins = [], None, []
+    return rest.is_empty()
 
 
 def prepare_domain(domain: Domain, ctx: BuildContext) -> None:

@@ -55,13 +55,13 @@ async def set_memory(domain: "Domain", kib: int, flags: int) -> None:
 
     def note(definition: Definition) -> None:
         if maximum:
-            definition.memory = TotalMemory(value=kib)
+            definition.memory = TotalMemory(value=kib, unit="KiB")
             if definition.current_memory is not None:
                 definition.current_memory.value = min(definition.current_memory.value, kib)
         elif definition.current_memory is not None:
             definition.current_memory.value = kib
         else:
-            definition.current_memory = CurrentMemory(value=kib)
+            definition.current_memory = CurrentMemory(value=kib, unit="KiB")
 
     await change(domain, "set memory", flags, live=on_live, config=note, check=check)
 

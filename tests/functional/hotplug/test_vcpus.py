@@ -35,7 +35,7 @@ def refusal(daemon: Daemon, *words: str) -> str:
     return done.stderr
 
 
-def test_guest_sees_a_cpu_come_and_go(daemon: Daemon, guest: Shell) -> None:
+def test_guest_sees_a_cpu_come(daemon: Daemon, guest: Shell) -> None:
     daemon.virsh("setvcpus", "grows", "3", "--live")
     assert counts(daemon, "--live", "--current") == 3
     assert guest.ask(ONLINE).split()[-1] == "3"
@@ -48,29 +48,18 @@ def test_guest_sees_a_cpu_come_and_go(daemon: Daemon, guest: Shell) -> None:
     assert "vcpu.2.time=" in stats
     assert daemon.virsh("vcpuinfo", "grows").count("VCPU:") == 3
 
-    daemon.kill()
-    daemon.start()
-    assert "<vcpu id='2' enabled='yes' hotpluggable='yes' order='3'/>" in daemon.virsh("dumpxml", "grows")
-    daemon.virsh("setvcpus", "grows", "2", "--live")
-    assert guest.ask("nproc").split()[-1] == "2"
-    assert "<vcpu placement='static' current='2'>4</vcpu>" in daemon.virsh("dumpxml", "grows")
-
 
 def test_single_vcpus(daemon: Daemon, guest: Shell) -> None:
-    daemon.virsh("setvcpu", "grows", "3", "--enable", "--live")
-    xml = daemon.virsh("dumpxml", "grows")
-    assert "<vcpu id='3' enabled='yes' hotpluggable='yes' order='3'/>" in xml
-    assert "vcpu.3.state" in daemon.virsh("domstats", "grows", "--vcpu")
-    assert "vcpu '3' is already in requested state" in refusal(
-        daemon, "setvcpu", "grows", "3", "--enable", "--live"
+    assert "vcpu '2' is already in requested state" in refusal(
+        daemon, "setvcpu", "grows", "2", "--enable", "--live"
     )
     assert "vcpu '1' can't be hotunplugged" in refusal(daemon, "setvcpu", "grows", "1", "--disable", "--live")
     assert "vcpu 7 is not present in live config" in refusal(
         daemon, "setvcpu", "grows", "7", "--enable", "--live"
     )
-    assert guest.ask(ONLINE).split()[-1] == "3"
-    daemon.virsh("setvcpu", "grows", "3", "--disable", "--live")
-    assert counts(daemon, "--live", "--current") == 2
+    daemon.virsh("setvcpu", "grows", "3", "--enable", "--live")
+    assert "<vcpu id='3' enabled='yes' hotpluggable='yes' order='4'/>" in daemon.virsh("dumpxml", "grows")
+    assert guest.ask(ONLINE).split()[-1] == "4"
 
 
 def test_refused_counts(daemon: Daemon, guest: Shell) -> None:
@@ -85,10 +74,10 @@ def test_agent_turns_cpus_off(daemon: Daemon, guest: Shell) -> None:
     daemon.virsh("setvcpus", "grows", "1", "--guest")
     assert guest.ask("nproc").split()[-1] == "1"
     assert counts(daemon, "--guest") == 1
-    daemon.virsh("guestvcpus", "grows", "1", "--enable")
-    assert guest.ask("nproc").split()[-1] == "2"
-    assert "greater than the count of enabled vcpus in the domain: 3 > 2" in refusal(
-        daemon, "setvcpus", "grows", "3", "--guest"
+    daemon.virsh("guestvcpus", "grows", "1-3", "--enable")
+    assert guest.ask("nproc").split()[-1] == "4"
+    assert "greater than the count of enabled vcpus in the domain: 5 > 4" in refusal(
+        daemon, "setvcpus", "grows", "5", "--guest"
     )
 
 
@@ -128,3 +117,60 @@ def test_iothreads(daemon: Daemon, guest: Shell) -> None:
     daemon.virsh("iothreaddel", "grows", "3", "--live")
     assert "iothread" not in daemon.virsh("dumpxml", "grows")
     assert "cannot find IOThread '3' in iothreadids list" in refusal(daemon, "iothreaddel", "grows", "3")
+
+
+def test_guest_sees_a_cpu_go(daemon: Daemon, guest: Shell) -> None:
+    daemon.virsh("setvcpus", "grows", "3", "--live")
+    assert counts(daemon, "--live", "--current") == 3
+    assert guest.ask("nproc").split()[-1] == "3"
+    assert "<vcpu id='3' enabled='no' hotpluggable='yes'/>" in daemon.virsh("dumpxml", "grows")
+
+
+def test_kept_over_a_kill_of_the_daemon(daemon: Daemon, guest: Shell) -> None:
+    before = daemon.virsh("dumpxml", "grows")
+    daemon.kill()
+    daemon.start()
+    assert "<vcpu id='2' enabled='yes' hotpluggable='yes' order='3'/>" in before
+    assert daemon.virsh("dumpxml", "grows") == before
+
+
+PLAIN = """<domain type='qemu'><name>plain</name><memory unit='MiB'>64</memory>
+  <currentMemory unit='MiB'>64</currentMemory><vcpu current='1'>2</vcpu>{vcpus}
+  <os><type arch='x86_64' machine='pc'>hvm</type></os><devices/></domain>"""
+
+
+def test_definition(own_daemon: Daemon) -> None:
+    daemon = own_daemon
+    path = daemon.root / "plain.xml"
+    path.write_text(PLAIN.format(vcpus=""))
+    daemon.virsh("define", str(path))
+    daemon.virsh("setvcpus", "plain", "6", "--config", "--maximum")
+    daemon.virsh("setvcpus", "plain", "3", "--config")
+    assert "<vcpu placement='static' current='3'>6</vcpu>" in daemon.virsh("dumpxml", "plain")
+    assert "greater than max allowable vcpus for the persistent domain: 7 > 6" in refusal(
+        daemon, "setvcpus", "plain", "7", "--config"
+    )
+    daemon.virsh("setvcpus", "plain", "4", "--config", "--hotpluggable")
+    daemon.virsh("setvcpu", "plain", "5", "--enable", "--config")
+    xml = daemon.virsh("dumpxml", "plain")
+    assert "<vcpu id='2' enabled='yes' hotpluggable='no'/>" in xml
+    assert "<vcpu id='3' enabled='yes' hotpluggable='yes'/>" in xml
+    assert "<vcpu id='5' enabled='yes' hotpluggable='yes'/>" in xml
+    assert "vCPU '0' must be enabled" in refusal(daemon, "setvcpu", "plain", "0", "--disable", "--config")
+    daemon.virsh("setmaxmem", "plain", "80M", "--config")
+    daemon.virsh("setmem", "plain", "70M", "--config")
+    daemon.virsh("iothreadadd", "plain", "2", "--config")
+    daemon.virsh("iothreadpin", "plain", "2", "0", "--config")
+    daemon.virsh("vcpupin", "plain", "5", "0", "--config")
+    daemon.virsh("emulatorpin", "plain", "0", "--config")
+    daemon.virsh("start", "plain")
+    xml = daemon.virsh("dumpxml", "plain")
+    assert "<memory unit='KiB'>81920</memory>" in xml
+    assert "<iothread id='2'/>" in xml
+    assert "<vcpu id='5' enabled='yes' hotpluggable='yes' order='5'/>" in xml
+    assert "<vcpu id='4' enabled='no' hotpluggable='yes'/>" in xml
+    (pid,) = daemon.qemu_pids()
+    assert os.sched_getaffinity(pid) == {0}
+    daemon.virsh("setvcpus", "plain", "6", "--live", "--config")
+    assert "<vcpu placement='static'>6</vcpu>" in daemon.virsh("dumpxml", "plain")
+    assert "<vcpu placement='static'>6</vcpu>" in daemon.virsh("dumpxml", "plain", "--inactive")
