@@ -237,6 +237,8 @@ class Hypervisor:
                 running.process.close()
             if running.link is not None:
                 running.link.close()
+        if self.networks is not None:
+            await self.networks.close()
         await self.files.close()
         if self._lock is not None:
             self._lock.release()

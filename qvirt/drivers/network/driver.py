@@ -65,6 +65,7 @@ class Networks:
             network = self._by_name.get(name) or self._adopt(document)
             network.live, network.state = document, state
             network.ports = {port.uuid: port for port in known if port.uuid}
+        self.reports += await running.sweep(self.host, frozenset(loaded.active))
         for network in self:
             network.autostart = network.persistent and network.name in loaded.autostart
         for network in [network for network in self if network.active]:
@@ -98,6 +99,10 @@ class Networks:
             await self.define(text)
             await self.set_autostart(self.by_name("default"), True)
         await self.host.files.run("default network", partial(default.note, self.host.folders))
+
+    async def close(self) -> None:
+        """Let go of the networks; those that are active go on without us."""
+        await running.close(self.host, list(self))
 
     async def autostart(self) -> None:
         """Start what is marked, unless it was done since the machine was booted. @background."""

@@ -79,7 +79,7 @@ def test_what_is_not_known(tmp_path: Path) -> None:
             assert refusal(client, await client.get()) == (39, 7, "Cannot find program 536903814 version 2")
             # A number of an event is no call, and a call nobody wrote is not there either: on the client's
             # side this exact sentence becomes "not supported".
-            for number in (107, 9999, -1, protocol.remote().by_name["CONNECT_LIST_ALL_NETWORKS"].number):
+            for number in (107, 9999, -1, protocol.remote().by_name["CONNECT_LIST_ALL_STORAGE_POOLS"].number):
                 await client.send(packet.pack(protocol.REMOTE, 1, number, packet.CALL, 9, packet.OK))
                 reply = await client.get()
                 assert packet._ERROR.decode(reply.payload)[:3] == (39, 7, f"unknown procedure: {number}")
