@@ -36,7 +36,7 @@ def _ask(failure: str, work: Callable[[Any], None]) -> None:
         try:
             work(ip)
         except Exception as error:
-            code = getattr(error, "code", None)
+            code = getattr(error, "code", getattr(error, "errno", None))
             if not isinstance(code, int):
                 raise SystemError_(f"{failure}: {error}") from error
             raise SystemError_(failure, OSError(code, str(error.args[-1]))) from error

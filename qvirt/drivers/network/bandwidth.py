@@ -4,6 +4,7 @@ Inbound, towards the guests, is what the host's device sends: an HTB class. Outb
 is too much is dropped. Rates are KiB a second, bursts KiB, as in ``<bandwidth>``.
 """
 
+import errno
 from typing import Any
 
 from qvirt.host import netlink
@@ -67,17 +68,24 @@ def _inbound(ip: Any, index: int, traffic: Traffic, *, shared: bool) -> None:
 
 def _outbound(ip: Any, index: int, traffic: Traffic) -> None:
     ip.tc("add", "ingress", index=index, handle=_INGRESS)
-    ip.tc(
-        "add-filter",
-        "u32",
-        index=index,
-        parent=_INGRESS,
-        protocol=_ALL_PROTOCOLS,
-        prio=1,
-        target=0x10001,
-        keys=["0x0/0x0+0"],
-        rate=(traffic.average or 0) * _KIB,
-        burst=(traffic.burst or traffic.average or 0) * _KIB,
-        mtu=_POLICE_MTU,
-        action="drop",
-    )
+    try:
+        ip.tc(
+            "add-filter",
+            "u32",
+            index=index,
+            parent=_INGRESS,
+            protocol=_ALL_PROTOCOLS,
+            prio=1,
+            target=0x10001,
+            keys=["0x0/0x0+0"],
+            rate=(traffic.average or 0) * _KIB,
+            burst=(traffic.burst or traffic.average or 0) * _KIB,
+            mtu=_POLICE_MTU,
+            action="drop",
+        )
+    except Exception as error:
+        if getattr(error, "code", None) != errno.ENOENT:
+            raise
+        raise OSError(
+            errno.ENOENT, "the kernel has no policer for <outbound> (modules cls_u32 and act_police)"
+        ) from error

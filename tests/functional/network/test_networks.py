@@ -1,0 +1,146 @@
+"""Networks on the host, and their bad days: real bridges, dnsmasq and nft, in a namespace of the test."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.netns import Namespace, namespace
+
+pytestmark = [pytest.mark.root, pytest.mark.virsh]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Namespace]:
+    with namespace() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def daemon(host: Namespace) -> Iterator[Daemon]:
+    with running_daemon(prefix=host.prefix) as it:
+        yield it
+
+
+def document(name: str, number: int, forward: str = "<forward mode='nat'/>", more: str = "") -> str:
+    return (
+        f"<network><name>{name}</name>{forward}<bridge name='vb{number}'/>{more}"
+        f"<ip address='10.77.{number}.1' prefix='24'><dhcp><range start='10.77.{number}.10' "
+        f"end='10.77.{number}.99'/></dhcp></ip></network>"
+    )
+
+
+def create(daemon: Daemon, text: str, *, check: bool = True) -> str:
+    path = daemon.root / "network.xml"
+    path.write_text(text)
+    done = daemon.virsh_run("net-create", str(path))
+    assert done.returncode == 0 or not check, done.stderr
+    return done.stdout + done.stderr
+
+
+def until(what: Callable[[], object], patience: float = 10.0) -> None:
+    deadline = time.monotonic() + patience
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def pid_of(daemon: Daemon, name: str) -> int:
+    (path,) = daemon.root.rglob(f"network/{name}.pid")
+    try:
+        return int(path.read_text() or 0)
+    except ValueError:
+        return 0
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_start_and_stop(daemon: Daemon, host: Namespace) -> None:
+    create(daemon, document("one", 1))
+    assert "10.77.1.1/24" in host.ip("addr", "show", "dev", "vb1")
+    assert "masquerade" in host.run("nft", "list", "table", "inet", "qvirt_network").stdout
+    pid = pid_of(daemon, "one")
+    assert alive(pid)
+    create(daemon, document("two", 2, ""))
+    daemon.virsh("net-destroy", "one")
+    assert "vb1" not in host.links()
+    until(lambda: not alive(pid))
+    left = host.run("nft", "list", "table", "inet", "qvirt_network").stdout
+    assert "vb2" in left
+    assert "vb1" not in left
+    daemon.virsh("net-destroy", "two")
+    assert "qvirt_network" not in host.run("nft", "list", "ruleset").stdout
+    assert not list(daemon.root.rglob("one.conf"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (document("clash", 3), "already in use by interface vb2"),
+        (document("taken", 2).replace("10.77.2", "10.77.4"), "bridge name 'vb2' already in use"),
+        (document("long", 4).replace("vb4", "a-name-of-a-bridge"), "at most 15 characters"),
+    ],
+)
+def test_what_is_in_use(daemon: Daemon, host: Namespace, text: str, says: str) -> None:
+    host.ip("link", "add", "vb2", "type", "bridge")
+    host.ip("addr", "add", "10.77.3.7/24", "dev", "vb2")
+    host.ip("link", "set", "vb2", "up")
+    try:
+        assert says in create(daemon, text, check=False)
+        assert host.links() == {"lo", "vb2"}
+    finally:
+        host.ip("link", "del", "vb2")
+
+
+def test_rules_come_back(daemon: Daemon, host: Namespace) -> None:
+    create(daemon, document("rules", 5))
+    try:
+        host.run("nft", "flush", "ruleset")
+        until(lambda: "vb5" in host.run("nft", "list", "ruleset").stdout)
+    finally:
+        daemon.virsh("net-destroy", "rules")
+
+
+def test_dnsmasq_dies_and_comes_back(daemon: Daemon, host: Namespace) -> None:
+    create(daemon, document("dying", 6))
+    try:
+        pid = pid_of(daemon, "dying")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: pid_of(daemon, "dying") != pid and alive(pid_of(daemon, "dying")))
+    finally:
+        daemon.virsh("net-destroy", "dying")
+
+
+def test_dnsmasq_refuses(daemon: Daemon, host: Namespace) -> None:
+    text = document("refused", 7, more="").replace(
+        "<network>", "<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>"
+    )
+    option = "<dnsmasq:options><dnsmasq:option value='no-such-option'/></dnsmasq:options></network>"
+    assert "unexpected exit status" in create(daemon, text.replace("</network>", option), check=False)
+    assert host.links() == {"lo"}
+    assert "vb7" not in host.run("nft", "list", "ruleset").stdout
+    assert not list(daemon.root.rglob("refused.*"))
+
+
+def test_the_daemon_is_killed(daemon: Daemon, host: Namespace) -> None:
+    create(daemon, document("kept", 8))
+    pid = pid_of(daemon, "kept")
+    daemon.kill()
+    host.ip("link", "del", "vb8")
+    host.run("nft", "flush", "ruleset")
+    daemon.start()
+    assert "kept" in daemon.virsh("net-list")
+    assert pid_of(daemon, "kept") == pid
+    assert "10.77.8.1/24" in host.ip("addr", "show", "dev", "vb8")
+    assert "vb8" in host.run("nft", "list", "ruleset").stdout
+    daemon.virsh("net-destroy", "kept")
+    assert host.links() == {"lo"}
