@@ -103,6 +103,18 @@ async def remove(domain: "Domain", number: int, flags: int) -> None:
     await change(domain, "remove iothread", flags, live=on_live, config=note, check=check)
 
 
+async def after_reconnect(running: Running) -> None:
+    """Take iothreads that were made or removed when the last daemon ended before it could write it down."""
+    definition = running.definition
+    known = iothread_ids(definition)
+    there = set(await pinning.iothread_threads(running))
+    if there == {one.id for one in known}:
+        return
+    kept = [one for one in known if one.id in there]
+    _take(definition, kept + [Iothread(id=number) for number in sorted(there - {one.id for one in kept})])
+    running.touch()
+
+
 async def set_parameters(domain: "Domain", number: int, values: Mapping[str, int], flags: int) -> None:
     """Set how an iothread polls (while it runs) and how large its thread pool is."""
     if number == 0:

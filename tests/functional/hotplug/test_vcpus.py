@@ -1,5 +1,6 @@
 """vCPUs of a real guest come and go, by virsh."""
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -174,3 +175,44 @@ def test_definition(own_daemon: Daemon) -> None:
     daemon.virsh("setvcpus", "plain", "6", "--live", "--config")
     assert "<vcpu placement='static'>6</vcpu>" in daemon.virsh("dumpxml", "plain")
     assert "<vcpu placement='static'>6</vcpu>" in daemon.virsh("dumpxml", "plain", "--inactive")
+
+
+def test_killed_before_it_was_written_down(own_daemon: Daemon) -> None:
+    """What QEMU was told and the status file does not have is found again."""
+    daemon = own_daemon
+    path = daemon.root / "plain.xml"
+    path.write_text(PLAIN.format(vcpus=""))
+    daemon.virsh("create", str(path))
+    done = daemon.virsh("qemu-monitor-command", "plain", '{"execute":"query-hotpluggable-cpus"}')
+    (slot,) = [item for item in json.loads(done)["return"] if "qom-path" not in item]
+    plug = {"driver": slot["type"], "id": "vcpu1", **slot["props"]}
+    for command, arguments in (
+        ("device_add", plug),
+        ("object-add", {"qom-type": "iothread", "id": "iothread7"}),
+    ):
+        text = json.dumps({"execute": command, "arguments": arguments})
+        assert "error" not in daemon.virsh("qemu-monitor-command", "plain", text)
+    assert "iothread" not in daemon.virsh("dumpxml", "plain")
+    daemon.kill()
+    daemon.start()
+    xml = daemon.virsh("dumpxml", "plain")
+    assert "<vcpu id='1' enabled='yes' hotpluggable='yes' order='2'/>" in xml
+    assert "<iothread id='7'/>" in xml
+    daemon.virsh("iothreaddel", "plain", "7", "--live")
+
+
+def test_qemu_refuses(own_daemon: Daemon) -> None:
+    """A slot that somebody else has taken: the error is QEMU's, and what was plugged before it is told."""
+    daemon = own_daemon
+    path = daemon.root / "plain.xml"
+    path.write_text(PLAIN.format(vcpus="").replace("<vcpu current='1'>2<", "<vcpu current='1'>3<"))
+    daemon.virsh("create", str(path))
+    done = daemon.virsh("qemu-monitor-command", "plain", '{"execute":"query-hotpluggable-cpus"}')
+    slot = next(item for item in json.loads(done)["return"] if item["props"]["socket-id"] == 2)
+    plug = {"execute": "device_add", "arguments": {"driver": slot["type"], "id": "mine", **slot["props"]}}
+    daemon.virsh("qemu-monitor-command", "plain", json.dumps(plug))
+    message = refusal(daemon, "setvcpus", "plain", "3", "--live")
+    assert "unable to execute QEMU command 'device_add'" in message
+    xml = daemon.virsh("dumpxml", "plain")
+    assert "<vcpu id='1' enabled='yes' hotpluggable='yes'" in xml
+    assert "<vcpu id='2' enabled='yes' hotpluggable='yes'" in xml
