@@ -216,3 +216,25 @@ def test_qemu_refuses(own_daemon: Daemon) -> None:
     xml = daemon.virsh("dumpxml", "plain")
     assert "<vcpu id='1' enabled='yes' hotpluggable='yes'" in xml
     assert "<vcpu id='2' enabled='yes' hotpluggable='yes'" in xml
+
+
+def test_booted_and_plugged_are_the_same(own_daemon: Daemon) -> None:
+    """A vCPU there at boot and one plugged later have the same place and properties in QEMU's tree."""
+    daemon = own_daemon
+    vcpus = "<vcpus><vcpu id='0' enabled='yes' hotpluggable='no'/>{}</vcpus>"
+    booted_one = vcpus.format("<vcpu id='1' enabled='yes' hotpluggable='yes'/>")
+    trees = []
+    for name, inner in (("boots", booted_one), ("plugs", vcpus.format(""))):
+        path = daemon.root / f"{name}.xml"
+        path.write_text(PLAIN.format(vcpus=inner).replace("<name>plain<", f"<name>{name}<"))
+        daemon.virsh("create", str(path))
+        if name == "plugs":
+            daemon.virsh("setvcpus", name, "2", "--live")
+        tree = [daemon.virsh("qemu-monitor-command", name, "--hmp", "info hotpluggable-cpus")]
+        listed = {"execute": "qom-list", "arguments": {"path": "/machine/peripheral/vcpu1"}}
+        found = json.loads(daemon.virsh("qemu-monitor-command", name, json.dumps(listed)))["return"]
+        tree += sorted(f"{item['name']} {item['type']}" for item in found)
+        tree.append(daemon.virsh("dumpxml", name, "--xpath", "//domain/vcpu | //domain/vcpus"))
+        trees.append(tree)
+    assert trees[0] == trees[1]
+    assert len(trees[0]) > 20
