@@ -71,6 +71,9 @@ class TwoNetworks:
     def __iter__(self) -> Iterator[Network]:
         return iter(self._networks.values())
 
+    async def close(self) -> None:
+        """Nothing is watched."""
+
     async def leased(self, network: Network, mac: str) -> list[tuple[str, int]]:
         """Return a guest's leases."""
         return [("198.18.0.5", 24), ("2001:db8::5", 64)] if network.name == "bridged" else []
