@@ -46,6 +46,9 @@ class Networks:
         self._by_uuid: dict[str, Network] = {}
         self._by_name: dict[str, Network] = {}
         self._random = random.SystemRandom()
+        #: bridges of documents that are on their way in, by the network's name
+        self._named: dict[str, str] = {}
+        self._naming = asyncio.Lock()
 
     @classmethod
     async def open(
@@ -187,8 +190,12 @@ class Networks:
         document = parse_network(xml, validate=validated)
         validate.fill_in(document, self.make_uuid, self.make_mac)
         validate.check(document)
-        others = {network.bridge for network in self if network.name != document.name and network.bridge}
-        await self.host.files.run("bridge names", partial(validate.name_bridge, document, others))
+        async with self._naming:
+            others = {network.bridge for network in self if network.name != document.name and network.bridge}
+            others |= {bridge for name, bridge in self._named.items() if name != document.name}
+            await self.host.files.run("bridge names", partial(validate.name_bridge, document, others))
+            if document.bridge_name:
+                self._named[document.name] = document.bridge_name
         return document
 
     def _claim(self, document: Document) -> Network | None:
@@ -216,7 +223,11 @@ class Networks:
     async def define(self, xml: str, *, validated: bool = False) -> Network:
         """Keep a definition (virNetworkDefineXMLFlags); an existing one is replaced."""
         document = await self._read(xml, validated=validated)
-        network, is_new = self._claim_or_new(document)
+        try:
+            network, is_new = self._claim_or_new(document)
+        except QvirtError:
+            self._named.pop(document.name, None)
+            raise
         try:
             async with network.lock:
                 await self._save(document)
@@ -227,6 +238,8 @@ class Networks:
             if is_new and not network.persistent and not network.active:
                 self._remove(network)
             raise
+        finally:
+            self._named.pop(document.name, None)
         return network
 
     async def undefine(self, network: Network) -> None:
@@ -269,7 +282,11 @@ class Networks:
     async def create(self, xml: str, *, validated: bool = False) -> Network:
         """Start a transient network (virNetworkCreateXMLFlags), or a defined one with this document."""
         document = await self._read(xml, validated=validated)
-        network, is_new = self._claim_or_new(document)
+        try:
+            network, is_new = self._claim_or_new(document)
+        except QvirtError:
+            self._named.pop(document.name, None)
+            raise
         try:
             async with network.lock:
                 if network.active:
@@ -280,6 +297,8 @@ class Networks:
             if is_new and not network.persistent and not network.active:
                 self._remove(network)
             raise
+        finally:
+            self._named.pop(document.name, None)
         return network
 
     async def start(self, network: Network) -> None:

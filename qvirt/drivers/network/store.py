@@ -1,5 +1,6 @@
 """Networks on disk: definitions, autostart links, status files. Blocking."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -139,7 +140,10 @@ def erase_status(folders: NetworkFolders, name: str) -> None:
     if folder.is_dir():
         for path in folder.glob("*.xml"):
             remove(path)
-        folder.rmdir()
+        with contextlib.suppress(OSError):  # somebody else keeps something there
+            folder.rmdir()
+            if folder.parent != folders.run:
+                folder.parent.rmdir()
 
 
 def set_autostart(folders: NetworkFolders, name: str, wanted: bool) -> None:
