@@ -1,6 +1,6 @@
 """Start and stop of a nat network: qvirtd and libvirtd, in namespaces of their own, through the same virsh.
 
-Run as root from the repository: ``python -m bench.networks [ROUNDS]``. It prints medians in ms and their ratio.
+Run as root from the repository: ``python -m bench.networks [ROUNDS]``. It prints medians (ms) and ratios.
 """
 
 import statistics
