@@ -169,9 +169,8 @@ class Hypervisor:
         background. default_network: define it, as the machine's own instance does.
         Raises OperationFailed when another daemon serves this tree.
         """
-        privileged = os.geteuid() == 0
         if config is None:
-            config = read_config(paths.conf, privileged=privileged)
+            config = read_config(paths.conf, privileged=os.geteuid() == 0)
         if "memory_backing_dir" not in config.other:
             config = replace(
                 config, settings=replace(config.settings, memory_backing_dir=str(paths.lib / "ram"))
@@ -183,12 +182,7 @@ class Hypervisor:
             become_reaper()
             self._choose_user()
             make_folders(paths, (self.user.uid, self.user.gid) if self.user is not None else None)
-            self.networks = await Networks.open(
-                paths.networks,
-                self.files,
-                privileged=privileged,
-                with_default=default_network or paths.kind == "system",
-            )
+            self.networks = await self._open_networks(default_network or paths.kind == "system")
             self.reports += self.networks.reports
             await recover.load_definitions(self)
             await recover.reconnect_all(self)
@@ -202,6 +196,11 @@ class Hypervisor:
         for report in self.reports:
             log.warning("%s", report)
         return self
+
+    async def _open_networks(self, with_default: bool) -> Networks:
+        return await Networks.open(
+            self.paths.networks, self.files, privileged=os.geteuid() == 0, with_default=with_default
+        )
 
     async def _autostart(self) -> None:
         """Start what is marked: networks first, guests are plugged into them. @background."""

@@ -45,7 +45,9 @@ def test_a_daemon_killed_at_any_step_leaves_nothing() -> None:
             net.ip("link", "add", "low0", "type", "veth", "peer", "name", "low1")
             before = sorted(net.links())
             own = json.loads(net.ip("-j", "link", "show", "low0"))[0]["address"]
-            for step in range(-1, 60):
+            # the first run is not killed; then each at a later step, until one gets through
+            step = -1
+            while True:
                 steps = plugging(net, root, "die", str(step), check=False)
                 found = plugging(net, root, "look")
                 assert found["ports in the end"] == [], f"step {step}"
@@ -58,7 +60,8 @@ def test_a_daemon_killed_at_any_step_leaves_nothing() -> None:
                 if steps is not None:
                     assert steps.count("interface plugged") == 2
                     assert found["active"]
-            assert 10 < step < 59
+                step += 1
+            assert step > 10
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
