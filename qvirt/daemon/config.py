@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from qvirt.errors import ConfigSyntax
-from qvirt.host.config import ConfValue, parse_conf
+from qvirt.host.conf import ConfValue, parse_conf
 from qvirt.record import Record, field, fields, replace
 
 AuthMode = Literal["none", "polkit"]

@@ -1,88 +1,43 @@
-"""qemu.conf: read with libvirt's grammar, into typed settings.
+"""qemu.conf: libvirt's option names, what each may be, and what becomes of it.
 
-What is not modelled yet is read and kept in ``other``, so that a later piece of work finds it.
+Every option is in one of three tables: what XML and command line depend on (`Settings`), what the driver does
+(`_OPTIONS`), and what is taken and not used yet (`_LATER`), which is reported with its line.
 """
 
+import contextlib
+import difflib
 import grp
 import os
 import pwd
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from qvirt.errors import ConfigSyntax
+from qvirt.host.conf import Conf, ConfValue, parse_conf
 from qvirt.qemu.context import Settings
 from qvirt.record import Record, field
-
-ConfValue = int | str | list[str]
 
 #: users and groups a distribution makes for QEMU, the first that exists is the default
 _USERS = ("libvirt-qemu", "qemu")
 _GROUPS = ("libvirt-qemu", "qemu", "kvm")
 
-_TOKEN = re.compile(
-    r"""[ \t\r\n]*(?:\#[^\n]*\n?[ \t\r\n]*)*
-        (?:(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)|(?P<number>-?[0-9]+)
-          |\"""(?P<long>.*?)\"""|"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'|(?P<mark>[=\[\],]))""",
-    re.VERBOSE | re.DOTALL,
+#: what libvirt lets every guest use
+DEVICE_ACL = (
+    "/dev/null",
+    "/dev/full",
+    "/dev/zero",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/ptmx",
+    "/dev/kvm",
 )
 
+CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "blkio")
 
-def parse_conf(text: str, source: str) -> dict[str, ConfValue]:
-    """Read ``key = value`` lines: numbers, quoted strings, lists of strings; ``#`` starts a comment.
-
-    Raises ConfigSyntax with file and line.
-    """
-    values: dict[str, ConfValue] = {}
-    position = 0
-
-    def fail(expected: str) -> ConfigSyntax:
-        return ConfigSyntax(f"{source}:{text.count(chr(10), 0, position) + 1}: expecting {expected}")
-
-    def token(expected: str) -> re.Match[str]:
-        nonlocal position
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise fail(expected)
-        position = match.end()
-        return match
-
-    def quoted(match: re.Match[str]) -> str | None:
-        return next((match[kind] for kind in ("long", "double", "single") if match[kind] is not None), None)
-
-    def items() -> list[str]:
-        found: list[str] = []
-        while True:
-            match = token("a value or ']'")
-            if match["mark"] == "]":
-                return found
-            value = quoted(match) if match["number"] is None else match["number"]
-            if value is None:
-                raise fail("a value")
-            found.append(value)
-            match = token("',' or ']'")
-            if match["mark"] == "]":
-                return found
-            if match["mark"] != ",":
-                raise fail("',' or ']'")
-
-    while re.compile(r"(?:[ \t\r\n]|\#[^\n]*(?:\n|$))*$").match(text, position) is None:
-        name = token("a name")["name"]
-        if name is None:
-            raise fail("a name")
-        if token("an assignment")["mark"] != "=":
-            raise fail("an assignment")
-        match = token("a value")
-        if match["mark"] == "[":
-            values[name] = items()
-        elif match["number"] is not None:
-            values[name] = int(match["number"])
-        else:
-            value = quoted(match)
-            if value is None:
-                raise fail("a value")
-            values[name] = value
-    return values
+#: where certificates are, for the users of TLS whose own folder is missing and not configured
+_TLS_USERS = ("vnc", "spice", "chardev", "nbd")
+_DEFAULT_TLS = "/etc/pki/qemu"
 
 
 class QemuUser(Record):
@@ -96,8 +51,10 @@ class QemuUser(Record):
 class QemuConfig(Record):
     """qemu.conf as it counts for this daemon.
 
-    user: None when QEMU runs as the daemon itself does. max_core, max_files, max_processes: 0 or None mean
-    "as the daemon". settings: what the XML and the command line depend on.
+    user: None when QEMU runs as the daemon itself does. max_core, max_files, max_processes, max_threads: 0 or
+    None mean "as the daemon"; max_core is in bytes. namespaces: None means the default. controllers: the
+    control groups that may be used. settings: what the XML and the command line depend on. reports: one
+    sentence for each option that is not used. other: all values as they were read.
     """
 
     user: QemuUser | None = None
@@ -105,73 +62,135 @@ class QemuConfig(Record):
     remember_owner: bool = True
     clear_emulator_capabilities: bool = True
     security_default_confined: bool = True
+    security_require_confined: bool = False
     max_core: int | None = 0
     max_files: int = 0
     max_processes: int = 0
+    max_threads: int = 0
+    max_queued: int = 0
     display_ports: tuple[int, int] = (5900, 65535)
     websocket_ports: tuple[int, int] = (5700, 65535)
-    auto_start_bypass_cache: bool = False
     log_timestamp: bool = True
-    deprecation_behavior: str = "none"
+    dump_path: str | None = None
+    controllers: tuple[str, ...] = CONTROLLERS
+    device_acl: tuple[str, ...] = DEVICE_ACL
     settings: Settings = field(default_factory=Settings)
+    reports: tuple[str, ...] = ()
     other: Mapping[str, ConfValue] = field(default_factory=dict)
 
 
-def resolve_user(user: str, group: str | None) -> QemuUser:
-    """Find ids for names, ``+number`` or numbers as libvirt takes them. Raises ConfigSyntax."""
-    name = user.removeprefix("+")
-    try:
-        entry = pwd.getpwuid(int(name)) if user.startswith("+") else pwd.getpwnam(user)
-        uid, primary, login = entry.pw_uid, entry.pw_gid, entry.pw_name
-    except KeyError:
-        if not name.isdigit():
-            raise ConfigSyntax(f"Failed to parse user '{user}': no such user") from None
-        uid, primary, login = int(name), int(name), ""
-    gid = primary
-    if group:
-        bare = group.removeprefix("+")
-        try:
-            gid = int(bare) if group.startswith("+") else grp.getgrnam(group).gr_gid
-        except (KeyError, ValueError):
-            if not bare.isdigit():
-                raise ConfigSyntax(f"Failed to parse group '{group}': no such group") from None
-            gid = int(bare)
-    groups = os.getgrouplist(login, gid) if login else [gid]
-    return QemuUser(uid, gid, tuple(sorted({*groups, *(os.getgrouplist(login, primary) if login else ())})))
+# ------------------------------------------------------------------- kinds of value
 
 
-def _default_user(values: Mapping[str, ConfValue], privileged: bool) -> QemuUser | None:
-    if not privileged:
-        return None
-    user = str(values.get("user", "")) or next(
-        (name for name in _USERS if _exists(pwd.getpwnam, name)), "root"
-    )
-    group = str(values.get("group", "")) or next(
-        (name for name in _GROUPS if _exists(grp.getgrnam, name)), "root"
-    )
-    found = resolve_user(user, group)
-    return None if found.uid == 0 and found.gid == 0 else found
+class _Kind(Record):
+    """What a value may be. words: how libvirt calls it."""
+
+    words: str
+    accepts: Callable[[ConfValue], bool]
 
 
-def _exists(look_up: Callable[[str], object], name: str) -> bool:
-    try:
-        look_up(name)
-    except KeyError:
-        return False
-    return True
+_BOOL = _Kind("a bool (0|1)", lambda value: value in (0, 1) and isinstance(value, int))
+_NUMBER = _Kind("an unsigned integer", lambda value: isinstance(value, int) and value >= 0)
+_INTEGER = _Kind("an integer", lambda value: isinstance(value, int))
+_TEXT = _Kind("a string", lambda value: isinstance(value, str))
+_TEXTS = _Kind("a string list", lambda value: isinstance(value, list))
+_TEXT_OR_LIST = _Kind("a string or string list", lambda value: isinstance(value, (str, list)))
+_CORE = _Kind("an unsigned integer or 'unlimited'",
+              lambda value: value == "unlimited" or (isinstance(value, int) and value >= 0))  # fmt: skip
+
+#: option -> (kind, the field of QemuConfig it is kept in as it is; None where `make_config` works it out)
+_OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
+    "default_tls_x509_cert_dir": (_TEXT, None),
+    "default_tls_x509_verify": (_BOOL, None),
+    "remote_display_port_min": (_NUMBER, None),
+    "remote_display_port_max": (_NUMBER, None),
+    "remote_websocket_port_min": (_NUMBER, None),
+    "remote_websocket_port_max": (_NUMBER, None),
+    "security_driver": (_TEXT_OR_LIST, None),
+    "security_default_confined": (_BOOL, "security_default_confined"),
+    "security_require_confined": (_BOOL, "security_require_confined"),
+    "user": (_TEXT, None),
+    "group": (_TEXT, None),
+    "dynamic_ownership": (_BOOL, "dynamic_ownership"),
+    "remember_owner": (_BOOL, "remember_owner"),
+    "clear_emulator_capabilities": (_BOOL, "clear_emulator_capabilities"),
+    "cgroup_controllers": (_TEXTS, None),
+    "cgroup_device_acl": (_TEXTS, None),
+    "auto_dump_path": (_TEXT, "dump_path"),
+    "max_processes": (_NUMBER, "max_processes"),
+    "max_files": (_NUMBER, "max_files"),
+    "max_threads_per_process": (_NUMBER, "max_threads"),
+    "max_core": (_CORE, None),
+    "max_queued": (_NUMBER, "max_queued"),
+    "log_timestamp": (_BOOL, "log_timestamp"),
+}
+
+#: options that do nothing so far
+_LATER: Mapping[str, _Kind] = {
+    "default_tls_x509_secret_uuid": _TEXT,
+    "vnc_tls_x509_secret_uuid": _TEXT,
+    "chardev_tls_x509_secret_uuid": _TEXT,
+    "vxhs_tls": _BOOL,
+    "vxhs_tls_x509_cert_dir": _TEXT,
+    "vxhs_tls_x509_secret_uuid": _TEXT,
+    "nbd_tls": _BOOL,
+    "nbd_tls_x509_secret_uuid": _TEXT,
+    "migrate_tls_x509_cert_dir": _TEXT,
+    "migrate_tls_x509_verify": _BOOL,
+    "migrate_tls_x509_secret_uuid": _TEXT,
+    "migrate_tls_force": _BOOL,
+    "backup_tls_x509_cert_dir": _TEXT,
+    "backup_tls_x509_verify": _BOOL,
+    "backup_tls_x509_secret_uuid": _TEXT,
+    "save_image_format": _TEXT,
+    "dump_image_format": _TEXT,
+    "snapshot_image_format": _TEXT,
+    "auto_dump_bypass_cache": _BOOL,
+    "auto_start_bypass_cache": _BOOL,
+    "hugetlbfs_mount": _TEXT_OR_LIST,
+    "bridge_helper": _TEXT,
+    "mac_filter": _BOOL,
+    "relaxed_acs_check": _BOOL,
+    "lock_manager": _TEXT,
+    "keepalive_interval": _INTEGER,
+    "keepalive_count": _NUMBER,
+    "migration_address": _TEXT,
+    "migration_host": _TEXT,
+    "migration_port_min": _NUMBER,
+    "migration_port_max": _NUMBER,
+    "nvram": _TEXTS,
+    "stdio_handler": _TEXT,
+    "gluster_debug_level": _NUMBER,
+    "virtiofsd_debug": _BOOL,
+    "namespaces": _TEXT_OR_LIST,
+    "pr_helper": _TEXT,
+    "slirp_helper": _TEXT,
+    "dbus_daemon": _TEXT,
+    "swtpm_user": _TEXT,
+    "swtpm_group": _TEXT,
+    "capability_filters": _TEXTS,
+    "sched_core": _TEXT,
+    "allow_disk_format_probing": _BOOL,
+}
+
+_SETTINGS: Mapping[str, _Kind] = {
+    name: _BOOL if type_ is bool else _TEXT
+    for name, type_ in Settings.__annotations__.items()
+    if name != "default_cpu_deprecated"
+}
+#: every option there is
+OPTIONS = {**_SETTINGS, **{name: kind for name, (kind, _) in _OPTIONS.items()}, **_LATER}
+
+_BEHAVIORS = ("none", "omit", "reject", "crash")
 
 
-def _limit(value: ConfValue | None) -> int | None:
-    """Read max_core: a number of bytes, or "unlimited" (None)."""
-    if value is None:
-        return 0
-    return None if value == "unlimited" else int(value) if not isinstance(value, list) else 0
+# -------------------------------------------------------------------------- reading
 
 
 def read_config(path: Path, *, privileged: bool) -> QemuConfig:
     """Read qemu.conf; a missing file means the defaults. privileged: the daemon is root.
 
-    Raises ConfigSyntax for what cannot be read, and names the key and line.
+    Raises ConfigSyntax for what cannot be read, with file and line.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
@@ -182,43 +201,177 @@ def read_config(path: Path, *, privileged: bool) -> QemuConfig:
     return make_config(parse_conf(text, str(path)), privileged=privileged)
 
 
-def make_config(values: Mapping[str, ConfValue], *, privileged: bool) -> QemuConfig:
-    """Turn parsed values into the configuration."""
-    known: dict[str, object] = {}
-    defaults = Settings()
-    for name in Settings.__annotations__:
-        if name in values:
-            value = values[name]
-            known[name] = bool(value) if isinstance(getattr(defaults, name), bool) else value
-
-    def number(name: str, default: int) -> int:
-        value = values.get(name, default)
-        if isinstance(value, int):
-            return value
-        raise ConfigSyntax(f"qemu.conf: {name}: expecting a number")
-
-    low, high = number("remote_display_port_min", 5900), number("remote_display_port_max", 65535)
-    if low < 5900 or high > 65535 or high < low:
+def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
+    """Check what a file says and turn it into the configuration. Raises ConfigSyntax."""
+    reports = []
+    for name, value in values.items():
+        kind = OPTIONS.get(name)
+        if kind is None:
+            near = difflib.get_close_matches(name, OPTIONS, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            reports.append(f"{values.where(name)}: unknown option '{name}' is ignored{hint}")
+        elif not kind.accepts(value):
+            raise ConfigSyntax(f"{values.where(name)}: expected {kind.words} for '{name}' parameter")
+        elif name in _LATER:
+            reports.append(f"{values.where(name)}: option '{name}' is not used yet")
+    if values.get("allow_disk_format_probing"):
         raise ConfigSyntax(
-            f"qemu.conf: remote_display_port_min {low} and _max {high} must be ordered and within 5900-65535"
+            f"{values.where('allow_disk_format_probing')}: allow_disk_format_probing is no longer supported: "
+            "a guest could make QEMU open any file by writing another format's header on its disk"
         )
+    reports += _drivers(values)
+    known: dict[str, Any] = {}
+    for name, (kind, where) in _OPTIONS.items():
+        if where is not None and name in values:
+            known[where] = bool(values[name]) if kind is _BOOL else values[name]
+    if "max_core" in values:
+        known["max_core"] = None if values["max_core"] == "unlimited" else values["max_core"]
+    if "cgroup_device_acl" in values:
+        known["device_acl"] = tuple(_list(values["cgroup_device_acl"]))
     return QemuConfig(
         user=_default_user(values, privileged),
-        dynamic_ownership=bool(number("dynamic_ownership", 1)),
-        remember_owner=bool(number("remember_owner", 1)),
-        clear_emulator_capabilities=bool(number("clear_emulator_capabilities", 1)),
-        security_default_confined=bool(number("security_default_confined", 1)),
-        max_core=_limit(values.get("max_core")),
-        max_files=number("max_files", 0),
-        max_processes=number("max_processes", 0),
-        display_ports=(low, high),
-        websocket_ports=(
-            number("remote_websocket_port_min", 5700),
-            number("remote_websocket_port_max", 65535),
-        ),
-        auto_start_bypass_cache=bool(number("auto_start_bypass_cache", 0)),
-        log_timestamp=bool(number("log_timestamp", 1)),
-        deprecation_behavior=str(values.get("deprecation_behavior", "none")),
-        settings=Settings(**known),  # type: ignore[arg-type]  # narrowed field by field above
+        display_ports=_ports(values, "remote_display_port", 5900),
+        websocket_ports=_ports(values, "remote_websocket_port", 5700),
+        controllers=_controllers(values),
+        settings=_settings(values),
+        reports=tuple(reports),
         other=dict(values),
+        **known,
     )
+
+
+def _list(value: ConfValue) -> list[str]:
+    return value if isinstance(value, list) else [str(value)]
+
+
+def _settings(values: Conf) -> Settings:
+    known: dict[str, Any] = {
+        name: bool(values[name]) if kind is _BOOL else values[name]
+        for name, kind in _SETTINGS.items()
+        if name in values
+    }
+    # libvirt adds these two folders to what the file says
+    if "memory_backing_dir" in known:
+        known["memory_backing_dir"] = f"{str(known['memory_backing_dir']).rstrip('/')}/libvirt/qemu"
+    behavior = known.get("deprecation_behavior", "none")
+    if behavior not in _BEHAVIORS:
+        raise ConfigSyntax(
+            f"{values.where('deprecation_behavior')}: unknown deprecation_behavior '{behavior}', "
+            f"use one of {', '.join(_BEHAVIORS)}"
+        )
+    default = values.get("default_tls_x509_cert_dir", _DEFAULT_TLS)
+    for user in _TLS_USERS:
+        name, own = f"{user}_tls_x509_cert_dir", f"/etc/pki/libvirt-{user}"
+        known.setdefault(name, own if os.path.isdir(own) else default)
+        if name in values and not os.path.isdir(str(values[name])):
+            raise ConfigSyntax(f"{values.where(name)}: {name} directory '{values[name]}' does not exist")
+    if "default_tls_x509_verify" in values:
+        for name in ("vnc_tls_x509_verify", "chardev_tls_x509_verify"):
+            known.setdefault(name, bool(values["default_tls_x509_verify"]))
+    return Settings(**known)
+
+
+def _drivers(values: Conf) -> list[str]:
+    """Check ``security_driver``; returns what is to be reported."""
+    if "security_driver" not in values:
+        return []
+    where, names = values.where("security_driver"), _list(values["security_driver"])
+    for name in names:
+        if name == "dac" or (name == "none" and len(names) > 1):
+            raise ConfigSyntax(f"{where}: invalid security_driver '{name}' in a list of drivers; "
+                               "'dac' is always on, 'none' stands alone")  # fmt: skip
+    return [f"{where}: security driver '{name}' is not used yet" for name in names if name != "none"]
+
+
+def _controllers(values: Conf) -> tuple[str, ...]:
+    if "cgroup_controllers" not in values:
+        return CONTROLLERS
+    names = _list(values["cgroup_controllers"])
+    for name in names:
+        if name not in CONTROLLERS:
+            raise ConfigSyntax(
+                f"{values.where('cgroup_controllers')}: Unknown cgroup controller '{name}', "
+                f"use some of {', '.join(CONTROLLERS)}"
+            )
+    return tuple(names)
+
+
+def _ports(values: Conf, name: str, lowest: int) -> tuple[int, int]:
+    """Read a range of ports. Raises ConfigSyntax."""
+    low, high = (values.get(f"{name}_{end}", default) for end, default in (("min", lowest), ("max", 65535)))
+    if not isinstance(low, int) or not isinstance(high, int) or low < lowest or high > 65535 or high < low:
+        said = f"{name}_min" if f"{name}_min" in values else f"{name}_max"
+        raise ConfigSyntax(
+            f"{values.where(said)}: {name}_min {low} and _max {high} must be ordered and within "
+            f"{lowest}-65535"
+        )
+    return low, high
+
+
+# ---------------------------------------------------------------------------- users
+
+
+def resolve_user(user: str, group: str | None) -> QemuUser:
+    """Find ids for names, ``+number`` or numbers as libvirt takes them. Raises ConfigSyntax.
+
+    A name comes first, even one of digits, unless there is a plus sign.
+    """
+    entry = _passwd(user)
+    bare = user.removeprefix("+")
+    if entry is None and not bare.isdigit():
+        raise ConfigSyntax(f"Failed to parse user '{user}'")
+    uid = entry.pw_uid if entry is not None else int(bare)
+    primary = entry.pw_gid if entry is not None else uid
+    gid = primary
+    if group:
+        gid = _group(group)
+    groups = {gid}
+    if entry is not None:
+        groups.update(os.getgrouplist(entry.pw_name, primary))
+    return QemuUser(uid, gid, tuple(sorted(groups)))
+
+
+def _group(group: str) -> int:
+    bare = group.removeprefix("+")
+    if not group.startswith("+"):
+        with contextlib.suppress(KeyError):
+            return grp.getgrnam(group).gr_gid
+    if not bare.isdigit():
+        raise ConfigSyntax(f"Failed to parse group '{group}'")
+    return int(bare)
+
+
+def _passwd(user: str) -> pwd.struct_passwd | None:
+    """Return a user's entry: by name, else by number."""
+    bare = user.removeprefix("+")
+    if not user.startswith("+"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(user)
+    try:
+        return pwd.getpwuid(int(bare)) if bare.isdigit() else None
+    except KeyError:
+        return None
+
+
+def _default_user(values: Conf, privileged: bool) -> QemuUser | None:
+    if not privileged:
+        return None
+    user = str(values.get("user", "")) or next(
+        (name for name in _USERS if _exists(pwd.getpwnam, name)), "root"
+    )
+    group = str(values.get("group", "")) or next(
+        (name for name in _GROUPS if _exists(grp.getgrnam, name)), "root"
+    )
+    try:
+        return resolve_user(user, group)
+    except ConfigSyntax as error:
+        said = "group" if "group" in error.detail.split("'")[0] else "user"
+        raise ConfigSyntax(f"{values.where(said)}: {error.detail}") from None
+
+
+def _exists(look_up: Callable[[str], object], name: str) -> bool:
+    try:
+        look_up(name)
+    except KeyError:
+        return False
+    return True

@@ -97,10 +97,9 @@ def _machine(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
         origin=domain,
     )
     deprecation = domain.qemu_deprecation
-    if deprecation is not None and deprecation.behavior in _COMPAT:
-        yield Option(
-            "compat", json.dumps(_COMPAT[deprecation.behavior], separators=(",", ":")), origin=deprecation
-        )
+    behavior = deprecation.behavior if deprecation is not None else ctx.settings.deprecation_behavior
+    if behavior in _COMPAT:
+        yield Option("compat", json.dumps(_COMPAT[behavior], separators=(",", ":")), origin=deprecation)
     yield Option("S")
     yield Object(
         {

@@ -24,12 +24,14 @@ class Settings(Record):
     vnc_tls_x509_verify: bool = False
     vnc_password: str | None = None
     vnc_sasl: bool = False
+    vnc_sasl_dir: str | None = None
     vnc_auto_unix_socket: bool = False
     spice_listen: str = "127.0.0.1"
     spice_tls: bool = False
     spice_tls_x509_cert_dir: str = "/etc/pki/qemu"
     spice_password: str | None = None
     spice_sasl: bool = False
+    spice_sasl_dir: str | None = None
     spice_auto_unix_socket: bool = False
     chardev_tls: bool = False
     chardev_tls_x509_cert_dir: str = "/etc/pki/qemu"
@@ -41,6 +43,7 @@ class Settings(Record):
     dump_guest_core: bool = False
     set_process_name: bool = False
     memory_backing_dir: str = "/var/lib/libvirt/qemu/ram"
+    deprecation_behavior: str = "none"
     default_cpu_deprecated: bool = True
 
 

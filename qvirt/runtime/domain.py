@@ -130,7 +130,7 @@ class Domain:
     def jobs(self) -> JobQueue:
         """The queue of jobs."""
         if self._jobs is None:
-            self._jobs = JobQueue(asyncio.get_running_loop().time)
+            self._jobs = JobQueue(asyncio.get_running_loop().time, self.hypervisor.config.max_queued)
         return self._jobs
 
     def job(self, kind: Job, owner: str) -> AbstractAsyncContextManager[None]:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvirt.constants import (
@@ -131,7 +132,8 @@ async def dump_memory(domain: "Domain", running: Running) -> str:
 
     QEMU gets a descriptor, so the file stays ours (root 0600 in the system's instance).
     """
-    folder = domain.hypervisor.paths.lib / "dump"
+    chosen = domain.hypervisor.config.dump_path
+    folder = Path(chosen) if chosen else domain.hypervisor.paths.lib / "dump"
     when = datetime.now().astimezone().strftime("%Y-%m-%d-%H:%M:%S")
     path = folder / f"{domain.name[:64]}-{when}"
 

@@ -176,6 +176,7 @@ class Hypervisor:
                 config, settings=replace(config.settings, memory_backing_dir=str(paths.lib / "ram"))
             )
         self = cls(paths, config, checkpoint)
+        self.reports += config.reports
         make_folders(paths, None)
         self._lock = InstanceLock(paths)
         try:
@@ -215,7 +216,7 @@ class Hypervisor:
         folder = unsearchable(str(self.paths.lib), self.user)
         if folder is not None:
             log.info("QEMU runs as the daemon's user: '%s' is closed to uid %d", folder, self.user.uid)
-            self.user = None
+            self.user = QemuUser(os.geteuid(), os.getegid(), (os.getegid(),))
 
     async def close(self) -> None:
         """Let go of the instance; domains go on without us."""

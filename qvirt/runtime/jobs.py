@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
 
-from qvirt.errors import OperationTimeout
+from qvirt.errors import OperationFailed, OperationTimeout
 from qvirt.record import Record, field
 
 #: seconds a job is waited for; libvirt's QEMU_JOB_WAIT_TIME
@@ -36,10 +36,12 @@ class Held(Record, frozen=False, eq=False):
 class JobQueue:
     """The jobs of one domain, in the order they were asked for."""
 
-    __slots__ = ("_clock", "_holders", "_waiting")
+    __slots__ = ("_clock", "_holders", "_most", "_waiting")
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], most: int = 0) -> None:
+        """most: how many jobs may be there at a time, with those that wait; 0 for any number."""
         self._clock = clock
+        self._most = most
         self._holders: list[Held] = []
         self._waiting: deque[Held] = deque()
 
@@ -58,8 +60,10 @@ class JobQueue:
         """Hold a job for the length of the block.
 
         Raises OperationTimeout 'cannot acquire state change lock' when it is not to be had within ``wait``
-        seconds.
+        seconds, OperationFailed when too many wait for it already.
         """
+        if self._most and len(self._holders) + len(self._waiting) >= self._most:
+            raise OperationFailed("cannot acquire state change lock due to max_queued limit")
         held = Held(kind, owner, self._clock())
         if self._waiting or not self._may_start(held):
             await self._wait(held, wait)

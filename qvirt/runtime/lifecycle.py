@@ -280,7 +280,10 @@ def _note_taints(domain: "Domain", running: Running) -> None:
     definition = running.definition
     if definition.qemu_commandline is not None:
         domain.taint("custom-argv")
-    if os.geteuid() == 0 and running.user is None:
+    user = running.user
+    if user is not None and (
+        0 in (user.uid, user.gid) or not domain.hypervisor.config.clear_emulator_capabilities
+    ):
         domain.taint("high-privileges")
     if definition.cpu is not None and definition.cpu.mode == "host-passthrough":
         domain.taint("host-cpu")

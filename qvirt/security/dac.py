@@ -29,8 +29,7 @@ def user_of(labels: Iterable[SecLabel], default: QemuUser | None) -> tuple[QemuU
                 found = resolve_user(user, group or None)
             except ConfigSyntax as error:
                 raise InvalidArg(error.detail) from error
-            is_ours = (found.uid, found.gid) == (os.geteuid(), os.getegid())
-            return None if is_ours else found, bool(label.relabel)
+            return found, bool(label.relabel)
         if label.type == "none":
             return default, False
     return default, True

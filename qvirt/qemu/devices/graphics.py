@@ -84,6 +84,9 @@ class GraphicsHandler(Handler[Graphics], kind=Graphics):
             dev.gl.rendernode = _rendernode(dev, ctx)
 
     def environment(self, dev: Graphics, ctx: BuildContext) -> Mapping[str, str]:
+        if dev.type in ("vnc", "spice"):
+            sasl = getattr(ctx.settings, f"{dev.type}_sasl_dir")
+            return {"SASL_CONF_PATH": sasl} if getattr(ctx.settings, f"{dev.type}_sasl") and sasl else {}
         if dev.type != "sdl":
             return {}
         said = {"XAUTHORITY": dev.xauth, "DISPLAY": dev.display}

@@ -1,12 +1,14 @@
 """qemu.conf: libvirt's grammar and what becomes of the values."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from qvirt.errors import ConfigSyntax
-from qvirt.host.config import make_config, parse_conf, read_config, resolve_user
+from qvirt.host.conf import Conf, parse_conf
+from qvirt.host.config import OPTIONS, QemuUser, make_config, read_config, resolve_user
 
 
 def test_grammar() -> None:
@@ -48,31 +50,91 @@ def test_errors_say_where(text: str, message: str) -> None:
     assert caught.value.detail == message
 
 
-def test_values_reach_the_settings() -> None:
+def conf(text: str) -> Conf:
+    return parse_conf(text, "f")
+
+
+def test_values_reach_the_settings(tmp_path: Path) -> None:
     config = make_config(
-        {"vnc_listen": "192.0.2.1", "spice_tls": 1, "max_core": "unlimited", "remote_display_port_min": 6000},
+        conf(
+            f"""vnc_listen = "192.0.2.1"
+spice_tls = 1
+max_core = "unlimited"
+remote_display_port_min = 6000
+memory_backing_dir = "/big"
+default_tls_x509_verify = 0
+default_tls_x509_cert_dir = "/tls"
+spice_tls_x509_cert_dir = "{tmp_path}"
+cgroup_controllers = [ "cpu" ]
+cgroup_device_acl = [ "/dev/null" ]
+"""
+        ),
         privileged=False,
     )
     assert config.settings.vnc_listen == "192.0.2.1"
     assert config.settings.spice_tls is True
+    assert config.settings.memory_backing_dir == "/big/libvirt/qemu"
+    assert config.settings.chardev_tls_x509_verify is False
+    assert config.settings.spice_tls_x509_cert_dir == str(tmp_path)
     assert config.max_core is None
     assert config.display_ports == (6000, 65535)
+    assert config.controllers == ("cpu",)
+    assert config.device_acl == ("/dev/null",)
     assert config.user is None
+    assert config.reports == ()
 
 
-def test_impossible_values_are_refused() -> None:
-    with pytest.raises(ConfigSyntax, match="remote_display_port_min 10"):
-        make_config({"remote_display_port_min": 10}, privileged=False)
-    with pytest.raises(ConfigSyntax, match="expecting a number"):
-        make_config({"dynamic_ownership": "yes"}, privileged=False)
-    with pytest.raises(ConfigSyntax, match="Failed to parse user 'nobody-of-that-name'"):
-        make_config({"user": "nobody-of-that-name"}, privileged=True)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\nremote_display_port_min = 10", "f:2: remote_display_port_min 10 and _max 65535 must be ordered"),
+        ("remote_websocket_port_max = 1", "f:1: remote_websocket_port_min 5700 and _max 1 must be ordered"),
+        ('dynamic_ownership = "yes"', r"f:1: expected a bool \(0\|1\) for 'dynamic_ownership' parameter"),
+        ("max_files = -1", "f:1: expected an unsigned integer for 'max_files' parameter"),
+        ("vnc_listen = 1", "f:1: expected a string for 'vnc_listen' parameter"),
+        ('cgroup_device_acl = "/dev/null"', "f:1: expected a string list for 'cgroup_device_acl' parameter"),
+        ('cgroup_controllers = [ "cpus" ]', "f:1: Unknown cgroup controller 'cpus'"),
+        ('security_driver = [ "selinux", "dac" ]', "f:1: invalid security_driver 'dac'"),
+        ('deprecation_behavior = "ignore"', "f:1: unknown deprecation_behavior 'ignore'"),
+        ('vnc_tls_x509_cert_dir = "/nowhere"', "vnc_tls_x509_cert_dir directory '/nowhere' does not exist"),
+        ('\n\nuser = "nobody-of-that-name"', "f:3: Failed to parse user 'nobody-of-that-name'"),
+        ('user = "root"\ngroup = "none-of-that-name"', "f:2: Failed to parse group 'none-of-that-name'"),
+    ],
+)
+def test_impossible_values_are_refused_with_their_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigSyntax, match=message):
+        make_config(conf(text), privileged=True)
+
+
+def test_what_is_not_used_is_reported_with_its_line() -> None:
+    config = make_config(
+        conf('# c\nlock_manager = "lockd"\nmax_fils = 3\nsecurity_driver = "apparmor"\n'), privileged=False
+    )
+    assert config.reports == (
+        "f:2: option 'lock_manager' is not used yet",
+        "f:3: unknown option 'max_fils' is ignored; did you mean 'max_files'?",
+        "f:4: security driver 'apparmor' is not used yet",
+    )
+
+
+def test_every_option_of_libvirts_file_is_known(tmp_path: Path) -> None:
+    """The file as installed with every option uncommented."""
+    installed = Path("/etc/libvirt/qemu.conf")
+    if not installed.exists():
+        pytest.skip("libvirt's qemu.conf is not installed")
+    names = re.findall(r"^#([a-z_0-9]+) ?=", installed.read_text(), re.M)
+    assert len(names) > 70
+    assert not {name for name in names if name not in OPTIONS}
 
 
 def test_users_by_name_and_number() -> None:
     assert resolve_user("root", "root").uid == 0
     assert resolve_user("+4711", "+4712").gid == 4712
-    assert make_config({"user": "root", "group": "root"}, privileged=True).user is None
+    assert resolve_user("4711", None) == QemuUser(4711, 4711, (4711,))
+    assert resolve_user("0", "0") == resolve_user("root", "root")
+    assert make_config(conf('user = "root"\ngroup = "root"'), privileged=True).user == resolve_user(
+        "+0", "+0"
+    )
 
 
 def test_missing_file_means_the_defaults(tmp_path: Path) -> None:
