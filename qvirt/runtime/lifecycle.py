@@ -39,6 +39,7 @@ from qvirt.runtime.process import Limits, Process
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.state import Owner
 from qvirt.security import dac
+from qvirt.security.launcher import confining
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -191,7 +192,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             env=env,
             log_fd=domain_log.fd,
             fds=descriptors.all(),
-            user=user,
+            wrap=confining(user, keep_capabilities=not hv.config.clear_emulator_capabilities),
             limits=Limits(hv.config.max_core, hv.config.max_files, hv.config.max_processes),
         )
         hv.checkpoint("spawned")

@@ -1,6 +1,6 @@
 """A QEMU as a process: made with nothing of ours in it, watched by descriptor, never by polling.
 
-The chain is ``sh`` → (``setpriv`` →) QEMU. The shell forks once, so that QEMU is neither a child that would
+The chain is ``sh`` → ``setpriv`` → QEMU. The shell forks once, so that QEMU is neither a child that would
 die with us nor the leader of its session (a leader that opens a terminal gets it as controlling terminal, and
 its hang-ups), and waits for our word before it executes anything: a daemon that dies before it has written
 down the process's id leaves a shell that reads end-of-file and goes.
@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from qvirt.errors import InternalError, OperationTimeout, SystemError_
-from qvirt.host.config import QemuUser
 from qvirt.record import Record
 
 log = logging.getLogger(__name__)
@@ -62,21 +61,6 @@ class Limits(Record):
 def become_reaper() -> None:
     """Let orphans of ours come back to us, so that a QEMU that ends is not left to a slow init to collect."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def confine(argv: Sequence[str], user: QemuUser | None) -> list[str]:
-    """Put the change of user in front of a command; None leaves the daemon's own.
-
-    Another user gets no capability in any set. A QEMU that is to run as root keeps what libvirt leaves it:
-    everything, regained at exec.
-    """
-    if user is None:
-        return list(argv)
-    words = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}"]
-    words.append(f"--groups={','.join(map(str, user.groups))}" if user.groups else "--clear-groups")
-    if user.uid != 0:
-        words += ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
-    return [*words, "--", *argv]
 
 
 def start_time(pid: int) -> int | None:
@@ -161,12 +145,13 @@ class Process:
         env: Mapping[str, str],
         log_fd: int,
         fds: Sequence[int] = (),
-        user: QemuUser | None = None,
+        wrap: Sequence[str] = (),
         limits: Limits | None = None,
     ) -> Self:
         """Make a process that waits for `go` before it executes ``argv``.
 
-        fds: inherited under their own numbers, which must be 10 or more. log_fd: standard output and error.
+        wrap: the words that confine it, see `security.launcher`. fds: inherited under their own numbers,
+        which must be 10 or more. log_fd: standard output and error.
         Raises SystemError_, OperationTimeout.
         """
         if any(fd < 10 for fd in fds):
@@ -177,7 +162,7 @@ class Process:
             words = (limits or Limits()).words()
             try:
                 launcher = subprocess.Popen(  # noqa: ASYNC220 - vfork; returns when the shell is executed
-                    ["/bin/sh", "-c", _SCRIPT, "sh", words, *confine(argv, user)],
+                    ["/bin/sh", "-c", _SCRIPT, "sh", words, *wrap, *argv],
                     stdin=gate_read.fd,
                     stdout=answer_write.fd,
                     stderr=log_fd,

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import InternalError
-from qvirt.host.config import QemuUser
-from qvirt.runtime.process import Limits, Process, become_reaper, confine, start_time, stat_fields
+from qvirt.runtime.process import Limits, Process, become_reaper, start_time, stat_fields
 
 SHELL = "echo begin; trap 'exit 3' TERM; while :; do sleep 0.05; done"
 
@@ -123,11 +122,6 @@ def test_low_descriptors_are_refused(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_confinement_words() -> None:
-    assert confine(["q"], None) == ["q"]
-    words = confine(["q", "-S"], QemuUser(64055, 64055, (107, 64055)))
-    assert words[:4] == ["setpriv", "--reuid=64055", "--regid=64055", "--groups=107,64055"]
-    assert "--bounding-set=-all" in words
-    assert words[-3:] == ["--", "q", "-S"]
-    assert "--bounding-set=-all" not in confine(["q"], QemuUser(0, 0, (0,)))
+def test_limits_are_words() -> None:
     assert Limits(core=None, files=4096).words() == "-n=4096"
+    assert Limits(core=1024, processes=5).words() == "-c=2 -p=5"
