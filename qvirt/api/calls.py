@@ -15,6 +15,7 @@ MODULES: Final = (
     "domain_vcpus",
     "domain_memory_set",
     "domain_iothreads",
+    "domain_hotplug",
     "domain_devices",
     "domain_metadata",
     "domain_guest",

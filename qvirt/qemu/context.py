@@ -105,11 +105,14 @@ class Launch:
     def __init__(self) -> None:
         self._next = 3
 
-    def fds(self, name: str, count: int = 1) -> list[int]:
-        """Return the descriptor numbers QEMU will find under a resource's name, such as ``net0``."""
+    def fds(self, name: str, count: int = 1) -> list[str]:
+        """Return what QEMU knows the descriptors of a resource by, such as ``net0``.
+
+        Numbers at a start; names for a QEMU that runs already.
+        """
         first = self._next
         self._next += count
-        return list(range(first, first + count))
+        return [str(number) for number in range(first, first + count)]
 
     def has(self, name: str) -> bool:
         """Tell whether descriptors of that name were made."""

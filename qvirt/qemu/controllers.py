@@ -1,7 +1,7 @@
 """Controllers as a list: their order, finding them, adding them, numbering them."""
 
 from qvirt.errors import XmlDetail, XmlError
-from qvirt.model.devices.controller import Controller, ControllerType, Master
+from qvirt.model.devices.controller import Controller, ControllerType, Master, insert_controller
 from qvirt.model.domain import Domain
 
 #: the parts of an ICH9 USB2 controller, and the PCI function each has in their common slot
@@ -57,26 +57,8 @@ def arrange_controllers(domain: Domain) -> None:
     _check_usb(given)
     ordered: list[Controller] = []
     for controller in given:
-        _insert(ordered, controller)
+        insert_controller(ordered, controller)
     domain.devices.controllers = ordered
-
-
-def _insert(known: list[Controller], new: Controller) -> None:
-    """Add a controller among those of its type, by index, a USB master before its companions."""
-    at: int | None = None
-    for position in range(len(known) - 1, -1, -1):
-        current = known[position]
-        if current.type is not new.type:
-            continue
-        if new.index is None:
-            at = position + 1
-            break
-        index = -1 if current.index is None else current.index
-        if index > new.index or (new.master is None and current.master is not None and index == new.index):
-            at = position
-        elif at is None:
-            at = position + 1
-    known.insert(len(known) if at is None else at, new)
 
 
 def refuse_duplicates(domain: Domain) -> None:

@@ -92,6 +92,11 @@ def add_implicit(domain: Domain, ctx: Context) -> None:
     mirror_consoles(domain)
     add_default_video(ctx)
     add_default_audio(ctx)
+    add_controllers(domain)
+
+
+def add_controllers(domain: Domain) -> None:
+    """Give the drives of controllers their places, and add the controllers that devices sit on."""
     for disk in domain.devices.disks:
         address_disk(domain, disk)
     for dev in domain.devices.hostdevs:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import ClassVar
 
+from qvirt.errors import ConfigUnsupported
 from qvirt.qemu.chardev_backend import to_backend
 from qvirt.qemu.keyval import JsonValue, format_keyval, format_pairs
 from qvirt.record import Record, field
@@ -34,11 +35,32 @@ def drop_none(props: Props) -> dict[str, JsonValue]:
     }
 
 
+class Step(Record):
+    """One command to a running QEMU, and the one that takes its effect back.
+
+    undo: None for what leaves nothing behind, or goes with the device it belongs to. fds: sent along.
+    """
+
+    command: str
+    arguments: dict[str, JsonValue]
+    undo: tuple[str, dict[str, JsonValue]] | None = None
+    fds: tuple[int, ...] = ()
+
+    @property
+    def device(self) -> str | None:
+        """The id of the frontend this plugs, which the guest has to let go of again; None for the rest."""
+        return str(self.undo[1]["id"]) if self.undo is not None and self.undo[0] == "device_del" else None
+
+
 class Switch(Record, frozen=False):
     """Base: the switch's name without the dash, and the XML node it was made for."""
 
     option: ClassVar[str] = ""
     origin: Node | None = field(default=None, kw_only=True, compare=False, repr=False)
+
+    def to_step(self) -> Step:
+        """Return the command that adds the same thing to a running QEMU. Raises ConfigUnsupported."""
+        raise ConfigUnsupported(f"{self.source()} cannot be brought into a guest that runs")
 
     def to_argv(self) -> list[str]:
         """Return the command-line words."""
@@ -86,6 +108,8 @@ class Pairs(Switch, frozen=False):
 class Json(Switch, frozen=False):
     """A switch whose properties are written as JSON, which is also what QMP takes."""
 
+    #: the command that takes it away again, and what that calls the thing by, which is the name it has here
+    removal: ClassVar[tuple[str, str] | None] = None
     props: Props
 
     def to_argv(self) -> list[str]:
@@ -95,11 +119,19 @@ class Json(Switch, frozen=False):
         """Return the QMP command and arguments that add the same thing to a running QEMU."""
         raise NotImplementedError
 
+    def to_step(self) -> Step:
+        command, arguments = self.to_qmp()
+        if self.removal is None:
+            return Step(command, arguments)
+        remove, name = self.removal
+        return Step(command, arguments, (remove, {name: arguments[name]}))
+
 
 class Device(Json, frozen=False):
     """``-device`` / ``device_add``: a frontend."""
 
     option: ClassVar[str] = "device"
+    removal: ClassVar[tuple[str, str] | None] = ("device_del", "id")
 
     def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
         return "device_add", drop_none(self.props)
@@ -109,6 +141,7 @@ class Blockdev(Json, frozen=False):
     """``-blockdev`` / ``blockdev-add``: a block node. explicit_null: keys whose None is said, as null."""
 
     option: ClassVar[str] = "blockdev"
+    removal: ClassVar[tuple[str, str] | None] = ("blockdev-del", "node-name")
     explicit_null: frozenset[str] = frozenset()
 
     def _said(self) -> dict[str, JsonValue]:
@@ -125,6 +158,7 @@ class Netdev(Json, frozen=False):
     """``-netdev`` / ``netdev_add``: a network backend."""
 
     option: ClassVar[str] = "netdev"
+    removal: ClassVar[tuple[str, str] | None] = ("netdev_del", "id")
 
     def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
         return "netdev_add", drop_none(self.props)
@@ -134,6 +168,7 @@ class Object(Json, frozen=False):
     """``-object`` / ``object-add``."""
 
     option: ClassVar[str] = "object"
+    removal: ClassVar[tuple[str, str] | None] = ("object-del", "id")
 
     def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
         return "object-add", drop_none(self.props)
@@ -161,6 +196,9 @@ class Chardev(Switch, frozen=False):
     def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
         """Return the QMP command and arguments that add the same backend to a running QEMU."""
         return "chardev-add", {"id": self.props["id"], "backend": to_backend(self.backend, self.props)}
+
+    def to_step(self) -> Step:
+        return Step(*self.to_qmp(), undo=("chardev-remove", {"id": self.props["id"]}))
 
 
 class CommandLine(Record, frozen=False):

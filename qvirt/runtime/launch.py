@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qvirt.drivers.network import plug
@@ -27,6 +27,7 @@ from qvirt.host.config import QemuUser
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
 from qvirt.host.persist import write_atomic
 from qvirt.host.ports import PortAllocator
+from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
 from qvirt.model.domain import Domain
@@ -40,6 +41,7 @@ from qvirt.qemu.devices.base import (
 )
 from qvirt.qemu.sealing import BLOCK, KEY_SIZE, seal
 from qvirt.qemu.start import directories, prepare_domain
+from qvirt.qemu.switches import Step
 from qvirt.record import Record, field
 from qvirt.runtime.state import Footprint, Owner
 from qvirt.security import dac
@@ -54,10 +56,10 @@ class Descriptors(Launch):
     master_key: what secrets on the command line are encrypted with.
     """
 
-    def __init__(self, id: int) -> None:
+    def __init__(self, id: int, master_key: bytes | None = None) -> None:
         super().__init__()
         self.id = id
-        self.master_key = secrets.token_bytes(KEY_SIZE)
+        self.master_key = master_key or secrets.token_bytes(KEY_SIZE)
         self._named: dict[str, list[int]] = {}
 
     def secret(self, usage_type: str, uuid: str | None, usage: str | None) -> bytes:
@@ -83,11 +85,11 @@ class Descriptors(Launch):
         """Tell whether there are descriptors of that name."""
         return name in self._named
 
-    def fds(self, name: str, count: int = 1) -> list[int]:
+    def fds(self, name: str, count: int = 1) -> list[str]:
         found = self._named.get(name, [])
         if len(found) != count:
             raise InternalError(f"{count} descriptors are needed for '{name}', {len(found)} were made")
-        return found
+        return [str(number) for number in found]
 
     def all(self) -> list[int]:
         """Return every descriptor."""
@@ -98,6 +100,21 @@ class Descriptors(Launch):
         for fd in self.all():
             os.close(fd)
         self._named.clear()
+
+
+class Passed(Descriptors):
+    """Descriptors for a QEMU that runs: they go over its monitor, which knows them by name from then on."""
+
+    def fds(self, name: str, count: int = 1) -> list[str]:
+        numbers = super().fds(name, count)
+        return [f"{name}-{place}" for place in range(len(numbers))]
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the commands that hand them over."""
+        for name, fds in self._named.items():
+            for place, fd in enumerate(fds):
+                known = f"{name}-{place}"
+                yield Step("getfd", {"fdname": known}, ("closefd", {"fdname": known}), fds=(fd,))
 
 
 class Plan(Record, frozen=False):
@@ -118,10 +135,7 @@ def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     """Ask the devices and the firmware what they need of the host. Raises what cannot be had at all."""
     prepare_domain(definition, ctx)
     plan = Plan(folders=directories(definition, ctx), overlays=made)
-    for device in definition.devices.all():
-        handler(device).prepare(device, ctx)
-        for resource in handler(device).resources(device, ctx):
-            _take(plan, resource)
+    survey_devices(definition.devices.all(), ctx, plan)
     new = {overlay.path for overlay in made}
     plan.files = [wanted for wanted in plan.files if wanted.path not in new]
     os_ = definition.os
@@ -133,6 +147,14 @@ def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     if os_.nvram is not None and os_.nvram.file:
         plan.nvram = (os_.nvram.file, os_.nvram.template)
     return plan
+
+
+def survey_devices(devices: Iterable[Device], ctx: BuildContext, plan: Plan) -> None:
+    """Ask devices what they need of the host, and note it. Raises what cannot be had at all."""
+    for device in devices:
+        handler(device).prepare(device, ctx)
+        for resource in handler(device).resources(device, ctx):
+            _take(plan, resource)
 
 
 def _take(plan: Plan, resource: Resource) -> None:

@@ -9,11 +9,15 @@ from qvirt.constants import (
     ConnectDomainEventAgentLifecycleReason,
     ConnectDomainEventAgentLifecycleState,
 )
+from qvirt.errors import InternalError
 from qvirt.model.devices.address import DimmAddress
 from qvirt.model.devices.chardev import CharDevice
+from qvirt.model.devices.device import Device
+from qvirt.model.devices.memory import Memory
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import cpu_live
-from qvirt.qemu.devices.disk import throttle
+from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.devices.base import handler
 from qvirt.qmp.client import COMMAND_DEADLINE
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import QmpError
@@ -57,6 +61,16 @@ async def after_start(domain: "Domain", running: Running) -> None:
                 _take_memories(definition, answer)
     await _look_at_cpu(domain.hypervisor, running, answers[0])
     running.touch()
+
+
+async def after_plug(domain: "Domain", running: Running, devices: Sequence[Device]) -> None:
+    """Ask what QEMU has made of devices that were plugged in."""
+    if any(isinstance(dev, CharDevice) for dev in devices):
+        (answer,) = await _ask(running, [("query-chardev", None)])
+        _take_chardevs(domain, running, answer, booted=False)
+    if any(isinstance(dev, Memory) for dev in devices):
+        (answer,) = await _ask(running, [("query-memory-devices", None)])
+        _take_memories(running.definition, answer)
 
 
 async def _look_at_cpu(hv: "Hypervisor", running: Running, cpus: Reply) -> None:
@@ -125,50 +139,20 @@ def settings(domain: "Domain", running: Running) -> Iterator[Call]:
         and running.caps.has_command("set-action")
     ):
         yield "set-action", {"reboot": "shutdown"}
-    for graphics in definition.devices.graphics:
-        if graphics.type not in ("vnc", "spice"):
-            continue
-        defaults = domain.hypervisor.config.settings
-        password = graphics.passwd or (
-            defaults.vnc_password if graphics.type == "vnc" else defaults.spice_password
-        )
-        if password is None:
-            continue
-        arguments: dict[str, JsonValue] = {"protocol": graphics.type, "password": password}
-        if graphics.connected is not None:
-            arguments["connected"] = graphics.connected
-        yield "set_password", arguments
-        if graphics.passwd_valid_to is not None:
-            yield "expire_password", {"protocol": graphics.type, "time": _expiry(graphics.passwd_valid_to)}
-    for disk in definition.devices.disks:
-        limits = throttle(disk)
-        if limits is not None:
-            yield "block_set_io_throttle", {**limits}
-    for interface in definition.devices.interfaces:
-        if interface.link.state == "down" and interface.alias.name:
-            yield "set_link", {"name": interface.alias.name, "up": False}
-    for balloon in definition.devices.memballoons:
-        if balloon.model == "none":
-            continue
-        if balloon.stats is not None and balloon.stats.period and balloon.alias.name:
-            yield (
-                "qom-set",
-                {
-                    "path": f"/machine/peripheral/{balloon.alias.name}",
-                    "property": "guest-stats-polling-interval",
-                    "value": balloon.stats.period,
-                },
-            )
+    ctx = domain.hypervisor.documents.context(definition, _caps(running))
+    for device in definition.devices.all():
+        for step in handler(device).settings(device, ctx):
+            yield step.command, {**step.arguments}
+    if any(balloon.model != "none" for balloon in definition.devices.memballoons):
         total, current = definition.memory, definition.current_memory
         if total is not None and current is not None and current.value < total.value:
             yield "balloon", {"value": current.value * 1024}
 
 
-def _expiry(valid_to: str) -> str:
-    """Return QEMU's form of a time of the document (UTC)."""
-    from datetime import UTC, datetime
-
-    return str(int(datetime.fromisoformat(valid_to).replace(tzinfo=UTC).timestamp()))
+def _caps(running: Running) -> EmulatorCaps:
+    if running.caps is None:
+        raise InternalError(f"nothing is known yet of the emulator of '{running.definition.name}'")
+    return running.caps
 
 
 def character_devices(definition: Definition) -> Iterator[CharDevice]:

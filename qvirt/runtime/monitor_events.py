@@ -40,7 +40,7 @@ from qvirt.constants import (
 )
 from qvirt.model.devices.disk import Disk
 from qvirt.qmp.wire import Event, Json, JsonObject
-from qvirt.runtime import endings, events, interfaces, live, vcpus
+from qvirt.runtime import endings, events, hotplug, interfaces, live, unplug, vcpus
 from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
@@ -285,24 +285,29 @@ def _balloon(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 
 def _device_deleted(domain: "Domain", running: Running, data: JsonObject) -> None:
-    if vcpus.deleted(domain, running, data):
+    vcpu = vcpus.alias_of(data)
+    id = vcpu if vcpu is not None else data.get("device")
+    if not isinstance(id, str) or unplug.answered(running, id, gone=True):
         return
-    alias = data.get("device")
-    if isinstance(alias, str):
-        domain.publish(events.DeviceRemoved(domain.ref, alias))
+    late = vcpus.take_late(domain, running) if vcpu is not None else hotplug.take_late(domain, running, id)
+    domain.hypervisor.background(late, f"'{id}' of {domain.name} unplugged")
 
 
 def _unplug_failed(domain: "Domain", running: Running, data: JsonObject) -> None:
-    alias = data.get("device")
-    if isinstance(alias, str):
-        vcpus.refused(running, alias)
-        domain.publish(events.DeviceRemovalFailed(domain.ref, alias))
+    id = data.get("device")
+    if isinstance(id, str):
+        _keeps(domain, running, id)
 
 
 def _acpi_ost(domain: "Domain", running: Running, data: JsonObject) -> None:
-    alias = vcpus.ost(running, data)
-    if alias is not None:
-        domain.publish(events.DeviceRemovalFailed(domain.ref, alias))
+    id = unplug.refusal(data)
+    if id is not None:
+        _keeps(domain, running, id)
+
+
+def _keeps(domain: "Domain", running: Running, id: str) -> None:
+    unplug.answered(running, id, gone=False)
+    domain.publish(events.DeviceRemovalFailed(domain.ref, id))
 
 
 def _tray(domain: "Domain", running: Running, data: JsonObject) -> None:

@@ -29,7 +29,7 @@ from qvirt.qemu.names import assign_aliases
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
 from qvirt.record import Record
-from qvirt.runtime import endings, iothreads, lifecycle, live, vcpus
+from qvirt.runtime import endings, hotplug, iothreads, lifecycle, live, vcpus
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.process import Process, start_time
 from qvirt.runtime.running import Running
@@ -237,6 +237,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
             word = await live.after_reconnect(domain, running)
             await vcpus.after_reconnect(running)
             await iothreads.after_reconnect(running)
+            await hotplug.after_reconnect(domain, running)
     except (QvirtError, TimeoutError) as error:
         if isinstance(error, QmpError) or process.is_gone:
             log.error("domain '%s': QEMU refused a question: %s", domain.name, error)
@@ -360,6 +361,7 @@ async def _try_again(hv: "Hypervisor", domain: Domain, running: Running) -> None
                 word = await live.after_reconnect(domain, running)
                 await vcpus.after_reconnect(running)
                 await iothreads.after_reconnect(running)
+                await hotplug.after_reconnect(domain, running)
         except (QvirtError, TimeoutError) as error:
             log.warning("domain '%s' still does not answer: %s", domain.name, error)
             continue

@@ -49,8 +49,8 @@ class Running(Record, frozen=False, eq=False):
     link: Monitor | None = None
     footprint: Footprint = field(default_factory=Footprint)
     vcpu_threads: list[int] = field(default_factory=list)
-    #: alias of a vCPU -> done with True when the guest has let go of it, False when it will not
-    vcpu_unplugs: dict[str, "asyncio.Future[bool]"] = field(default_factory=dict)
+    #: id of a device -> done with True when the guest has let go of it, False when it will not
+    unplugs: dict[str, "asyncio.Future[bool]"] = field(default_factory=dict)
     #: what libvirt's status file said beside, kept for the day it takes over again
     extras: list[str] = field(default_factory=list)
     taints: list[str] = field(default_factory=list)

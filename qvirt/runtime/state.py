@@ -85,6 +85,7 @@ class Footprint(Record, frozen=False):
     folders: removed with what is in them. files: removed. ports: TCP ports taken from the allocator.
     owners: given back in reverse order. links: network devices that outlive QEMU (macvtap), removed.
     macs: devices of the host that have a guest's MAC address meanwhile, and their own.
+    plugging: aliases of the devices that are being plugged in and may not be there yet.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -93,6 +94,7 @@ class Footprint(Record, frozen=False):
     owners: list[Owner] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     macs: dict[str, str] = field(default_factory=dict)
+    plugging: list[str] = field(default_factory=list)
 
 
 class Status(Record, frozen=False):
@@ -157,6 +159,7 @@ class Status(Record, frozen=False):
         out += [
             f"    <mac device='{escape(name)}' address='{escape(mac)}'/>\n" for name, mac in mark.macs.items()
         ]
+        out += [f"    <plugging alias='{escape(alias)}'/>\n" for alias in mark.plugging]
         if self.inactive_xml:
             out.append("    <inactive>\n")
             out += [f"      {line}\n" for line in self.inactive_xml.rstrip("\n").split("\n")]
@@ -243,6 +246,7 @@ def _footprint(ours: etree._Element | None) -> Footprint:
         ],
         links=[el.get("name", "") for el in ours.iterfind("link")],
         macs={el.get("device", ""): el.get("address", "") for el in ours.iterfind("mac")},
+        plugging=[el.get("alias", "") for el in ours.iterfind("plugging")],
     )
 
 

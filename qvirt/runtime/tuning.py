@@ -11,7 +11,8 @@ from qvirt.runtime.running import Running
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
-Change = Callable[[Definition], None]
+#: a change to a definition; it may wait for something, such as an emulator that is asked
+Change = Callable[[Definition], Awaitable[None] | None]
 
 
 async def change(
@@ -21,7 +22,7 @@ async def change(
     *,
     live: Callable[[Running], Awaitable[None]],
     config: Change,
-    check: Callable[[Definition | None, Definition | None], None] | None = None,
+    check: Callable[[Definition | None, Definition | None], Awaitable[None] | None] | None = None,
 ) -> None:
     """Do ``live`` to the guest and ``config`` to a copy of its definition, as LIVE and CONFIG say.
 
@@ -33,9 +34,9 @@ async def change(
         running = domain.need_running() if on_live else None
         definition = (await domain.definition()).copy() if on_config else None
         if check is not None:
-            check(running.definition if running is not None else None, definition)
+            await _whole(check(running.definition if running is not None else None, definition))
         if definition is not None:
-            config(definition)
+            await _whole(config(definition))
         if running is not None:
             try:
                 await live(running)
@@ -44,3 +45,8 @@ async def change(
                 await domain.save_status()
         if definition is not None:
             await domain.keep(definition)
+
+
+async def _whole(work: Awaitable[None] | None) -> None:
+    if work is not None:
+        await work

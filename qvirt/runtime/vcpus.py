@@ -1,6 +1,5 @@
 """vCPUs of a domain: how many, which, plugged and unplugged while it runs; those the agent turns on."""
 
-import asyncio
 import re
 from typing import TYPE_CHECKING
 
@@ -18,23 +17,18 @@ from qvirt.qemu.vcpu_slots import Slot
 from qvirt.qmp import commands
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.wire import JsonObject, JsonValue
-from qvirt.runtime import guest, live, pinning
+from qvirt.runtime import guest, live, pinning, unplug
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.tuning import change
+from qvirt.runtime.unplug import Outcome
 from qvirt.xml.codecs import format_cpuset
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
-#: seconds a guest gets to let go of a vCPU before the caller is told that it has not
-UNPLUG_WAIT = 5.0
-
 #: software emulation keeps the CPU's object, so that only the deletion of its interrupt controller is told
 _PATH = re.compile(r"/machine/peripheral/(vcpu[0-9]+)(?:/.*)?")
-#: _OST source of an ejection, asked for by the guest or the host; statuses that say no (ACPI 6.3, 6.3.5)
-_OST_EJECT = (1, 3, 0x103)
-_OST_REFUSED = (1, 2, 0x80, 0x81, 0x82, 0x83)
 
 
 async def set_count(domain: "Domain", count: int, flags: int) -> None:
@@ -134,21 +128,14 @@ async def _plug(running: Running, slot: Slot) -> None:
 
 async def _unplug(running: Running, slot: Slot) -> None:
     alias = str(slot.alias)
-    answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    running.vcpu_unplugs[alias] = answer
-    try:
-        await commands.device_del(running, alias)
-        async with asyncio.timeout(UNPLUG_WAIT):
-            gone = await answer
-    except TimeoutError:
-        raise OperationTimeout(
-            "vcpu unplug request timed out. Unplug result must be manually inspected in the domain: the "
-            f"guest has not let go of '{alias}' within {UNPLUG_WAIT:g} s, and may still"
-        ) from None
-    finally:
-        del running.vcpu_unplugs[alias]
-    if not gone:
-        raise OperationFailed(f"unplug of device was rejected by the guest: '{alias}' stays")
+    match await unplug.ask(running, alias):
+        case Outcome.PENDING:
+            raise OperationTimeout(
+                "vcpu unplug request timed out. Unplug result must be manually inspected in the domain: the "
+                f"guest has not let go of '{alias}' within {unplug.PATIENCE:g} s, and may still"
+            )
+        case Outcome.REFUSED:
+            raise OperationFailed(f"unplug of device was rejected by the guest: '{alias}' stays")
 
 
 async def refresh(running: Running) -> None:
@@ -182,45 +169,18 @@ async def after_reconnect(running: Running) -> None:
             await refresh(running)
 
 
-def deleted(domain: "Domain", running: Running, data: JsonObject) -> bool:
-    """Take DEVICE_DELETED; tells whether it was a vCPU's. One that nobody waits for any more counts, too."""
+def alias_of(data: JsonObject) -> str | None:
+    """Return the alias of the vCPU that a DEVICE_DELETED is about; None for other devices."""
     found = _PATH.fullmatch(str(data.get("path")))
-    if found is None:
-        return False
-    waiting = running.vcpu_unplugs.get(found[1])
-    if waiting is None:
-        domain.hypervisor.background(_take_late(domain, running), f"vcpus of {domain.name}")
-    elif not waiting.done():
-        waiting.set_result(True)
-    return True
+    return found[1] if found is not None else None
 
 
-async def _take_late(domain: "Domain", running: Running) -> None:
+async def take_late(domain: "Domain", running: Running) -> None:
     """Note vCPUs the guest let go of late. @background."""
     async with domain.job(Job.MODIFY, "vcpu unplugged"):
         if domain.running is running:
             await refresh(running)
             await domain.save_status()
-
-
-def refused(running: Running, alias: str) -> bool:
-    """Tell whoever waits for an unplug that the guest said no; tells whether somebody did."""
-    waiting = running.vcpu_unplugs.get(alias)
-    if waiting is not None and not waiting.done():
-        waiting.set_result(False)
-    return waiting is not None
-
-
-def ost(running: Running, data: JsonObject) -> str | None:
-    """Take ACPI_DEVICE_OST, by which a guest answers an ejection; returns the alias of a vCPU it keeps."""
-    info = data.get("info")
-    if not isinstance(info, dict) or info.get("slot-type") != "CPU":
-        return None
-    alias = info.get("device")
-    if info.get("source") in _OST_EJECT and info.get("status") in _OST_REFUSED and isinstance(alias, str):
-        refused(running, alias)
-        return alias
-    return None
 
 
 # ------------------------------------------------------------------------- agent

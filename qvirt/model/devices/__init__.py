@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+from qvirt.errors import XmlError
 from qvirt.model.devices.audio import Audio
 from qvirt.model.devices.char import Channel, Console, Parallel, Serial, number_isa_ports
-from qvirt.model.devices.controller import Controller
+from qvirt.model.devices.controller import Controller, insert_controller
 from qvirt.model.devices.crypto import Crypto
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk, insert_disk
@@ -31,6 +32,7 @@ from qvirt.model.devices.video import Video
 from qvirt.model.devices.vsock import Vsock
 from qvirt.model.devices.watchdog import Watchdog
 from qvirt.xml.codecs import string
+from qvirt.xml.document import parse, parse_element
 from qvirt.xml.fields import Children, Field, children, text
 from qvirt.xml.node import Node
 
@@ -89,6 +91,30 @@ class Devices(Node, tag="devices"):
             value = value[1:]
         super().write_field(field, value, out, indent)
 
+    def list_of(self, dev: Device) -> list[Device]:
+        """Return the list that devices of this kind are in."""
+        kin: list[Device] = getattr(self, KINDS[dev.tag][0])
+        return kin
+
+    def add(self, dev: Device) -> None:
+        """Put a device where libvirt puts it: disks and controllers by their numbers, others at the end."""
+        if isinstance(dev, Disk):
+            insert_disk(self.disks, dev)
+        elif isinstance(dev, Controller):
+            insert_controller(self.controllers, dev)
+        else:
+            self.list_of(dev).append(dev)
+
+    def remove(self, dev: Device) -> None:
+        """Take out this very device; harmless when it is not there."""
+        kin = self.list_of(dev)
+        kin[:] = [known for known in kin if known is not dev]
+
+    def replace(self, old: Device, new: Device) -> None:
+        """Put a device in the place of another one of its kind."""
+        kin = self.list_of(old)
+        kin[:] = [new if known is old else known for known in kin]
+
     def all(self) -> Iterator[Device]:
         """Yield every device, kind by kind, in the order of output."""
         values = self.__dict__
@@ -98,3 +124,19 @@ class Devices(Node, tag="devices"):
 
 
 _LISTS = tuple(field.name for field in Devices.fields if isinstance(field, Children))
+
+#: element -> the list its devices are in, their class
+KINDS: dict[str, tuple[str, type[Device]]] = {
+    field.target.tag: (field.name, field.target)
+    for field in Devices.fields
+    if isinstance(field, Children) and issubclass(field.target, Device)
+}
+
+
+def parse_device(text: str) -> Device:
+    """Read the document of one device. Raises XmlDetail, XmlError."""
+    source = "(device_definition)"
+    tag = str(parse_element(text, source).tag)
+    if tag not in KINDS:
+        raise XmlError(f"unknown device type '{tag}'")
+    return parse(text, KINDS[tag][1], source)

@@ -99,3 +99,21 @@ for _field in Controller.fields:
         _before = [field.name for field in _ORDER]
         _ORDER.insert(_before.index(_LATE[_field.name]) if _LATE[_field.name] else len(_ORDER), _field)
 Controller._bind(tuple(_ORDER))
+
+
+def insert_controller(known: list[Controller], new: Controller) -> None:
+    """Add a controller among those of its type, by index, a USB master before its companions."""
+    at: int | None = None
+    for position in range(len(known) - 1, -1, -1):
+        current = known[position]
+        if current.type is not new.type:
+            continue
+        if new.index is None:
+            at = position + 1
+            break
+        index = -1 if current.index is None else current.index
+        if index > new.index or (new.master is None and current.master is not None and index == new.index):
+            at = position
+        elif at is None:
+            at = position + 1
+    known.insert(len(known) if at is None else at, new)

@@ -4,9 +4,9 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.check import check_address
 from qvirt.qemu.addresses.dimm import assign_slots
 from qvirt.qemu.addresses.normal import spell_out
-from qvirt.qemu.addresses.pci import assign_pci
+from qvirt.qemu.addresses.pci import assign_pci, assign_pci_live
 from qvirt.qemu.addresses.spapr import assign_spapr_vio
-from qvirt.qemu.addresses.usb import assign_usb
+from qvirt.qemu.addresses.usb import assign_usb, assign_usb_live
 from qvirt.qemu.addresses.virtio import assign_virtio
 from qvirt.qemu.addresses.virtio_serial import assign_virtio_serial
 from qvirt.qemu.addresses.zpci import assign_zpci
@@ -31,3 +31,19 @@ def assign(domain: Domain, ctx: Context) -> None:
     assign_slots(domain)
     for dev in domain.devices.all():
         check_address(dev, ctx)
+
+
+def assign_live(ctx: Context) -> None:
+    """Give the devices that are to be plugged into a running guest their addresses; nothing grows for them.
+
+    Raises as `assign` does, and InternalError where there is no place left that takes a device now.
+    """
+    domain = ctx.domain
+    for dev in domain.devices.all():
+        if dev.address is not None:
+            spell_out(dev.address)
+    assign_virtio_serial(domain)
+    assign_virtio(ctx)
+    assign_pci_live(ctx)
+    assign_usb_live(domain)
+    assign_slots(domain)

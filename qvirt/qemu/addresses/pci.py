@@ -66,6 +66,20 @@ def assign_pci(ctx: Context) -> None:
             _controller_options(ctx, controller)
 
 
+def assign_pci_live(ctx: Context) -> None:
+    """Give PCI addresses on the buses a running guest has. Raises XmlError, InternalError."""
+    domain = ctx.domain
+    highest = max(
+        (c.index or 0 for c in domain.devices.controllers if c.type is ControllerType.PCI), default=-1
+    )
+    if highest < 0 or not supports_pci(domain):
+        return
+    slots = Slots(ctx)
+    buses = _buses(ctx, slots, highest + 1, growing=False)
+    reserve_builtin(ctx, buses, slots)
+    _assign_devices(ctx, buses, slots)
+
+
 def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> bool:
     """Count the places everything takes, and add the controllers for the buses that turn out to be needed.
 

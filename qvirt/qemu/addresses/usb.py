@@ -82,6 +82,22 @@ def assign_usb(ctx: Context) -> None:
             buses.assign(dev)
 
 
+def assign_usb_live(domain: Domain) -> None:
+    """Give ports to USB devices that are to be plugged into a running guest, which gets no hubs for them.
+
+    A port that QEMU chose, for a device of an old definition, is nobody's to give.
+    """
+    wanting = [dev for dev in _devices(domain, hubs=False) if _wants(dev) and dev.alias.name is None]
+    if not wanting:
+        return
+    buses = _Buses(domain)
+    for dev in _devices(domain, hubs=False):
+        if isinstance(dev.address, UsbAddress) and not _wants(dev):
+            buses.reserve(dev.address)
+    for dev in wanting:
+        buses.assign(dev)
+
+
 class _Buses:
     """The ports of all USB controllers."""
 

@@ -8,15 +8,27 @@ When each question is asked:
     prepare    before a start, on the copy of the document that will run
     resources  before a start: what of the host the device needs
     switches   for a command line, and for hot-plug
+    settings   once the device is there: what its records cannot say
+
+Those of a kind that comes, goes or changes while the guest runs; with `live` unset, none of these is asked:
+
+    clash      before it is added: is there one already that has its name
+    check_plug, check_unplug
+               raise what cannot be plugged, or let go of, while the guest runs
+    same       which of the domain's devices a document means
+    missing    what to say where it is none of them
+    keep, update
+               how a device of a running guest becomes another one
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from qvirt.errors import ConfigUnsupported
+from qvirt.errors import ConfigUnsupported, DeviceMissing, OperationUnsupported, QvirtError
 from qvirt.model.devices.device import Device
+from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.switches import Switch
+from qvirt.qemu.switches import Step, Switch
 from qvirt.record import Record
 
 D = TypeVar("D", bound=Device)
@@ -77,6 +89,10 @@ class Handler(Generic[D]):
     """Base: a kind with no defaults, nothing to check, no resources."""
 
     kinds: ClassVar[dict[type[Device], "Handler[Any]"]] = {}
+    #: libvirt lets it come and go while the guest runs; in a definition that is kept; change in one
+    live: ClassVar[bool] = False
+    config: ClassVar[bool] = True
+    config_update: ClassVar[bool] = False
 
     def __init_subclass__(cls, kind: type[Device] | None = None, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -108,6 +124,70 @@ class Handler(Generic[D]):
         raise ConfigUnsupported(
             f"device <{dev.tag}>{line(dev)} is not supported yet; remove it to start the domain"
         )
+
+    def settings(self, dev: D, ctx: Context) -> Iterator[Step]:
+        """Yield what is told to QEMU once the device is there, as its records have no words for it."""
+        return iter(())
+
+    def clash(self, dev: D, domain: Domain) -> str | None:
+        """Return libvirt's sentence for a new device whose place or name is taken; None when it is free."""
+        return None
+
+    def check_plug(self, dev: D, ctx: Context) -> None:
+        """Raise for a device of this kind that cannot be plugged into a running guest."""
+
+    def check_unplug(self, dev: D, ctx: Context) -> None:
+        """Raise for a device of this kind that cannot be taken from a running guest."""
+
+    def same(self, wanted: D, known: D, ctx: Context) -> bool:
+        """Tell whether a device of the domain is the one a document means.
+
+        All of it has to be the same once the defaults are filled in; address and alias only where the
+        document says them.
+        """
+        if not agrees(wanted, known):
+            return False
+        twin = wanted.copy()
+        self.defaults(twin, ctx)
+        return _content(twin) == _content(known)
+
+    def missing(self, dev: D, *, live: bool, update: bool = False) -> QvirtError:
+        """Return the error for a device that is not there to be detached, or updated."""
+        return DeviceMissing(f"matching {word(dev)} device was not found{line(dev)}")
+
+    def ambiguous(self, dev: D) -> QvirtError | None:
+        """Return the error for a document that means several devices; None: it means the first of them."""
+        return None
+
+    def keep(self, old: D, new: D) -> None:
+        """Give the new description of a running guest's device what it leaves to the old one."""
+
+    def update(self, old: D, new: D, ctx: BuildContext, *, force: bool) -> Iterator[Step]:
+        """Yield the commands that make a running guest's device the new one.
+
+        force: whatever the guest says. Raises what cannot change.
+        """
+        raise OperationUnsupported(f"live update of device '{word(old)}' is not supported")
+
+
+def word(dev: Device) -> str:
+    """Return what libvirt's messages call a kind of device."""
+    return "chr" if dev.tag in ("serial", "parallel", "console", "channel") else dev.tag
+
+
+def agrees(wanted: Device, known: Device) -> bool:
+    """Tell whether a device has the address and the alias that a document says, where it says them."""
+    name = wanted.alias.name
+    if name is not None and name != known.alias.name:
+        return False
+    return wanted.address is None or wanted.address.is_empty() or wanted.address == known.address
+
+
+def _content(dev: Device) -> Device:
+    twin = dev.copy()
+    twin.__dict__.pop("address", None)
+    twin.__dict__.pop("alias", None)
+    return twin
 
 
 def handler(dev: Device) -> Handler[Device]:

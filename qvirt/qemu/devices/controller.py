@@ -6,11 +6,26 @@ PCI controllers have their own module, ``controller_pci``.
 from collections.abc import Callable, Iterator
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported, XmlError
-from qvirt.model.devices.address import CcwAddress, DriveAddress, PciAddress, UsbAddress, VirtioMmioAddress
+from qvirt.errors import (
+    ConfigUnsupported,
+    OperationFailed,
+    OperationUnsupported,
+    QvirtError,
+    XmlError,
+)
+from qvirt.model.devices.address import (
+    CcwAddress,
+    DriveAddress,
+    PciAddress,
+    UsbAddress,
+    VirtioMmioAddress,
+    VirtioSerialAddress,
+)
 from qvirt.model.devices.controller import Controller, ControllerType
+from qvirt.model.domain import Domain
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.controllers import find_controller
 from qvirt.qemu.devices.base import Handler, line
 from qvirt.qemu.devices.controller_pci import pci_defaults, pci_switches, validate_pci
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, controller_alias, placement, virtio_type
@@ -90,6 +105,8 @@ _COMPANION_PROPS = PropTable(Controller, Prop("firstport", "master.startport"))
 class ControllerHandler(Handler[Controller], kind=Controller):
     """What other devices plug into."""
 
+    live = True
+
     def defaults(self, dev: Controller, ctx: Context) -> None:
         if dev.model is not None and dev.model not in MODELS.get(dev.type, frozenset()):
             raise ConfigUnsupported(f"Unknown model type '{dev.model}'{line(dev)}", domain=ErrorDomain.DOMAIN)
@@ -107,10 +124,54 @@ class ControllerHandler(Handler[Controller], kind=Controller):
             _validate_iothread(dev, ctx)
         _VALIDATORS.get(dev.type, _accept)(dev, ctx)
 
+    def clash(self, dev: Controller, domain: Domain) -> str | None:
+        if dev.index is not None and find_controller(domain, dev.type, dev.index) is not None:
+            return f"target {dev.type}:{dev.index} already exists"
+        return None
+
+    def check_plug(self, dev: Controller, ctx: Context) -> None:
+        if dev.type not in _PLUGGABLE:
+            raise OperationUnsupported(f"'{dev.type}' controller cannot be hot plugged.")
+
+    def check_unplug(self, dev: Controller, ctx: Context) -> None:
+        if dev.type not in _PLUGGABLE:
+            raise OperationUnsupported(f"'{dev.type}' controller cannot be hot unplugged.")
+        if _is_used(dev, ctx.domain):
+            raise OperationFailed("device cannot be detached: device is busy")
+
+    def same(self, wanted: Controller, known: Controller, ctx: Context) -> bool:
+        return wanted.type is known.type and (wanted.index or 0) == (known.index or 0)
+
+    def missing(self, dev: Controller, *, live: bool, update: bool = False) -> QvirtError:
+        if live:
+            return OperationFailed(f"controller {dev.type}:{dev.index or 0} not found")
+        return OperationFailed(f"device not found: controller {dev.type}:{dev.index or 0}")
+
     def switches(self, dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
         for made in _BUILDERS.get(dev.type, _build_nothing)(dev, ctx):
             made.origin = dev
             yield made
+
+
+#: controllers that come and go while the guest runs
+_PLUGGABLE = (ControllerType.SCSI, ControllerType.VIRTIO_SERIAL)
+
+
+def _is_used(controller: Controller, domain: Domain) -> bool:
+    """Tell whether anything of the domain is plugged into the controller."""
+    index = controller.index or 0
+    if controller.type is ControllerType.SCSI:
+        return any(
+            isinstance(dev.address, DriveAddress) and (dev.address.controller or 0) == index
+            for dev in (
+                *(disk for disk in domain.devices.disks if disk.target.bus == "scsi"),
+                *(dev for dev in domain.devices.hostdevs if dev.is_subsystem("scsi")),
+            )
+        )
+    return any(
+        isinstance(dev.address, VirtioSerialAddress) and (dev.address.controller or 0) == index
+        for dev in (*domain.devices.channels, *domain.devices.consoles)
+    )
 
 
 def default_scsi(ctx: Context) -> str:

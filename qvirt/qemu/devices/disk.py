@@ -10,7 +10,7 @@ from qvirt.model.domain import Domain
 from qvirt.model.storage_source import Encryption, Image, SourceType, StorageSource
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices import disk_rules
+from qvirt.qemu.devices import disk_live, disk_rules
 from qvirt.qemu.devices.base import FileResource, Handler, Resource
 from qvirt.qemu.devices.blockdev import (
     CACHE_MODES,
@@ -23,7 +23,7 @@ from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, controller_alias, place
 from qvirt.qemu.devices.props import Conversion, Prop, PropTable, mapped
 from qvirt.qemu.devices.sd_card import sd_drive
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.switches import Chardev, Device, Object, Switch
+from qvirt.qemu.switches import Chardev, Device, Object, Step, Switch
 
 _WWN = Conversion(lambda text: int(text, 16), lambda number: f"{number:016x}")
 #: libvirt writes a space as backslash and space, so that is what guests have seen for years
@@ -89,6 +89,9 @@ _BUS_BY_NAME = (
 class DiskHandler(Handler[Disk], kind=Disk):
     """What QEMU makes of a ``<disk>``."""
 
+    live = True
+    config_update = True
+
     def defaults(self, dev: Disk, ctx: Context) -> None:
         _forget_live(dev)
         dev.rom = Rom()
@@ -144,6 +147,40 @@ class DiskHandler(Handler[Disk], kind=Disk):
             return
         yield from self.backend(dev, ctx)
         yield Device(device_props(dev, ctx), origin=dev)
+
+    def settings(self, dev: Disk, ctx: Context) -> Iterator[Step]:
+        limits = throttle(dev)
+        if limits is not None:
+            yield Step("block_set_io_throttle", limits)
+
+    def clash(self, dev: Disk, domain: Domain) -> str | None:
+        taken = any(known.name == dev.name for known in domain.devices.disks)
+        return f"target {dev.name} already exists" if taken else None
+
+    def check_plug(self, dev: Disk, ctx: Context) -> None:
+        disk_live.check_plug(dev)
+
+    def check_unplug(self, dev: Disk, ctx: Context) -> None:
+        disk_live.check_unplug(dev)
+
+    def same(self, wanted: Disk, known: Disk, ctx: Context) -> bool:
+        return wanted.name == known.name
+
+    def missing(self, dev: Disk, *, live: bool, update: bool = False) -> QvirtError:
+        return disk_live.missing(dev, live=live, update=update)
+
+    def keep(self, old: Disk, new: Disk) -> None:
+        disk_live.keep(old, new)
+
+    def update(self, old: Disk, new: Disk, ctx: BuildContext, *, force: bool) -> Iterator[Step]:
+        disk_live.check_update(old, new)
+        if old.source is new.source:
+            return
+        mediums = [
+            disk_live.Medium(top_node(disk), [switch.to_step() for switch in chain_switches(disk, ctx)])
+            for disk in (old, new)
+        ]
+        yield from disk_live.change_medium(old, *mediums, force=force)
 
     def backend(self, dev: Disk, ctx: BuildContext) -> Iterator[Switch]:
         """Yield what the frontend is plugged into: the chain's nodes, or the socket of a vhost-user disk."""

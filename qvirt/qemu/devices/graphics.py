@@ -12,7 +12,7 @@ from qvirt.qemu.context import BuildContext, Context, Settings
 from qvirt.qemu.devices.audio import audiodev_id, find_audio
 from qvirt.qemu.devices.base import DirectoryResource, FileResource, Handler, Resource, line
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.switches import KeyValue, Object, Option, Pairs, Switch
+from qvirt.qemu.switches import KeyValue, Object, Option, Pairs, Step, Switch
 from qvirt.record import Record
 
 FIRST_PORT, LAST_PORT = 5900, 65535
@@ -33,6 +33,20 @@ class GraphicsHandler(Handler[Graphics], kind=Graphics):
             _settle_spice(dev)
         if dev.listens:
             _mirror_listen(dev)
+
+    def settings(self, dev: Graphics, ctx: Context) -> Iterator[Step]:
+        if dev.type not in ("vnc", "spice"):
+            return
+        default = ctx.settings.vnc_password if dev.type == "vnc" else ctx.settings.spice_password
+        password = dev.passwd or default
+        if password is None:
+            return
+        arguments: dict[str, JsonValue] = {"protocol": dev.type, "password": password}
+        if dev.connected is not None:
+            arguments["connected"] = dev.connected
+        yield Step("set_password", arguments)
+        if dev.passwd_valid_to is not None:
+            yield Step("expire_password", {"protocol": dev.type, "time": _expiry(dev.passwd_valid_to)})
 
     def validate(self, dev: Graphics, ctx: Context) -> None:
         if dev.audio is not None and find_audio(ctx.domain, dev.audio.id) is None:
@@ -448,3 +462,10 @@ def password(dev: Graphics, settings: Settings) -> str | None:
     if dev.type == "vnc":
         return settings.vnc_password
     return settings.spice_password if dev.type == "spice" else None
+
+
+def _expiry(valid_to: str) -> str:
+    """Return QEMU's form of a time of the document (UTC)."""
+    from datetime import UTC, datetime
+
+    return str(int(datetime.fromisoformat(valid_to).replace(tzinfo=UTC).timestamp()))

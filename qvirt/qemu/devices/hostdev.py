@@ -372,7 +372,7 @@ def _build_scsi_host(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
     props: dict[str, JsonValue] = {
         "driver": virtio_type("vhost-scsi", dev, dev.model),
         "wwpn": dev.source.wwpn if dev.source is not None else None,
-        "vhostfd": str(ctx.launch.fds(f"vhostfd-{dev.alias.name}")[0]),
+        "vhostfd": ctx.launch.fds(f"vhostfd-{dev.alias.name}")[0],
         "id": dev.alias.name,
     }
     yield Device(props | placement(dev, ctx))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, XmlError
 from qvirt.model.devices.address import CcwAddress
 from qvirt.model.devices.interface import (
     Interface,
@@ -13,12 +13,13 @@ from qvirt.model.devices.interface import (
 from qvirt.model.netdev import VirtualPortParameters
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import FileResource, Handler, Resource, TapResource
+from qvirt.qemu.devices import interface_live
+from qvirt.qemu.devices.base import FileResource, Handler, Resource, TapResource, agrees
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, rom, virtio_type
 from qvirt.qemu.devices.props import Prop, PropTable, mapped
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_arm_virt, is_riscv_virt, is_s390
-from qvirt.qemu.switches import Chardev, Device, Netdev, Option, Switch
+from qvirt.qemu.switches import Chardev, Device, Netdev, Option, Step, Switch
 
 Props = dict[str, JsonValue]
 
@@ -66,6 +67,9 @@ _GENERATED_NAMES = ("vnet", "macvtap", "macvlan")
 
 class InterfaceHandler(Handler[Interface], kind=Interface):
     """What QEMU makes of an ``<interface>``."""
+
+    live = True
+    config_update = True
 
     def defaults(self, dev: Interface, ctx: Context) -> None:
         _forget_live(dev)
@@ -115,6 +119,33 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
             raise ConfigUnsupported(f"interface {dev.mac.address} of type 'hostdev' cannot be started yet")
         yield from self.backend(dev, ctx)
         yield Device(device_props(dev, ctx), origin=dev)
+
+    def settings(self, dev: Interface, ctx: Context) -> Iterator[Step]:
+        if dev.link.state == "down" and dev.alias.name:
+            yield Step("set_link", {"name": dev.alias.name, "up": False})
+
+    def check_plug(self, dev: Interface, ctx: Context) -> None:
+        interface_live.check_plug(dev)
+
+    def same(self, wanted: Interface, known: Interface, ctx: Context) -> bool:
+        mac = wanted.mac.address
+        return (mac is None or mac == known.mac.address) and agrees(wanted, known)
+
+    def missing(self, dev: Interface, *, live: bool, update: bool = False) -> QvirtError:
+        return interface_live.missing(dev)
+
+    def ambiguous(self, dev: Interface) -> QvirtError | None:
+        return interface_live.ambiguous(dev)
+
+    def keep(self, old: Interface, new: Interface) -> None:
+        new.target.dev = new.target.dev or old.target.dev
+
+    def update(self, old: Interface, new: Interface, ctx: BuildContext, *, force: bool) -> Iterator[Step]:
+        interface_live.check_update(old, new)
+        before, after = (dev.link.state != "down" for dev in (old, new))
+        if before != after:
+            name = old.alias.name
+            yield Step("set_link", {"name": name, "up": after}, ("set_link", {"name": name, "up": before}))
 
     def backend(self, dev: Interface, ctx: BuildContext) -> Iterator[Switch]:
         """Yield what the card is plugged into."""
@@ -233,8 +264,8 @@ def _tap(dev: Interface, ctx: BuildContext) -> Props:
     return props
 
 
-def _descriptors(name: str, fds: list[int]) -> Props:
-    return {name: str(fds[0])} if len(fds) == 1 else {f"{name}s": ":".join(map(str, fds))}
+def _descriptors(name: str, fds: list[str]) -> Props:
+    return {name: fds[0]} if len(fds) == 1 else {f"{name}s": ":".join(fds)}
 
 
 def passt_socket(run: str, id: int, domain: str, dev: Interface) -> str:

@@ -9,7 +9,7 @@ from qvirt.qemu.devices.base import Handler
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
 from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.switches import Device, Switch
+from qvirt.qemu.switches import Device, Step, Switch
 
 _PROPS = PropTable(
     Memballoon,
@@ -31,6 +31,17 @@ class MemballoonHandler(Handler[Memballoon], kind=Memballoon):
         if dev.model == "xen":
             raise ConfigUnsupported(
                 f"Memballoon device type '{dev.model}' is not supported by this version of qemu"
+            )
+
+    def settings(self, dev: Memballoon, ctx: Context) -> Iterator[Step]:
+        if dev.model != "none" and dev.stats is not None and dev.stats.period and dev.alias.name:
+            yield Step(
+                "qom-set",
+                {
+                    "path": f"/machine/peripheral/{dev.alias.name}",
+                    "property": "guest-stats-polling-interval",
+                    "value": dev.stats.period,
+                },
             )
 
     def switches(self, dev: Memballoon, ctx: BuildContext) -> Iterator[Switch]:

@@ -1,0 +1,96 @@
+"""An ``<interface>`` of a running guest: what can be plugged and changed, in libvirt's sentences."""
+
+from qvirt.errors import (
+    ConfigUnsupported,
+    DeviceMissing,
+    OperationFailed,
+    OperationUnsupported,
+    QvirtError,
+)
+from qvirt.model.devices.address import PciAddress
+from qvirt.model.devices.interface import Interface, InterfaceType
+from qvirt.qemu.addresses.pci_flags import said
+
+#: what libvirt does not plug into a running guest
+_NOT_PLUGGED = (
+    InterfaceType.SERVER,
+    InterfaceType.CLIENT,
+    InterfaceType.MCAST,
+    InterfaceType.UDP,
+    InterfaceType.INTERNAL,
+    InterfaceType.VDPA,
+    InterfaceType.VDS,
+    InterfaceType.NULL,
+)
+
+#: what no update of a running guest changes; where it is left out it stays as it is
+_FIXED: tuple[tuple[str, str], ...] = (
+    ("script.path", "cannot modify network device script attribute"),
+    ("target.dev", "cannot modify network device tap name"),
+    ("rom.bar", "cannot modify network device rom bar setting"),
+    ("rom.file", "cannot modify network rom file"),
+    ("rom.enabled", "cannot modify network device rom enabled setting"),
+    ("boot.order", "cannot modify network device boot index setting"),
+    ("mtu.size", "cannot modify MTU"),
+)
+_DRIVER = ("name", "txmode", "ioeventfd", "event_idx", "queues", "rx_queue_size", "tx_queue_size")
+_OFFLOADS = ("host", "guest")
+
+
+def check_plug(dev: Interface) -> None:
+    """Raise ConfigUnsupported for an interface that cannot be plugged into a running guest."""
+    if dev.type in _NOT_PLUGGED:
+        raise ConfigUnsupported(f"hotplug of interface type of {dev.type} is not implemented yet")
+
+
+def missing(dev: Interface) -> QvirtError:
+    """Return libvirt's error for an interface that is not there."""
+    mac, name, where = dev.mac.address, dev.alias.name, dev.address
+    place = _place(where) if isinstance(where, PciAddress) else None
+    said_words = [
+        text
+        for text, value in (
+            (f"at address '{place}'", place),
+            (f"matching MAC address '{mac}'", mac),
+            (f"and alias '{name}'", name),
+        )
+        if value
+    ]
+    return DeviceMissing(" ".join(["no device found", *said_words]))
+
+
+def _place(where: PciAddress) -> str:
+    return f"{where.domain or 0:04x}:{where.bus or 0:02x}:{where.slot or 0:02x}.{where.function or 0:x}"
+
+
+def ambiguous(dev: Interface) -> QvirtError:
+    """Return libvirt's error for a document that means several interfaces."""
+    if dev.mac.address is not None:
+        return OperationFailed(f"multiple devices matching MAC address {dev.mac.address} found")
+    return OperationFailed("multiple matching devices found")
+
+
+def check_update(old: Interface, new: Interface) -> None:
+    """Raise OperationUnsupported for what cannot change while the guest runs."""
+    if old.type == InterfaceType.HOSTDEV or new.type == InterfaceType.HOSTDEV:
+        raise OperationUnsupported(f"cannot change config of '{old.type}' network interface type")
+    if new.model.type != old.model.type:
+        raise OperationUnsupported(
+            f"cannot modify network device model from {old.model.type or '(null)'} to "
+            f"{new.model.type or '(null)'}"
+        )
+    if new.mac.address != old.mac.address:
+        raise OperationUnsupported(
+            f"cannot change network interface mac address from {old.mac.address} to {new.mac.address}"
+        )
+    if old.is_virtio:
+        if any(said(new.driver, name) != said(old.driver, name) for name in _DRIVER):
+            raise OperationUnsupported("cannot modify virtio network device driver attributes")
+        if any(getattr(new.driver, name) != getattr(old.driver, name) for name in _OFFLOADS):
+            raise OperationUnsupported("cannot modify virtio network device driver options")
+    for path, sentence in _FIXED:
+        value = said(new, path)
+        if value is not None and value != said(old, path):
+            raise OperationUnsupported(sentence)
+    if not old.uses_tap and (new.type, new.source) != (old.type, old.source):
+        raise OperationUnsupported(f"cannot change config of '{old.type}' network interface type")

@@ -1,0 +1,163 @@
+"""The host's side of devices that come to a running guest and go: images, owners, sockets, taps.
+
+look      find out what is below the images; changes only the new documents
+claim     write down what is going to be made, then make it; raises, and `release` takes away what there is
+release   take away and give back what only these devices had
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvirt.host import images
+from qvirt.model.devices.device import Device
+from qvirt.model.devices.disk import Disk
+from qvirt.model.devices.interface import Interface
+from qvirt.qemu.context import BuildContext, Launch
+from qvirt.qemu.devices.base import FileResource, ListenResource, handler
+from qvirt.runtime import interfaces, launch
+from qvirt.runtime.launch import Passed
+from qvirt.runtime.running import Running
+from qvirt.runtime.state import Footprint, Owner
+from qvirt.security import dac
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+
+async def context(domain: "Domain", running: Running, *, passing: bool = False) -> BuildContext:
+    """Return the context for devices of a running guest. passing: for descriptors that are made for it.
+
+    Its domain is the live definition.
+    """
+    documents = domain.hypervisor.documents
+    if running.caps is None:
+        running.caps = await documents.caps_for(running.definition)
+    maker = Launch()
+    if passing:
+        key = partial(Path(f"{running.folder}/master-key.aes").read_bytes)
+        maker = Passed(running.id, await domain.hypervisor.files.run(f"key of '{domain.name}'", key))
+    maker.id = running.id
+    ctx = documents.build_context(running.definition, running.caps, maker)
+    ctx.abi_update = True
+    return ctx
+
+
+async def look(domain: "Domain", running: Running, devices: Sequence[Device]) -> None:
+    """Find the images below the ones that new disks name. Raises what keeps one from being read."""
+    disks = [dev for dev in devices if isinstance(dev, Disk)]
+    if not disks:
+        return
+    user, _ = dac.user_of(running.definition.seclabels, domain.hypervisor.user)
+    owner = (user.uid, user.gid) if user is not None else None
+    below = partial(images.look_below, disks, user=owner)
+    images.fill_in(await domain.hypervisor.files.run(f"images of '{domain.name}'", below))
+
+
+async def claim(
+    domain: "Domain", running: Running, devices: Sequence[Device], ctx: BuildContext, passed: Passed
+) -> None:
+    """Make what the devices, which are in the live definition, need of the host."""
+    hv = domain.hypervisor
+    mark = running.footprint
+    user, relabel = dac.user_of(running.definition.seclabels, hv.user)
+    plan = launch.Plan()
+    launch.survey_devices(devices, ctx, plan)
+    new_owner = user if hv.config.dynamic_ownership and relabel else None
+
+    def check() -> list[Owner]:
+        launch.check_files(plan, user)
+        return launch.plan_owners(plan, new_owner)
+
+    owners = await hv.files.run(f"host's side of '{domain.name}'", check)
+    for interface in _interfaces(devices):
+        await interfaces.reserve(domain, running, interface)
+    mark.owners += owners
+    mark.files += [wanted.path for wanted in plan.listeners]
+    folders = [folder for folder in dict.fromkeys(plan.folders) if folder not in mark.folders]
+    mark.folders += folders
+    hv.checkpoint("device checked")
+
+    def make() -> None:
+        hv.checkpoint("device written down")
+        launch.make_folders(folders, user)
+        if user is not None:
+            launch.give_owners(owners, user)
+
+    await domain.save_status(then=make)
+    hv.checkpoint("device's files given")
+    for interface in _interfaces(devices):
+        with await interfaces.connect(domain, running, interface) as connection:
+            for name, fds in connection.take().items():
+                passed.adopt(name, fds)
+    if plan.listeners:
+        bind = partial(launch.make_listeners, plan, passed, user)
+        await hv.files.run(f"sockets of '{domain.name}'", bind)
+    hv.checkpoint("device's host side made")
+
+
+async def release(
+    domain: "Domain", running: Running, devices: Sequence[Device], ctx: BuildContext
+) -> list[str]:
+    """Take away what only these devices had, which are not in the live definition any more.
+
+    Returns what could not be taken away.
+    """
+    hv = domain.hypervisor
+    for interface in _interfaces(devices):
+        await interfaces.disconnect(domain, running, interface)
+    paths = {path for dev in devices for path in _paths(dev, ctx)}
+    mark = running.footprint
+    if not paths.intersection((*(owner.path for owner in mark.owners), *mark.files)):
+        return []
+    paths.difference_update(path for dev in running.definition.devices.all() for path in _paths(dev, ctx))
+    gone = Footprint(
+        owners=[owner for owner in mark.owners if owner.path in paths],
+        files=[path for path in mark.files if path in paths],
+    )
+    sweep = partial(launch.sweep, gone, hv.own_folders)
+    failures = await hv.files.run(f"host's side of '{domain.name}'", sweep)
+    mark.owners = [owner for owner in mark.owners if owner.path not in paths]
+    mark.files = [path for path in mark.files if path not in paths]
+    return failures
+
+
+async def change(
+    domain: "Domain", running: Running, old: Device, new: Device, ctx: BuildContext, passed: Passed
+) -> None:
+    """Bring the host's side of a device of the live definition to a new description; on failure as it was."""
+    if isinstance(old, Interface) and isinstance(new, Interface):
+        await interfaces.update(domain, running, old, new)
+        return
+    try:
+        await claim(domain, running, [new], ctx, passed)
+    except BaseException:
+        await asyncio.shield(release(domain, running, [new], ctx))
+        raise
+
+
+async def change_back(
+    domain: "Domain", running: Running, old: Device, new: Device, ctx: BuildContext
+) -> list[str]:
+    """Undo a change. Returns what could not be taken away."""
+    if isinstance(old, Interface) and isinstance(new, Interface):
+        await interfaces.update(domain, running, new, old)
+        return []
+    return await release(domain, running, [new], ctx)
+
+
+async def forget(domain: "Domain", running: Running, old: Device, ctx: BuildContext) -> list[str]:
+    """Take away what only the old description had, after a change. Returns what could not be taken away."""
+    return [] if isinstance(old, Interface) else await release(domain, running, [old], ctx)
+
+
+def _interfaces(devices: Sequence[Device]) -> Iterator[Interface]:
+    return (dev for dev in devices if isinstance(dev, Interface))
+
+
+def _paths(dev: Device, ctx: BuildContext) -> Iterator[str]:
+    for resource in handler(dev).resources(dev, ctx):
+        if isinstance(resource, FileResource | ListenResource):
+            yield resource.path

@@ -1,0 +1,335 @@
+"""Devices that are attached, detached and updated: in the definition, in the running guest, or in both.
+
+One mechanism for every kind. A device is the steps its records make; played forward they plug it, their
+undoing played backward takes it out. The status file names a device before anything is made for it, so that
+whoever comes after a crash finds either the whole device or something to take away.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from qvirt.constants import DomainDeviceModifyFlags
+from qvirt.errors import DeviceMissing, OperationFailed, OperationTimeout, QvirtError
+from qvirt.model.devices import parse_device
+from qvirt.model.devices.device import Device
+from qvirt.model.domain import Domain as Definition
+from qvirt.qemu import plug
+from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.devices.base import handler
+from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.switches import Step
+from qvirt.qmp.errors import MonitorClosed, QmpError
+from qvirt.runtime import hostside, live, unplug
+from qvirt.runtime.events import DeviceAdded, DeviceRemoved
+from qvirt.runtime.jobs import Job
+from qvirt.runtime.launch import Passed
+from qvirt.runtime.running import COMMAND_DEADLINE, Running
+from qvirt.runtime.tuning import change
+from qvirt.runtime.unplug import Outcome
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+log = logging.getLogger(__name__)
+
+Played: TypeAlias = list[tuple[Device, Step]]
+
+
+async def attach(domain: "Domain", xml: str, flags: int) -> None:
+    """Add the device a document describes; flags: DomainDeviceModifyFlags."""
+    dev = parse_device(xml)
+
+    async def check(running: Definition | None, config: Definition | None) -> None:
+        # what is made up, such as a MAC address, is the same in both
+        either = running if running is not None else config
+        if either is not None:
+            handler(dev).defaults(dev, await _context(domain, either))
+
+    async def on_config(definition: Definition) -> None:
+        plug.define(dev.copy(), await _context(domain, definition))
+
+    async def on_live(running: Running) -> None:
+        await _plug(domain, running, dev.copy())
+
+    await change(domain, "attach device", flags, live=on_live, config=on_config, check=check)
+
+
+async def detach(domain: "Domain", xml: str, flags: int) -> None:
+    """Remove the device a document means. A guest that has not let go of it in time goes on having it."""
+    wanted = parse_device(xml)
+    await _detach(domain, flags, lambda ctx, is_live: plug.find(wanted.copy(), ctx, live=is_live), wait=True)
+
+
+async def detach_alias(domain: "Domain", alias: str, flags: int) -> None:
+    """Remove the device that has an alias; the guest is asked, and not waited for."""
+
+    def find(ctx: Context, is_live: bool) -> Device:
+        for dev in ctx.domain.devices.all():
+            if dev.alias.name == alias:
+                return dev
+        raise DeviceMissing(f"no device found with alias {alias}")
+
+    await _detach(domain, flags, find, wait=False)
+
+
+async def _detach(
+    domain: "Domain", flags: int, find: Callable[[Context, bool], Device], *, wait: bool
+) -> None:
+    async def on_config(definition: Definition) -> None:
+        ctx = await _context(domain, definition)
+        plug.undefine(find(ctx, False), ctx)
+
+    async def on_live(running: Running) -> None:
+        ctx = await hostside.context(domain, running)
+        dev = find(ctx, True)
+        plug.check_unplug(dev, ctx)
+        await _unplug(domain, running, dev, ctx, wait=wait)
+
+    await change(domain, "detach device", flags, live=on_live, config=on_config)
+
+
+async def update(domain: "Domain", xml: str, flags: int) -> None:
+    """Make a device what a document says. flags: DomainDeviceModifyFlags, FORCE: whatever the guest says."""
+    new = parse_device(xml)
+    force = bool(flags & DomainDeviceModifyFlags.FORCE)
+
+    async def on_config(definition: Definition) -> None:
+        plug.redefine(new.copy(), await _context(domain, definition))
+
+    async def on_live(running: Running) -> None:
+        await _update(domain, running, new.copy(), force=force)
+
+    await change(domain, "update device", flags, live=on_live, config=on_config)
+
+
+async def _context(domain: "Domain", definition: Definition) -> Context:
+    documents = domain.hypervisor.documents
+    return documents.context(definition, await documents.caps_for(definition), abi_update=True)
+
+
+# -------------------------------------------------------------------------- plugging
+
+
+async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
+    """Plug a device, and the controllers it needs, into a running guest."""
+    hv = domain.hypervisor
+    definition, mark = running.definition, running.footprint
+    ctx = await hostside.context(domain, running, passing=True)
+    passed = ctx.launch
+    assert isinstance(passed, Passed)  # noqa: S101 - for the type checker
+    ctx.domain = definition.copy()
+    devices = plug.place(dev, ctx)
+    await hostside.look(domain, running, devices)
+    plug.name(devices, ctx)
+    for one in devices:
+        definition.devices.add(one)
+    mark.plugging = [str(one.alias.name) for one in devices]
+    played: Played = []
+    try:
+        await hostside.claim(domain, running, devices, ctx, passed)
+        steps = [(dev, step) for step in passed.steps()] + plug.steps(devices, ctx)
+        await _play(domain, running, steps, played)
+        await live.after_plug(domain, running, devices)
+    except BaseException:
+        await asyncio.shield(_take_back(domain, running, devices, played, ctx))
+        raise
+    finally:
+        passed.close()
+    hv.checkpoint("device plugged")
+    mark.plugging = []
+    running.touch()
+    domain.publish(DeviceAdded(domain.ref, str(dev.alias.name)))
+
+
+async def _play(domain: "Domain", running: Running, steps: Played, played: Played) -> None:
+    """Run steps in order, adding those that have been done to ``played``."""
+    for dev, step in steps:
+        try:
+            await running.execute(step.command, step.arguments, fds=step.fds, deadline=COMMAND_DEADLINE)
+        except OperationTimeout:
+            played.append((dev, step))  # it may have been done
+            raise
+        played.append((dev, step))
+        domain.hypervisor.checkpoint(f"{step.command} done")
+
+
+async def _undo(running: Running, played: Played) -> list[Device]:
+    """Take back what was done, the last first. Returns the devices the guest has not let go of.
+
+    What such a device needs stays; the rest goes when the guest lets go.
+    """
+    kept: list[Device] = []
+    for dev, step in reversed(played):
+        if step.undo is None or any(dev is one for one in kept):
+            continue
+        try:
+            if step.device is None:
+                await running.execute(*step.undo, deadline=COMMAND_DEADLINE)
+            elif await unplug.ask(running, step.device) is not Outcome.GONE:
+                kept.append(dev)
+        except MonitorClosed:
+            return []  # QEMU has ended, and everything with it
+        except QvirtError as error:
+            log.info("domain '%s': undoing '%s': %s", running.definition.name, step.command, error)
+    return kept
+
+
+async def _take_back(
+    domain: "Domain", running: Running, devices: Sequence[Device], played: Played, ctx: BuildContext
+) -> None:
+    """Undo a plugging that failed half way."""
+    kept = await _undo(running, played)
+    gone = [dev for dev in devices if all(dev is not one for one in kept)]
+    for dev in gone:
+        running.definition.devices.remove(dev)
+    running.footprint.plugging = []
+    running.touch()
+    _log(domain, await hostside.release(domain, running, gone, ctx))
+    await domain.save_status()
+
+
+# ------------------------------------------------------------------------ unplugging
+
+
+async def _unplug(domain: "Domain", running: Running, dev: Device, ctx: BuildContext, *, wait: bool) -> None:
+    """Ask the guest to let go of a device, and take away what is left when it has."""
+    patience = unplug.PATIENCE if wait else 0.0
+    for id in reversed(plug.frontends(dev, ctx)):
+        outcome = await unplug.ask(running, id, patience=patience)
+        if outcome is Outcome.REFUSED:
+            raise OperationFailed(f"unplug of device was rejected by the guest: '{id}' stays")
+        if outcome is Outcome.PENDING:
+            return
+    domain.hypervisor.checkpoint("device deleted")
+    await _take_out(domain, running, dev, ctx)
+
+
+async def _take_out(
+    domain: "Domain", running: Running, dev: Device, ctx: BuildContext, *, quiet: bool = False
+) -> None:
+    """Take away what is left of a device that the guest has let go of. quiet: nobody was told of it."""
+    left = await _clear(domain, running, list(plug.leftovers(dev, ctx)))
+    if left and await unplug.deleted(running, str(dev.alias.name)):
+        await _clear(domain, running, left)
+    running.definition.devices.remove(dev)
+    running.touch()
+    _log(domain, await hostside.release(domain, running, [dev], ctx))
+    domain.hypervisor.checkpoint("device's host side released")
+    if not quiet:
+        domain.publish(DeviceRemoved(domain.ref, str(dev.alias.name)))
+
+
+async def _clear(
+    domain: "Domain", running: Running, commands: list[tuple[str, dict[str, JsonValue]]]
+) -> list[tuple[str, dict[str, JsonValue]]]:
+    """Take away backends. Returns what failed: gone already, or QEMU is not quite done with the device."""
+    failed: list[tuple[str, dict[str, JsonValue]]] = []
+    for command, arguments in commands:
+        try:
+            await running.execute(command, arguments, deadline=COMMAND_DEADLINE)
+        except QmpError as error:
+            log.info("domain '%s': %s", domain.name, error)
+            failed.append((command, arguments))
+        domain.hypervisor.checkpoint(f"{command} done")
+    return failed
+
+
+async def take_late(domain: "Domain", running: Running, alias: str) -> None:
+    """Take away what is left of a device that the guest let go of when nobody waited for it. @background."""
+    while domain.running is running and not running.finishing:
+        try:
+            async with domain.job(Job.MODIFY, "device unplugged"):
+                if domain.running is not running or running.finishing:
+                    return
+                ctx = await hostside.context(domain, running)
+                for dev in list(running.definition.devices.all()):
+                    if dev.alias.name == alias:
+                        await _take_out(domain, running, dev, ctx)
+                        await domain.save_status()
+                return
+        except OperationTimeout:
+            continue  # somebody has had the job for long: the device is gone all the same
+
+
+async def after_reconnect(domain: "Domain", running: Running) -> None:
+    """Bring the live definition and the guest together: what came or went while nobody watched.
+
+    A device that was being plugged and is not whole is taken away; one that the guest let go of goes, too.
+    """
+    mark = running.footprint
+    peripheral = await running.execute("qom-list", {"path": "/machine/peripheral"})
+    there = (
+        {str(item.get("name")) for item in peripheral if isinstance(item, dict)}
+        if isinstance(peripheral, list)
+        else set()
+    )
+    missing = [
+        dev
+        for dev in running.definition.devices.all()
+        if dev.alias.name is not None and dev.alias.name not in there
+    ]
+    plugged = [alias for alias in mark.plugging if alias in there]
+    if missing:
+        ctx = await hostside.context(domain, running)
+        for dev in reversed(missing):
+            half = dev.alias.name in mark.plugging
+            if half or _should_be_there(dev, ctx):
+                await _take_out(domain, running, dev, ctx, quiet=half)
+    mark.plugging = []
+    for alias in plugged:
+        domain.publish(DeviceAdded(domain.ref, alias))
+
+
+def _should_be_there(dev: Device, ctx: BuildContext) -> bool:
+    """Tell whether a device is one that QEMU has under its alias, as long as the guest has it."""
+    if not handler(dev).live:
+        return False
+    try:
+        return dev.alias.name in plug.frontends(dev, ctx)
+    except QvirtError:
+        return False
+
+
+# ---------------------------------------------------------------------------- updating
+
+
+async def _update(domain: "Domain", running: Running, new: Device, *, force: bool) -> None:
+    """Make a device of a running guest what a new description says."""
+    ctx = await hostside.context(domain, running, passing=True)
+    passed = ctx.launch
+    assert isinstance(passed, Passed)  # noqa: S101 - for the type checker
+    old = plug.find(new, ctx, live=True, update=True)
+    ctx.domain = running.definition.copy()
+    twin = next(dev for dev in ctx.domain.devices.list_of(old) if dev.alias.name == old.alias.name)
+    plug.replace(twin, new, ctx)
+    await hostside.look(domain, running, [new])
+    plug.name([new], ctx)
+    steps = [(new, step) for step in plug.update(twin, new, ctx, force=force)]
+    played: Played = []
+    try:
+        await hostside.change(domain, running, old, new, ctx, passed)
+        try:
+            await _play(domain, running, steps, played)
+        except BaseException:
+            await asyncio.shield(_change_back(domain, running, old, new, played, ctx))
+            raise
+    finally:
+        passed.close()
+    running.definition.devices.replace(old, new)
+    running.touch()
+    _log(domain, await hostside.forget(domain, running, old, ctx))
+
+
+async def _change_back(
+    domain: "Domain", running: Running, old: Device, new: Device, played: Played, ctx: BuildContext
+) -> None:
+    """Undo an update that failed half way."""
+    await _undo(running, played)
+    _log(domain, await hostside.change_back(domain, running, old, new, ctx))
+
+
+def _log(domain: "Domain", failures: Sequence[str]) -> None:
+    for failure in failures:
+        log.error("domain '%s': %s", domain.name, failure)
