@@ -173,11 +173,11 @@ def test_devices_tell_and_the_document_follows() -> None:
         assert isinstance(rtc, events.RtcChange)
         assert rtc.utcoffset == 107
         assert "adjustment='107'" in rig.running.text(0)
+        before = len(rig.hypervisor.tasks)
         assert rig.say("DEVICE_DELETED", {"path": "/machine/peripheral/net0/virtio-backend"}) == []
-        assert rig.hypervisor.tasks == []
         # the event for others comes when all that belongs to the device has gone
         assert rig.say("DEVICE_DELETED", {"device": "net0", "path": "/machine/peripheral/net0"}) == []
-        assert rig.hypervisor.tasks == ["'net0' of v unplugged"]
+        assert rig.hypervisor.tasks[before:] == ["'net0' of v unplugged"]
 
     in_loop(scenario)
 
