@@ -2,18 +2,45 @@
 
 import ipaddress
 import re
+from socket import inet_aton
 
 from lxml import etree
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, QvirtError, XmlDetail, XmlError
-from qvirt.xml.codecs import positive, string, uint, uuid, words, yes_no
+from qvirt.xml.codecs import if_said, positive, string, uint, uuid, words, yes_no
 from qvirt.xml.fields import Attr, attr, child, children
-from qvirt.xml.node import Node
+from qvirt.xml.node import Node, at, complain
+
+
+class Bad(XmlError):
+    """What libvirt says of these elements, whose errors come from no driver of its own."""
+
+    default_domain = ErrorDomain.NONE
+
+
+class BadDetail(XmlDetail):
+    default_domain = ErrorDomain.NONE
+
+
+class BadConfig(ConfigUnsupported):
+    default_domain = ErrorDomain.NONE
+
+
+class BadPort(XmlError):
+    default_domain = ErrorDomain.NET
+
+
+class BadRoute(XmlError):
+    """A route that cannot be read; a network puts its name before the sentence."""
 
 
 class VirtualPortParameters(Node, tag="parameters"):
     """What the switch is told about the port; which of them count depends on the port's type."""
 
+    complaints = complain(
+        {name: (Bad, f"cannot parse {name} parameter as a uuid") for name in ("instanceid", "interfaceid")}
+    )
     managerid: str | None = attr(string)
     typeid: str | None = attr(string)
     typeidversion: str | None = attr(string)
@@ -29,9 +56,9 @@ class VirtualPortParameters(Node, tag="parameters"):
             try:
                 value = int(text, 0)
             except ValueError:
-                raise XmlError(f"cannot parse value of {name} parameter") from None
+                raise Bad(f"cannot parse value of {name} parameter") from None
             if not 0 <= value <= highest:
-                raise XmlError(f"value of {name} out of range")
+                raise Bad(f"value of {name} out of range")
             setattr(self, name, str(value))
 
 
@@ -59,19 +86,24 @@ class VirtualPort(Node, tag="virtualport"):
 
     def check(self) -> None:
         if self.type is not None and self.type not in _NEEDED:
-            raise ConfigUnsupported(f"unknown virtualport type {self.type}")
+            raise BadConfig(f"unknown virtualport type {self.type}")
 
     def require_all(self) -> None:
         """Refuse a port that lacks what its type needs. Raises XmlError."""
         if self.type is None:
-            raise XmlError("missing required virtualport type")
+            raise Bad("missing required virtualport type")
         for name in _NEEDED[self.type]:
             if self.parameters is None or getattr(self.parameters, name) is None:
-                raise XmlError(f"missing {name} in <virtualport type='{self.type}'>")
-        if self.parameters is not None:
-            for field in VirtualPortParameters.fields:
-                if self.parameters.says(field.name) and field.name not in _TAKEN[self.type]:
-                    raise XmlError(f"extra {field.name} unsupported in <virtualport type='{self.type}'>")
+                raise BadPort(f"missing {name} in <virtualport type='{self.type}'>")
+        self.refuse_extra()
+
+    def refuse_extra(self) -> None:
+        """Refuse parameters that its type has not. Raises XmlError."""
+        if self.parameters is None or self.type is None:
+            return
+        for field in VirtualPortParameters.fields:
+            if self.parameters.says(field.name) and field.name not in _TAKEN[self.type]:
+                raise BadPort(f"extra {field.name} unsupported in <virtualport type='{self.type}'>")
 
 
 class Traffic(Node):
@@ -83,16 +115,18 @@ class Traffic(Node):
     burst: int | None = attr(uint)
 
     def _bad_attr(self, el: etree._Element, field: Attr, text: str, error: ValueError) -> QvirtError:
-        return ConfigUnsupported(f"could not convert bandwidth {field.wire} value '{text}'")
+        return BadConfig(
+            f"could not convert bandwidth {field.wire} value '{text}'{at(el, field.codec.expects)}"
+        )
 
     def check(self) -> None:
+        if self.average is None and self.floor is None:
+            raise BadDetail("Missing mandatory average or floor attributes")
         for field in self.fields:
             if getattr(self, field.name) == 0:
                 setattr(self, field.name, None)
-        if self.average is None and self.floor is None:
-            raise XmlDetail("Missing mandatory average or floor attributes")
         if (self.peak is not None or self.burst is not None) and self.average is None:
-            raise XmlDetail("'peak' and 'burst' require 'average' attribute")
+            raise BadDetail("'peak' and 'burst' require 'average' attribute")
 
 
 class Bandwidth(Node, tag="bandwidth"):
@@ -102,8 +136,12 @@ class Bandwidth(Node, tag="bandwidth"):
     outbound: Traffic | None = child(Traffic, "outbound")
 
     def check(self) -> None:
+        for name in ("inbound", "outbound"):  # a limit of 0 is none
+            traffic = getattr(self, name)
+            if traffic is not None and traffic.is_empty():
+                setattr(self, name, None)
         if self.outbound is not None and self.outbound.floor is not None:
-            raise XmlError("floor attribute allowed only in <inbound> element")
+            raise BadConfig("'floor' attribute allowed only in <inbound> element")
 
 
 class VlanTag(Node, tag="tag"):
@@ -112,29 +150,34 @@ class VlanTag(Node, tag="tag"):
 
     def check(self) -> None:
         if self.id > 4095:
-            raise XmlError(f"vlan tag id {self.id} too large (maximum 4095)")
+            raise Bad(f"vlan tag id {self.id} too large (maximum 4095)")
 
 
 class Vlan(Node, tag="vlan"):
     """The VLANs of the port; more than one, or a native one, makes it a trunk."""
 
-    trunk: bool | None = attr(yes_no, omit=False)
+    trunk: bool | None = attr(if_said(yes_no), omit=False)
     tags: list[VlanTag] = children(VlanTag)
+
+    def _bad_attr(self, el: etree._Element, field: Attr, text: str, error: ValueError) -> QvirtError:
+        several = len(el.findall("tag")) > 1
+        wanted = "trunk='yes' is required for more than one vlan tag" if several else "must be yes or no"
+        return Bad(f"invalid \"trunk='{text}'\" in <vlan> - {wanted}{at(el, field.codec.expects)}")
 
     def check(self) -> None:
         if not self.tags:
-            raise XmlError("missing tag id - each <vlan> must have at least one <tag id='n'/> subelement")
+            raise Bad("missing tag id - each <vlan> must have at least one <tag id='n'/> subelement")
         if sum(tag.native_mode is not None for tag in self.tags) > 1:
-            raise XmlError("duplicate native vlan setting")
+            raise Bad("duplicate native vlan setting")
         if any(tag.native_mode is not None for tag in self.tags):
             if self.trunk is False:
-                raise XmlError(
+                raise Bad(
                     "invalid configuration in <vlan> - \"trunk='no'\" is not allowed with a native vlan id"
                 )
             self.trunk = True
         if len(self.tags) > 1:
             if self.trunk is False:
-                raise XmlError(
+                raise Bad(
                     "invalid \"trunk='no'\" in <vlan> - trunk='yes' is required for more than one vlan tag"
                 )
             self.trunk = True
@@ -146,9 +189,22 @@ class PortOptions(Node, tag="port"):
     isolated: bool | None = attr(yes_no)
 
 
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Read an address as the C library does: ``10.1`` and ``0x0a000001`` are 10.0.0.1. Raises ValueError."""
+    try:
+        return ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        if not re.fullmatch(r"[0-9a-fA-FxX]+(\.[0-9a-fA-FxX]+){0,3}", text):
+            raise
+    try:
+        return ipaddress.IPv4Address(inet_aton(text))
+    except OSError:
+        raise ValueError(text) from None
+
+
 def _address(text: str | None, what: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
-        return ipaddress.ip_address(text or "")
+        return parse_address(text or "")
     except ValueError:
         raise XmlError(what) from None
 
@@ -192,37 +248,63 @@ class Route(Node, tag="route"):
     metric: int | None = attr(positive)
 
     def check(self) -> None:
-        if self.address is None:
-            raise XmlError("Missing required address attribute in route definition")
-        if self.gateway is None:
-            raise XmlError("Missing required gateway attribute in route definition")
-        parsed = _address(self.address, f"Bad network address '{self.address}' in route definition")
-        gateway = _address(self.gateway, f"Bad gateway address '{self.gateway}' in route definition")
-        wanted = {None: 4, "ipv4": 4, "ipv6": 6}.get(self.family)
-        where = "in route definition"
-        if wanted is None:
-            raise XmlError(f"Bad address family '{self.family}' in route definition")
-        if parsed.version != wanted:
-            raise XmlError(
-                f"ipv{wanted} family specified for non-IPv{wanted} address '{self.address}' {where}"
+        for name in ("address", "gateway"):
+            if getattr(self, name) is None:
+                raise BadRoute(f"Missing required {name} attribute in route definition")
+        parsed = self._parsed("network address", self.address)
+        mask = self._parsed("netmask address", self.netmask) if self.netmask is not None else None
+        gateway = self._parsed("gateway address", self.gateway)
+        self.gateway = str(gateway)
+        if self.family not in (None, "ipv4", "ipv6"):
+            raise BadRoute(f"Unrecognized family '{self.family}' in route definition")
+        self._check_family(parsed.version, gateway.version)
+        if mask is not None and mask.version != 4:
+            raise BadRoute(
+                f"Invalid netmask '{self.netmask}' for address '{self.address}' (both must be IPv4)"
             )
-        if gateway.version != wanted:
-            raise XmlError(
-                f"ipv{wanted} family specified for non-IPv{wanted} gateway '{self.gateway}' {where}"
-            )
+        if mask is not None and self.prefix is not None:
+            raise BadRoute("Route definition cannot have both a prefix and a netmask")
         if self.prefix is not None and self.prefix > parsed.max_prefixlen:
-            raise XmlError(
-                f"Invalid prefix {self.prefix} specified {where}, must be 0 - {parsed.max_prefixlen}"
+            raise BadRoute(
+                f"Invalid prefix {self.prefix} specified in route definition, must be 0 - "
+                f"{parsed.max_prefixlen}"
             )
+        bits = 0 if mask is None else int(mask)
+        if self.prefix is not None:
+            bits = (1 << parsed.max_prefixlen) - (1 << (parsed.max_prefixlen - self.prefix))
+        if int(parsed) & ~bits:
+            raise BadRoute(f"Address '{self.address}' in route definition is not a network address")
+
+    def _parsed(self, what: str, text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+        try:
+            return parse_address(text or "")
+        except ValueError:
+            raise BadRoute(f"Bad {what} '{text}' in route definition") from None
+
+    def _check_family(self, version: int, gateway: int) -> None:
+        """Refuse addresses of another family than the one said, IPv4 where none is, in libvirt's words."""
+        where = "in route definition"
+        if self.family == "ipv6":
+            if version != 6:
+                raise BadRoute(f"ipv6 family specified for non-IPv6 address '{self.address}' {where}")
+            if self.netmask is not None:
+                raise BadRoute(f"Specifying netmask invalid for IPv6 address '{self.address}' {where}")
+            if gateway != 6:
+                raise BadRoute(f"ipv6 specified for non-IPv6 gateway address '{self.gateway}' {where}")
+            return
+        said = "IPv4 family" if self.family == "ipv4" else "No family"
+        for kind, found in (("address", version), ("gateway", gateway)):
+            if found != 4:
+                raise BadRoute(f"{said} specified for non-IPv4 {kind} '{self.address}' {where}")
 
     @property
     def target(self) -> str:
         """The network it leads to, as ADDRESS/LENGTH; where no length is said that of the address's class."""
-        parsed = ipaddress.ip_address(self.address or "::")
+        parsed = parse_address(self.address or "::")
         if self.prefix is not None:
             length: int | str = self.prefix
         elif self.netmask is not None:
-            length = self.netmask
+            length = str(parse_address(self.netmask))
         else:
             first = parsed.packed[0]
             by_class = 8 if first < 128 else 16 if first < 192 else 24

@@ -3,7 +3,10 @@
 ``ip`` and DHCP are in ``network_ip``; bandwidth, VLANs and virtual ports in ``netdev``.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from typing import cast
 
 from lxml import etree
 
@@ -11,9 +14,9 @@ from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, NoName, QvirtError, XmlDetail, XmlError
 from qvirt.model.devices.address import PciAddress
 from qvirt.model.domain import Metadata
-from qvirt.model.netdev import Bandwidth, PortOptions, Route, VirtualPort, Vlan
+from qvirt.model.netdev import BadRoute, Bandwidth, PortOptions, Route, VirtualPort, Vlan
 from qvirt.model.network_ip import NetworkIp, write_open
-from qvirt.xml.codecs import Codec, integer, one_of, string, uint, ulong, uuid, words, yes_no
+from qvirt.xml.codecs import Codec, if_said, one_of, string, uint, ulong, uuid, words, yes_no
 from qvirt.xml.document import parse
 from qvirt.xml.fields import Attr, attr, child, children, part, text, texts
 from qvirt.xml.node import Node, Reader, complain
@@ -23,6 +26,19 @@ DNSMASQ_NAMESPACE = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 
 #: where libvirt takes 'yes' and looks at nothing else
 _LAX: Codec[bool] = Codec(lambda value: value == "yes", lambda value: "yes" if value else "no", "'yes'")
+
+
+def _filled(value: str) -> str:
+    if not value:
+        raise ValueError(value)
+    return value
+
+
+_FILLED: Codec[str] = Codec(_filled, str, "text")
+
+
+#: what is only told, and nobody reads
+_COUNTED: Codec[int] = Codec(lambda value: int(value) if value.isdigit() else 0, str, "a number")
 
 
 #: stands for the network's name in the sentences of elements that do not know it
@@ -64,11 +80,16 @@ MACVTAP_MODES = frozenset(
 )
 
 
+_MODE: Codec[ForwardMode] = Codec(
+    lambda value: one_of(ForwardMode).parse(value or ForwardMode.NAT), str, one_of(ForwardMode).expects
+)
+
+
 class ForwardDriver(Node, tag="driver"):
     complaints = complain(
         {"name": (ConfigUnsupported, f"Unknown forward <driver name='{{}}'/> in network {THIS}")}
     )
-    name: str | None = attr(words("kvm", "vfio", "xen", "qemu"))
+    name: str | None = attr(if_said(words("kvm", "vfio", "xen", "qemu")))
 
 
 class NatAddress(Node, tag="address"):
@@ -106,12 +127,23 @@ class Nat(Node, tag="nat"):
 class ForwardInterface(Node, tag="interface"):
     """A device of the host; connections: how many guests use it now."""
 
-    dev: str | None = attr(string)
+    complaints = complain(
+        {
+            "!dev": (
+                XmlError,
+                f"Missing required dev attribute in <forward> <interface> element of network {THIS}",
+            )
+        }
+    )
+    dev: str = attr(string, required=True)
     connections: int | None = attr(uint, omit=0)
 
 
 class ForwardAddress(PciAddress, tag="address"):
     """A PCI device of the host to pass through."""
+
+    complaints = complain({"!type": (XmlError, f"missing address type in network {THIS}")})
+    type: str = attr(string, required=True)
 
     connections: int | None = attr(uint, omit=0)
 
@@ -119,15 +151,18 @@ class ForwardAddress(PciAddress, tag="address"):
 class Pf(Node, tag="pf"):
     """The physical function whose virtual functions are the pool."""
 
-    dev: str | None = attr(string)
+    complaints = complain(
+        {"!dev": (XmlError, f"Missing required dev attribute in <pf> element of network '{THIS}'")}
+    )
+    dev: str | None = cast("str | None", attr(string, required=True))
 
 
 class Forward(Node, tag="forward"):
     """How the guests reach the world."""
 
-    dev: str | None = attr(string)
-    mode: ForwardMode = attr(one_of(ForwardMode), default=ForwardMode.NAT)
-    managed: bool | None = attr(yes_no)
+    dev: str | None = attr(if_said(string))
+    mode: ForwardMode = attr(_MODE, default=ForwardMode.NAT)
+    managed: bool | None = attr(_LAX)
     driver: ForwardDriver = part(ForwardDriver)
     nat: Nat | None = child(Nat)
     pf: Pf | None = child(Pf)
@@ -156,15 +191,15 @@ class Bridge(Node, tag="bridge"):
     )
 
     name: str | None = attr(string)
-    zone: str | None = attr(string)
+    zone: str | None = attr(if_said(string))
     stp: str | None = attr(string)
-    delay: int | None = attr(ulong)
-    mac_table_manager: str | None = attr(words("kernel", "libvirt"), "macTableManager")
+    delay: int | None = attr(if_said(ulong))
+    mac_table_manager: str | None = attr(if_said(words("kernel", "libvirt")), "macTableManager")
 
 
 class NetworkMtu(Node, tag="mtu"):
     complaints = complain({"size": (XmlError, f"Invalid mtu size '{{}}' in network '{THIS}'")})
-    size: int | None = attr(uint, omit=0)
+    size: int | None = attr(if_said(uint), omit=0)
 
 
 class BridgeMac(Node, tag="mac"):
@@ -192,18 +227,29 @@ class DnsTxt(Node, tag="txt"):
 
 
 class DnsSrv(Node, tag="srv"):
+    """Where a service is. Numbers are checked together with what else is said: `drivers.network.validate`."""
+
     service: str | None = attr(string)
     protocol: str | None = attr(string)
     domain: str | None = attr(string)
     target: str | None = attr(string)
-    port: int | None = attr(uint, omit=0)
-    priority: int | None = attr(uint, omit=0)
-    weight: int | None = attr(uint, omit=0)
+    port: int | None = attr(if_said(uint), omit=0)
+    priority: int | None = attr(if_said(uint), omit=0)
+    weight: int | None = attr(if_said(uint), omit=0)
+
+    def _bad_attr(self, el: etree._Element, field: Attr, text: str, error: ValueError) -> QvirtError:
+        word = "Invalid" if field.name == "priority" else "invalid"
+        return NetworkDetail(
+            f"{word} DNS SRV {field.name} attribute for service '{el.get('service')}' in network '{THIS}'"
+        )
 
 
 class DnsHost(Node, tag="host"):
     ip: str | None = attr(string)
     hostnames: list[str] = texts(string, "hostname")
+
+    def check(self) -> None:
+        self.hostnames = [name for name in self.hostnames if name]
 
 
 class Dns(Node, tag="dns"):
@@ -220,8 +266,10 @@ class Dns(Node, tag="dns"):
 class PortGroup(Node, tag="portgroup"):
     """Settings that an interface may ask for by name."""
 
-    complaints = complain({"!name": (XmlError, "Missing required name attribute in portgroup")})
-    name: str = attr(string, required=True)
+    complaints = complain(
+        dict.fromkeys(("name", "!name"), (XmlError, "Missing required name attribute in portgroup"))
+    )
+    name: str = attr(_FILLED, required=True)
     default: bool | None = attr(_LAX, omit=False)
     trust_guest_rx_filters: bool | None = attr(yes_no, "trustGuestRxFilters")
     vlan: Vlan | None = child(Vlan)
@@ -250,6 +298,28 @@ class DnsmasqOptions(DnsmasqNode, tag=f"{{{DNSMASQ_NAMESPACE}}}options"):
     options: list[DnsmasqOption] = children(DnsmasqOption)
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the network's name into the sentences of elements that do not know it."""
+    try:
+        yield
+    except QvirtError as error:
+        if isinstance(error, BadRoute):
+            raise type(error)(f"{name}: {error.detail}", domain=error.domain) from None
+        if THIS not in error.detail:
+            raise
+        raise type(error)(error.detail.replace(THIS, name), domain=error.domain) from None
+
+
+#: what there may be only one of, and where
+_SINGLE = (
+    ("forward[1]/nat", "nat", "<forward> of"),
+    ("forward[1]/nat[1]/address", "address", "<nat> in <forward> in"),
+    ("forward[1]/nat[1]/port", "port", "<nat> in <forward> in"),
+    ("forward[1]/pf", "pf", "<forward> of"),
+)
+
+
 class Network(Node, tag="network"):
     """A virtual network, as the user describes it."""
 
@@ -260,11 +330,11 @@ class Network(Node, tag="network"):
             "ipv6": (XmlError, f"Invalid ipv6 setting '{{}}' in network '{THIS}'"),
         }
     )
-    connections: int | None = attr(integer, omit=0)
+    connections: int | None = attr(_COUNTED, omit=0)
     ipv6: bool | None = attr(yes_no, omit=False)
     trust_guest_rx_filters: bool | None = attr(yes_no, "trustGuestRxFilters")
     name: str = text(string, required=True)
-    uuid: str | None = text(uuid)
+    uuid: str | None = text(if_said(uuid))
     title: str | None = text(string)
     description: str | None = text(string)
     metadata: Metadata | None = child(Metadata)
@@ -284,17 +354,11 @@ class Network(Node, tag="network"):
     dnsmasq: DnsmasqOptions | None = child(DnsmasqOptions)
 
     def _read(self, el: etree._Element, reader: Reader) -> None:
-        try:
+        with naming(el.findtext("name") or ""):
             super()._read(el, reader)
-        except QvirtError as error:
-            name = el.findtext("name") or ""
-            if error.detail.endswith(" in route definition"):
-                raise type(error)(f"{name}: {error.detail}", domain=error.domain) from None
-            if THIS not in error.detail:
-                raise
-            raise type(error)(error.detail.replace(THIS, name), domain=error.domain) from None
-        if len(el.findall("forward/pf")) > 1:
-            raise XmlError(f"Only one <pf> element is allowed in <forward> of network {self.name}")
+        for path, kind, where in _SINGLE:
+            if len(el.findall(path)) > 1:
+                raise XmlError(f"Only one <{kind}> element is allowed in {where} network {self.name}")
 
     def write(self, out: list[str], indent: str = "", tag: str | None = None, force: bool = True) -> None:
         mark = len(out)
@@ -317,6 +381,13 @@ class Network(Node, tag="network"):
                 del self.__dict__[name]
         if self.dnsmasq is not None and not self.dnsmasq.options:
             self.dnsmasq = None
+        if self.bandwidth is not None and self.bandwidth.is_empty():
+            self.bandwidth = None
+        for group in self.portgroups:
+            if group.bandwidth is not None and group.bandwidth.is_empty():
+                group.bandwidth = None
+            if group.virtualport is not None and group.virtualport.is_empty():
+                group.virtualport = None
 
     # ------------------------------------------------------------ using
 

@@ -4,7 +4,8 @@ import ipaddress
 from collections.abc import Callable
 
 from qvirt.errors import ConfigUnsupported
-from qvirt.xml.codecs import string, uint, ulong, words, yes_no
+from qvirt.model.netdev import parse_address
+from qvirt.xml.codecs import if_said, string, uint, ulong, words, yes_no
 from qvirt.xml.fields import attr, child, children, part
 from qvirt.xml.node import Node
 
@@ -13,11 +14,6 @@ Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 #: the units of a lease's length, in seconds
 LEASE_UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
-
-
-def parse_address(text: str) -> Address:
-    """Read an IPv4 or IPv6 address. Raises ValueError."""
-    return ipaddress.ip_address(text.partition("%")[0])
 
 
 def write_open(
@@ -58,8 +54,8 @@ class Lease(Node, tag="lease"):
 class DhcpRange(Node, tag="range"):
     """A range of addresses to give out."""
 
-    start: str = attr(string, default="", omit="")
-    end: str = attr(string, default="", omit="")
+    start: str | None = attr(string)
+    end: str | None = attr(string)
     lease: Lease | None = child(Lease)
 
     def check(self) -> None:
@@ -96,22 +92,22 @@ class Dhcp(Node, tag="dhcp"):
     bootp: Bootp | None = child(Bootp)
 
     def check(self) -> None:
-        if self.bootp is not None and not self.bootp.file:
+        if self.bootp is not None and self.bootp.file is None:
             self.bootp = None
 
 
 class Tftp(Node, tag="tftp"):
     """The folder that is served over TFTP."""
 
-    root: str | None = attr(string)
+    root: str | None = attr(if_said(string))
 
 
 class NetworkIp(Node, tag="ip"):
     """An address of the bridge; what is served on it."""
 
-    family: str | None = attr(string)
-    address: str | None = attr(string)
-    netmask: str | None = attr(string)
+    family: str | None = attr(if_said(string))
+    address: str | None = attr(if_said(string))
+    netmask: str | None = attr(if_said(string))
     prefix: int | None = attr(uint, omit=0)
     local_ptr: bool | None = attr(yes_no, "localPtr")
     tftp: Tftp = part(Tftp)
@@ -133,7 +129,7 @@ class NetworkIp(Node, tag="ip"):
         if self.prefix:
             return self.prefix
         if self.netmask:
-            return ipaddress.ip_network(f"0.0.0.0/{self.netmask}").prefixlen
+            return ipaddress.ip_network(f"0.0.0.0/{parse_address(self.netmask)}").prefixlen
         own = self.own
         if own.version == 6:
             return 64

@@ -7,7 +7,7 @@ import re
 import uuid as _uuid
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -117,6 +117,16 @@ def words(*allowed: str) -> Codec[str]:
         return text
 
     return Codec(parse, _same, "one of " + ", ".join(f"'{word}'" for word in allowed))
+
+
+def if_said(codec: Codec[T]) -> Codec[T | None]:
+    """The same spelling, where an empty text says nothing, as for what libvirt asks of XPath."""
+    return Codec(
+        lambda text: codec.parse(text) if text else None,
+        cast("Callable[[T | None], str]", codec.format),
+        codec.expects,
+        codec.sentence,
+    )
 
 
 def refusing(codec: Codec[T], error: Callable[[str], Exception]) -> Codec[T]:

@@ -2,8 +2,9 @@
 
 import ipaddress
 
+from qvirt.model.netdev import parse_address
 from qvirt.model.network import Network
-from qvirt.model.network_ip import DhcpHost, DhcpRange, Lease, NetworkIp, parse_address
+from qvirt.model.network_ip import DhcpHost, DhcpRange, Lease, NetworkIp
 
 _HEADER = """##WARNING:  THIS IS AN AUTO-GENERATED FILE. CHANGES TO IT ARE LIKELY TO BE
 ##OVERWRITTEN AND LOST.  Changes to this configuration should be made using:
@@ -90,7 +91,7 @@ def _dhcp(network: Network, hosts_file: str, names_file: str) -> list[str]:
             continue
         for item in ip.ranges:
             lines.append(_range(item, ip))
-            count += int(parse_address(item.end)) - int(parse_address(item.start)) + 1
+            count += int(parse_address(item.end or "")) - int(parse_address(item.start or "")) + 1
         if not ip.ranges and ip.hosts:
             lines.append(
                 f"dhcp-range={ip.own},static" + (f",{ip.length}" if ip.version == 6 else _netmask_word(ip))

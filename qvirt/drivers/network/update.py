@@ -11,6 +11,7 @@ from qvirt.constants import NetworkUpdateSection as Section
 from qvirt.drivers.network import validate, validate_ip
 from qvirt.errors import InvalidArg, NoNetworkMetadata, OperationInvalid, OperationUnsupported, XmlError
 from qvirt.model.domain import Metadata
+from qvirt.model.netdev import parse_address
 from qvirt.model.network import (
     DnsHost,
     DnsSrv,
@@ -21,8 +22,9 @@ from qvirt.model.network import (
     Network,
     NetworkDetail,
     PortGroup,
+    naming,
 )
-from qvirt.model.network_ip import DhcpHost, DhcpRange, NetworkIp, parse_address
+from qvirt.model.network_ip import DhcpHost, DhcpRange, NetworkIp
 from qvirt.xml.document import parse_element
 from qvirt.xml.node import Node, Raw
 
@@ -57,12 +59,13 @@ def apply(
 
 
 def _read(network: Network, xml: str, cls: type[N]) -> N:
-    root = parse_element(xml, "(network_update)")
+    root = parse_element(xml, "network_update_xml")
     if root.tag != cls.tag:
         raise XmlError(
             f"unexpected element <{root.tag}>, expecting <{cls.tag}>, while updating network '{network.name}'"
         )
-    return cls.from_xml(root)
+    with naming(network.name):
+        return cls.from_xml(root)
 
 
 def _unknown(command: int) -> OperationUnsupported:
@@ -104,6 +107,10 @@ def _dhcp_host(network: Network, command: int, parent: int, xml: str, used: Used
     ip = _ip(network, parent)
     host = _read(network, xml, DhcpHost)
     validate_ip.check_host(host, ip, name, partial=command == Command.DELETE)
+    if host.ip is not None and command != Command.DELETE and parse_address(host.ip).version != ip.version:
+        raise OperationInvalid(
+            "the address family of a host entry IP must match the address family of the dhcp element's parent"
+        )
     hosts = ip.dhcp_or_new().hosts
 
     def touches(other: DhcpHost) -> bool:
@@ -207,8 +214,6 @@ def _interface(network: Network, command: int, parent: int, xml: str, used: Used
     item = _read(network, xml, ForwardInterface)
     if command == Command.MODIFY:
         raise OperationUnsupported("forward interface entries cannot be modified, only added or deleted")
-    if not item.dev:
-        raise XmlError("missing dev attribute in <interface> element")
     if command not in (*_ADDS, Command.DELETE):
         raise _unknown(command)
     forward = network.forward

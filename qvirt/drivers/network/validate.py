@@ -3,7 +3,6 @@
 libvirt refuses while it reads, so the order of these checks is the order of its parser.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -11,24 +10,26 @@ from pathlib import Path
 from qvirt.constants import ErrorDomain
 from qvirt.drivers.network import validate_ip
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.model.netdev import parse_address
 from qvirt.model.network import (
     BRIDGED_BY_US,
     Bridge,
     Dns,
     DnsSrv,
     Forward,
+    ForwardAddress,
     ForwardInterface,
     ForwardMode,
     Nat,
     Network,
     NetworkDetail,
 )
-from qvirt.model.network_ip import parse_address
 
 #: numbers tried for a bridge without a name
 _HIGHEST_BRIDGE = 256
 #: the kernel's limit for the name of a device
 _NAME_MAX = 15
+_SRV_NAME = re.compile(r"[A-Za-z0-9_-]*")
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 
 
@@ -47,6 +48,8 @@ def fill_in(network: Network, make_uuid: Callable[[], str], make_mac: Callable[[
         network.bridge.stp = "off" if network.bridge.stp == "off" else "on"
         network.bridge.delay = network.bridge.delay or 0
         network.mac.address = network.mac.address or make_mac()
+    elif network.bridge is not None and network.bridge.is_empty():
+        network.bridge = None
 
 
 def _fill_forward(network: Network, forward: Forward) -> None:
@@ -58,9 +61,15 @@ def _fill_forward(network: Network, forward: Forward) -> None:
     says_something = nat is not None and (nat.ipv6 is not None or nat.address or nat.port)
     if forward.mode == ForwardMode.NAT and not says_something:
         forward.nat = None
+    if forward.dev and (forward.pf is not None or forward.addresses):
+        raise XmlError(
+            "the <forward> 'dev' attribute cannot be used when <address> or <pf> sub-elements are present "
+            f"in network {network.name}"
+        )
     if forward.pf is not None:
-        forward.dev = None
         return
+    if forward.interfaces:  # a pool is of one kind
+        forward.addresses = []
     devices = forward.devices
     if forward.dev and devices and devices[0] != forward.dev:
         raise XmlError(
@@ -76,9 +85,11 @@ def _fill_forward(network: Network, forward: Forward) -> None:
 def check(network: Network) -> None:
     """Refuse what libvirt refuses. Raises XmlError, XmlDetail, ConfigUnsupported, InternalError."""
     name = network.name
+    _check_floor(network)
     _check_bridge(network)
     _check_mac(network)
     _check_dns(network.dns, name)
+    _check_virtual_ports(network)
     for ip in network.ips:
         validate_ip.check(ip, name)
     validate_ip.check_routes(network)
@@ -132,18 +143,28 @@ def _check_dns(dns: Dns, name: str) -> None:
     for srv in dns.srvs:
         check_srv(srv, name)
     for host in dns.hosts:
-        if not host.ip:
+        if host.ip is None:
             raise NetworkDetail(f"Missing IP address in network '{name}' DNS HOST record")
         if not _is_address(host.ip):
             raise NetworkDetail(f"Invalid IP address in network '{name}' DNS HOST record")
-        if not host.hostnames or not all(host.hostnames):
+        if not host.hostnames:
             raise NetworkDetail(f"Missing hostname in network '{name}' DNS HOST record")
+
+
+def _serves_names(dns: Dns) -> bool:
+    return dns.enable is not False and not dns.is_empty()
 
 
 def check_srv(srv: DnsSrv, name: str) -> None:
     """Check a service record."""
     if srv.service is None:
         raise NetworkDetail(f"missing required service attribute in DNS SRV record of network '{name}'")
+    for what in ("service", "protocol"):
+        said = getattr(srv, what)
+        if said is not None and not _SRV_NAME.fullmatch(said):
+            raise NetworkDetail(
+                f"invalid character in {what} attribute '{said}' in DNS SRV record of network '{name}'"
+            )
     if srv.protocol is None:
         raise NetworkDetail(
             f"missing required protocol attribute in DNS SRV record '{srv.service}' of network '{name}'"
@@ -156,7 +177,7 @@ def check_srv(srv: DnsSrv, name: str) -> None:
     ):
         if value is None:
             continue
-        if what != "priority" and srv.target is None:
+        if srv.target is None:
             raise NetworkDetail(f"DNS SRV {what} attribute not permitted without target {where}")
         if not low <= value <= 65535:
             raise NetworkDetail(f"{word} DNS SRV {what} attribute {where}")
@@ -181,11 +202,29 @@ def _check_forward(network: Network, forward: Forward) -> None:
                 f"The <nat> element can only be used when <forward> 'mode' is 'nat' in network {name}"
             )
         _check_nat(forward.nat, name)
+    _check_addresses(forward, name)
     seen: set[str] = set()
     for device in forward.devices:
         if device in seen:
             raise XmlError(f"interface '{device}' can only be listed once in network {name}")
         seen.add(device)
+
+
+def _slot(address: ForwardAddress) -> str:
+    return (
+        f"{address.domain or 0:04x}:{address.bus or 0:02x}:{address.slot or 0:02x}.{address.function or 0:x}"
+    )
+
+
+def _check_addresses(forward: Forward, name: str) -> None:
+    seen: set[str] = set()
+    for address in forward.addresses:
+        if address.type != "pci":
+            raise ConfigUnsupported(f"unknown address type '{address.type}' in network {name}")
+        slot = _slot(address)
+        if slot in seen:
+            raise XmlError(f"PCI device '{slot}' can only be listed once in network {name}")
+        seen.add(slot)
 
 
 def _check_nat(nat: Nat, name: str) -> None:
@@ -196,7 +235,8 @@ def _check_nat(nat: Nat, name: str) -> None:
             if text is None:
                 raise XmlError(f"missing '{which}' attribute in <address> element {where}")
             try:
-                ipaddress.IPv4Address(text)
+                if parse_address(text).version != 4:
+                    raise ValueError(text)
             except ValueError:
                 raise XmlError(
                     f"Bad ipv4 {which} address '{text}' in <nat> in <forward> in network '{name}'"
@@ -274,24 +314,51 @@ def _check_features(network: Network) -> None:
         for element, there in (
             ("mac", network.mac.address is not None),
             ("ip", bool(network.ips)),
-            ("dns", not network.dns.is_empty()),
+            ("dns", _serves_names(network.dns)),
             ("domain", network.domain.name is not None),
         ):
             if there:
                 raise ConfigUnsupported(
                     f"Unsupported <{element}> element in network {name} with forward mode='{mode}'"
                 )
-        if network.bandwidth is not None:
-            raise ConfigUnsupported(
-                f"Unsupported network-wide <bandwidth> element in network {name} with forward mode='{mode}'"
-            )
-        _check_pool(network)
+        if not (mode == ForwardMode.BRIDGE and network.bridge_name):
+            _refuse_bandwidth(network)
+    _check_pool(network)
     _check_vlans(network)
+
+
+def _refuse_bandwidth(network: Network) -> None:
+    """There is no device of the network's to limit, and macvtaps are limited by their guests' interfaces."""
+    tail = f"with forward mode='{network.mode}'"
+    if network.bandwidth is not None:
+        raise ConfigUnsupported(
+            f"Unsupported network-wide <bandwidth> element in network {network.name} {tail}"
+        )
+    for group in network.portgroups:
+        if group.bandwidth is not None:
+            raise ConfigUnsupported(
+                f"Unsupported <bandwidth> element in network '{network.name}' in portgroup '{group.name}' "
+                f"{tail}"
+            )
+
+
+def _check_floor(network: Network) -> None:
     for bandwidth in (network.bandwidth, *(group.bandwidth for group in network.portgroups)):
         if bandwidth is not None and bandwidth.inbound is not None and bandwidth.inbound.floor:
             raise ConfigUnsupported(
                 "floor attribute is not supported for this config", domain=ErrorDomain.NONE
             )
+
+
+def _check_virtual_ports(network: Network) -> None:
+    """The network's own must say its type; none may say what its type has not."""
+    if network.virtualport is not None:
+        if network.virtualport.type is None:
+            raise XmlError("missing required virtualport type", domain=ErrorDomain.NONE)
+        network.virtualport.refuse_extra()
+    for group in network.portgroups:
+        if group.virtualport is not None:
+            group.virtualport.refuse_extra()
 
 
 def _check_pool(network: Network) -> None:
@@ -305,11 +372,7 @@ def _check_pool(network: Network) -> None:
                 "networks require all devices to be listed by PCI address, not network device name"
             )
         for address in forward.addresses:
-            slot = (
-                f"{address.domain or 0:04x}:{address.bus or 0:02x}:{address.slot or 0:02x}."
-                f"{address.function or 0:x}"
-            )
-            path = f"/sys/bus/pci/devices/{slot}"
+            path = f"/sys/bus/pci/devices/{_slot(address)}"
             if not Path(f"{path}/physfn").exists():
                 raise ConfigUnsupported(
                     f"device '{path}' in network '{name}' is not an SR-IOV Virtual Function"
@@ -323,18 +386,19 @@ def _check_pool(network: Network) -> None:
 
 def _check_vlans(network: Network) -> None:
     """Only Open vSwitch bridges, and cards that are passed through, tag for a guest."""
-    mode = network.mode
-    takes = mode == ForwardMode.HOSTDEV or mode == ForwardMode.PASSTHROUGH
-    if not takes and mode == ForwardMode.BRIDGE:
-        ports = (network.virtualport, *(group.virtualport for group in network.portgroups))
-        takes = any(port is not None and port.type == "openvswitch" for port in ports)
-    if takes:
+    if network.mode in (ForwardMode.HOSTDEV, ForwardMode.PASSTHROUGH):
         return
-    if network.vlan is not None or any(group.vlan is not None for group in network.portgroups):
-        raise ConfigUnsupported(
-            f"<vlan> element specified for network {network.name}, whose type doesn't support "
-            "vlan configuration"
-        )
+    own = network.virtualport
+    for vlan, port in (
+        (network.vlan, own),
+        *((group.vlan, group.virtualport or own) for group in network.portgroups),
+    ):
+        on_switch = network.mode == ForwardMode.BRIDGE and port is not None and port.type == "openvswitch"
+        if vlan is not None and not on_switch:
+            raise ConfigUnsupported(
+                f"<vlan> element specified for network {network.name}, whose type doesn't support "
+                "vlan configuration"
+            )
 
 
 # -------------------------------------------------------------------------- names

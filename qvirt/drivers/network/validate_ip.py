@@ -5,8 +5,9 @@ import re
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, SystemError_, XmlError
+from qvirt.model.netdev import parse_address
 from qvirt.model.network import Network
-from qvirt.model.network_ip import Address, DhcpHost, DhcpRange, NetworkIp, parse_address
+from qvirt.model.network_ip import Address, DhcpHost, DhcpRange, NetworkIp
 
 #: addresses a range may have
 _RANGE_MAX = 65535
@@ -33,27 +34,28 @@ def check(ip: NetworkIp, name: str) -> None:
     where = f"in network '{name}'"
     if ip.address is None:
         raise XmlError(f"Missing required address attribute {where}")
+    said = ip.address
     try:
-        own = parse_address(ip.address)
+        own = parse_address(said)
     except ValueError:
-        raise XmlError(f"Invalid address '{ip.address}' {where}") from None
+        raise XmlError(f"Invalid address '{said}' {where}") from None
     ip.address = str(own)
     netmask = _netmask(ip, where)
     if ip.family is None and own.version != 4:
-        raise ConfigUnsupported(f"no family specified for non-IPv4 address '{ip.address}' {where}")
+        raise ConfigUnsupported(f"no family specified for non-IPv4 address '{said}' {where}")
     if ip.family not in (None, "ipv4", "ipv6"):
         raise XmlError(f"Unrecognized family '{ip.family}' {where}")
     if ip.family is not None and ip.version != own.version:
         raise ConfigUnsupported(
-            f"Family '{ip.family}' specified for non-IPv{ip.version} address '{ip.address}' {where}"
+            f"Family '{ip.family}' specified for non-IPv{ip.version} address '{said}' {where}"
         )
     if netmask is not None and own.version == 6:
-        raise ConfigUnsupported(f"netmask not allowed for IPv6 address '{ip.address}' {where}")
+        raise ConfigUnsupported(f"netmask not allowed for IPv6 address '{said}' {where}")
     if netmask is not None and ip.prefix:
         raise ConfigUnsupported(f"Network '{name}' IP address cannot have both a prefix and a netmask")
     if ip.prefix and ip.prefix > own.max_prefixlen:
         raise ConfigUnsupported(f"Invalid IPv{own.version} prefix '{ip.prefix}' {where}")
-    if own.version == 6 and ip.tftp.root:
+    if own.version == 6 and ip.says("tftp"):
         raise ConfigUnsupported(f"Unsupported <tftp> element in an IPv6 element {where}")
     if ip.dhcp is None:
         return
@@ -63,44 +65,56 @@ def check(ip: NetworkIp, name: str) -> None:
         check_host(host, ip, name)
     if own.version == 6:
         ip.dhcp.bootp = None
-    elif ip.dhcp.bootp is not None and ip.dhcp.bootp.server:
-        _socket_address(ip.dhcp.bootp.server)
+    elif ip.dhcp.bootp is not None and ip.dhcp.bootp.server is not None:
+        ip.dhcp.bootp.server = str(_socket_address(ip.dhcp.bootp.server))
 
 
 def _netmask(ip: NetworkIp, where: str) -> str | None:
     if ip.netmask is None:
         return None
     try:
-        ipaddress.IPv4Address(ip.netmask)
+        mask = parse_address(ip.netmask)
+        if mask.version == 4:
+            ipaddress.ip_network(f"0.0.0.0/{mask}")  # libvirt would fail on a mask with holes at start
     except ValueError:
         raise XmlError(f"Invalid netmask '{ip.netmask}' {where}") from None
+    if mask.version != 4 and ip.version == 4:
+        raise ConfigUnsupported(
+            f"Invalid netmask '{ip.netmask}' for address '{ip.address}' {where} (both must be IPv4)"
+        )
+    ip.netmask = str(mask)
     return ip.netmask
 
 
 def check_size(start: str, end: str) -> None:
-    """Refuse a range that is reversed or too large. Raises InternalError."""
+    """Refuse a range that is reversed, or whose ends differ in more than their last 16 bits.
+
+    Raises InternalError.
+    """
     first, last = parse_address(start), parse_address(end)
-    shown = f"range {start} - {end}"
-    if int(first) > int(last):
-        raise InternalError(f"{shown} is reversed ", domain=ErrorDomain.NONE)
-    if int(last) - int(first) >= _RANGE_MAX:
+    shown = f"range {first} - {last}"
+    if int(first) >> 16 != int(last) >> 16:
         raise InternalError(f"{shown} is too large (> {_RANGE_MAX})", domain=ErrorDomain.NONE)
+    if int(first) > int(last):
+        what = "is reversed " if first.version == 4 else "start larger than end"
+        raise InternalError(f"{shown} {what}", domain=ErrorDomain.NONE)
 
 
 def check_range(range_: DhcpRange, ip: NetworkIp, name: str) -> None:
     """Check a range: both ends, in the subnet, not its first or last address."""
     for which in ("start", "end"):
-        if not getattr(range_, which):
+        if getattr(range_, which) is None:
             raise XmlError(f"Missing '{which}' attribute in dhcp range for network '{name}'")
-    first, last = _socket_address(range_.start), _socket_address(range_.end)
+    first, last = (_socket_address(end or "") for end in (range_.start, range_.end))
+    range_.start, range_.end = str(first), str(last)
     own, length = ip.own, _length(ip)
     shown = f"range {first} - {last}"
-    if not first.version == last.version == own.version:
+    if first.version != last.version:
+        raise InternalError(f"mismatch of address family in {shown}", domain=ErrorDomain.NONE)
+    if last.version != own.version:
         raise InternalError(
             f"mismatch of address family in {shown} for network {own}", domain=ErrorDomain.NONE
         )
-    if int(first) > int(last):
-        raise InternalError(f"{shown} is reversed ", domain=ErrorDomain.NONE)
     where = f"network {own}/{length}"
     subnet = ipaddress.ip_network(f"{own}/{length}", strict=False)
     if first not in subnet or last not in subnet:
@@ -176,21 +190,8 @@ def check_dhcp_once(network: Network) -> None:
 def check_routes(network: Network) -> None:
     """Refuse routes that lead through a gateway that is not in one of the network's subnets."""
     for route in network.routes:
-        name = network.name
-        if route.prefix is not None and route.netmask is not None:
-            raise XmlError(f"{name}: Route definition cannot have both a prefix and a netmask")
-        try:
-            target = ipaddress.ip_network(route.target, strict=False)
-        except ValueError as error:
-            raise XmlError(f"{name}: Bad netmask in route definition: {error}") from None
-        says_length = route.prefix is not None or route.netmask is not None
-        length = target.prefixlen if says_length else 0
-        if parse_address(route.address or "") not in (
-            ipaddress.ip_network(f"{route.address}/{length}", strict=False).network_address,
-        ):
-            raise XmlError(f"{name}: Address '{route.address}' in route definition is not a network address")
         gateway = parse_address(route.gateway or "")
         if not any(gateway in ip.subnet for ip in network.ips if ip.version == gateway.version):
             raise ConfigUnsupported(
-                f"unreachable static route gateway '{route.gateway}' specified for network '{name}'"
+                f"unreachable static route gateway '{route.gateway}' specified for network '{network.name}'"
             )

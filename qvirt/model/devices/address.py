@@ -22,7 +22,7 @@ class Zpci(Node, tag="zpci"):
 
 def _number(width: int) -> Codec[int]:
     """A PCI number: what is too large is refused by name, with libvirt's sentence."""
-    return Codec(hex8.parse, f"0x{{:0{width}x}}".format, "a non-negative integer")
+    return Codec(hex8.parse, f"0x{{:0{width}x}}".format, "a non-negative integer", uint.sentence)
 
 
 class PciAddress(Address):
