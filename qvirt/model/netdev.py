@@ -2,7 +2,6 @@
 
 import ipaddress
 import re
-from socket import inet_aton
 
 from lxml import etree
 
@@ -194,12 +193,20 @@ def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
         return ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        if not re.fullmatch(r"[0-9a-fA-FxX]+(\.[0-9a-fA-FxX]+){0,3}", text):
-            raise
-    try:
-        return ipaddress.IPv4Address(inet_aton(text))
-    except OSError:
-        raise ValueError(text) from None
+        *first, last = [_number(part) for part in text.split(".")]
+    # the last number fills what the others leave
+    if len(first) > 3 or any(value > 255 for value in first) or last >= 256 ** (4 - len(first)):
+        raise ValueError(text)
+    return ipaddress.IPv4Address(bytes(first) + last.to_bytes(4 - len(first), "big"))
+
+
+def _number(text: str) -> int:
+    """Read a part of an IPv4 address as C writes numbers. Raises ValueError."""
+    if not text.isalnum() or not text.isascii():
+        raise ValueError(text)
+    if text[:2] in ("0x", "0X"):
+        return int(text[2:], 16)
+    return int(text, 8 if text.startswith("0") else 10)
 
 
 def _address(text: str | None, what: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
