@@ -1,5 +1,6 @@
 """Domain documents from and to the command lines of QEMU."""
 
+import re
 from typing import Final
 
 from qvirt.api.flags import check_flags
@@ -9,8 +10,8 @@ from qvirt.errors import InvalidArg
 
 NATIVE_FORMAT: Final = "qemu-argv"
 
-_SHELL: Final = frozenset("\r\n\t !\"#$&'()*;<>?[\\]^`{|}~")
-"""What makes a word need quotes, by libvirt's rule."""
+_NEEDS_QUOTES: Final = re.compile("[\r\n\t !\"#$&'()*;<>?[\\\\\\]^`{|}~]").search
+"""Find what makes a word need quotes, by libvirt's rule."""
 
 
 @remote
@@ -35,6 +36,6 @@ def command_text(words: list[str]) -> str:
 
 def quote(word: str) -> str:
     """Quote a word for the shell where it needs that."""
-    if word and _SHELL.isdisjoint(word):
+    if word and not _NEEDS_QUOTES(word):
         return word
     return "'" + word.replace("'", "'\\''") + "'"

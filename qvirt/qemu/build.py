@@ -51,6 +51,7 @@ DEVICE_ORDER = (
 )
 #: controllers come by type: a bus must be there before what sits on it
 CONTROLLER_ORDER = ("pci", "usb", "scsi", "ide", "sata", "virtio-serial", "ccid")
+_CONTROLLER_RANKS = {type: rank for rank, type in enumerate(CONTROLLER_ORDER)}
 AFTER_INCOMING = ("memballoons", "rngs", "nvrams")
 LAST_DEVICES = ("panics", "shmems", "vsocks", "cryptos")
 
@@ -174,8 +175,7 @@ def _last(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
 def _kind(name: str, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     devices = domain.devices.__dict__.get(name, ())
     if name == "controllers":
-        ranks = {type: rank for rank, type in enumerate(CONTROLLER_ORDER)}
-        devices = sorted(devices, key=lambda dev: ranks.get(dev.type, len(ranks)))
+        devices = sorted(devices, key=lambda dev: _CONTROLLER_RANKS.get(dev.type, len(_CONTROLLER_RANKS)))
     for dev in devices:
         yield from handler(dev).switches(dev, ctx)
 

@@ -35,7 +35,7 @@ def _device_defaults(ctx: Context, seen: dict[int, Device]) -> dict[int, Device]
     The devices themselves are kept, not only their ids: one that is dropped on the way must not leave its
     id to a new one, which would then go without defaults.
     """
-    for dev in list(ctx.domain.devices.all()):
+    for dev in ctx.domain.devices.all():
         if id(dev) not in seen:
             handler(dev).defaults(dev, ctx)
             seen[id(dev)] = dev

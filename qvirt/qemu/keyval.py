@@ -23,7 +23,7 @@ def format_keyval(props: Mapping[str, JsonValue], implied: str | None = None) ->
     """Write the properties; the value of the key ``implied`` is written first and without its key."""
     parts = []
     for key, value in flatten(props):
-        escaped = value.replace(",", ",,")
+        escaped = value.replace(",", ",,") if "," in value else value
         parts.append(escaped if key == implied else f"{key}={escaped}")
     return ",".join(parts)
 

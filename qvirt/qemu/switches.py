@@ -29,7 +29,7 @@ def _encode(props: Props) -> str:
 def drop_none(props: Props) -> dict[str, JsonValue]:
     """Leave out, at every depth, what has no value."""
     return {
-        key: drop_none(value) if isinstance(value, dict) else value
+        key: drop_none(value) if value.__class__ is dict else value  # type: ignore[arg-type]
         for key, value in props.items()
         if value is not None
     }
@@ -145,10 +145,11 @@ class Blockdev(Json, frozen=False):
     explicit_null: frozenset[str] = frozenset()
 
     def _said(self) -> dict[str, JsonValue]:
-        return drop_none(self.props) | dict.fromkeys(self.explicit_null)
+        said = drop_none(self.props)
+        return said | dict.fromkeys(self.explicit_null) if self.explicit_null else said
 
     def to_argv(self) -> list[str]:
-        return ["-blockdev", json.dumps(self._said(), separators=(",", ":"))]
+        return ["-blockdev", _encode(self._said())]
 
     def to_qmp(self) -> tuple[str, dict[str, JsonValue]]:
         return "blockdev-add", self._said()

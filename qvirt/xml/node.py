@@ -169,8 +169,9 @@ def complain(sentences: Complaints) -> Complaints:
     return MappingProxyType(dict(sentences))
 
 
-_CHILD, _CHILDREN = 1, 2
+_CHILD, _CHILDREN, _TEXT, _FLAG = 1, 2, 3, 4
 _KINDS: dict[type[f.Field], int] = {f.Child: _CHILD, f.Children: _CHILDREN}
+_READ_KINDS: dict[type[f.Field], int] = {**_KINDS, f.Text: _TEXT, f.Flag: _FLAG}
 
 
 class Node:
@@ -230,13 +231,13 @@ class Node:
         )
         plain = cls.write_field is Node.write_field
         cls._out_body = tuple((x.name, _KINDS.get(type(x), 0) if plain else 0, x) for x in cls._body)
-        cls._kids = {x.wire: (_KINDS.get(type(x), 0), x.name, x) for x in cls._body}
+        cls._kids = {x.wire: (_READ_KINDS.get(type(x), 0), x.name, x) for x in cls._body}
         cls._checks = cls.check is not Node.check
         cls._required = tuple(x for x in cls.fields if x.required)
 
     def __init__(self, **values: object) -> None:
         if values:
-            if not values.keys() <= self._names:
+            if not self._names.issuperset(values):
                 raise TypeError(f"{type(self).__name__} has no field {(values.keys() - self._names).pop()!r}")
             self.__dict__.update(values)
 
@@ -253,14 +254,16 @@ class Node:
         return node
 
     def _read(self, el: etree._Element, reader: Reader) -> None:
+        # Every element of every document comes through here: no call is made that can be spared.
         values = self.__dict__
-        values["line"] = line_of(el)
+        values["line"] = el.sourceline or 0
         cls = type(self)
         attrs = cls._attrs
-        for name, text in cast("list[tuple[str, str]]", el.items()):
-            known = attrs.get(name)
+        text: Any
+        for name, text in el.items():
+            known = attrs.get(name)  # type: ignore[arg-type]  # the stubs know bytes, too
             if known is None:
-                reader.unknown.append(Unknown(name, str(el.tag), self.line, tuple(attrs), True))
+                reader.unknown.append(Unknown(str(name), str(el.tag), self.line, tuple(attrs), True))
                 continue
             try:
                 values[known[0]] = known[1](text)
@@ -276,19 +279,30 @@ class Node:
                 reader.unknown.append(Unknown(tag, str(el.tag), line_of(kid), tuple(kids), False))
                 continue
             kind, key, field = found
-            if not kind:
-                self._read_kid(field, kid, values, reader)
-            elif kind == _CHILDREN:
+            if kind == _CHILDREN:
                 getattr(self, key).append(field.target.from_xml(kid, reader))  # type: ignore[attr-defined]
-            elif key not in values:  # libvirt takes the first of several
+            elif kind == _FLAG:
+                values[key] = True
+            elif not kind:
+                self._read_kid(field, kid, values, reader)
+            elif key in values:
+                continue  # libvirt takes the first of several
+            elif kind == _CHILD:
                 values[key] = field.target.from_xml(kid, reader)  # type: ignore[attr-defined]
-        if cls._content is not None:
-            text = el.text or ""
-            if text if not cls._content.required else text.strip():
+            else:
+                text = kid.text or ""
                 try:
-                    values[cls._content.name] = cls._content.codec.parse(text)
+                    values[key] = field.codec.parse(text)  # type: ignore[attr-defined]
                 except ValueError as error:
-                    raise self._bad_text(el, cls._content, text, error) from None
+                    raise self._bad_text(kid, field, text, error) from None  # type: ignore[arg-type]
+        content = cls._content
+        if content is not None:
+            text = el.text or ""
+            if text if not content.required else text.strip():
+                try:
+                    values[content.name] = content.codec.parse(text)
+                except ValueError as error:
+                    raise self._bad_text(el, content, text, error) from None
         for required in cls._required:
             if required.name not in values:
                 raise self._missing(el, required)
@@ -296,16 +310,7 @@ class Node:
             self.check()
 
     def _read_kid(self, field: f.Field, kid: etree._Element, values: dict[str, Any], reader: Reader) -> None:
-        if isinstance(field, f.Flag):
-            values[field.name] = True
-        elif isinstance(field, f.Text):
-            if field.name not in values:
-                text = kid.text or ""
-                try:
-                    values[field.name] = field.codec.parse(text)
-                except ValueError as error:
-                    raise self._bad_text(kid, field, text, error) from None
-        elif isinstance(field, f.Texts):
+        if isinstance(field, f.Texts):
             try:
                 self._list(field).append(field.codec.parse(kid.text or ""))
             except ValueError as error:

@@ -1,6 +1,5 @@
 """``<devices>``: every device kind, one file each, in libvirt's order of output."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from qvirt.errors import XmlError
@@ -115,12 +114,10 @@ class Devices(Node, tag="devices"):
         kin = self.list_of(old)
         kin[:] = [new if known is old else known for known in kin]
 
-    def all(self) -> Iterator[Device]:
-        """Yield every device, kind by kind, in the order of output."""
+    def all(self) -> list[Device]:
+        """Return every device, kind by kind, in the order of output."""
         values = self.__dict__
-        for name in _LISTS:
-            if name in values:
-                yield from values[name]
+        return [dev for name in _LISTS if name in values for dev in values[name]]
 
 
 _LISTS = tuple(field.name for field in Devices.fields if isinstance(field, Children))

@@ -20,8 +20,7 @@ def check_address(dev: Device, ctx: Context) -> None:
         )
     if isinstance(where, PciAddress) and where.zpci is not None and not ctx.caps.has_device("zpci"):
         raise ConfigUnsupported("This QEMU binary doesn't support zPCI")
-    rom = dev.rom
-    if rom.enabled is False and (rom.bar is not None or rom.file is not None):
+    if dev.says("rom") and dev.rom.enabled is False and (dev.rom.bar is not None or dev.rom.file is not None):
         raise ConfigUnsupported("ROM tuning is not supported when ROM is disabled")
-    if dev.acpi.index and where is not None and not isinstance(where, PciAddress):
+    if dev.says("acpi") and dev.acpi.index and where is not None and not isinstance(where, PciAddress):
         raise ConfigUnsupported("ACPI index is only supported for PCI devices")

@@ -4,8 +4,6 @@ Two passes: the first finds out how many buses there must be, the second gives t
 says is never changed.
 """
 
-from collections.abc import Iterator
-
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import PciAddress
 from qvirt.model.devices.controller import Controller, ControllerType, PciControllerModel
@@ -128,10 +126,10 @@ def _buses(ctx: Context, slots: Slots, count: int, growing: bool) -> Buses:
     else:
         fill = "pcie-root-port" if count and models[0] == "pcie-root" else "pci-bridge"
     buses = Buses([model or fill for model in models], growing, many_roots=is_pseries(domain))
+    listed = domain.devices.__dict__
     for name in _GIVEN_ORDER:
-        for dev in getattr(domain.devices, name):
-            where = given_pci(dev)
-            if where is not None:
+        for dev in listed.get(name, ()):
+            if dev.address is not None and (where := given_pci(dev)) is not None:
                 _reserve_given(dev, where, buses, slots)
     return buses
 
@@ -152,29 +150,29 @@ def _place_of(where: PciAddress) -> Place:
     return Place(where.bus or 0, where.slot or 0, where.function or 0, where.domain or 0)
 
 
-def _in_order(ctx: Context) -> Iterator[Device]:
-    """Yield the devices in the order in which they choose their places."""
+#: the lists after controllers, network cards and disks in the order in which devices choose their places
+_LATER = (
+    "hostdevs", "memballoons", "rngs", "watchdogs", "videos", "shmems", "inputs", "serials", "vsocks",
+    "iommus", "memory", "cryptos",
+)  # fmt: skip
+
+
+def _in_order(ctx: Context) -> list[Device]:
+    """Return the devices in the order in which they choose their places."""
     devices = ctx.domain.devices
-    yield from (c for c in devices.controllers if c.type is ControllerType.PCI)
-    yield from devices.filesystems
-    yield from (nic for nic in devices.interfaces if nic.type is not InterfaceType.HOSTDEV)
-    yield from devices.sounds
-    yield from (c for c in devices.controllers if c.type is not ControllerType.PCI)
-    yield from devices.disks
-    # a passed-through card is a host device, the first of them
-    yield from (nic for nic in devices.interfaces if nic.type is InterfaceType.HOSTDEV)
-    yield from devices.hostdevs
-    yield from devices.memballoons
-    yield from devices.rngs
-    yield from devices.watchdogs
-    yield from devices.videos
-    yield from devices.shmems
-    yield from devices.inputs
-    yield from devices.serials
-    yield from devices.vsocks
-    yield from devices.iommus
-    yield from devices.memory
-    yield from devices.cryptos
+    pci, hostdev = ControllerType.PCI, InterfaceType.HOSTDEV
+    controllers, nics, listed = devices.controllers, devices.interfaces, devices.__dict__
+    return [
+        *[c for c in controllers if c.type is pci],
+        *devices.filesystems,
+        *[nic for nic in nics if nic.type is not hostdev],
+        *devices.sounds,
+        *[c for c in controllers if c.type is not pci],
+        *devices.disks,
+        # a passed-through card is a host device, the first of them
+        *[nic for nic in nics if nic.type is hostdev],
+        *[dev for name in _LATER for dev in listed.get(name, ())],
+    ]
 
 
 def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> bool:

@@ -113,14 +113,16 @@ class Place(Record):
 class Bus:
     """A bus: its controller's model, the functions taken in each slot, the slots open to several devices.
 
+    open_to: what the devices may need that are placed here by themselves.
     spent: it has one slot, and that is taken by one that shares it with nobody.
     """
 
-    __slots__ = ("aggregate", "group", "group_locked", "kind", "model", "spent", "taken")
+    __slots__ = ("aggregate", "group", "group_locked", "kind", "model", "open_to", "spent", "taken")
 
     def __init__(self, model: str) -> None:
         self.model = model
         self.kind = BUS_KINDS[model]
+        self.open_to = self.kind.offers if self.kind.auto else Connect.NONE
         self.group = 0
         self.group_locked = False
         self.taken: dict[int, int] = {}
@@ -201,7 +203,7 @@ class Buses:
             raise XmlError("No PCI buses available")
         empty: Place | None = None
         for number, bus in enumerate(self.buses):
-            if bus.spent:
+            if bus.spent or not _fits(needs, bus.open_to, number):
                 continue  # most of what is asked: a port that has its device
             if bus.group == group:
                 if (found := self._free_slot(number, bus, needs, function)) is not None:
@@ -212,8 +214,6 @@ class Buses:
 
     def _free_slot(self, number: int, bus: Bus, needs: int, function: int) -> Place | None:
         kind = bus.kind
-        if not kind.auto or not _fits(needs, kind.offers, number):
-            return None
         for slot in range(kind.first_slot, kind.last_slot + 1):
             taken = bus.taken.get(slot, 0)
             if not taken:

@@ -184,4 +184,4 @@ def given_pci(dev: Device) -> PciAddress | None:
 
 def every(devices: Devices) -> list[Device]:
     """Return all devices as a list."""
-    return list(devices.all())
+    return devices.all()

@@ -22,7 +22,7 @@ Those of a kind that comes, goes or changes while the guest runs; with `live` un
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar
 
 from qvirt.errors import ConfigUnsupported, DeviceMissing, OperationUnsupported, QvirtError
 from qvirt.model.devices.device import Device
@@ -192,7 +192,7 @@ def _content(dev: Device) -> Device:
 
 def handler(dev: Device) -> Handler[Device]:
     """Return who answers for the device."""
-    return cast("Handler[Device]", Handler.kinds.get(type(dev)) or _UNKNOWN)
+    return Handler.kinds.get(type(dev), _UNKNOWN)
 
 
 def line(dev: Any) -> str:

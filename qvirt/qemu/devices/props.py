@@ -87,25 +87,25 @@ class PropTable(Generic[N]):
     def __init__(self, cls: type[N], *props: Prop) -> None:
         self.cls = cls
         self.props = props
-        # a <flag/> is False when it is not there, which is not the same as being off
-        self._ways = tuple((prop, prop.steps, isinstance(_resolve(cls, prop), f.Flag)) for prop in props)
+        self._ways = tuple(_way(cls, prop) for prop in props)
 
     def render(self, node: N, ctx: Context) -> dict[str, JsonValue]:
         """Return the properties that the node says something about."""
         made: dict[str, JsonValue] = {}
-        for prop, steps, flag in self._ways:
-            value: Any = node
-            for step in steps:
-                value = getattr(value, step)
+        held = node.__dict__
+        for name, first, below, silent, flag, when, to_qemu in self._ways:
+            value: Any = held.get(first, silent)
+            for step in below:
                 if value is None:
                     break
+                value = getattr(value, step)
             if value is None or (flag and value is False):
                 continue
-            if prop.when is not None and not prop.when(node, ctx):
+            if when is not None and not when(node, ctx):
                 continue
-            said = prop.conversion.to_qemu(value)
+            said = to_qemu(value)
             if said is not None:
-                made[prop.name] = said
+                made[name] = said
         return made
 
     def read(self, node: N, props: dict[str, Any]) -> None:
@@ -124,6 +124,21 @@ class PropTable(Generic[N]):
                     setattr(owner, step, below)
                 owner = below
             setattr(owner, prop.steps[-1], value)
+
+
+def _way(
+    cls: type[Node], prop: Prop
+) -> tuple[str, str, tuple[str, ...], object, bool, Condition | None, Callable[[Any], JsonValue]]:
+    """Return a property laid out flat: name, first step, steps below it, what stands for a silent first step.
+
+    And whether it is a flag, the condition and the conversion.
+    """
+    first, *below = prop.steps
+    last = _resolve(cls, prop)
+    silent = None if below else last.default()
+    # a <flag/> is False when it is not there, which is not the same as being off
+    flag = isinstance(last, f.Flag)
+    return prop.name, first, tuple(below), silent, flag, prop.when, prop.conversion.to_qemu
 
 
 def _find(cls: type[Node], name: str) -> f.Field | None:
