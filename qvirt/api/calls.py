@@ -17,6 +17,7 @@ MODULES: Final = (
     "domain_iothreads",
     "domain_hotplug",
     "domain_devices",
+    "domain_interfaces",
     "domain_metadata",
     "domain_guest",
     "domain_streams",

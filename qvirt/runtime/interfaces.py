@@ -22,6 +22,7 @@ from qvirt.drivers.network.plug import Connection
 from qvirt.errors import NoNetwork, QvirtError
 from qvirt.host import links, nic
 from qvirt.model.devices.interface import Interface, InterfaceType
+from qvirt.model.netdev import Bandwidth
 from qvirt.qemu.devices.interface import wanted_tap
 from qvirt.runtime.records import GuestInterface, IpAddress
 from qvirt.runtime.running import Running
@@ -323,7 +324,7 @@ async def update(domain: "Domain", running: Running, old: Interface, new: Interf
         _take_port(domain, new)
     elif new.type == InterfaceType.NETWORK and old.actual is not None and old.source is not None:
         new.actual = old.actual.copy()
-        new.actual.bandwidth = new.bandwidth or old.actual.bandwidth
+        new.actual.bandwidth = new.bandwidth or _limits_of_group(domain, new)
         if new.source is not None:
             new.source.portid = old.source.portid
     what = f"interfaces of '{domain.name}'"
@@ -340,6 +341,24 @@ async def update(domain: "Domain", running: Running, old: Interface, new: Interf
         raise
     if old.type == InterfaceType.NETWORK and (moves or new.type != InterfaceType.NETWORK):
         await _leave_port(domain, old)
+
+
+def check_floor(domain: "Domain", interface: Interface) -> None:
+    """Refuse a floor that a plugged-in interface asks for and cannot have. Raises OperationUnsupported."""
+    networks = domain.hypervisor.networks
+    network = None
+    if networks is not None and interface.actual_type == InterfaceType.NETWORK:
+        network = ports.active(networks, _network_of(interface)).current
+    ports.check_floor(network, interface.mac.address or "", interface.bandwidth)
+
+
+def _limits_of_group(domain: "Domain", interface: Interface) -> Bandwidth | None:
+    """Return the limits that an interface which says none has from its port group."""
+    networks = domain.hypervisor.networks
+    if networks is None or interface.source is None:
+        return None
+    group = ports.active(networks, _network_of(interface)).current.group(interface.source.portgroup)
+    return group.bandwidth if group is not None else None
 
 
 async def _back(domain: "Domain", old: Interface, new: Interface, *, moved: bool) -> None:

@@ -44,6 +44,7 @@ from qvirt.runtime.records import (
     VcpuInfo,
 )
 from qvirt.runtime.running import Running
+from qvirt.xml import codecs
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -432,8 +433,13 @@ async def disk_errors(domain: "Domain") -> list[DiskError]:
 
 def find_interface(definition: Definition, name: str) -> Interface | None:
     """Return an interface by host device, MAC address or alias."""
+    try:
+        mac = codecs.mac.parse(name)
+    except ValueError:
+        mac = None
     for interface in definition.devices.interfaces:
-        if name in (interface.target.dev, interface.alias.name) or name.lower() == interface.mac.address:
+        named = name in (interface.target.dev, interface.alias.name)
+        if named or (mac is not None and mac == interface.mac.address):
             return interface
     return None
 

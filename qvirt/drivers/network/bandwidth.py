@@ -22,16 +22,6 @@ def set_bridge(name: str, inbound: Traffic | None, outbound: Traffic | None) -> 
     _set(name, inbound, outbound, shared=True)
 
 
-def set_tap(name: str, inbound: Traffic | None, outbound: Traffic | None) -> None:
-    """Limit a guest's tap, in place of the limits it had. Raises SystemError_."""
-    _set(name, inbound, outbound, shared=False)
-
-
-def clear_tap(name: str) -> None:
-    """Lift a device's limits; harmless where it has none. Raises SystemError_."""
-    netlink.traffic(name, _clear)
-
-
 def _clear(ip: Any, index: int) -> None:
     netlink.without(lambda: ip.tc("del", index=index, parent=0xFFFFFFFF))
     netlink.without(lambda: ip.tc("del", "ingress", index=index, handle=_INGRESS))

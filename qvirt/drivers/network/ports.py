@@ -7,10 +7,11 @@ those before the network's; of a pool the device with the fewest guests is taken
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, OperationInvalid, OperationUnsupported
 from qvirt.host.persist import write_atomic
 from qvirt.model.devices.interface import Actual, ActualSource, Interface, InterfaceSource, InterfaceType, Mac
-from qvirt.model.netdev import VirtualPort, VirtualPortParameters
+from qvirt.model.netdev import Bandwidth, VirtualPort, VirtualPortParameters
 from qvirt.model.network import BRIDGED_BY_US, MACVTAP_MODES, ForwardMode
 from qvirt.model.network import Network as Document
 from qvirt.model.network_port import NetworkPort, Owner, PortPlug, RxFilters
@@ -172,10 +173,18 @@ def _check(network: Document, port: NetworkPort) -> None:
     kind = port.virtualport.type if port.virtualport is not None else None
     if port.vlan is not None and not (plug.type == "bridge" and kind == "openvswitch"):
         raise ConfigUnsupported(f"interface {mac} - vlan tag not supported for this connection type")
-    inbound = port.bandwidth.inbound if port.bandwidth is not None else None
+    check_floor(network if plug.type == "network" else None, mac or "", port.bandwidth)
+
+
+def check_floor(network: Document | None, mac: str, bandwidth: Bandwidth | None) -> None:
+    """Refuse a floor that nobody can guarantee. network: whose bridge it is, None for others' bridges.
+
+    Raises OperationUnsupported.
+    """
+    inbound = bandwidth.inbound if bandwidth is not None else None
     if inbound is None or not inbound.floor:
         return
-    if plug.type != "network":
+    if network is None:
         raise OperationUnsupported(
             f"Invalid use of 'floor' on interface with MAC address {mac} - 'floor' is only supported for "
             "interface type 'network' with forward type 'nat', 'route', 'open' or none"
@@ -184,7 +193,8 @@ def _check(network: Document, port: NetworkPort) -> None:
     if whole is None or not whole.average:
         raise OperationUnsupported(
             f"Invalid use of 'floor' on interface with MAC address {mac} - network '{network.name}' has no "
-            "inbound QoS set"
+            "inbound QoS set",
+            domain=ErrorDomain.NETWORK,
         )
 
 

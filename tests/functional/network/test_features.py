@@ -56,6 +56,51 @@ def test_limits(daemon: Daemon, host: Namespace) -> None:
         daemon.virsh("destroy", "features")
 
 
+def limits(daemon: Daemon, *words: str) -> dict[str, int]:
+    """Return what domiftune says of the interface."""
+    said = daemon.virsh("domiftune", "features", "52:54:00:a0:00:09", *words)
+    return {
+        name.strip(): int(value) for name, value in (line.split(":") for line in said.split("\n") if line)
+    }
+
+
+def test_limits_are_changed_in_the_guest_and_its_definition(daemon: Daemon, host: Namespace) -> None:
+    card = "<interface type='bridge'><mac address='52:54:00:a0:00:09'/><source bridge='br0'/></interface>"
+    daemon.virsh("define", write(daemon, "features", domain("features", card)))
+    daemon.virsh("start", "features", "--paused")
+    try:
+        none = dict.fromkeys(
+            (
+                *(f"inbound.{name}" for name in ("average", "peak", "burst", "floor")),
+                *(f"outbound.{name}" for name in ("average", "peak", "burst")),
+            ),
+            0,
+        )
+        assert limits(daemon) == none
+        (tap,) = (name for name in host.links() if name.startswith("vnet"))
+        daemon.virsh("domiftune", "features", tap, "--inbound", "1000,2000,512")
+        said = none | {"inbound.average": 1000, "inbound.peak": 2000, "inbound.burst": 512}
+        assert limits(daemon) == limits(daemon, "--live") == limits(daemon, "--current") == said
+        assert limits(daemon, "--config") == none
+        assert "rate 8Mbit ceil 16Mbit burst 512Kb" in host.run("tc", "class", "show", "dev", tap).stdout
+        both = ("--inbound", "500", "--live", "--config")
+        daemon.virsh("domiftune", "features", "52:54:0:a0:0:9", *both)
+        assert limits(daemon, "--config") == limits(daemon, "--live") == none | {"inbound.average": 500}
+        daemon.virsh("domiftune", "features", tap, "--inbound", "0")
+        assert limits(daemon) == none
+        assert not host.run("tc", "class", "show", "dev", tap).stdout
+        assert limits(daemon, "--config") == none | {"inbound.average": 500}
+        floor = ("--inbound", "500,,,100", "--live", "--config")
+        refused = daemon.virsh_run("domiftune", "features", "52:54:00:a0:00:09", *floor)
+        assert "Invalid use of 'floor' on interface with MAC address 52:54:00:a0:00:09" in refused.stderr
+        assert limits(daemon, "--config") == none | {"inbound.average": 500}
+        refused = daemon.virsh_run("domiftune", "features", "nowhere0")
+        assert "'nowhere0' is not a known interface" in refused.stderr
+    finally:
+        daemon.virsh("destroy", "features")
+        daemon.virsh("undefine", "features")
+
+
 def test_a_device_of_somebody_else_stays_as_it_was(daemon: Daemon, host: Namespace) -> None:
     host.ip("tuntap", "add", "mine0", "mode", "tap", "vnet_hdr")
     before = json.loads(host.ip("-j", "link", "show", "mine0"))[0]

@@ -1,0 +1,44 @@
+"""Limits on the traffic of a domain's interfaces."""
+
+from typing import Final
+
+from qvirt.api.flags import PlainInvalidArg, check_flags
+from qvirt.api.handle import DomainHandle, find
+from qvirt.api.registry import remote
+from qvirt.api.session import Session
+from qvirt.api.typed_params import STRING_OKAY, WireParam, decode, encode_counted
+from qvirt.constants import DomainModificationImpact as Impact
+from qvirt.constants import ErrorDomain
+from qvirt.constants import TypedParameterType as Type
+from qvirt.runtime import interface_limits
+from qvirt.runtime.records import Param
+
+_IMPACT: Final = Impact.LIVE | Impact.CONFIG
+_PARAMETERS_MAX: Final = 16
+
+
+@remote
+async def domain_set_interface_parameters(
+    session: Session, dom: DomainHandle, device: str, params: list[WireParam], flags: int
+) -> None:
+    """Limit an interface's traffic: now, in the definition, or both."""
+    check_flags(flags, _IMPACT, "qemuDomainSetInterfaceParameters")
+    known = dict.fromkeys(interface_limits.NAMES, Type.UINT)
+    values = {name: int(value) for name, value in decode(params, {**known}).items()}
+    await interface_limits.change(find(session, dom), device, values, flags)
+
+
+@remote
+async def domain_get_interface_parameters(
+    session: Session, dom: DomainHandle, device: str, nparams: int, flags: int
+) -> tuple[list[WireParam], int]:
+    """Give the limits on an interface's traffic."""
+    check_flags(flags, _IMPACT | STRING_OKAY, "qemuDomainGetInterfaceParameters")
+    domain = find(session, dom)
+    if flags & _IMPACT == _IMPACT:
+        raise PlainInvalidArg(
+            "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive",
+            domain=ErrorDomain.DOMAIN,
+        )
+    params = [Param(name, Type.UINT, value) for name, value in interface_limits.get(domain, device, flags)]
+    return encode_counted(params, nparams, flags, _PARAMETERS_MAX)
