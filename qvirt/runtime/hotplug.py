@@ -125,6 +125,7 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
     plug.name(devices, ctx)
     for one in devices:
         definition.devices.add(one)
+    running.touch()
     mark.plugging = [str(one.alias.name) for one in devices]
     played: Played = []
     try:

@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from qvirt.constants import DomainState
+from qvirt.constants import DomainDeviceModifyFlags, DomainState
+from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
 from tests.functional.runtime.instance import Instance, instance, run
-from tests.functional.runtime.victim import UUID
+from tests.functional.runtime.victim import UUID, plugged_document
 
 pytestmark = pytest.mark.qemu
 
@@ -89,6 +90,49 @@ def test_killed_at_every_step(what: str) -> None:
                 await check(it, what)
                 if not killed:
                     assert step > 0
+                    return
+        raise AssertionError("there are more steps than the test goes through")
+
+    run(scenario())
+
+
+async def check_plugged(it: Instance, what: str) -> None:
+    """A device is there for everybody or for nobody, and can go or come."""
+    image = it.root / "plugged.img"
+    async with it.serve(autostart=False) as hv:
+        domain = hv.domains.by_uuid(UUID)
+        running = domain.need_running()
+        assert running.footprint.plugging == []
+        live = "plugged.img" in await domain.xml_desc()
+        tree = await running.execute("qom-list", {"path": "/machine/peripheral"})
+        nodes = await running.execute("query-named-block-nodes", {"flat": True})
+        assert ("scsi0-0-0-0" in str(tree)) == live
+        assert ("plugged.img" in str(nodes)) == live
+        if hv.user is not None:
+            assert (image.stat().st_uid == hv.user.uid) == live
+        configured = "plugged.img" in domain.text
+        assert not configured or live or what == "detach"
+        if live:
+            await hotplug.detach(domain, plugged_document(it.root), DomainDeviceModifyFlags.LIVE)
+        assert image.stat().st_uid == os.getuid()
+        await hotplug.attach(domain, plugged_document(it.root), DomainDeviceModifyFlags.LIVE)
+        await domain.destroy()
+    assert it.processes() == []
+    assert it.traces() == []
+    assert image.stat().st_uid == os.getuid()
+
+
+@pytest.mark.parametrize("what", ["attach", "detach"])
+def test_killed_while_plugging(what: str) -> None:
+    async def scenario() -> None:
+        for step in range(MOST_STEPS):
+            with instance() as it:
+                it.image()
+                it.image("plugged.img")
+                killed, _ = await asyncio.to_thread(strike, it, what, step)
+                await check_plugged(it, what)
+                if not killed:
+                    assert step > 5
                     return
         raise AssertionError("there are more steps than the test goes through")
 

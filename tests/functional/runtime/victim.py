@@ -10,10 +10,13 @@ import signal
 import sys
 from pathlib import Path
 
+from qvirt.constants import DomainDeviceModifyFlags
+from qvirt.runtime import hotplug
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
 from tests.functional.runtime.instance import disk, document
 
+BOTH = DomainDeviceModifyFlags.LIVE | DomainDeviceModifyFlags.CONFIG
 UUID = "11111111-2222-3333-4444-555555555555"
 
 
@@ -39,11 +42,18 @@ def victim_document(root: Path, title: str) -> str:
     return document(
         "victim",
         disk(root / "disk.img"),
+        "<controller type='scsi' index='0' model='virtio-scsi'/>",
         channel,
         "<graphics type='vnc' port='-1'/>",
         on=f"<title>{title}</title>",
         uuid=UUID,
     )
+
+
+def plugged_document(root: Path) -> str:
+    """Return the disk that is plugged in and out."""
+    limit = "<iotune><total_bytes_sec>1000000</total_bytes_sec></iotune>"
+    return disk(root / "plugged.img", "sda", limit).replace("'virtio'", "'scsi'")
 
 
 async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
@@ -55,8 +65,10 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
         await hv.define(new)
         return
     domain = await hv.define(old)
-    if what in ("destroy", "poweroff"):
+    if what in ("destroy", "poweroff", "attach", "detach"):
         await domain.start()
+    if what == "detach":
+        await hotplug.attach(domain, plugged_document(root), BOTH)
     steps.armed = True
     match what:
         case "redefine":
@@ -69,6 +81,10 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
             running = domain.need_running()
             running.monitor.submit("quit")
             await running.ended
+        case "attach":
+            await hotplug.attach(domain, plugged_document(root), BOTH)
+        case "detach":
+            await hotplug.detach(domain, plugged_document(root), BOTH)
         case "undefine":
             await domain.undefine()
         case "rename":
