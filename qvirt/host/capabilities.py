@@ -21,7 +21,7 @@ from qvirt.host.memory import page_size
 from qvirt.host.numa import Cell, huge_page_sizes, node_cpus, read_cells
 from qvirt.host.sysfs import format_list, read_text
 from qvirt.qemu.architectures import ARCHITECTURES, Architecture
-from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.caps import Overview
 from qvirt.qemu.cpumodels import X86, describe_host
 from qvirt.record import Record
 from qvirt.xml.writer import Writer
@@ -88,7 +88,7 @@ def sleep_states(root: Path = ROOT) -> tuple[str, ...]:
 
 
 def capabilities(
-    host: HostFacts, emulators: Mapping[str, EmulatorCaps], security: Sequence[SecurityModel] = ()
+    host: HostFacts, emulators: Mapping[str, Overview], security: Sequence[SecurityModel] = ()
 ) -> str:
     """Write the capabilities document. emulators: by libvirt's architecture."""
     out = Writer()
@@ -187,7 +187,7 @@ def _cache_bank(out: Writer, bank: CacheBank) -> None:
     out.leaf("bank", id=bank.id, level=bank.level, type=bank.type, size=size, unit=unit, cpus=cpus)
 
 
-def _guest(out: Writer, architecture: Architecture, caps: EmulatorCaps) -> None:
+def _guest(out: Writer, architecture: Architecture, caps: Overview) -> None:
     with out.element("guest"):
         out.leaf("os_type", "hvm")
         with out.element("arch", name=architecture.name):

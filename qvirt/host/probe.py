@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import qvirt
 from qvirt.errors import InternalError, OperationTimeout, QvirtError, SystemError_
 from qvirt.host.kvm import kvm_usable
-from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.caps import EmulatorCaps, Overview
 from qvirt.qemu.caps_queries import (
     KVM_ACCEL,
     MAIN_ACCEL,
@@ -41,13 +42,23 @@ PROBE_DEADLINE = 30.0
 _FATAL_LIMIT = 5
 """Questions an emulator may end at before it counts as broken; asked again without them."""
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 RECHECK_AFTER = 1.0
 """Seconds for which an answer is used without looking at the emulator's file again."""
 
 SEARCH_PATH = ("/usr/bin", "/usr/local/bin", "/usr/libexec", "/usr/sbin", "/bin")
 MODULE_DIRS = ("/usr/lib/qemu", "/usr/lib64/qemu", "/usr/lib/*/qemu")
+
+
+class _Surroundings(Record):
+    """What the answers of all emulators depend on."""
+
+    modules_ns: int
+    qvirt: str
+    kernel: str
+    cpu: str
+    kvm: bool
 
 
 class Stamp(Record):
@@ -65,23 +76,6 @@ class Stamp(Record):
     def to_json(self) -> dict[str, Any]:
         """Return the stamp as JSON values."""
         return asdict(self)
-
-
-def find_emulators(search: Iterable[str] = SEARCH_PATH) -> list[Path]:
-    """List the emulators installed on this machine: qemu-system-*, then qemu-kvm, kvm and qemu.
-
-    A name is taken from the first directory that has it, a link to an emulator already listed is left out.
-    """
-    found: dict[str, Path] = {}
-    for directory in search:
-        for pattern in ("qemu-system-*", "qemu-kvm", "kvm", "qemu"):
-            for path in sorted(Path(directory).glob(pattern)):
-                if path.name not in found and path.is_file() and os.access(path, os.X_OK):
-                    found[path.name] = path
-    listed: dict[Path, Path] = {}
-    for name in sorted(found, key=lambda name: (not name.startswith("qemu-system-"), name)):
-        listed.setdefault(found[name].resolve(), found[name])
-    return list(listed.values())
 
 
 def find_emulator(target: str, search: Iterable[str] = SEARCH_PATH) -> Path | None:
@@ -231,21 +225,25 @@ class EmulatorTable:
         self,
         cache: Path | None,
         *,
-        search: Iterable[str] = SEARCH_PATH,
         is_kvm_usable: Callable[[], bool] = kvm_usable,
         parallel: int | None = None,
     ) -> None:
         self._cache = cache
-        self._search = tuple(search)
         self._is_kvm_usable = is_kvm_usable
         self._gate = asyncio.Semaphore(parallel or max(2, os.cpu_count() or 1))
+        self._surroundings: tuple[float, _Surroundings] | None = None
         self._known: dict[str, tuple[Stamp, EmulatorCaps]] = {}
         self._checked: dict[str, float] = {}
         self._running: dict[str, asyncio.Task[EmulatorCaps]] = {}
 
-    async def find(self) -> list[Path]:
-        """List the emulators installed on this machine."""
-        return await asyncio.to_thread(find_emulators, self._search)
+    async def overview(self, emulator: Path | str) -> Overview:
+        """Return what the capabilities document says of an emulator; raises as `probe` does.
+
+        Where the cache knows it nothing more is read: most emulators are never used.
+        """
+        path = str(emulator)
+        seen = None if path in self._known else await asyncio.to_thread(self._glance, path)
+        return seen or await self.caps(path)
 
     async def caps(self, emulator: Path | str) -> EmulatorCaps:
         """Return what an emulator can do; raises as `probe` does."""
@@ -259,22 +257,6 @@ class EmulatorTable:
             task.add_done_callback(lambda _: self._running.pop(path, None))
         # One caller giving up must not take the answer from the others.
         return await asyncio.shield(task)
-
-    async def all(self) -> tuple[dict[str, EmulatorCaps], dict[str, QvirtError]]:
-        """Return what every installed emulator can do, and the error of each that failed, by path."""
-        paths = [str(path) for path in await self.find()]
-        results = await asyncio.gather(*(self.caps(path) for path in paths), return_exceptions=True)
-        good: dict[str, EmulatorCaps] = {}
-        bad: dict[str, QvirtError] = {}
-        for path, result in zip(paths, results, strict=True):
-            match result:
-                case EmulatorCaps():
-                    good[path] = result
-                case QvirtError():
-                    bad[path] = result
-                case BaseException():
-                    raise result
-        return good, bad
 
     async def _look(self, path: str) -> EmulatorCaps:
         stamp = await asyncio.to_thread(self._stamp, path)
@@ -291,6 +273,10 @@ class EmulatorTable:
         self._checked[path] = asyncio.get_running_loop().time()
         return known[1]
 
+    def _glance(self, path: str) -> Overview | None:
+        file = self._file(path)
+        return load_overview(file, self._stamp(path)) if file else None
+
     def _file(self, path: str) -> Path | None:
         return (
             self._cache / (hashlib.sha256(os.fsencode(path)).hexdigest() + ".json") if self._cache else None
@@ -301,34 +287,58 @@ class EmulatorTable:
             status = os.stat(path)
         except OSError as e:
             raise SystemError_(f"Cannot check QEMU binary {path}", e) from e
-        return Stamp(
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            modules_ns=max(
-                (d.stat().st_mtime_ns for p in MODULE_DIRS for d in Path("/").glob(p[1:])), default=0
-            ),
-            qvirt=f"{qvirt.__version__} {fingerprint()}",
-            kernel=os.uname().release,
-            cpu=_cpu_signature(),
-            kvm=self._is_kvm_usable(),
-        )
+        return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, **asdict(self._look_around()))
+
+    def _look_around(self) -> "_Surroundings":
+        """Return what all emulators depend on, as it was just now."""
+        now = time.monotonic()
+        if self._surroundings is None or now - self._surroundings[0] > RECHECK_AFTER:
+            folders = (d for p in MODULE_DIRS for d in Path("/").glob(p[1:]))
+            found = _Surroundings(
+                modules_ns=max((d.stat().st_mtime_ns for d in folders), default=0),
+                qvirt=f"{qvirt.__version__} {fingerprint()}",
+                kernel=os.uname().release,
+                cpu=_cpu_signature(),
+                kvm=self._is_kvm_usable(),
+            )
+            self._surroundings = now, found
+        return self._surroundings[1]
 
 
 def load(file: Path, stamp: Stamp) -> EmulatorCaps | None:
     """Read stored answers; None when there are none for this stamp, or the file is damaged."""
     try:
-        value = json.loads(file.read_bytes())
-        if value["format"] != CACHE_FORMAT or value["stamp"] != stamp.to_json():
-            return None
-        return EmulatorCaps.from_json(value["caps"])
+        head, _, rest = file.read_bytes().partition(b"\n")
+        _check(json.loads(head), stamp)
+        return EmulatorCaps.from_json(json.loads(rest))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def load_overview(file: Path, stamp: Stamp) -> Overview | None:
+    """Read the overview of stored answers; None as with `load`."""
+    try:
+        with file.open("rb") as stored:
+            head = json.loads(stored.readline())
+        _check(head, stamp)
+        return Overview.read(head["overview"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check(head: Any, stamp: Stamp) -> None:
+    """Raise ValueError when answers were stored in another form or under another stamp."""
+    if head["format"] != CACHE_FORMAT or head["stamp"] != stamp.to_json():
+        raise ValueError("stored answers are out of date")
+
+
 def store(file: Path, stamp: Stamp, caps: EmulatorCaps) -> None:
-    """Write answers for the next run; a cache that cannot be written costs time only, so it is no error."""
-    text = json.dumps({"format": CACHE_FORMAT, "stamp": stamp.to_json(), "caps": caps.to_json()})
+    """Write answers for the next run; a cache that cannot be written costs time only, so it is no error.
+
+    The first line is what `load_overview` needs, the second is everything.
+    """
+    head = {"format": CACHE_FORMAT, "stamp": stamp.to_json(), "overview": caps.overview_json()}
+    text = f"{json.dumps(head)}\n{json.dumps(caps.to_json())}\n"
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".new")

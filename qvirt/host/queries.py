@@ -16,7 +16,7 @@ from qvirt.host.kvm import kvm_max_vcpus
 from qvirt.host.probe import SEARCH_PATH, EmulatorTable, find_emulator
 from qvirt.host.sysinfo import sysinfo
 from qvirt.qemu.architectures import ARCHITECTURES, BY_NAME, Architecture
-from qvirt.qemu.caps import EmulatorCaps, Machine
+from qvirt.qemu.caps import EmulatorCaps, Machine, Overview
 from qvirt.qemu.cpu_documents import compare_document, format_baseline, named_cpu, parse_cpu
 from qvirt.qemu.cpumodels import X86, Compared, Comparison, Processor, baseline, processor_of, usable_models
 from qvirt.qemu.domcaps import DomainCapsHost, domcaps
@@ -79,13 +79,13 @@ class HostQueries:
     async def capabilities(self) -> str:
         """Return the capabilities document; an emulator that cannot be probed is left out."""
         paths = await asyncio.to_thread(self._emulators_by_arch)
-        asked = {path: asyncio.ensure_future(self._emulators.caps(path)) for path in set(paths.values())}
+        asked = {path: asyncio.ensure_future(self._emulators.overview(path)) for path in set(paths.values())}
         results = dict(zip(asked, await asyncio.gather(*asked.values(), return_exceptions=True), strict=True))
-        found: dict[str, EmulatorCaps] = {}
+        found: dict[str, Overview] = {}
         for arch, path in paths.items():
             match results[path]:
-                case EmulatorCaps() as caps:
-                    found[arch] = caps
+                case Overview() as overview:
+                    found[arch] = overview
                 case QvirtError() as error:
                     log.warning("emulator '%s' is left out of the capabilities: %s", path, error)
                 case BaseException() as error:

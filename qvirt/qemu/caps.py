@@ -9,7 +9,7 @@ import base64
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any, Self, TypeAlias
 
@@ -86,32 +86,16 @@ class AccelFacts(Record):
     gic: tuple[tuple[int, bool, bool], ...] = ()  # (version, emulated, kernel)
 
 
-class EmulatorCaps(Record, slots=False):
-    """The facts about one emulator.
+class Overview(Record, slots=False):
+    """What the capabilities document says of one emulator.
 
-    target: QEMU's name of the architecture; arch: libvirt's.
-    types: every concrete QOM type but machines and CPUs: devices, objects, chardevs.
-    properties: of the types in `caps_queries.PROBED_TYPES` only.
-    options: parameters of each command line option. accels: "tcg", and "kvm" where it works.
+    target: QEMU's name of the architecture; arch: libvirt's. accels: "tcg", and "kvm" where it works.
     """
 
     emulator: str
-    version: tuple[int, int, int]
-    package: str
     target: str
     machines: tuple[Machine, ...]
-    types: frozenset[str]
-    properties: Mapping[str, frozenset[str]]
-    options: Mapping[str, frozenset[str]]
-    commands: frozenset[str]
-    migration_capabilities: frozenset[str]
-    tpm_models: frozenset[str]
-    tpm_types: frozenset[str]
-    accels: Mapping[str, AccelFacts]
-    schema_packed: bytes = field(repr=False)
-    schema_answers: dict[str, bool] = field(default_factory=dict, repr=False)
-
-    # ------------------------------------------------------------ the emulator
+    accels: Collection[str]
 
     @property
     def arch(self) -> str:
@@ -119,21 +103,9 @@ class EmulatorCaps(Record, slots=False):
         return LIBVIRT_ARCH.get(self.target, self.target)
 
     @property
-    def version_number(self) -> int:
-        """Return the version as libvirt counts: major * 1000000 + minor * 1000 + micro."""
-        major, minor, micro = self.version
-        return major * 1_000_000 + minor * 1000 + micro
-
-    @property
     def kvm(self) -> bool:
         """Tell whether guests of this emulator can run under KVM here."""
         return "kvm" in self.accels
-
-    def accel(self, virt_type: str) -> AccelFacts:
-        """Return the facts of a domain type ("kvm", else TCG); empty when it is not available."""
-        return self.accels.get("kvm" if virt_type == "kvm" else "tcg", _NO_FACTS)
-
-    # ------------------------------------------------------- machines and CPUs
 
     def machine(self, name: str) -> Machine | None:
         """Return the machine type of a name or alias."""
@@ -146,6 +118,62 @@ class EmulatorCaps(Record, slots=False):
         preferred = self._machines.get(known.machine) if known else None
         return preferred or next((machine for machine in self.machines if machine.is_default), None)
 
+    @cached_property
+    def _machines(self) -> Mapping[str, Machine]:
+        by_name = {machine.alias: machine for machine in self.machines if machine.alias}
+        return by_name | {machine.name: machine for machine in self.machines}
+
+    def overview_json(self) -> dict[str, Any]:
+        """Return the overview as JSON values."""
+        return {
+            "emulator": self.emulator,
+            "target": self.target,
+            "machines": [_said(machine) for machine in self.machines],
+            "accels": sorted(self.accels),
+        }
+
+    @staticmethod
+    def read(value: Mapping[str, Any]) -> "Overview":
+        """Rebuild an overview from its stored form; raises KeyError or TypeError when it is damaged."""
+        machines = tuple(Machine(**machine) for machine in value["machines"])
+        return Overview(str(value["emulator"]), str(value["target"]), machines, tuple(value["accels"]))
+
+
+class EmulatorCaps(Overview, slots=False):
+    """The facts about one emulator.
+
+    types: every concrete QOM type but machines and CPUs: devices, objects, chardevs.
+    properties: of the types in `caps_queries.PROBED_TYPES` only.
+    options: parameters of each command line option.
+    """
+
+    accels: Mapping[str, AccelFacts]
+    version: tuple[int, int, int]
+    package: str
+    types: frozenset[str]
+    properties: Mapping[str, frozenset[str]]
+    options: Mapping[str, frozenset[str]]
+    commands: frozenset[str]
+    migration_capabilities: frozenset[str]
+    tpm_models: frozenset[str]
+    tpm_types: frozenset[str]
+    schema_packed: bytes = field(repr=False)
+    schema_answers: dict[str, bool] = field(default_factory=dict, repr=False)
+
+    # ------------------------------------------------------------ the emulator
+
+    @property
+    def version_number(self) -> int:
+        """Return the version as libvirt counts: major * 1000000 + minor * 1000 + micro."""
+        major, minor, micro = self.version
+        return major * 1_000_000 + minor * 1000 + micro
+
+    def accel(self, virt_type: str) -> AccelFacts:
+        """Return the facts of a domain type ("kvm", else TCG); empty when it is not available."""
+        return self.accels.get("kvm" if virt_type == "kvm" else "tcg", _NO_FACTS)
+
+    # ------------------------------------------------------- machines and CPUs
+
     def machine_has(self, machine: str, property: str) -> bool:
         """Tell whether a machine type has a property, by the family it belongs to."""
         family = next((f for prefix, f in MACHINE_FAMILIES if machine.startswith(prefix)), None)
@@ -154,11 +182,6 @@ class EmulatorCaps(Record, slots=False):
     def cpu_model(self, name: str, virt_type: str = "qemu") -> CpuModel | None:
         """Return a named CPU model as seen by an accelerator."""
         return next((cpu for cpu in self.accel(virt_type).cpus if cpu.name == name), None)
-
-    @cached_property
-    def _machines(self) -> Mapping[str, Machine]:
-        by_name = {machine.alias: machine for machine in self.machines if machine.alias}
-        return by_name | {machine.name: machine for machine in self.machines}
 
     # ------------------------------------------------------- devices, objects
 

@@ -5,6 +5,7 @@ under KVM for what depends on it. All questions go out at once; one that this QE
 error reply and means "no".
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -125,6 +126,7 @@ def questions(accel: str) -> tuple[Question, ...]:
     return _QUESTIONS[accel]
 
 
+@functools.cache
 def fingerprint() -> str:
     """Return a digest of everything asked: stored answers to other questions are not complete."""
     return hashlib.sha256(repr((_QUESTIONS, SCHEMA_QUESTIONS)).encode()).hexdigest()[:16]

@@ -40,7 +40,7 @@ def bin_dir(tmp_path: Path) -> Path:
 
 def run(bin_dir: Path, ask: "Any") -> Any:
     async def main() -> Any:
-        table = RecordedTable(None, search=[str(bin_dir)])
+        table = RecordedTable(None)
         queries = HostQueries(table, FirmwareTable([]), search=[str(bin_dir)], nvram=[])
         answer: Coroutine[Any, Any, Any] = ask(queries)
         return await answer
