@@ -83,9 +83,6 @@ def start(folders: NetworkFolders, network: Network) -> Process:
     program = _program()
     write_files(folders, network)
     name = network.name
-    status = folders.dnsmasq / f"{network.bridge_name}.status"
-    if not status.exists():
-        write_atomic(status, b"", 0o644, sync=False)
     command = [
         program,
         f"--conf-file={config_file(folders, name)}",
@@ -160,6 +157,11 @@ def stop(folders: NetworkFolders, name: str, process: Process | None = None) -> 
         _names_file(folders, name),
     ):
         remove(path)
+
+
+def forget(folders: NetworkFolders, name: str) -> None:
+    """Remove what is kept of a network while it is not active: its leases. Blocking. Raises SystemError_."""
+    remove(lease_file(folders, name))
 
 
 def _end(process: Process, name: str) -> None:

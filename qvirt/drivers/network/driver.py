@@ -14,7 +14,7 @@ from typing import Self
 
 from qvirt.constants import NetworkEventLifecycleType as Event
 from qvirt.constants import NetworkMetadataType, NetworkUpdateFlags
-from qvirt.drivers.network import default, leases, ports, running, store, update, validate
+from qvirt.drivers.network import default, dnsmasq, leases, ports, running, store, update, validate
 from qvirt.drivers.network.events import NetworkEvents, NetworkLifecycle, NetworkMetadataChange
 from qvirt.drivers.network.network import Network, NetworkFolders, NetworkHost
 from qvirt.errors import (
@@ -172,6 +172,13 @@ class Networks:
         self._by_uuid[network.uuid] = network
         self._by_name[network.name] = network
 
+    async def _forget(self, network: Network) -> None:
+        """Forget a network that is neither active nor defined, with the leases it had given."""
+        self._remove(network)
+        await self.host.files.run(
+            f"leases of '{network.name}'", partial(dnsmasq.forget, self.host.folders, network.name)
+        )
+
     def _remove(self, network: Network) -> None:
         if self._by_uuid.get(network.uuid) is network:
             del self._by_uuid[network.uuid]
@@ -254,7 +261,7 @@ class Networks:
             network.definition, network.autostart = None, False
             self._tell(network, Event.UNDEFINED)
             if not network.active:
-                self._remove(network)
+                await self._forget(network)
 
     async def set_autostart(self, network: Network, wanted: bool) -> None:
         """Start it with the daemon, or not. Raises OperationInvalid."""
@@ -295,7 +302,7 @@ class Networks:
                 await self._start(network, document)
         except BaseException:
             if is_new and not network.persistent and not network.active:
-                self._remove(network)
+                await asyncio.shield(self._forget(network))
             raise
         finally:
             self._named.pop(document.name, None)
@@ -340,7 +347,7 @@ class Networks:
         )
         network.live, network.state, network.ports = None, {}, {}
         if not network.persistent:
-            self._remove(network)
+            await self._forget(network)
 
     # ------------------------------------------------------------------- changes
 

@@ -24,6 +24,8 @@ from qvirt.model.network import ForwardMode, Network
 log = logging.getLogger(__name__)
 
 TABLE = "qvirt_network"
+#: the ports that translated connections come from, unless the network says which
+FIRST_PORT, LAST_PORT = 1024, 65535
 _DEADLINE = 10.0
 #: seconds after a change of others until we look; and how often we set the rules again within a minute
 _SETTLE, _PER_MINUTE = 0.02, 10
@@ -111,7 +113,7 @@ def _translation(network: Network, word: str, subnet: str, via: str) -> list[str
     nat = network.forward.nat if network.forward is not None else None
     address = nat.address if nat is not None else None
     port = nat.port if nat is not None else None
-    start, end = (port.start, port.end) if port is not None else (1024, 65535)
+    start, end = (port.start, port.end) if port is not None else (FIRST_PORT, LAST_PORT)
     source = ""
     if word == "ip" and address is not None and address.start:
         last = address.end or address.start

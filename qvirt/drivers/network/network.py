@@ -1,6 +1,7 @@
 """One network as the driver knows it, and what its host side is given to work with."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,13 +50,14 @@ class NetworkHost(Record, frozen=False, eq=False):
     """What starting a network may use of the instance.
 
     privileged: we may make bridges. files: for work that blocks; nothing else may. rules: the networks' rules
-    once a network was started.
+    once a network was started. checkpoint: told of every step behind us, for tests that end there.
     """
 
     folders: NetworkFolders
     files: FileWorker
     privileged: bool
     rules: "Firewall | None" = None
+    checkpoint: Callable[[str], None] = lambda step: None
 
 
 class Network:

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from qvirt.drivers.network import bandwidth, bridge, dnsmasq, dnsmasq_config
-from qvirt.drivers.network.firewall import Firewall
+from qvirt.drivers.network.firewall import FIRST_PORT, LAST_PORT, Firewall
 from qvirt.drivers.network.network import Network, NetworkHost
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
 from qvirt.host.persist import remove, write_atomic
-from qvirt.model.network import BRIDGED_BY_US, ForwardInterface
+from qvirt.model.network import BRIDGED_BY_US, ForwardInterface, ForwardMode, Nat, NatPort
 from qvirt.model.network import Network as Document
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ async def start(network: Network, host: NetworkHost) -> None:
     Called with the network's lock held; ``network.live`` is set, the status file is written after it.
     """
     document = network.current
+    _fill_ports(document)
     if document.mode not in BRIDGED_BY_US:
         await host.files.run(f"devices of '{network.name}'", partial(_fill_pool, document))
         return
@@ -114,12 +115,18 @@ async def start(network: Network, host: NetworkHost) -> None:
         )
     await host.files.run(f"network '{network.name}'", partial(bridge.check_free, document))
     name = document.bridge_name or ""
-    mark = _journal(host, network.name)
-    await host.files.run("network mark", partial(write_atomic, mark, name.encode(), sync=False))
+    await _write_mark(network, host)
+    host.checkpoint("network marked")
     async with AsyncExitStack() as undo:
         undo.push_async_callback(_take_away, network, host, name)
         await _bring_up(network, host, document)
         undo.pop_all()
+
+
+async def _write_mark(network: Network, host: NetworkHost) -> None:
+    """Note which bridge there may be, so that it is found even if nothing else is written."""
+    mark, name = _journal(host, network.name), network.bridge or ""
+    await host.files.run("network mark", partial(write_atomic, mark, name.encode(), sync=False))
 
 
 async def _bring_up(network: Network, host: NetworkHost, document: Document) -> None:
@@ -128,9 +135,16 @@ async def _bring_up(network: Network, host: NetworkHost, document: Document) -> 
 
     async def link_and_server() -> dnsmasq.Process | None:
         await host.files.run(f"bridge of '{network.name}'", partial(_link, document))
-        return await _serve(network, document)
+        host.checkpoint("bridge made")
+        process = await _serve(network, document)
+        host.checkpoint("dnsmasq started")
+        return process
 
-    results = await asyncio.gather(rules.add(document), link_and_server(), return_exceptions=True)
+    async def add_rules() -> None:
+        await rules.add(document)
+        host.checkpoint("rules added")
+
+    results = await asyncio.gather(add_rules(), link_and_server(), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -185,17 +199,24 @@ async def _take_away(network: Network, host: NetworkHost, name: str) -> None:
 async def _remove(host: NetworkHost, network: str, name: str) -> None:
     def link_and_server() -> None:
         dnsmasq.stop(host.folders, network)
+        host.checkpoint("dnsmasq stopped")
         bridge.remove(name)
-        remove(_journal(host, network))
+        host.checkpoint("bridge removed")
+
+    async def remove_rules() -> None:
+        await rules_of(host).remove(name)
+        host.checkpoint("rules removed")
 
     results = await asyncio.gather(
-        rules_of(host).remove(name),
+        remove_rules(),
         host.files.run(f"network '{network}'", link_and_server),
         return_exceptions=True,
     )
     for result in results:
         if isinstance(result, BaseException):
             raise result
+    await host.files.run("network mark", partial(remove, _journal(host, network)))
+    host.checkpoint("mark removed")
 
 
 async def refresh(network: Network, old: Document, new: Document) -> None:
@@ -239,6 +260,7 @@ async def reconnect(network: Network, host: NetworkHost) -> None:
     document = network.current
     if document.mode not in BRIDGED_BY_US:
         return
+    await _write_mark(network, host)
     try:
         await _bring_up(network, host, document)
     except QvirtError:
@@ -257,6 +279,15 @@ async def sweep(host: NetworkHost, active: frozenset[str]) -> list[str]:
         await _remove(host, name, device)
         reports.append(f"network '{name}' was half started and has been taken away")
     return reports
+
+
+def _fill_ports(document: Document) -> None:
+    """Note the ports that translated connections come from, as libvirt shows them of an active network."""
+    forward = document.forward
+    if forward is None or forward.mode != ForwardMode.NAT:
+        return
+    forward.nat = forward.nat or Nat()
+    forward.nat.port = forward.nat.port or NatPort(start=FIRST_PORT, end=LAST_PORT)
 
 
 def _fill_pool(document: Document) -> None:
