@@ -33,6 +33,7 @@ from qvirt.runtime.paths import InstanceLock, Paths, make_folders
 from qvirt.runtime.process import become_reaper
 from qvirt.runtime.records import DomainStats
 from qvirt.security.dac import unsearchable
+from qvirt.security.owners import Owners, daemon_word
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,8 @@ class Hypervisor:
         self.cpus_seen: dict[tuple[object, ...], tuple[EmulatorCaps, CpuSeen]] = {}
         self.display_ports = PortAllocator("display", *config.display_ports)
         self.websocket_ports = PortAllocator("webSocket", *config.websocket_ports)
+        #: the files lent to QEMU's user
+        self.owners = Owners(daemon_word(str(paths.lib)), remember=config.remember_owner)
         #: the virtual networks that interfaces are plugged into; None where there are none
         self.networks: Networks | None = None
         self.closing = False

@@ -43,8 +43,8 @@ from qvirt.qemu.sealing import BLOCK, KEY_SIZE, seal
 from qvirt.qemu.start import directories, prepare_domain
 from qvirt.qemu.switches import Step
 from qvirt.record import Record, field
-from qvirt.runtime.state import Footprint, Owner
-from qvirt.security import dac
+from qvirt.runtime.state import Footprint
+from qvirt.security.owners import Owners
 
 #: descriptors QEMU inherits are numbered from here: the launcher keeps the lower ones for itself
 FIRST_FD = 20
@@ -124,7 +124,6 @@ class Plan(Record, frozen=False):
     """
 
     files: list[FileResource] = field(default_factory=list)
-    plain_files: list[dac.Wanted] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     listeners: list[ListenResource] = field(default_factory=list)
     nvram: tuple[str, str | None] | None = None
@@ -141,11 +140,12 @@ def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     os_ = definition.os
     for path in (os_.kernel, os_.initrd, os_.dtb):
         if path:
-            plan.plain_files.append(dac.Wanted(path, writable=False, restore=True))
+            plan.files.append(FileResource(os_, path, writable=False, shared=True))
     if os_.loader is not None and os_.loader.path:
-        plan.plain_files.append(dac.Wanted(os_.loader.path, writable=False, restore=False))
+        plan.files.append(FileResource(os_.loader, os_.loader.path, writable=False, relabel=False))
     if os_.nvram is not None and os_.nvram.file:
         plan.nvram = (os_.nvram.file, os_.nvram.template)
+        plan.files.append(FileResource(os_.nvram, os_.nvram.file, create=True))
     return plan
 
 
@@ -198,67 +198,22 @@ def drop_source(definition: Domain, disk: Disk) -> str | None:
     return path
 
 
-def check_files(plan: Plan, user: QemuUser | None) -> None:
-    """Refuse images that are missing or that QEMU's user cannot get at. Blocking."""
+def make_files(plan: Plan) -> None:
+    """Make the files a start may find missing; QEMU's user could not, in most folders. Blocking."""
     for resource in plan.files:
-        if resource.create:
+        if (
+            resource.create
+            and resource.relabel
+            and not (plan.nvram is not None and resource.path == plan.nvram[0])
+        ):
             _create_file(resource.path)
-        elif not os.path.exists(f"{resource.path}.in"):  # a pair of pipes has no file of the plain name
-            _check_file(resource.path, user, write=resource.writable and not resource.relabel)
-    for wanted in plan.plain_files:
-        _check_file(wanted.path, user, write=False)
 
 
 def _create_file(path: str) -> None:
-    """Make a file that a start may find missing; QEMU's user could not make it in most folders."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise SystemError_(f"Unable to pre-create chardev file '{path}'", error) from error
-
-
-def _check_file(path: str, user: QemuUser | None, *, write: bool) -> None:
-    try:
-        os.stat(path)
-    except OSError as error:
-        raise SystemError_(f"Cannot access storage file '{path}'", error) from error
-    if user is None:
-        return
-    folder = dac.unsearchable(path, user)
-    if folder is not None:
-        status = folder.stat()
-        raise SystemError_(
-            f"Cannot access storage file '{path}' (as uid:{user.uid}, gid:{user.gid}): Permission denied: "
-            f"directory '{folder}' cannot be searched by QEMU's user (mode {status.st_mode & 0o7777:04o}, "
-            f"owner {status.st_uid}:{status.st_gid}); allow it with chmod o+x or an ACL, or move the file"
-        )
-    if write and dac.unreadable(path, user, write=True):
-        raise SystemError_(
-            f"Cannot access storage file '{path}' (as uid:{user.uid}, gid:{user.gid}): Permission denied"
-        )
-
-
-def plan_owners(plan: Plan, user: QemuUser | None) -> list[Owner]:
-    """Return the files whose owner changes, with the owners they have. Blocking."""
-    if user is None:
-        return []
-    wanted = [
-        dac.Wanted(r.path, r.writable, restore=r.writable and not r.shared) for r in plan.files if r.relabel
-    ]
-    loader = [w for w in plan.plain_files if w.restore]
-    return [Owner(c.path, c.uid if c.restore else -1, c.gid if c.restore else -1)
-            for c in dac.plan([*wanted, *loader], user)]  # fmt: skip
-
-
-def give_owners(owners: Iterable[Owner], user: QemuUser) -> None:
-    """Give the files to QEMU's user. Raises SystemError_. Blocking."""
-    for owner in owners:
-        try:
-            os.chown(owner.path, user.uid, user.gid)
-        except OSError as error:
-            raise SystemError_(
-                f"unable to set user and group to '{user.uid}:{user.gid}' on '{owner.path}'", error
-            ) from error
 
 
 def make_folders(folders: Iterable[str], user: QemuUser | None) -> None:
@@ -423,8 +378,8 @@ def release_ports(plan: PortPlan) -> None:
 # ------------------------------------------------------------------------- undoing
 
 
-def sweep(footprint: Footprint, keep_below: Iterable[str]) -> list[str]:
-    """Take away what a start has left; returns what could not be taken away. Blocking.
+def sweep(run: int, footprint: Footprint, owners: Owners, keep_below: Iterable[str]) -> list[str]:
+    """Take away what a run has left; returns what could not be taken away. Blocking.
 
     keep_below: the instance's own folders; outside them nothing is removed but overlays of transient disks.
     """
@@ -440,13 +395,7 @@ def sweep(footprint: Footprint, keep_below: Iterable[str]) -> list[str]:
     for name, mac in footprint.macs.items():
         if mac:
             failures += plug.give_mac_back(name, mac)
-    for owner in reversed(footprint.owners):
-        if owner.uid < 0:
-            continue
-        try:
-            os.chown(owner.path, owner.uid, owner.gid)
-        except OSError as error:
-            attempt(f"cannot give '{owner.path}' back to {owner.uid}:{owner.gid}", error)
+    failures += owners.take_back(run, footprint.loans)
     for path in footprint.files:
         if path.startswith(allowed) or is_overlay(path):
             try:

@@ -32,14 +32,14 @@ from qvirt.qemu.switches import CommandLine
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event, Json
-from qvirt.runtime import interfaces, launch, live, monitor_events, pinning, vcpus
+from qvirt.runtime import interfaces, launch, lending, live, monitor_events, pinning, vcpus
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Limits, Process
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
-from qvirt.runtime.state import Owner
 from qvirt.security import dac
 from qvirt.security.launcher import confining
+from qvirt.security.owners import Loan
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -123,7 +123,9 @@ async def _start_once(
 async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvram: bool) -> None:
     hv = domain.hypervisor
     definition = running.definition
-    user, relabel = dac.user_of(definition.seclabels, hv.user)
+    user, running.relabel = dac.user_of(
+        definition.seclabels, hv.user, require=hv.config.security_require_confined
+    )
     running.user = user
     running.caps = await hv.documents.caps_for(definition)
     async with contextlib.AsyncExitStack() as stack:
@@ -143,7 +145,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         )
         made = await _overlays(domain, definition)
         assign_aliases(definition, ctx)
-        _label(definition, user)
+        if hv.config.security_default_confined:
+            _label(definition, user)
         running.folder = ctx.domain_dir
         running.monitor_path = f"{ctx.domain_dir}/monitor.sock"
         mark = running.footprint
@@ -158,10 +161,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         ]
         ports = launch.take_ports(definition, hv.display_ports, hv.websocket_ports)
         mark.ports = [port for _, port in ports.taken]
-        mark.owners = await hv.files.run(
-            f"start of '{domain.name}'",
-            partial(_check, plan, user if hv.config.dynamic_ownership and relabel else None, user),
-        )
+        mark.loans = await hv.files.run(f"start of '{domain.name}'", partial(_check, hv, running, plan))
         hv.checkpoint("checked")
         await domain.save_status(then=partial(_make, hv, plan, running, descriptors.master_key, reset_nvram))
         hv.checkpoint("host prepared")
@@ -217,9 +217,9 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
     hv.checkpoint("running")
 
 
-def _check(plan: launch.Plan, new_owner: QemuUser | None, user: QemuUser | None) -> list[Owner]:
-    launch.check_files(plan, user)
-    return launch.plan_owners(plan, new_owner)
+def _check(hv: "Hypervisor", running: Running, plan: launch.Plan) -> list[Loan]:
+    launch.make_files(plan)
+    return lending.check(hv, running, plan.files)
 
 
 def _make(
@@ -227,13 +227,13 @@ def _make(
 ) -> None:
     hv.checkpoint("status written")
     user = running.user
+    lending.open_folders(hv, user)
     launch.make_folders(running.footprint.folders, user)
     launch.write_master_key(f"{running.folder}/master-key.aes", master_key, user)
     launch.write_overlays(plan, user)
     if plan.nvram is not None:
         launch.prepare_nvram(*plan.nvram, user, reset=reset_nvram)
-    if user is not None:
-        launch.give_owners(running.footprint.owners, user)
+    hv.owners.give(running.id, running.footprint.loans)
 
 
 async def _drop_missing(domain: "Domain", ctx: BuildContext) -> None:
@@ -567,7 +567,8 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
                 DomainLog.append(hv.paths.logfile(domain.name), f"shutting down, reason={word}")
         except OSError as error:
             failures.append(f"cannot write the log: {error.strerror}")
-        failures += launch.sweep(running.footprint, hv.own_folders)
+        failures += lending.close_folders(hv, running.id, running.user)
+        failures += launch.sweep(running.id, running.footprint, hv.owners, hv.own_folders)
         with contextlib.suppress(FileNotFoundError):
             hv.paths.status(domain.name).unlink()
         return failures

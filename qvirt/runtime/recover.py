@@ -34,6 +34,7 @@ from qvirt.runtime.domain import Domain
 from qvirt.runtime.process import Process, start_time
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import VERSION, Footprint, Status, boot_id, read_status
+from qvirt.security import dac
 
 if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
@@ -163,7 +164,12 @@ async def reconnect_all(hv: "Hypervisor") -> None:
                 "what is known of it is used"
             )
         hv.note_id(status.id)
+        await hv.files.run(f"files of '{status.name}'", partial(_note_loans, hv, status))
     await asyncio.gather(*(_reconnect(hv, status) for status in found))
+
+
+def _note_loans(hv: "Hypervisor", status: Status) -> None:
+    hv.owners.note(status.id, status.footprint.loans)
 
 
 def _read_statuses(folder: Path) -> tuple[list[Status], list[tuple[Path, str]]]:
@@ -283,6 +289,8 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
         clock_base=status.clock_base,
         owner=_GONE_OWNER if status.autodestroy else None,
     )
+    with contextlib.suppress(QvirtError):  # the user was removed
+        running.user, running.relabel = dac.user_of(definition.seclabels, hv.user)
     with contextlib.suppress(QvirtError):  # the emulator was removed; its QEMU runs on without our knowing
         running.caps = await hv.documents.caps_for(definition)
     for port in status.footprint.ports:

@@ -43,6 +43,8 @@ class Running(Record, frozen=False, eq=False):
     stage: str = "starting"
     #: whom QEMU runs as; None for the daemon's own user
     user: QemuUser | None = None
+    #: whether its files are lent to that user
+    relabel: bool = True
     #: None for a QEMU found again, until somebody needs it
     caps: EmulatorCaps | None = None
     process: Process | None = None

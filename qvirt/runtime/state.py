@@ -21,6 +21,7 @@ from qvirt.constants import (
 )
 from qvirt.errors import XmlError
 from qvirt.record import Record, field
+from qvirt.security.owners import Loan
 from qvirt.xml.document import parse_element
 from qvirt.xml.fields import escape
 
@@ -71,19 +72,12 @@ def _words(cls: type) -> dict[int, str]:
 REASON_WORDS = {state: _words(cls) for state, cls in _REASONS.items()}
 
 
-class Owner(Record, frozen=False):
-    """A file whose owner was changed for QEMU, and whom it belonged to."""
-
-    path: str
-    uid: int
-    gid: int
-
-
 class Footprint(Record, frozen=False):
     """What a start leaves on the host, to be undone when the domain ends, however it ends.
 
     folders: removed with what is in them. files: removed. ports: TCP ports taken from the allocator.
-    owners: given back in reverse order. links: network devices that outlive QEMU (macvtap), removed.
+    loans: files lent to QEMU's user, given back in reverse order. links: network devices that outlive QEMU
+    (macvtap), removed.
     macs: devices of the host that have a guest's MAC address meanwhile, and their own.
     plugging: aliases of the devices that are being plugged in and may not be there yet.
     """
@@ -91,7 +85,7 @@ class Footprint(Record, frozen=False):
     folders: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
-    owners: list[Owner] = field(default_factory=list)
+    loans: list[Loan] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     macs: dict[str, str] = field(default_factory=dict)
     plugging: list[str] = field(default_factory=list)
@@ -154,7 +148,10 @@ class Status(Record, frozen=False):
         out += [f"    <folder path='{escape(path)}'/>\n" for path in mark.folders]
         out += [f"    <file path='{escape(path)}'/>\n" for path in mark.files]
         out += [f"    <port number='{port}'/>\n" for port in mark.ports]
-        out += [f"    <owner path='{escape(o.path)}' uid='{o.uid}' gid='{o.gid}'/>\n" for o in mark.owners]
+        out += [
+            f"    <loan path='{escape(loan.path)}' owner='{_ids(loan.owner)}' user='{_ids(loan.user)}'/>\n"
+            for loan in mark.loans
+        ]
         out += [f"    <link name='{escape(name)}'/>\n" for name in mark.links]
         out += [
             f"    <mac device='{escape(name)}' address='{escape(mac)}'/>\n" for name, mac in mark.macs.items()
@@ -240,14 +237,23 @@ def _footprint(ours: etree._Element | None) -> Footprint:
         folders=[el.get("path", "") for el in ours.iterfind("folder")],
         files=[el.get("path", "") for el in ours.iterfind("file")],
         ports=[_number(el.get("number"), 0) for el in ours.iterfind("port")],
-        owners=[
-            Owner(el.get("path", ""), _number(el.get("uid"), 0), _number(el.get("gid"), 0))
-            for el in ours.iterfind("owner")
+        loans=[
+            Loan(el.get("path", ""), _read_ids(el.get("owner", "")), _read_ids(el.get("user", "")))
+            for el in ours.iterfind("loan")
         ],
         links=[el.get("name", "") for el in ours.iterfind("link")],
         macs={el.get("device", ""): el.get("address", "") for el in ours.iterfind("mac")},
         plugging=[el.get("alias", "") for el in ours.iterfind("plugging")],
     )
+
+
+def _ids(owner: tuple[int, int]) -> str:
+    return f"{owner[0]}:{owner[1]}"
+
+
+def _read_ids(text: str) -> tuple[int, int]:
+    uid, _, gid = text.partition(":")
+    return _number(uid, -1), _number(gid, -1)
 
 
 def _number(text: str | None, default: int) -> int:

@@ -1,115 +1,156 @@
-"""File ownership: images are given to QEMU's user for a run and given back afterwards.
+"""Whom a QEMU runs as, whom its files are lent to, and what keeps that user from a file.
 
 Blocking; the caller runs it off the loop.
 """
 
+import grp
 import os
+import pwd
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from qvirt.errors import ConfigSyntax, InvalidArg
+from qvirt.errors import ConfigSyntax, ConfigUnsupported, InvalidArg
 from qvirt.host.config import QemuUser, resolve_user
 from qvirt.model.seclabel import SecLabel
 from qvirt.record import Record
+from qvirt.security import acl
 
 
-def user_of(labels: Iterable[SecLabel], default: QemuUser | None) -> tuple[QemuUser | None, bool]:
-    """Return whom a domain's QEMU runs as, and whether its files are given to that user.
+def user_of(
+    labels: Iterable[SecLabel], default: QemuUser | None, *, require: bool = False
+) -> tuple[QemuUser | None, bool]:
+    """Return whom a domain's QEMU runs as, and whether its files are lent to that user.
 
-    A static label of the model ``dac`` names user and group; ``none`` leaves the files alone. Raises
-    InvalidArg.
+    A static label of the model ``dac`` names user and group; ``none`` leaves the files alone. require: no
+    domain may do without confinement. Raises InvalidArg, ConfigUnsupported.
     """
     for label in labels:
+        if label.type == "none" and require:
+            raise ConfigUnsupported("Unconfined guests are not allowed on this host")
         if label.model != "dac":
             continue
         if label.type == "static" and label.label:
-            user, _, group = label.label.partition(":")
-            try:
-                found = resolve_user(user, group or None)
-            except ConfigSyntax as error:
-                raise InvalidArg(error.detail) from error
-            return found, bool(label.relabel)
+            return parse_label(label.label), bool(label.relabel)
         if label.type == "none":
             return default, False
     return default, True
 
 
-class Wanted(Record):
-    """A file QEMU will open. restore: libvirt gives it back at the end (exclusive, written to)."""
+def parse_label(text: str) -> QemuUser:
+    """Read ``USER:GROUP``, each a name, a number or ``+number``. Raises InvalidArg."""
+    user, _, group = text.partition(":")
+    try:
+        return resolve_user(user, group or None)
+    except ConfigSyntax as error:
+        raise InvalidArg(error.detail) from error
+
+
+class Obstacle(Record):
+    """What keeps QEMU's user from a file. what: a clause; remedy: the smallest command that helps, or ''."""
 
     path: str
-    writable: bool
-    restore: bool
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}" if self.remedy else self.what
 
 
-class Change(Record):
-    """A file whose owner has to change, and whom it belongs to now."""
+def obstacles(
+    path: str, user: QemuUser, *, write: bool, owner: tuple[int, int] | None = None
+) -> Iterator[Obstacle]:
+    """Yield what keeps QEMU's user from a file that exists: every folder on the way, then the file itself.
 
-    path: str
-    uid: int
-    gid: int
-    restore: bool
-
-
-def plan(files: Iterable[Wanted], user: QemuUser) -> Iterator[Change]:
-    """Yield the files that do not belong to QEMU's user yet. What is missing is left alone."""
-    seen: set[str] = set()
-    for wanted in files:
-        if wanted.path in seen:
-            continue
-        seen.add(wanted.path)
-        try:
-            status = os.stat(wanted.path)
-        except OSError:
-            continue
-        if stat.S_ISDIR(status.st_mode) or stat.S_ISSOCK(status.st_mode):
-            continue
-        if not stat.S_ISREG(status.st_mode) and _may(status, user, 6 if wanted.writable else 4):
-            continue  # /dev/urandom and its kin are everybody's
-        if (status.st_uid, status.st_gid) != (user.uid, user.gid):
-            yield Change(wanted.path, status.st_uid, status.st_gid, wanted.restore)
-
-
-def unsearchable(path: str, user: QemuUser) -> Path | None:
-    """Return the first folder on the way to ``path`` that QEMU's user cannot search, None when all can be.
-
-    Symbolic links are followed. A folder with an access control list is trusted.
+    owner: whom the file is going to belong to; None when it stays as it is. Symbolic links are followed.
     """
     real = Path(os.path.realpath(path))
     for folder in reversed(real.parents):
         try:
             status = os.stat(folder)
         except OSError:
-            return None
-        if not _may(status, user, 1) and not _has_acl(folder):
-            return folder
-    return None
+            return
+        if not _may(folder, status, user, 1):
+            yield Obstacle(
+                str(folder),
+                f"directory '{folder}' cannot be searched by QEMU's user ({_described(status)})",
+                f"allow it with '{_remedy(folder, user, 'x')}', or move the file",
+            )
+    try:
+        status = os.stat(real)
+    except OSError:
+        return
+    need, bits = (6, "rw") if write else (4, "r")
+    if stat.S_ISDIR(status.st_mode):
+        return
+    if owner is not None:
+        if not _mode_allows(status.st_mode, owner, user, need):
+            yield Obstacle(
+                str(real),
+                f"mode {status.st_mode & 0o7777:04o} forbids it to QEMU's user even if it is lent",
+                f"allow it with 'chmod u+{bits} {real}'",
+            )
+    elif not _may(real, status, user, need):
+        yield Obstacle(
+            str(real),
+            f"it stays as it is ({_described(status)})",
+            f"allow it with '{_remedy(real, user, bits)}', or let it be relabelled",
+        )
 
 
-def unreadable(path: str, user: QemuUser, *, write: bool) -> bool:
-    """Tell whether the mode bits keep QEMU's user from opening a file."""
+def is_open_to_all(path: str, user: QemuUser, *, write: bool) -> bool:
+    """Tell whether a device or socket needs no other owner: /dev/urandom and its kin are everybody's."""
     try:
         status = os.stat(path)
     except OSError:
         return False
-    return not _may(status, user, 6 if write else 4) and not _has_acl(Path(path))
+    return not stat.S_ISREG(status.st_mode) and _may(Path(path), status, user, 6 if write else 4)
 
 
-def _may(status: os.stat_result, user: QemuUser, bits: int) -> bool:
-    if user.uid == 0:
-        return True
-    mode = status.st_mode
-    if status.st_uid == user.uid:
-        return mode >> 6 & bits == bits
+def unsearchable(path: str, user: QemuUser) -> Path | None:
+    """Return the first folder on the way to ``path`` that QEMU's user cannot search, None when all can be."""
+    real = os.path.realpath(path)
+    found = next(obstacles(path, user, write=False, owner=(user.uid, user.gid)), None)
+    return Path(found.path) if found is not None and found.path != real else None
+
+
+def _described(status: os.stat_result) -> str:
+    return f"mode {status.st_mode & 0o7777:04o}, owner {_name(status.st_uid, status.st_gid)}"
+
+
+def _name(uid: int, gid: int) -> str:
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    try:
+        return f"{user}:{grp.getgrgid(gid).gr_name}"
+    except KeyError:
+        return f"{user}:{gid}"
+
+
+def _remedy(path: Path, user: QemuUser, bits: str) -> str:
+    """Return the command that opens a path to as few as can be."""
+    status = os.stat(path)
     if status.st_gid == user.gid or status.st_gid in user.groups:
+        return f"chmod g+{bits} {path}"
+    if shutil.which("setfacl"):
+        return f"setfacl -m u:{_name(user.uid, user.gid).partition(':')[0]}:{bits} {path}"
+    return f"chmod o+{bits} {path}"
+
+
+def _may(path: Path, status: os.stat_result, user: QemuUser, bits: int) -> bool:
+    """Tell whether mode and access control list let the user do it; a root without capabilities is a user."""
+    entries = acl.read(path)
+    if entries is not None:
+        return acl.allows(entries, status, user, bits)
+    return _mode_allows(status.st_mode, (status.st_uid, status.st_gid), user, bits)
+
+
+def _mode_allows(mode: int, owner: tuple[int, int], user: QemuUser, bits: int) -> bool:
+    if owner[0] == user.uid:
+        return mode >> 6 & bits == bits
+    if owner[1] == user.gid or owner[1] in user.groups:
         return mode >> 3 & bits == bits
     return mode & bits == bits
-
-
-def _has_acl(path: Path) -> bool:
-    try:
-        os.getxattr(path, "system.posix_acl_access")
-    except OSError:
-        return False
-    return True

@@ -25,11 +25,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from qvirt.errors import ConfigUnsupported, DeviceMissing, OperationUnsupported, QvirtError
+from qvirt.model.devices.chardev import SourceSeclabel
 from qvirt.model.devices.device import Device
 from qvirt.model.domain import Domain
+from qvirt.model.seclabel import DeviceSecLabel
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.switches import Step, Switch
 from qvirt.record import Record
+from qvirt.xml.node import Node
 
 D = TypeVar("D", bound=Device)
 
@@ -37,14 +40,15 @@ D = TypeVar("D", bound=Device)
 class Resource(Record):
     """Something of the host that a device needs; ``origin`` is the node that asks for it."""
 
-    origin: Device
+    origin: Node
 
 
 class FileResource(Resource):
     """A file or device node QEMU opens by path.
 
     writable: QEMU writes to it. shared: another QEMU may use it at the same time.
-    create: it may be missing, QEMU or the daemon makes it. relabel: the owner is given to QEMU's user.
+    create: it may be missing, QEMU or the daemon makes it. relabel: it is lent to QEMU's user, or to the one
+    that label (``USER:GROUP``) names.
     """
 
     path: str
@@ -52,6 +56,18 @@ class FileResource(Resource):
     shared: bool = False
     create: bool = False
     relabel: bool = True
+    label: str | None = None
+
+
+def relabelling(labels: Iterable[DeviceSecLabel | SourceSeclabel]) -> tuple[bool, str | None]:
+    """Return ``relabel`` and ``label`` of a resource whose source has such labels."""
+    for label in labels:
+        if label.model in (None, "dac"):
+            if label.relabel is False or (isinstance(label, DeviceSecLabel) and label.labelskip):
+                return False, None
+            if label.label:
+                return True, label.label
+    return True, None
 
 
 class TapResource(Resource):

@@ -11,7 +11,7 @@ from qvirt.model.storage_source import Encryption, Image, SourceType, StorageSou
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import disk_live, disk_rules
-from qvirt.qemu.devices.base import FileResource, Handler, Resource
+from qvirt.qemu.devices.base import FileResource, Handler, Resource, relabelling
 from qvirt.qemu.devices.blockdev import (
     CACHE_MODES,
     chain_switches,
@@ -407,11 +407,16 @@ def _is_managed(source: StorageSource | None) -> bool:
 
 def _image_resources(disk: Disk, image: Image) -> Iterator[Resource]:
     source = image.source
-    relabel = not any(label.relabel is False or label.labelskip for label in source.seclabels)
+    relabel, label = relabelling(source.seclabels)
     path = source.local_path
     if path is not None:
         yield FileResource(
-            disk, path, writable=not image.readonly, shared=disk.shareable or image.depth > 0, relabel=relabel
+            disk,
+            path,
+            writable=not image.readonly,
+            shared=disk.shareable or image.depth > 0,
+            relabel=relabel,
+            label=label,
         )
     sockets = [source.path, *(host.socket for host in source.hosts)]
     said = source.reservations

@@ -6,7 +6,8 @@ from qvirt.constants import DomainPausedReason, DomainRunningReason, DomainState
 from qvirt.errors import QvirtError
 from qvirt.record import fields
 from qvirt.runtime.documents import header
-from qvirt.runtime.state import REASON_WORDS, STATE_WORDS, Footprint, Owner, Status, read_status
+from qvirt.runtime.state import REASON_WORDS, STATE_WORDS, Footprint, Status, read_status
+from qvirt.security.owners import Loan
 
 LIVE = "<domain type='qemu' id='7'>\n  <name>a&amp;b</name>\n  <uuid>x</uuid>\n</domain>\n"
 
@@ -27,7 +28,9 @@ def status() -> Status:
         folder="/lib/domain-7-a&b",
         vcpu_pids=[124, 125],
         taints=["custom-monitor"],
-        footprint=Footprint(["/lib/d"], ["/run/a.pid"], [5900, 5901], [Owner("/img", 0, 5)], ["macvtap0"]),
+        footprint=Footprint(
+            ["/lib/d"], ["/run/a.pid"], [5900, 5901], [Loan("/img", (0, 5), (64055, 7))], ["macvtap0"]
+        ),
         fake_reboot=True,
         autodestroy=True,
         clock_base=-3600,

@@ -1,50 +1,98 @@
-"""Who owns what, who may get where."""
+"""Who may get where, and what is said when they may not."""
 
 import os
+import struct
 from pathlib import Path
 
+import pytest
+
+from qvirt.errors import ConfigUnsupported, InvalidArg
 from qvirt.host.config import QemuUser
-from qvirt.security.dac import Change, Wanted, plan, unreadable, unsearchable
+from qvirt.model.seclabel import SecLabel
+from qvirt.security.dac import is_open_to_all, obstacles, parse_label, unsearchable, user_of
 
-STRANGER = QemuUser(os.getuid() + 4711, os.getgid() + 4711)
+STRANGER = QemuUser(os.getuid() + 4711, os.getgid() + 4711, (os.getgid() + 4711,))
+OWN = (STRANGER.uid, STRANGER.gid)
 
 
-def test_plan_names_what_is_not_the_users_yet(tmp_path: Path) -> None:
+def closed_tree(tmp_path: Path) -> Path:
+    image = tmp_path / "outer" / "inner" / "image"
+    image.parent.mkdir(parents=True)
+    image.touch(0o644)
+    image.parent.chmod(0o700)
+    (tmp_path / "outer").chmod(0o710)
+    return image
+
+
+def test_every_closed_folder_is_found_with_owner_mode_and_remedy(tmp_path: Path) -> None:
+    image = closed_tree(tmp_path)
+    found = {x.path: str(x) for x in obstacles(str(image), STRANGER, write=True, owner=OWN)}
+    assert [path for path in found if path.startswith(str(tmp_path / "outer"))] == [
+        str(tmp_path / "outer"),
+        str(image.parent),
+    ]
+    said = found[str(image.parent)]
+    assert "mode 0700, owner " in said
+    assert str(STRANGER.uid) in said or "chmod o+x" in said
+    assert said.endswith(f"{image.parent}', or move the file")
+    first = unsearchable(str(image), STRANGER)
+    assert first is not None
+    assert str(tmp_path / "outer").startswith(str(first))
+
+
+def test_a_group_is_enough_and_the_smallest_remedy(tmp_path: Path) -> None:
+    image = closed_tree(tmp_path)
+    member = QemuUser(STRANGER.uid, STRANGER.gid, (os.getgid(),))
+    found = [x for x in obstacles(str(image), member, write=False, owner=OWN) if "outer" in x.path]
+    assert [x.path for x in found] == [str(image.parent)]
+    assert f"chmod g+x {image.parent}" in found[0].remedy
+
+
+def test_access_control_lists_are_read(tmp_path: Path) -> None:
+    image = closed_tree(tmp_path)
+    entries = [(1, 7, 0xFFFFFFFF), (2, 1, STRANGER.uid), (4, 0, 0xFFFFFFFF), (16, 1, 0xFFFFFFFF),
+               (32, 0, 0xFFFFFFFF)]  # fmt: skip
+    for mask, opened in ((1, True), (4, False)):
+        entries[3] = (16, mask, 0xFFFFFFFF)
+        acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+        try:
+            for folder in (image.parent, image.parent.parent):
+                os.setxattr(folder, "system.posix_acl_access", acl)
+        except OSError as error:
+            pytest.skip(f"no access control lists here: {error.strerror}")
+        found = [x for x in obstacles(str(image), STRANGER, write=True, owner=OWN) if "outer" in x.path]
+        assert (found == []) is opened
+
+
+def test_the_file_itself(tmp_path: Path) -> None:
     image = tmp_path / "a"
     image.touch()
-    changes = list(
-        plan(
-            [
-                Wanted(str(image), True, True),
-                Wanted(str(image), False, False),
-                Wanted(str(tmp_path / "missing"), True, True),
-                Wanted(str(tmp_path), True, True),
-                Wanted("/dev/null", True, True),
-            ],
-            STRANGER,
-        )
-    )
-    assert changes == [Change(str(image), os.getuid(), os.getgid(), True)]
-    assert list(plan([Wanted(str(image), True, True)], QemuUser(os.getuid(), os.getgid()))) == []
+
+    def last(mode: int, *, write: bool, owner: tuple[int, int] | None) -> str:
+        image.chmod(mode)
+        found = [x for x in obstacles(str(image), STRANGER, write=write, owner=owner) if x.path == str(image)]
+        return str(found[0]) if found else ""
+
+    assert last(0o600, write=True, owner=OWN) == ""
+    assert "mode 0444 forbids it to QEMU's user even if it is lent" in last(0o444, write=True, owner=OWN)
+    assert last(0o444, write=False, owner=OWN) == ""
+    assert "it stays as it is (mode 0644, owner " in last(0o644, write=True, owner=None)
+    assert last(0o644, write=False, owner=None) == ""
 
 
-def test_the_first_closed_folder_is_found(tmp_path: Path) -> None:
-    inner = tmp_path / "closed" / "inner"
-    inner.mkdir(parents=True)
-    (inner / "image").touch()
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
-            break
-    (tmp_path / "closed").chmod(0o700)
-    found = unsearchable(str(inner / "image"), STRANGER)
-    assert found is not None
-    assert str(tmp_path / "closed").startswith(str(found))
-    assert unsearchable(str(inner / "image"), QemuUser(0, 0)) is None
+def test_devices_of_everybody() -> None:
+    assert is_open_to_all("/dev/urandom", STRANGER, write=True)
+    assert not is_open_to_all("/nowhere", STRANGER, write=False)
 
 
-def test_unreadable_follows_the_mode(tmp_path: Path) -> None:
-    image = tmp_path / "a"
-    image.touch()
-    image.chmod(0o644)
-    assert not unreadable(str(image), STRANGER, write=False)
-    assert unreadable(str(image), STRANGER, write=True)
+def test_labels_say_who() -> None:
+    default = QemuUser(1, 2)
+    assert user_of([], default) == (default, True)
+    static = SecLabel(type="static", model="dac", label="+12:+13", relabel=False)
+    assert user_of([static], default) == (parse_label("+12:+13"), False)
+    none = SecLabel(type="none", model="dac")
+    assert user_of([none], default) == (default, False)
+    with pytest.raises(ConfigUnsupported, match="Unconfined guests are not allowed on this host"):
+        user_of([none], default, require=True)
+    with pytest.raises(InvalidArg, match="Failed to parse user 'no-such-user'"):
+        parse_label("no-such-user")

@@ -1,0 +1,177 @@
+"""The one seam by which QEMU gets at files: lent before it opens them, taken back when it has closed them.
+
+A start, a device that is plugged in, a medium that is changed and a block job all say which resources they
+need; what is done about owners is decided here. What is lent stands in the status file before it is lent, so
+that whoever finds the status file can take it back.
+"""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvirt.errors import SystemError_
+from qvirt.host.config import QemuUser
+from qvirt.qemu.devices.base import FileResource, Resource
+from qvirt.runtime.running import Running
+from qvirt.security import acl, dac
+from qvirt.security.owners import Loan
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+    from qvirt.runtime.hypervisor import Hypervisor
+
+
+async def give(domain: "Domain", running: Running, resources: Iterable[Resource]) -> None:
+    """Let a QEMU that runs get at files: they are checked, lent and noted; all of them or none.
+
+    Raises SystemError_ for a file it could not open all the same, OperationInvalid for one that is lent to
+    another user.
+    """
+    hv = domain.hypervisor
+    files = [resource for resource in resources if isinstance(resource, FileResource)]
+    if not files:
+        return
+    loans = await hv.files.run(f"files of '{domain.name}'", partial(check, hv, running, files))
+    if not loans:
+        return
+    running.footprint.loans += loans
+    try:
+        await domain.save_status(then=partial(hv.owners.give, running.id, loans))
+    except BaseException:
+        # what a file system that hangs has lent meanwhile is taken back with the rest, when the guest ends
+        if not hv.owners.holds(running.id, loans):
+            for loan in loans:
+                running.footprint.loans.remove(loan)
+        raise
+
+
+async def take_back(domain: "Domain", running: Running, resources: Iterable[Resource]) -> list[str]:
+    """Take back what a QEMU has closed; returns what could not be given back to its owner."""
+    hv = domain.hypervisor
+    files = [resource for resource in resources if isinstance(resource, FileResource)]
+
+    def work() -> list[str]:
+        mine: list[Loan] = []
+        for _, path in _each(files):
+            real = os.path.realpath(path)
+            loan = next((x for x in running.footprint.loans if x.path == real and x not in mine), None)
+            if loan is not None:
+                mine.append(loan)
+        failures = hv.owners.take_back(running.id, mine)
+        for loan in mine:
+            running.footprint.loans.remove(loan)
+        return failures
+
+    failures = await hv.files.run(f"files of '{domain.name}'", work)
+    await domain.save_status()
+    return failures
+
+
+# ------------------------------------------------------------------------- blocking
+
+
+def open_folders(hv: "Hypervisor", user: QemuUser | None) -> None:
+    """Let a user that is not the instance's search its folders, where the guest's own are. Blocking."""
+    if user is None or hv.user is None or user.uid == hv.user.uid:
+        return
+    for folder in _closed_folders(hv):
+        try:
+            acl.let_search(folder, user.uid)
+        except OSError as error:
+            raise SystemError_(f"unable to let uid {user.uid} search directory '{folder}'", error) from error
+
+
+def close_folders(hv: "Hypervisor", run: int, user: QemuUser | None) -> list[str]:
+    """Undo `open_folders` when no other run needs it; returns what went wrong. Blocking."""
+    if user is None or hv.user is None or user.uid == hv.user.uid:
+        return []
+    for domain in hv.domains:
+        other = domain.running
+        if other is not None and other.id != run and other.user is not None and other.user.uid == user.uid:
+            return []
+    failures = []
+    for folder in _closed_folders(hv):
+        try:
+            acl.forget(folder, user.uid)
+        except OSError as error:
+            failures.append(f"cannot close '{folder}' to uid {user.uid}: {error.strerror}")
+    return failures
+
+
+def _closed_folders(hv: "Hypervisor") -> list[Path]:
+    return [hv.paths.lib, hv.paths.lib / "channel", hv.paths.lib / "channel/target"]
+
+
+def check(hv: "Hypervisor", running: Running, files: Iterable[FileResource]) -> list[Loan]:
+    """Return what is to be lent. Blocking. Raises SystemError_ for what QEMU could not open all the same."""
+    loans: list[Loan] = []
+    user = running.user
+    for resource, path in _each(files):
+        if not os.path.exists(path):
+            if not resource.create:
+                raise _missing(path)
+            continue
+        if user is None or (resource.create and not resource.relabel):
+            continue
+        for obstacle in _obstacles(hv, running, user, resource, path):
+            raise SystemError_(
+                f"Cannot access storage file '{path}' (as uid:{user.uid}, gid:{user.gid}): "
+                f"Permission denied: {obstacle}"
+            )
+        owner = _new_owner(hv, running, user, resource, path)
+        loan = hv.owners.plan(path, owner) if owner is not None else None
+        loans += [loan] if loan is not None else []
+    return loans
+
+
+def troubles(hv: "Hypervisor", running: Running, files: Iterable[FileResource]) -> list[str]:
+    """Return all that would keep QEMU from its files, each once. Blocking."""
+    found: dict[str, None] = {}
+    for resource, path in _each(files):
+        if not os.path.exists(path):
+            if not resource.create:
+                found[str(_missing(path))] = None
+        elif running.user is not None:
+            for obstacle in _obstacles(hv, running, running.user, resource, path):
+                found[f"{path}: {obstacle}"] = None
+    return list(found)
+
+
+def _each(files: Iterable[FileResource]) -> Iterator[tuple[FileResource, str]]:
+    """Yield the files of resources; a pair of pipes has none of the plain name."""
+    for resource in files:
+        pair = [f"{resource.path}.in", f"{resource.path}.out"]
+        for path in (
+            pair if os.path.exists(pair[0]) and not os.path.exists(resource.path) else [resource.path]
+        ):
+            yield resource, path
+
+
+def _missing(path: str) -> SystemError_:
+    return SystemError_(
+        f"Cannot access storage file '{path}'", OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    )
+
+
+def _new_owner(
+    hv: "Hypervisor", running: Running, user: QemuUser, resource: FileResource, path: str
+) -> tuple[int, int] | None:
+    """Return whom a file is lent to; None when it stays as it is."""
+    if not (hv.config.dynamic_ownership and running.relabel and resource.relabel):
+        return None
+    if resource.label:
+        labelled = dac.parse_label(resource.label)
+        return labelled.uid, labelled.gid
+    return None if dac.is_open_to_all(path, user, write=resource.writable) else (user.uid, user.gid)
+
+
+def _obstacles(
+    hv: "Hypervisor", running: Running, user: QemuUser, resource: FileResource, path: str
+) -> Iterator[dac.Obstacle]:
+    if user.uid == 0 and not hv.config.clear_emulator_capabilities:
+        return iter(())
+    owner = _new_owner(hv, running, user, resource, path)
+    return dac.obstacles(path, user, write=resource.writable, owner=owner)

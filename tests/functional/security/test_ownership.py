@@ -1,0 +1,242 @@
+"""Files of every kind are lent to QEMU's user and end with their first owner, whatever ends the guest."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from qvirt.errors import InternalError, SystemError_
+from qvirt.host.conf import parse_conf
+from qvirt.host.config import make_config
+from qvirt.runtime import lending
+from qvirt.runtime.hypervisor import Hypervisor
+from tests.functional.runtime.instance import Instance, disk, document, instance, run, until
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away"),
+]
+
+ALICE = (12345, 12346)
+
+
+def owner(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_uid, status.st_gid
+
+
+def marks(path: Path) -> list[str]:
+    return [name for name in os.listxattr(path) if ".security." in name and name.startswith("trusted.")]
+
+
+def alices(it: Instance, name: str) -> Path:
+    """An image that is somebody's."""
+    path = it.image(name)
+    os.chown(path, *ALICE)
+    return path
+
+
+def overlay(it: Instance, base: Path, name: str) -> Path:
+    path = it.root / name
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(path)], check=True
+    )
+    os.chown(path, *ALICE)
+    return path
+
+
+def qcow2(path: Path, target: str) -> str:
+    return disk(path, target).replace("type='raw'", "type='qcow2'")
+
+
+def users(hv: Hypervisor) -> tuple[int, int]:
+    if hv.user is None or hv.user.uid == 0:
+        pytest.skip("QEMU runs as the daemon's own user here")
+    return hv.user.uid, hv.user.gid
+
+
+def test_every_kind_of_file_comes_back_after_every_kind_of_end() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            base = alices(it, "base.img")
+            top = overlay(it, base, "top.qcow2")
+            cd, log = alices(it, "cd.iso"), it.root / "serial.log"
+            kernel = alices(it, "kernel")
+            shared = alices(it, "shared.img")
+            plug = it.root / "peer.sock"
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(plug))
+            listener.listen(4)
+            os.chown(plug, *ALICE)
+            for end in (".in", ".out"):
+                os.mkfifo(it.root / f"pipe{end}", 0o600)
+            files = [base, top, cd, kernel, shared, plug, it.root / "pipe.in", it.root / "pipe.out"]
+            text = document(
+                "all",
+                qcow2(top, "vda"),
+                disk(cd, "vdc", "<readonly/>"),
+                disk(shared, "vdb", "<shareable/>"),
+                f"<serial type='file'><source path='{log}'/></serial>",
+                f"<serial type='pipe'><source path='{it.root}/pipe'/></serial>",
+                f"<serial type='unix'><source mode='connect' path='{plug}'/></serial>",
+            ).replace("</os>", f"<kernel>{kernel}</kernel></os>")
+            async with it.serve() as hv:
+                user = users(hv)
+                before = {path: owner(path) for path in files}
+                domain = await hv.define(text)
+                for end in ("destroy", "crash"):
+                    await domain.start(paused=True)
+                    assert {path.name for path in [*files, log] if owner(path) != user} == set()
+                    assert "trusted.libvirt.security.ref_dac" in marks(base)
+                    running = domain.need_running()
+                    if end == "destroy":
+                        await domain.destroy()
+                    else:
+                        os.kill(running.pid, signal.SIGSEGV)
+                        await until(lambda: not domain.active, "the guest's end")
+                    assert {path.name for path in files if owner(path) != before[path]} == set()
+                    assert [path.name for path in files if marks(path)] == []
+                    assert owner(log) == (0, 0)
+            listener.close()
+
+    run(scenario())
+
+
+def test_a_shared_base_stays_until_the_last_guest_ends_whichever_daemon_sees_it() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            base = alices(it, "base.img")
+            tops = [overlay(it, base, f"top{n}.qcow2") for n in (1, 2)]
+            async with it.serve() as hv:
+                user = users(hv)
+                for n, top in enumerate(tops):
+                    await hv.create(document(f"g{n}", qcow2(top, "vda")), paused=True)
+                assert os.getxattr(base, "trusted.libvirt.security.ref_dac") == b"2"
+                await hv.domains.by_name("g0").destroy()
+                assert (owner(base), owner(tops[0])) == (user, ALICE)
+            # another daemon takes over; QEMU dies while nobody looks
+            os.kill(it.processes()[0], signal.SIGKILL)
+            async with it.serve() as hv:
+                await until(lambda: not len(hv.domains), "the guest's end")
+                assert (owner(base), owner(tops[1])) == (ALICE, ALICE)
+                assert marks(base) == []
+
+    run(scenario())
+
+
+def test_a_start_that_fails_on_the_lock_leaves_the_first_guests_mark() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            image = alices(it, "disk.img")
+            async with it.serve() as hv:
+                user = users(hv)
+                first = await hv.create(document("first", disk(image)), paused=True)
+                with pytest.raises(InternalError, match='Failed to get "write" lock'):
+                    await hv.create(document("second", disk(image)))
+                assert owner(image) == user
+                assert os.getxattr(image, "trusted.libvirt.security.dac") == b"+12345:+12346"
+                await first.destroy()
+                assert owner(image) == ALICE
+
+    run(scenario())
+
+
+def test_a_running_guest_gets_and_returns_files() -> None:
+    """The seam for plugged devices, media and block jobs."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            image = alices(it, "late.img")
+            async with it.serve() as hv:
+                user = users(hv)
+                domain = await hv.create(document("g"), paused=True)
+                running = domain.need_running()
+                from qvirt.model.devices.disk import Disk
+                from qvirt.qemu.devices.base import FileResource
+
+                resource = FileResource(Disk(), str(image))
+                await lending.give(domain, running, [resource])
+                assert owner(image) == user
+                status = it.paths.status("g").read_text()
+                assert f"path='{image}' owner='12345:12346'" in status
+                assert await lending.take_back(domain, running, [resource]) == []
+                assert owner(image) == ALICE
+                assert str(image) not in it.paths.status("g").read_text()
+
+    run(scenario())
+
+
+def test_labels_and_options() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            image, other = alices(it, "a.img"), alices(it, "b.img")
+            async with it.serve() as hv:
+                users(hv)
+                label = "<seclabel model='dac'><label>+64055:+1234</label></seclabel>"
+                text = disk(image).replace(
+                    f"<source file='{image}'/>", f"<source file='{image}'>{label}</source>"
+                )
+                domain = await hv.create(document("own", text), paused=True)
+                assert owner(image) == (64055, 1234)
+                await domain.destroy()
+                assert owner(image) == ALICE
+                keep = disk(other).replace(
+                    f"<source file='{other}'/>",
+                    f"<source file='{other}'><seclabel model='dac' relabel='no'/></source>",
+                )
+                with pytest.raises(SystemError_, match=r"(?s)b\.img.*Permission denied: it stays as it is"):
+                    await hv.create(document("keep", keep))
+                other.chmod(0o666)
+                domain = await hv.create(document("keep", keep), paused=True)
+                assert owner(other) == ALICE
+                await domain.destroy()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("option", "during", "after"),
+    [("dynamic_ownership = 0", ALICE, ALICE), ("remember_owner = 0", None, (0, 0))],
+)
+def test_owners_as_configured(option: str, during: tuple[int, int] | None, after: tuple[int, int]) -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            image = alices(it, "a.img")
+            image.chmod(0o666)
+            config = make_config(parse_conf(option, "qemu.conf"), privileged=True)
+            hv = await Hypervisor.open(it.paths, config=config)
+            try:
+                user = users(hv)
+                domain = await hv.create(document("g", disk(image)), paused=True)
+                assert owner(image) == (during or user)
+                assert marks(image) == []
+                await domain.destroy()
+                assert owner(image) == after
+            finally:
+                await hv.close()
+
+    run(scenario())
+
+
+def test_a_static_user_reaches_its_own_folder() -> None:
+    """libvirt's start fails here: the user cannot read its own master key."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            image = alices(it, "a.img")
+            label = "<seclabel type='static' model='dac' relabel='yes'><label>+1234:+1234</label></seclabel>"
+            async with it.serve() as hv:
+                users(hv)
+                domain = await hv.create(document("own", disk(image), on=label), paused=True)
+                pid = domain.need_running().pid
+                assert os.stat(f"/proc/{pid}").st_uid == 1234
+                assert owner(image) == (1234, 1234)
+                await domain.destroy()
+                assert owner(image) == ALICE
+                assert os.listxattr(it.paths.lib) == []
+                assert it.paths.lib.stat().st_mode & 0o7777 == 0o750
+
+    run(scenario())
