@@ -6,7 +6,7 @@ release   take away and give back what only these devices had
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,11 @@ from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.interface import Interface
 from qvirt.qemu.context import BuildContext, Launch
-from qvirt.qemu.devices.base import FileResource, ListenResource, handler
-from qvirt.runtime import interfaces, launch
+from qvirt.qemu.devices.base import ListenResource, Resource, handler
+from qvirt.runtime import interfaces, launch, lending
 from qvirt.runtime.launch import Passed
 from qvirt.runtime.running import Running
-from qvirt.runtime.state import Footprint, Owner
+from qvirt.runtime.state import Footprint
 from qvirt.security import dac
 
 if TYPE_CHECKING:
@@ -62,19 +62,14 @@ async def claim(
     """Make what the devices, which are in the live definition, need of the host."""
     hv = domain.hypervisor
     mark = running.footprint
-    user, relabel = dac.user_of(running.definition.seclabels, hv.user)
     plan = launch.Plan()
     launch.survey_devices(devices, ctx, plan)
-    new_owner = user if hv.config.dynamic_ownership and relabel else None
-
-    def check() -> list[Owner]:
-        launch.check_files(plan, user)
-        return launch.plan_owners(plan, new_owner)
-
-    owners = await hv.files.run(f"host's side of '{domain.name}'", check)
+    loans = await hv.files.run(
+        f"host's side of '{domain.name}'", partial(lending.prepare, hv, running, plan.files)
+    )
     for interface in _interfaces(devices):
         await interfaces.reserve(domain, running, interface)
-    mark.owners += owners
+    mark.loans += loans
     mark.files += [wanted.path for wanted in plan.listeners]
     folders = [folder for folder in dict.fromkeys(plan.folders) if folder not in mark.folders]
     mark.folders += folders
@@ -82,9 +77,8 @@ async def claim(
 
     def make() -> None:
         hv.checkpoint("device written down")
-        launch.make_folders(folders, user)
-        if user is not None:
-            launch.give_owners(owners, user)
+        launch.make_folders(folders, running.user)
+        hv.owners.give(running.id, loans)
 
     await domain.save_status(then=make)
     hv.checkpoint("device's files given")
@@ -93,7 +87,7 @@ async def claim(
             for name, fds in connection.take().items():
                 passed.adopt(name, fds)
     if plan.listeners:
-        bind = partial(launch.make_listeners, plan, passed, user)
+        bind = partial(launch.make_listeners, plan, passed, running.user)
         await hv.files.run(f"sockets of '{domain.name}'", bind)
     hv.checkpoint("device's host side made")
 
@@ -108,19 +102,21 @@ async def release(
     hv = domain.hypervisor
     for interface in _interfaces(devices):
         await interfaces.disconnect(domain, running, interface)
-    paths = {path for dev in devices for path in _paths(dev, ctx)}
     mark = running.footprint
-    if not paths.intersection((*(owner.path for owner in mark.owners), *mark.files)):
+    gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
+    sockets = _sockets(gone) - _sockets(kept)
+    if not mark.loans and not sockets.intersection(mark.files):
         return []
-    paths.difference_update(path for dev in running.definition.devices.all() for path in _paths(dev, ctx))
-    gone = Footprint(
-        owners=[owner for owner in mark.owners if owner.path in paths],
-        files=[path for path in mark.files if path in paths],
-    )
-    sweep = partial(launch.sweep, gone, hv.own_folders)
+    files = [path for path in mark.files if path in sockets]
+
+    def sweep() -> list[str]:
+        loans = lending.unused(running, gone, kept)
+        failures = launch.sweep(running.id, Footprint(loans=loans, files=files), hv.owners, hv.own_folders)
+        mark.loans = [loan for loan in mark.loans if loan not in loans]
+        return failures
+
     failures = await hv.files.run(f"host's side of '{domain.name}'", sweep)
-    mark.owners = [owner for owner in mark.owners if owner.path not in paths]
-    mark.files = [path for path in mark.files if path not in paths]
+    mark.files = [path for path in mark.files if path not in files]
     return failures
 
 
@@ -157,7 +153,9 @@ def _interfaces(devices: Sequence[Device]) -> Iterator[Interface]:
     return (dev for dev in devices if isinstance(dev, Interface))
 
 
-def _paths(dev: Device, ctx: BuildContext) -> Iterator[str]:
-    for resource in handler(dev).resources(dev, ctx):
-        if isinstance(resource, FileResource | ListenResource):
-            yield resource.path
+def _resources(devices: Iterable[Device], ctx: BuildContext) -> list[Resource]:
+    return [resource for dev in devices for resource in handler(dev).resources(dev, ctx)]
+
+
+def _sockets(resources: Iterable[Resource]) -> set[str]:
+    return {resource.path for resource in resources if isinstance(resource, ListenResource)}

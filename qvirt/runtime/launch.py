@@ -145,7 +145,7 @@ def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
         plan.files.append(FileResource(os_.loader, os_.loader.path, writable=False, relabel=False))
     if os_.nvram is not None and os_.nvram.file:
         plan.nvram = (os_.nvram.file, os_.nvram.template)
-        plan.files.append(FileResource(os_.nvram, os_.nvram.file, create=True))
+        plan.files.append(FileResource(os_.nvram, os_.nvram.file, optional=True))
     return plan
 
 
@@ -196,24 +196,6 @@ def drop_source(definition: Domain, disk: Disk) -> str | None:
     else:
         definition.devices.disks.remove(disk)
     return path
-
-
-def make_files(plan: Plan) -> None:
-    """Make the files a start may find missing; QEMU's user could not, in most folders. Blocking."""
-    for resource in plan.files:
-        if (
-            resource.create
-            and resource.relabel
-            and not (plan.nvram is not None and resource.path == plan.nvram[0])
-        ):
-            _create_file(resource.path)
-
-
-def _create_file(path: str) -> None:
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise SystemError_(f"Unable to pre-create chardev file '{path}'", error) from error
 
 
 def make_folders(folders: Iterable[str], user: QemuUser | None) -> None:

@@ -31,38 +31,33 @@ async def give(domain: "Domain", running: Running, resources: Iterable[Resource]
     another user.
     """
     hv = domain.hypervisor
-    files = [resource for resource in resources if isinstance(resource, FileResource)]
-    if not files:
-        return
-    loans = await hv.files.run(f"files of '{domain.name}'", partial(check, hv, running, files))
+    loans = await hv.files.run(f"files of '{domain.name}'", partial(prepare, hv, running, list(resources)))
     if not loans:
         return
-    running.footprint.loans += loans
+    mark = running.footprint
+    mark.loans += loans
     try:
         await domain.save_status(then=partial(hv.owners.give, running.id, loans))
     except BaseException:
         # what a file system that hangs has lent meanwhile is taken back with the rest, when the guest ends
         if not hv.owners.holds(running.id, loans):
-            for loan in loans:
-                running.footprint.loans.remove(loan)
+            mark.loans = [loan for loan in mark.loans if loan not in loans]
         raise
 
 
-async def take_back(domain: "Domain", running: Running, resources: Iterable[Resource]) -> list[str]:
-    """Take back what a QEMU has closed; returns what could not be given back to its owner."""
-    hv = domain.hypervisor
-    files = [resource for resource in resources if isinstance(resource, FileResource)]
+async def take_back(
+    domain: "Domain", running: Running, gone: Iterable[Resource], kept: Iterable[Resource] = ()
+) -> list[str]:
+    """Take back what a QEMU has closed and does not use by other ways, ``kept``.
+
+    Returns what could not be given back to its owner.
+    """
+    hv, mark = domain.hypervisor, running.footprint
 
     def work() -> list[str]:
-        mine: list[Loan] = []
-        for _, path in _each(files):
-            real = os.path.realpath(path)
-            loan = next((x for x in running.footprint.loans if x.path == real and x not in mine), None)
-            if loan is not None:
-                mine.append(loan)
-        failures = hv.owners.take_back(running.id, mine)
-        for loan in mine:
-            running.footprint.loans.remove(loan)
+        loans = unused(running, gone, kept)
+        failures = hv.owners.take_back(running.id, loans)
+        mark.loans = [loan for loan in mark.loans if loan not in loans]
         return failures
 
     failures = await hv.files.run(f"files of '{domain.name}'", work)
@@ -105,16 +100,24 @@ def _closed_folders(hv: "Hypervisor") -> list[Path]:
     return [hv.paths.lib, hv.paths.lib / "channel", hv.paths.lib / "channel/target"]
 
 
-def check(hv: "Hypervisor", running: Running, files: Iterable[FileResource]) -> list[Loan]:
-    """Return what is to be lent. Blocking. Raises SystemError_ for what QEMU could not open all the same."""
-    loans: list[Loan] = []
+def prepare(hv: "Hypervisor", running: Running, resources: Iterable[Resource]) -> list[Loan]:
+    """Make the files that may be missing, check all, and return what is to be lent that is not yet. Blocking.
+
+    Raises SystemError_ for what QEMU could not open all the same.
+    """
+    files = [resource for resource in resources if isinstance(resource, FileResource)]
+    for resource in files:
+        if resource.create:
+            _create(resource.path)
+    loans = {loan.path: loan for loan in running.footprint.loans}
+    before = len(loans)
     user = running.user
     for resource, path in _each(files):
         if not os.path.exists(path):
-            if not resource.create:
+            if not resource.optional:
                 raise _missing(path)
             continue
-        if user is None or (resource.create and not resource.relabel):
+        if user is None or (resource.optional and not resource.relabel):
             continue
         for obstacle in _obstacles(hv, running, user, resource, path):
             raise SystemError_(
@@ -123,8 +126,28 @@ def check(hv: "Hypervisor", running: Running, files: Iterable[FileResource]) -> 
             )
         owner = _new_owner(hv, running, user, resource, path)
         loan = hv.owners.plan(path, owner) if owner is not None else None
-        loans += [loan] if loan is not None else []
-    return loans
+        if loan is not None:
+            loans.setdefault(loan.path, loan)
+    return list(loans.values())[before:]
+
+
+def unused(running: Running, gone: Iterable[Resource], kept: Iterable[Resource]) -> list[Loan]:
+    """Return the loans that only ``gone`` was about. Blocking."""
+    paths = _real_paths(gone) - _real_paths(kept)
+    return [loan for loan in running.footprint.loans if loan.path in paths]
+
+
+def _real_paths(resources: Iterable[Resource]) -> set[str]:
+    files = (resource for resource in resources if isinstance(resource, FileResource))
+    return {os.path.realpath(path) for _, path in _each(files)}
+
+
+def _create(path: str) -> None:
+    """Make a file QEMU's user could not make, in most folders."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise SystemError_(f"Unable to pre-create chardev file '{path}'", error) from error
 
 
 def troubles(hv: "Hypervisor", running: Running, files: Iterable[FileResource]) -> list[str]:
@@ -132,7 +155,7 @@ def troubles(hv: "Hypervisor", running: Running, files: Iterable[FileResource]) 
     found: dict[str, None] = {}
     for resource, path in _each(files):
         if not os.path.exists(path):
-            if not resource.create:
+            if not resource.create and not resource.optional:
                 found[str(_missing(path))] = None
         elif running.user is not None:
             for obstacle in _obstacles(hv, running, running.user, resource, path):

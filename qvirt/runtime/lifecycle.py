@@ -39,7 +39,6 @@ from qvirt.runtime.process import Limits, Process
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.security import dac
 from qvirt.security.launcher import confining
-from qvirt.security.owners import Loan
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -161,7 +160,9 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         ]
         ports = launch.take_ports(definition, hv.display_ports, hv.websocket_ports)
         mark.ports = [port for _, port in ports.taken]
-        mark.loans = await hv.files.run(f"start of '{domain.name}'", partial(_check, hv, running, plan))
+        mark.loans = await hv.files.run(
+            f"start of '{domain.name}'", partial(lending.prepare, hv, running, plan.files)
+        )
         hv.checkpoint("checked")
         await domain.save_status(then=partial(_make, hv, plan, running, descriptors.master_key, reset_nvram))
         hv.checkpoint("host prepared")
@@ -215,11 +216,6 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
     else:
         await _first_resume(domain, running)
     hv.checkpoint("running")
-
-
-def _check(hv: "Hypervisor", running: Running, plan: launch.Plan) -> list[Loan]:
-    launch.make_files(plan)
-    return lending.check(hv, running, plan.files)
 
 
 def _make(

@@ -47,14 +47,15 @@ class FileResource(Resource):
     """A file or device node QEMU opens by path.
 
     writable: QEMU writes to it. shared: another QEMU may use it at the same time.
-    create: it may be missing, QEMU or the daemon makes it. relabel: it is lent to QEMU's user, or to the one
-    that label (``USER:GROUP``) names.
+    create: the daemon makes it where it is missing. optional: it may be missing; QEMU makes it, or who comes
+    after. relabel: it is lent to QEMU's user, or to the one that label (``USER:GROUP``) names.
     """
 
     path: str
     writable: bool = True
     shared: bool = False
     create: bool = False
+    optional: bool = False
     relabel: bool = True
     label: str | None = None
 
