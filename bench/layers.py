@@ -1,4 +1,4 @@
-"""Time the layers a document goes through: parse, format, complete, copy, build.
+"""Time the layers: what a document goes through, what a call takes on the wire, making a process.
 
 Microseconds, best of rounds.
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import plumbing
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.caps import EmulatorCaps
@@ -113,16 +114,22 @@ class Layers:
 NAMES = ("parse", "format", "copy", "complete", "build", "define", "to_native")
 
 
+def every_layer(layers: Layers) -> dict[str, Callable[[], object]]:
+    """Return all layers by name, those beside the document's last."""
+    return {name: getattr(layers, name) for name in NAMES} | plumbing.layers(layers.text)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=DOCUMENT)
-    parser.add_argument("--profile", choices=NAMES)
+    parser.add_argument("--profile", choices=(*NAMES, *plumbing.NAMES))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     layers = Layers(options.file.read_text(), read_caps())
+    every = every_layer(layers)
     if options.profile:
-        run = getattr(layers, options.profile)
+        run = every[options.profile]
         profile = cProfile.Profile()
         profile.enable()
         for _ in range(500):
@@ -130,7 +137,7 @@ def main() -> None:
         profile.disable()
         pstats.Stats(profile).sort_stats("tottime").print_stats(28)
         return
-    result = {name: round(measure(getattr(layers, name)), 1) for name in NAMES}
+    result = {name: round(measure(run), 1) for name, run in every.items()}
     if options.json:
         print(json.dumps(result))
         return

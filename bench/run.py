@@ -157,7 +157,7 @@ def table(rounds: list[dict[str, Figures]], wanted: frozenset[str]) -> Iterator[
 def print_layers() -> dict[str, float]:
     """Print what each layer takes for one document."""
     alone = layers.Layers(layers.DOCUMENT.read_text(), layers.read_caps())
-    took = {name: layers.measure(getattr(alone, name)) for name in layers.NAMES}
+    took = {name: layers.measure(run) for name, run in layers.every_layer(alone).items()}
     print(f"layers, {len(alone.text.splitlines())} lines of {layers.DOCUMENT.name} (us):")
     print("  " + "  ".join(f"{name} {micros:.0f}" for name, micros in took.items()) + "\n", flush=True)
     return took

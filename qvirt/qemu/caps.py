@@ -311,7 +311,7 @@ def interned(names: Iterable[str]) -> frozenset[str]:
 
 def pack_schema(answer: list[dict[str, Any]]) -> bytes:
     """Compress the answer of query-qmp-schema."""
-    return zlib.compress(json.dumps(answer, separators=(",", ":")).encode(), 6)
+    return zlib.compress(json.dumps(answer, separators=(",", ":")).encode(), 1)
 
 
 def unpack_schema(packed: bytes) -> schema.Schema:
