@@ -14,7 +14,9 @@ from qvirt.qemu.clock import clock_environment, rtc_switches
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.cpu import cpu_switches
 from qvirt.qemu.devices.base import handler
+from qvirt.qemu.devices.controller import legacy_usb_switches
 from qvirt.qemu.devices.interface import native as native_interface
+from qvirt.qemu.devices.placement import zpci_switch
 from qvirt.qemu.features import secure_loader_switches, tseg_switches, vmcoreinfo_switches
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.launch_security import launch_security_switches, sandbox_switches
@@ -177,7 +179,13 @@ def _kind(name: str, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     if name == "controllers":
         devices = sorted(devices, key=lambda dev: _CONTROLLER_RANKS.get(dev.type, len(_CONTROLLER_RANKS)))
     for dev in devices:
-        yield from handler(dev).switches(dev, ctx)
+        zpci = zpci_switch(dev)
+        for switch in handler(dev).switches(dev, ctx):
+            if zpci is not None and isinstance(switch, Device) and switch.props.get("id") == dev.alias.name:
+                yield zpci
+            yield switch
+    if name == "controllers":
+        yield from legacy_usb_switches(domain)
 
 
 class Word(Option, frozen=False):

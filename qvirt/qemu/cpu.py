@@ -35,7 +35,6 @@ _DEFAULT_MODEL_ARCHES = _DEFAULT_MODEL_UNDER_KVM | {
     "armv6l",
     "armv7l",
     "aarch64",
-    "ppc",
     "riscv32",
     "riscv64",
 }
@@ -71,10 +70,17 @@ def default_cpu(ctx: Context) -> None:
     _check_cache(domain, cpu)
     for feature in cpu.features:
         feature.policy = feature.policy or "require"
+    _check_sve(cpu)
     if cpu.mode is not None and cpu.check_level is None:
         cpu.check_level = _check_level(domain, cpu)
     if cpu.mode == "host-passthrough" and cpu.migratable is None and is_x86(domain):
         cpu.migratable = _takes_migratable(ctx)
+
+
+def _check_sve(cpu: Cpu) -> None:
+    policies = {feature.name: feature.policy for feature in cpu.features if feature.name.startswith("sve")}
+    if policies.pop("sve", None) == "disable" and "require" in policies.values():
+        raise ConfigUnsupported("SVE disabled, but SVE vector lengths provided")
 
 
 def _takes_migratable(ctx: Context) -> bool:

@@ -188,7 +188,10 @@ def _add_irqchip(domain: Domain, ctx: Context, props: dict[str, JsonValue]) -> N
         # the userspace I/O APIC needs the local APICs to stay in the kernel
         props["kernel_irqchip"] = {"qemu": "split", "kvm": "on"}[features.ioapic.driver or "kvm"]
     version = features.gic.version if features.gic is not None else None
-    takes_version = ctx.caps.machine_has(domain.os.type.machine or "", "gic-version")
+    # libvirt asks the 64-bit machine type alone for the property
+    takes_version = ctx.caps.target != "arm" and ctx.caps.machine_has(
+        domain.os.type.machine or "", "gic-version"
+    )
     if version is not None and (version != "2" or takes_version):
         props["gic-version"] = version
 
@@ -222,7 +225,7 @@ def _add_s390(domain: Domain, props: dict[str, JsonValue]) -> None:
         if not is_s390(domain):
             raise ConfigUnsupported(f"{cipher.name}-key-wrap is not available with this QEMU binary")
         props[f"{cipher.name}-key-wrap"] = cipher.state
-    for dev in (*domain.devices.disks, *domain.devices.interfaces):
+    for dev in (*domain.devices.disks, *domain.devices.interfaces) if is_s390(domain) else ():
         if dev.boot is not None and dev.boot.loadparm:
             props["loadparm"] = dev.boot.loadparm.upper()
             break

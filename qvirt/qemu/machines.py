@@ -97,3 +97,19 @@ def supports_pci(domain: Domain) -> bool:
     if is_s390(domain):
         return root_model(domain) is not None
     return True
+
+
+def has_builtin_esp(domain: Domain) -> bool:
+    """Tell whether the machine has a SCSI controller of its own, as Sun's 32-bit workstations do."""
+    return domain.os.type.arch == "sparc" and domain.os.type.machine != "leon3_generic"
+
+
+def has_legacy_usb(domain: Domain) -> bool:
+    """Tell whether QEMU's ``-usb`` is asked for on the machine."""
+    return not (is_q35(domain) or is_arm_virt(domain) or is_riscv_virt(domain) or is_s390(domain))
+
+
+def has_many_pci_buses(domain: Domain) -> bool:
+    """Tell whether the machine's PCI buses are numbered; a single one is plain ``pci``."""
+    is_numbered = is_x86(domain) or is_s390(domain) or domain.os.type.arch in _PPC
+    return is_numbered or is_arm_virt(domain) or is_riscv_virt(domain)

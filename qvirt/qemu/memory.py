@@ -53,6 +53,9 @@ def module_sizes(domain: Domain) -> int:
 def default_memory(ctx: Context) -> None:
     """Fill in total and current memory, from the NUMA nodes where there are some."""
     domain = ctx.domain
+    if ctx.abi_update and _is_ppc64(domain):
+        for dev in domain.devices.memory:
+            dev.target.size.value = round_up(dev.target.size.value, module_alignment(domain))
     numa = sum(cell.memory for cell in cells(domain))
     modules = module_sizes(domain)
     if numa:
@@ -147,6 +150,8 @@ def check_memory(domain: Domain, ctx: Context) -> None:
             raise ConfigUnsupported(
                 f"memory device count '{count}' exceeds slots count '{domain.max_memory.slots}'"
             )
+    elif domain.devices.memory:
+        raise ConfigUnsupported("cannot use/hotplug a memory device when domain 'maxMemory' is not defined")
     if domain.memtune.min_guarantee is not None:
         raise ConfigUnsupported("Parameter 'min_guarantee' not supported by QEMU.")
     if backing.hugepages is None:

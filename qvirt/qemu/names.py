@@ -16,7 +16,7 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.drive import disk_index
 from qvirt.qemu.context import Context
 from qvirt.qemu.devices.blockdev import number_images
-from qvirt.qemu.machines import has_builtin_ide, is_q35
+from qvirt.qemu.machines import has_builtin_ide, has_many_pci_buses, is_q35
 
 _USER_ALIAS = re.compile(r"ua-[A-Za-z0-9_-]*$")
 
@@ -152,6 +152,8 @@ def controller_alias(dev: Controller, domain: Domain) -> str:
     """Return a controller's alias; those of the machine's own have the names QEMU gives their buses."""
     index = dev.index or 0
     if dev.type is ControllerType.PCI:
+        if not has_many_pci_buses(domain):
+            return "pci"
         return f"{'pcie' if dev.model == 'pcie-root' else 'pci'}.{index}"
     if index == 0:
         if dev.type is ControllerType.IDE and has_builtin_ide(domain):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.errors import XmlError
+from qvirt.errors import InternalError
 from qvirt.model.devices.address import PciAddress, Zpci
 from qvirt.model.devices.controller import Controller, ControllerType
 from qvirt.model.domain import Domain
@@ -14,7 +14,7 @@ _UID_MAX = 0xFFFF
 
 
 def assign_zpci(domain: Domain) -> None:
-    """Give identifiers to the PCI functions without. Raises XmlError for one that is taken."""
+    """Give identifiers to the PCI functions without. Raises InternalError for one that is taken."""
     if not is_s390(domain):
         return
     uids: set[int] = set()
@@ -27,7 +27,7 @@ def assign_zpci(domain: Domain) -> None:
             if number is None:
                 continue
             if number in taken:
-                raise XmlError(f"zPCI {name} {number:o} is already reserved")
+                raise InternalError(f"zPCI {name} {number:o} is already reserved")
             taken.add(number)
     # those that say one of the two choose the other first
     for where in sorted(functions, key=lambda known: known.zpci is None):

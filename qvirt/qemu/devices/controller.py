@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from qvirt.constants import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
+    InternalError,
     OperationFailed,
     OperationUnsupported,
     QvirtError,
@@ -31,7 +32,15 @@ from qvirt.qemu.devices.controller_pci import pci_defaults, pci_switches, valida
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, controller_alias, placement, virtio_type
 from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.machines import has_builtin_fdc, has_builtin_ide, is_arm, is_pseries, is_q35, is_s390
+from qvirt.qemu.machines import (
+    has_builtin_esp,
+    has_builtin_fdc,
+    has_builtin_ide,
+    has_legacy_usb,
+    is_pseries,
+    is_q35,
+    is_s390,
+)
 from qvirt.qemu.switches import Device, KeyValue, Option, Switch
 
 #: libvirt's USB models and QEMU's devices
@@ -246,7 +255,7 @@ def _validate_scsi(dev: Controller, ctx: Context) -> None:
         raise ConfigUnsupported(f"Unsupported controller model: {model}")
     if model == "ncr53c90" and dev.index:
         raise ConfigUnsupported("ncr53c90 can only be used as first SCSI controller")
-    if model == "ncr53c90":
+    if model == "ncr53c90" and not has_builtin_esp(ctx.domain):
         raise ConfigUnsupported("ncr53c90 SCSI controller is not a built-in for this machine")
     need = _SCSI_NEEDS.get(model)
     if need is not None and not (
@@ -291,9 +300,8 @@ def _build_usb(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
         return
     device = USB_DEVICES.get(model)
     if device is None:
-        if is_arm(ctx.domain) or is_q35(ctx.domain):
-            return  # nothing built in to switch on
-        yield Option("usb")
+        if has_legacy_usb(ctx.domain):
+            yield Option("usb")
         return
     if not ctx.caps.has_device(device):
         raise ConfigUnsupported(
@@ -301,6 +309,8 @@ def _build_usb(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
         )
     props: dict[str, JsonValue] = {"driver": device}
     if dev.master is not None:
+        if not any(_is_master(other, dev) for other in ctx.domain.devices.controllers):
+            raise InternalError("masterbus not found")
         props["masterbus"] = f"{controller_alias('usb', dev.index or 0, ctx)}.0"
         props |= _COMPANION_PROPS.render(dev, ctx)
     else:
@@ -312,6 +322,18 @@ def _build_usb(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
             )
         props["id"] = dev.alias.name
     yield Device(props | placement(dev, ctx))
+
+
+def legacy_usb_switches(domain: Domain) -> Iterator[Switch]:
+    """Yield what switches on the machine's own USB controller, where the document names none at all."""
+    named = any(dev.type is ControllerType.USB for dev in domain.devices.controllers)
+    if not named and has_legacy_usb(domain):
+        yield Option("usb")
+
+
+def _is_master(other: Controller, companion: Controller) -> bool:
+    is_bus = other.type is ControllerType.USB and other.index == companion.index
+    return is_bus and other.master is None and other.model != "none"
 
 
 def _build_scsi(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:

@@ -17,6 +17,8 @@ from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.qemu.context import Context
 from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.switches import Device as QemuDevice
+from qvirt.qemu.switches import Switch
 
 #: what every virtio device takes, whatever its kind
 VIRTIO_OPTIONS = PropTable(
@@ -90,6 +92,23 @@ def controller_alias(type: str, index: int, ctx: Context) -> str:
             if name:
                 return name
     raise InternalError(f"Could not find {type} controller with index {index}")
+
+
+def zpci_switch(dev: Device) -> Switch | None:
+    """Return the device that carries the identifiers of a PCI function of s390x, None where it has none."""
+    zpci = dev.address.zpci if isinstance(dev.address, PciAddress) else None
+    if zpci is None:
+        return None
+    return QemuDevice(
+        {
+            "driver": "zpci",
+            "uid": zpci.uid,
+            "fid": zpci.fid,
+            "target": dev.alias.name,
+            "id": f"zpci{zpci.uid}",
+        },
+        origin=dev,
+    )
 
 
 def _pci(dev: Device, where: PciAddress, ctx: Context) -> dict[str, JsonValue]:
