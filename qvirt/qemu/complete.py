@@ -7,11 +7,12 @@ import qvirt.qemu.devices  # noqa: F401  # the handlers register themselves
 from qvirt.model.devices.device import Device
 from qvirt.model.domain import Domain
 from qvirt.qemu.addresses import assign
+from qvirt.qemu.addresses.check import check_address
 from qvirt.qemu.context import Context
 from qvirt.qemu.defaults import domain_defaults
 from qvirt.qemu.devices.base import handler
 from qvirt.qemu.implicit import add_implicit
-from qvirt.qemu.validate import validate_domain
+from qvirt.qemu.validate import validate_domain, validate_whole
 
 
 def complete(domain: Domain, ctx: Context) -> None:
@@ -26,7 +27,9 @@ def complete(domain: Domain, ctx: Context) -> None:
     assign(domain, ctx)
     validate_domain(ctx)
     for dev in domain.devices.all():
+        check_address(dev, ctx)
         handler(dev).validate(dev, ctx)
+    validate_whole(ctx)
 
 
 def _device_defaults(ctx: Context, seen: dict[int, Device]) -> dict[int, Device]:

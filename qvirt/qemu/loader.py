@@ -20,7 +20,6 @@ from qvirt.xml.node import Node
 def default_loader(ctx: Context) -> None:
     """Give a read-only firmware the user named a file for its variables; drop what means nothing."""
     os = ctx.domain.os
-    _check_loader(ctx.domain)
     if os.nvram is not None and not os.nvram.to_xml().strip().removeprefix("<nvram/>"):
         os.nvram = None
     loader = os.loader
@@ -37,7 +36,8 @@ def default_loader(ctx: Context) -> None:
         os.loader = None
 
 
-def _check_loader(domain: Domain) -> None:
+def check_firmware_choice(domain: Domain) -> None:
+    """Raise XmlDetail for a firmware that is chosen and named at once, or neither."""
     os = domain.os
     loader = os.loader
     if os.firmware is not None:
@@ -95,9 +95,7 @@ def _check_stateless(domain: Domain) -> None:
 def check_loader(domain: Domain, ctx: Context) -> None:
     """Raise ConfigUnsupported for a firmware this machine cannot have."""
     os = domain.os
-    is_efi = os.firmware == "efi" or (
-        os.loader is not None and os.loader.type == "pflash" and bool(os.loader.readonly)
-    )
+    is_efi = os.firmware == "efi" or (os.loader is not None and os.loader.type == "pflash")
     arch = os.type.arch
     if is_efi and is_x86(domain) and not domain.features.acpi:
         raise ConfigUnsupported("UEFI requires ACPI on this architecture")

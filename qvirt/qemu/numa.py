@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.cpu import Cell, Numa
 from qvirt.model.domain import Domain
-from qvirt.model.numa import NumaMemory
+from qvirt.model.numa import NumaMemory, NumaTune
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.memory import BackendRequest, alignment, backend, cells, round_up
@@ -40,6 +40,7 @@ def default_numatune(ctx: Context) -> None:
     if tune is None and is_static:
         return
     tune = domain.numatune
+    _settle_memnodes(domain, tune)
     memory = tune.memory
     if memory is None:
         if not is_static:
@@ -56,22 +57,34 @@ def default_numatune(ctx: Context) -> None:
         memory.placement = None
 
 
+def _settle_memnodes(domain: Domain, tune: NumaTune) -> None:
+    known = cells(domain)
+    is_restrictive = tune.memory is not None and tune.memory.mode == "restrictive"
+    seen: set[int] = set()
+    for memnode in tune.memnodes:
+        if not known:
+            raise XmlError("Element 'memnode' is invalid without any guest NUMA cells")
+        if memnode.cellid >= len(known):
+            raise XmlError(
+                "Argument 'cellid' in memnode element must correspond to existing guest's NUMA cell"
+                f" (line {memnode.line}; there are {len(known)})"
+            )
+        if memnode.cellid in seen:
+            raise XmlError(f"Multiple memnode elements with cellid {memnode.cellid}")
+        seen.add(memnode.cellid)
+        memnode.mode = memnode.mode or "strict"
+        if is_restrictive != (memnode.mode == "restrictive"):
+            where, other = ("memnode", "memory") if is_restrictive else ("memory", "memnode")
+            raise XmlError(
+                f"'restrictive' mode is required in {where} element when mode is 'restrictive' in {other} "
+                "element"
+            )
+        if not memnode.nodeset:
+            raise XmlError("Missing required nodeset attribute in memnode element")
+
+
 def check_numa(domain: Domain, ctx: Context) -> None:
     """Raise XmlError or ConfigUnsupported for nodes that do not fit together."""
-    known = cells(domain)
-    if "numatune" in domain.__dict__:
-        seen: set[int] = set()
-        for memnode in domain.numatune.memnodes:
-            if not known:
-                raise XmlError("Element 'memnode' is invalid without any guest NUMA cells")
-            if memnode.cellid >= len(known):
-                raise XmlError(
-                    "Argument 'cellid' in memnode element must correspond to existing guest's NUMA cell"
-                    f": {memnode.cellid}"
-                )
-            if memnode.cellid in seen:
-                raise XmlError(f"Multiple memnode elements with cellid {memnode.cellid}")
-            seen.add(memnode.cellid)
     numa = domain.cpu.numa if domain.cpu is not None else None
     if numa is None:
         return

@@ -6,9 +6,10 @@ from qvirt.qemu.boot import check_bios, check_power
 from qvirt.qemu.clock import check_clock
 from qvirt.qemu.context import Context
 from qvirt.qemu.cpu import check_cpu
+from qvirt.qemu.devices.disk_rules import check_duplicates
 from qvirt.qemu.features import check_features
 from qvirt.qemu.launch_security import check_launch_security
-from qvirt.qemu.loader import check_loader
+from qvirt.qemu.loader import check_firmware_choice, check_loader
 from qvirt.qemu.machine import check_machine
 from qvirt.qemu.memory import check_memory
 from qvirt.qemu.numa import check_numa
@@ -38,6 +39,15 @@ def validate_domain(ctx: Context) -> None:
     tune = domain.__dict__.get("cputune")
     if domain.type != "kvm" and tune is not None and (tune.cachetunes or tune.memorytunes):
         raise ConfigUnsupported("cachetune is only supported for KVM domains")
+
+
+def validate_whole(ctx: Context) -> None:
+    """Raise XmlError, XmlDetail or ConfigUnsupported for what does not fit together whatever the emulator is.
+
+    Asked last, when the emulator and each device for itself have nothing to say against the domain.
+    """
+    check_duplicates(ctx.domain)
+    check_firmware_choice(ctx.domain)
 
 
 def _check_lifecycle(domain: Domain) -> None:

@@ -4,7 +4,7 @@ Two passes: the first finds out how many buses there must be, the second gives t
 says is never changed.
 """
 
-from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError
 from qvirt.model.devices.address import PciAddress
 from qvirt.model.devices.controller import Controller, ControllerType, PciControllerModel
 from qvirt.model.devices.device import Device
@@ -137,7 +137,7 @@ def _buses(ctx: Context, slots: Slots, count: int, growing: bool) -> Buses:
 def _reserve_given(dev: Device, where: PciAddress, buses: Buses, slots: Slots) -> None:
     if is_piix3_function(dev):
         if len(buses) and not BUS_KINDS[buses.buses[0].model].offers & Connect.PCI_DEVICE:
-            raise XmlError("Bus 0 must be PCI for integrated PIIX3 USB or IDE controllers")
+            raise InternalError("Bus 0 must be PCI for integrated PIIX3 USB or IDE controllers")
         if buses.buses and buses.buses[0].model == "pci-root":
             return  # the chipset's own devices are reserved with it
     needs = slots.needs(dev)

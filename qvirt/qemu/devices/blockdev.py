@@ -452,7 +452,9 @@ _NETWORK = {
 
 def _only_host(source: StorageSource) -> Host:
     if len(source.hosts) != 1:
-        raise InternalError(f"{source.protocol} protocol accepts only one host")
+        is_curl = source.protocol in ("http", "https", "ftp", "ftps", "tftp")
+        whose = f"protocol '{source.protocol}'" if is_curl else f"{source.protocol} protocol"
+        raise InternalError(f"{whose} accepts only one host")
     return source.hosts[0]
 
 

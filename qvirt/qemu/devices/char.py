@@ -31,6 +31,9 @@ from qvirt.qemu.switches import Device, Netdev, Option, Switch
 
 C = TypeVar("C", bound=CharDevice)
 
+#: the port a SPICE server's own channel has in the guest
+SPICE_AGENT = "com.redhat.spice.0"
+
 #: serial target type -> the address it must have
 _ADDRESSES = {
     "isa-serial": "isa",
@@ -197,6 +200,8 @@ class ParallelHandler(_CharHandler[Parallel], kind=Parallel):
         chardev.settle(dev)
 
     def validate(self, dev: Parallel, ctx: Context) -> None:
+        if dev.type == "spicevmc":
+            raise ConfigUnsupported("spicevmc device type only supports virtio", domain=ErrorDomain.DOMAIN)
         super().validate(dev, ctx)
         if machines.is_s390(ctx.domain) or machines.is_pseries(ctx.domain):
             raise ConfigUnsupported("parallel ports are not supported")
@@ -227,6 +232,8 @@ class ConsoleHandler(_CharHandler[Console], kind=Console):
     def validate(self, dev: Console, ctx: Context) -> None:
         if dev.target.type == "serial":
             return  # it is the serial port's backend that counts
+        if dev.type == "spicevmc":
+            raise ConfigUnsupported("spicevmc device type only supports virtio", domain=ErrorDomain.DOMAIN)
         super().validate(dev, ctx)
         if dev.target.type in ("sclp", "sclplm"):
             model = f"{dev.target.type}console"
@@ -305,7 +312,9 @@ class ChannelHandler(_CharHandler[Channel], kind=Channel):
             forward = f"tcp:{dev.target.address}:{dev.target.port}-chardev:{chardev_id(dev)}"
             yield Netdev({"type": "user", "guestfwd": [{"str": forward}], "id": dev.alias.name}, origin=dev)
         elif dev.target.type == "virtio":
-            name = dev.target.name or ("com.redhat.spice.0" if dev.type == "spicevmc" else None)
+            name = dev.target.name or (SPICE_AGENT if dev.type == "spicevmc" else None)
+            if dev.type == "spicevmc" and name != SPICE_AGENT:
+                raise ConfigUnsupported(f"Unsupported spicevmc target name '{name}'")
             yield Device({"driver": "virtserialport", **virtio_port(dev, ctx), "name": name}, origin=dev)
         else:
             raise ConfigUnsupported(f"channel target type '{dev.target.type}' is not supported by QEMU")

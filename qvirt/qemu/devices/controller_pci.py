@@ -97,6 +97,10 @@ def validate_pci(dev: Controller, ctx: Context) -> None:
     _validate_node(dev, ctx)
     if not is_pseries(ctx.domain):
         _validate_target(dev)
+    elif roots and dev.target.index is not None and (not index) != (not dev.target.index):
+        raise ConfigUnsupported(
+            "Only the PCI controller with index 0 can have target index 0, and vice versa"
+        )
     if dev.pcihole64 is not None and not (is_i440fx(ctx.domain) or is_q35(ctx.domain)):
         raise ConfigUnsupported(
             f"Setting the 64-bit PCI hole size is not supported for machine '{ctx.domain.os.type.machine}'"
@@ -115,7 +119,7 @@ def _validate_node(dev: Controller, ctx: Context) -> None:
             f"domain's <cpu><numa> array ({cells})"
         )
     if not dev.index:
-        raise XmlError("The PCI controller with index=0 can't be associated with a NUMA node")
+        raise ConfigUnsupported("The PCI controller with index=0 can't be associated with a NUMA node")
 
 
 def _validate_target(dev: Controller) -> None:
@@ -124,13 +128,14 @@ def _validate_target(dev: Controller) -> None:
     name = dev.pci_model.name if dev.pci_model is not None else ""
     whose = f"for PCI controller with index '{dev.index}', model '{model}' and modelName '{name or 'none'}'"
     if name and name not in known.devices:
-        raise ConfigUnsupported(f"Option 'modelName' has invalid value {whose}")
+        what = "has invalid value" if known.devices else "is not valid"
+        raise ConfigUnsupported(f"Option 'modelName' {what} {whose}")
     for field, word in (
         ("chassis_nr", "chassisNr"),
         ("chassis", "chassis"),
         ("port", "port"),
         ("bus_nr", "busNr"),
-        ("index", "index"),
+        ("index", "targetIndex"),
         ("hotplug", "hotplug"),
         ("node", "numaNode"),
     ):

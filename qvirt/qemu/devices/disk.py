@@ -117,7 +117,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
         disk_rules.validate(dev, ctx)
 
     def prepare(self, dev: Disk, ctx: BuildContext) -> None:
-        if dev.type == SourceType.VOLUME and not _may_be_missing(dev):
+        if dev.type == SourceType.VOLUME and dev.has_medium and not _may_be_missing(dev):
             raise _volume(dev)
         for said, what in (
             (dev.transient is not None and dev.transient.share_backing, "base-sharing transient disk"),
@@ -134,7 +134,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
             yield from _image_resources(dev, image)
 
     def switches(self, dev: Disk, ctx: BuildContext) -> Iterator[Switch]:
-        if dev.type == SourceType.VOLUME:
+        if dev.type == SourceType.VOLUME and dev.has_medium:
             if not _may_be_missing(dev):
                 raise _volume(dev)
             if dev.device == DiskDevice.DISK:
@@ -313,9 +313,10 @@ def _scsi(disk: Disk, ctx: BuildContext) -> dict[str, JsonValue]:
         driver = "scsi-cd" if disk.device == DiskDevice.CDROM else "scsi-hd"
     controller = controller_alias("scsi", where.controller or 0, ctx)
     props: dict[str, JsonValue] = {"driver": driver, "bus": f"{controller}.0"}
-    if disk_rules.scsi_model(disk, ctx) == "lsilogic":
+    model = disk_rules.scsi_model(disk, ctx)
+    if model in disk_rules.NARROW_SCSI:
         if where.target:
-            raise ConfigUnsupported("target must be 0 for controller model 'lsilogic'")
+            raise ConfigUnsupported(f"target must be 0 for controller model '{model}'")
         props |= {"bus": f"{controller}.{where.bus or 0}", "scsi-id": where.unit or 0}
     else:
         props |= {"channel": where.bus or 0, "scsi-id": where.target or 0, "lun": where.unit or 0}

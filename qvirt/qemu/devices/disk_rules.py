@@ -5,11 +5,14 @@ import re
 from qvirt.errors import ArgumentUnsupported, ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import CcwAddress, DriveAddress, PciAddress, VirtioMmioAddress
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice
+from qvirt.model.domain import Domain
 from qvirt.model.storage_source import Image, Protocol, SourceType
 from qvirt.qemu.context import Context
 
 #: the most a limit may be; above it the arithmetic inside QEMU overflows
 MAX_LIMIT = 1_000_000_000_000_000
+#: SCSI controllers that know ids alone, no logical units: a drive's unit is its id
+NARROW_SCSI = frozenset({"lsilogic", "ncr53c90", "dc390", "am53c974"})
 #: the address types each bus can have, where it is libvirt's common code that knows
 _BUS_ADDRESS = {
     DiskBus.IDE: "drive",
@@ -25,7 +28,6 @@ def validate(disk: Disk, ctx: Context) -> None:
         _check_vhostuser(disk, ctx)
     _check_lun(disk)
     _check_words(disk)
-    _check_duplicates(disk, ctx)
     _check_address(disk, ctx)
     _check_driver(disk, ctx)
     _check_guest(disk)
@@ -67,7 +69,7 @@ def _check_words(disk: Disk) -> None:
         raise ConfigUnsupported(f"unsupported driver name '{disk.driver.name}' for disk '{disk.name}'")
     if disk.driver.rerror_policy == "enospace":
         raise ConfigUnsupported("Invalid disk read error policy: 'enospace'")
-    if disk.wwn and not re.fullmatch(r"[0-9a-fA-F]{16}", disk.wwn):
+    if disk.wwn and not re.fullmatch(r"(0x)?[0-9a-fA-F]{16}", disk.wwn):
         raise InternalError(f"Malformed wwn: {disk.wwn}")
     for name, value, most in (("vendor", disk.vendor, 8), ("product", disk.product, 16)):
         if not value:
@@ -93,22 +95,27 @@ def check_place(disk: Disk) -> None:
         )
 
 
-def _check_duplicates(disk: Disk, ctx: Context) -> None:
-    for other in ctx.domain.devices.disks:
-        if other is disk:
-            return
-        if other.name == disk.name:
+def check_duplicates(domain: Domain) -> None:
+    """Refuse two disks of one name or at one place of a controller. Raises XmlError, ConfigUnsupported."""
+    names: dict[str | None, Disk] = {}
+    for disk in domain.devices.disks:
+        other = names.setdefault(disk.name, disk)
+        if other is not disk:
             raise XmlError(
                 f"target '{disk.name}' duplicated for disk sources '{_where(other)}' and '{_where(disk)}'"
             )
-        if other.target.bus == disk.target.bus and isinstance(disk.address, DriveAddress):
-            place = disk.address
-            if isinstance(other.address, DriveAddress) and other.address == place:
-                raise ConfigUnsupported(
-                    f"Found duplicate drive address for disk with target name '{other.name}' "
-                    f"controller='{place.controller or 0}' bus='{place.bus or 0}' "
-                    f"target='{place.target or 0}' unit='{place.unit or 0}'"
-                )
+    places: dict[tuple[object, ...], Disk] = {}
+    for disk in domain.devices.disks:
+        where = disk.address
+        if not isinstance(where, DriveAddress):
+            continue
+        place = (where.controller or 0, where.bus or 0, where.target or 0, where.unit or 0)
+        other = places.setdefault((disk.target.bus, *place), disk)
+        if other is not disk:
+            raise ConfigUnsupported(
+                f"Found duplicate drive address for disk with target name '{other.name}' "
+                f"controller='{place[0]}' bus='{place[1]}' target='{place[2]}' unit='{place[3]}'"
+            )
 
 
 def _where(disk: Disk) -> str:
@@ -125,8 +132,9 @@ def _check_address(disk: Disk, ctx: Context) -> None:
         if bus == DiskBus.SCSI:
             if where.bus:
                 raise InternalError("SCSI controller only supports 1 bus")
-            if where.target and scsi_model(disk, ctx) == "lsilogic":
-                raise ConfigUnsupported("target must be 0 for controller model 'lsilogic'")
+            model = scsi_model(disk, ctx)
+            if where.target and model in NARROW_SCSI:
+                raise ConfigUnsupported(f"target must be 0 for controller model '{model}'")
     if bus == DiskBus.VIRTIO and not isinstance(where, (PciAddress, CcwAddress, VirtioMmioAddress)):
         raise ConfigUnsupported(f"virtio disk cannot have an address of type '{where.type}'")
     if bus == DiskBus.USB and where.type != "usb":
@@ -200,6 +208,9 @@ def _check_guest(disk: Disk) -> None:
             raise InternalError(f"Invalid bus type '{bus}' for floppy disk")
     elif bus == DiskBus.FDC:
         raise InternalError("Invalid bus type 'fdc' for disk")
+    if disk.name.startswith("fd") != (disk.device == DiskDevice.FLOPPY):
+        kind = "floppy" if disk.device == DiskDevice.FLOPPY else "harddisk"
+        raise InternalError(f"Invalid {kind} device name: {disk.name}")
     if bus in (DiskBus.VIRTIO, DiskBus.SD) and disk.is_removable:
         raise ConfigUnsupported(f"disk type of '{disk.name}' does not support ejectable media")
     if disk.target.tray is not None and not disk.is_removable:
@@ -234,12 +245,12 @@ def _check_guest(disk: Disk) -> None:
 
 def _check_transient(disk: Disk) -> None:
     name = disk.name
+    if disk.readonly:
+        raise ConfigUnsupported(f"transient disk '{name}' must not be read-only")
     if disk.type != SourceType.FILE:
         raise ConfigUnsupported(f"transient disk supported only with 'file' type ({name})")
     if disk.device != DiskDevice.DISK:
         raise ConfigUnsupported(f"transient disk supported only with 'disk' device ({name})")
-    if disk.readonly:
-        raise ConfigUnsupported(f"transient disk '{name}' must not be read-only")
 
 
 def _check_iotune(disk: Disk, ctx: Context) -> None:

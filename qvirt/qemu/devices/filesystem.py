@@ -29,6 +29,8 @@ class FilesystemHandler(Handler[Filesystem], kind=Filesystem):
             raise NoTarget(f"{dev.source.dir or ''}")
 
     def validate(self, dev: Filesystem, ctx: Context) -> None:
+        if dev.boot is not None and dev.driver.type != "virtiofs":
+            raise ConfigUnsupported("boot order is only supported for virtiofs")
         if dev.type != "mount":
             raise ConfigUnsupported("only supports mount filesystem type")
         if dev.driver.type == "virtiofs":

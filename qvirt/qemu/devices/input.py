@@ -49,6 +49,8 @@ class InputHandler(Handler[Input], kind=Input):
         if dev.model is not None and dev.model not in MODELS:
             raise ConfigUnsupported(f"unknown input model '{dev.model}'{line(dev)}")
         if dev.type == "evdev":
+            if dev.source is None or not dev.source.dev:
+                raise XmlError("Missing evdev path for input device")
             if dev.bus not in (None, "none"):
                 raise ConfigUnsupported("input evdev doesn't support bus element")
             dev.bus = None

@@ -65,6 +65,16 @@ _MULTIQUEUE = frozenset(
 _GENERATED_NAMES = ("vnet", "macvtap", "macvlan")
 
 
+#: the models libvirt 9.0 has a name for; others are handed to QEMU as they are written
+KNOWN_MODELS = frozenset(
+    {
+        "netfront", "rtl8139", "virtio", "e1000", "e1000e", "usb-net", "spapr-vlan", "lan9118", "scm91c111",
+        "vlance", "vmxnet", "vmxnet2", "vmxnet3", "Am79C970A", "Am79C973", "82540EM", "82543GC", "82545EM",
+        "virtio-transitional", "virtio-non-transitional",
+    }
+)  # fmt: skip
+
+
 class InterfaceHandler(Handler[Interface], kind=Interface):
     """What QEMU makes of an ``<interface>``."""
 
@@ -414,8 +424,6 @@ def _check_host_side(dev: Interface) -> None:
                 "The <portForward> element can only be used with <interface type='user'> and its "
                 "'passt' backend"
             )
-        if dev.backend.type == "passt":
-            raise ConfigUnsupported("The 'passt' backend can only be used with interface type='user'")
         if dev.backend.log_file:
             raise ConfigUnsupported("The logFile attribute is only supported with the 'passt' backend")
     if dev.type not in (InterfaceType.USER, InterfaceType.HOSTDEV) and (dev.ips or dev.routes):
@@ -433,12 +441,12 @@ def _check_host_side(dev: Interface) -> None:
             "Invalid attempt to set network interface host-side IP route and/or address info on interface "
             f"of type '{kind}'. This is only supported on interfaces of type 'ethernet'"
         )
-    taps = (InterfaceType.NETWORK, InterfaceType.BRIDGE, InterfaceType.ETHERNET, InterfaceType.DIRECT)
-    if (
-        dev.mtu.size
-        and kind not in (*taps, InterfaceType.VHOSTUSER, InterfaceType.VDPA)
-        and not dev.uses_passt
-    ):
+    if kind == InterfaceType.VDPA and dev.model.type not in (None, "virtio"):
+        shown = dev.model.type if dev.model.type in KNOWN_MODELS else "unknown"
+        raise ConfigUnsupported(f"invalid model for interface of type '{kind}': '{shown}'")
+    bridged = (InterfaceType.NETWORK, InterfaceType.BRIDGE, InterfaceType.ETHERNET)
+    taps = (*bridged, InterfaceType.DIRECT)
+    if dev.mtu.size and kind not in (*bridged, InterfaceType.VHOSTUSER) and not dev.uses_passt:
         raise ConfigUnsupported(f"setting MTU on interface type {kind} is not supported yet")
     if dev.coalesce.rx.frames.max and kind not in taps:
         raise ConfigUnsupported(f"coalesce settings on interface type {kind} are not supported")

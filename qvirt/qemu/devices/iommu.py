@@ -66,7 +66,8 @@ class IommuHandler(Handler[Iommu], kind=Iommu):
             "virtio-iommu-pci" if dev.model == "virtio" else MODELS[dev.model]
         ):
             raise ConfigUnsupported(f"IOMMU device: '{dev.model}' is not supported with this QEMU binary")
-
+        if dev.model == "virtio" and not ctx.domain.features.acpi:
+            raise ConfigUnsupported(f"IOMMU device: '{dev.model}' requires ACPI")
         if dev.driver.intremap:
             ioapic = ctx.domain.features.ioapic if ctx.domain.features is not None else None
             if ioapic is None or ioapic.driver != "qemu":

@@ -32,10 +32,6 @@ class MemoryHandler(Handler[Memory], kind=Memory):
     """A memory module."""
 
     def defaults(self, dev: Memory, ctx: Context) -> None:
-        if dev.model not in MODELS:
-            raise XmlError(
-                f"Invalid value for attribute 'model' in element 'memory': '{dev.model}'.{line(dev)}"
-            )
         dev.target.current = None
         if dev.model == "virtio-pmem":
             dev.access = "shared"  # the guest's writes are meant for the file

@@ -40,7 +40,7 @@ class VideoHandler(Handler[Video], kind=Video):
         if model.type is None:
             model.type = default_model(ctx)
         if model.type == "none":
-            for name in ("ram", "vram", "vram64", "vgamem", "heads", "primary"):
+            for name in ("ram", "vram", "vram64", "vgamem", "heads", "primary", "acceleration", "resolution"):
                 model.__dict__.pop(name, None)
             return
         if model.type == "qxl":

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.address import PciAddress
 from qvirt.model.devices.watchdog import Watchdog
@@ -13,7 +12,6 @@ from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_s390
 from qvirt.qemu.switches import Device, Option, Switch
 
-MODELS = frozenset({"i6300esb", "ib700", "diag288"})
 #: libvirt's actions and QEMU's; libvirt dumps the core itself while QEMU only stops
 ACTIONS: dict[str, str] = {
     "reset": "reset",
@@ -30,12 +28,8 @@ class WatchdogHandler(Handler[Watchdog], kind=Watchdog):
     """A watchdog; libvirt 9.0 takes one."""
 
     def defaults(self, dev: Watchdog, ctx: Context) -> None:
-        if dev.model not in MODELS:
-            raise ConfigUnsupported(f"unknown watchdog model '{dev.model}'", domain=ErrorDomain.DOMAIN)
         if dev.action is None:
             dev.action = "reset"
-        if dev.action not in ACTIONS:
-            raise ConfigUnsupported(f"unknown watchdog action '{dev.action}'", domain=ErrorDomain.DOMAIN)
 
     def validate(self, dev: Watchdog, ctx: Context) -> None:
         if dev.model == "i6300esb":
