@@ -77,6 +77,10 @@ class CpuFeature(Node, tag="feature"):
     policy: str | None = attr(words(*FEATURE_POLICIES))
     name: str = attr(string, required=True)
 
+    def check(self) -> None:
+        if not self.name:
+            raise XmlError("Invalid CPU feature name")
+
 
 class Sibling(Node, tag="sibling"):
     id: int = attr(uint, required=True)

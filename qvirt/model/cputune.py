@@ -6,10 +6,10 @@ from typing import TypeVar
 from lxml import etree
 
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, XmlDetail, XmlError
-from qvirt.model.memory import UNITS
+from qvirt.model.memory import UNITS, bad_size
 from qvirt.xml.codecs import cpuset, integer, long, positive, string, uint, ulong, words
 from qvirt.xml.fields import attr, child, children, text
-from qvirt.xml.node import Node, Reader, complain
+from qvirt.xml.node import Complaints, Node, Reader, complain
 
 P = TypeVar("P")
 
@@ -84,6 +84,9 @@ for _cls in (VcpuSched, IothreadSched):  # the set of threads is written before 
 class CacheAllocation(Node, tag="cache"):
     """A part of a host cache; the size keeps its unit once it is one libvirt would choose."""
 
+    complaints = complain(
+        {"size": bad_size("./@size"), "!size": (XmlError, "missing element or attribute './@size'")}
+    )
     id: int = attr(uint, required=True)
     level: int = attr(uint, required=True)
     type: str = attr(words("both", "code", "data"), required=True)
@@ -91,7 +94,10 @@ class CacheAllocation(Node, tag="cache"):
     unit: str | None = attr(string)
 
     def check(self) -> None:
-        size = self.size * UNITS.get((self.unit or "B").lower(), 1)
+        factor = UNITS.get((self.unit or "B").lower())
+        if factor is None:
+            raise InvalidArg(f"unknown suffix '{self.unit}'")
+        size = self.size * factor
         self.size, self.unit = size, "B"
         for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
             if size and size % factor == 0:
@@ -99,12 +105,23 @@ class CacheAllocation(Node, tag="cache"):
                 break
 
 
+def _bad_vcpus(name: str) -> Complaints:
+    return complain(
+        {
+            "vcpus": (XmlError, f"Invalid {name} attribute 'vcpus' value '{{}}'"),
+            "!vcpus": (XmlError, f"Missing {name} attribute 'vcpus'"),
+        }
+    )
+
+
 class CacheMonitor(Node, tag="monitor"):
+    complaints = _bad_vcpus("monitor")
     level: int = attr(uint, required=True)
     vcpus: frozenset[int] = attr(cpuset, required=True)
 
 
 class CacheTune(Node, tag="cachetune"):
+    complaints = _bad_vcpus("cachetune")
     vcpus: frozenset[int] = attr(cpuset, required=True)
     caches: list[CacheAllocation] = children(CacheAllocation)
     monitors: list[CacheMonitor] = children(CacheMonitor)
@@ -121,6 +138,8 @@ class CacheTune(Node, tag="cachetune"):
                     )
             taken.add((cache.level, cache.id, cache.type))
         for i, monitor in enumerate(self.monitors):
+            if not monitor.vcpus:
+                raise InvalidArg("vcpus is empty")
             if not monitor.vcpus <= self.vcpus:
                 raise InvalidArg("Monitor vcpus conflicts with allocation")
             for other in self.monitors[:i]:
@@ -137,10 +156,12 @@ class BandwidthNode(Node, tag="node"):
 
 
 class BandwidthMonitor(Node, tag="monitor"):
+    complaints = _bad_vcpus("monitor")
     vcpus: frozenset[int] = attr(cpuset, required=True)
 
 
 class MemoryTune(Node, tag="memorytune"):
+    complaints = _bad_vcpus("memorytune")
     vcpus: frozenset[int] = attr(cpuset, required=True)
     nodes: list[BandwidthNode] = children(BandwidthNode)
     monitors: list[BandwidthMonitor] = children(BandwidthMonitor)
@@ -214,6 +235,16 @@ class CpuTune(Node, tag="cputune"):
             IothreadSched(iothreads=frozenset((thread,)), scheduler=sched.scheduler, priority=sched.priority)
             for thread, sched in _by_thread((x.iothreads, x) for x in self.iothreadscheds)
         ]
+
+        groups: list[frozenset[int]] = []
+        tunes: list[CacheTune | MemoryTune] = [*self.cachetunes, *self.memorytunes]
+        for tune in tunes:
+            if tune.vcpus in groups:
+                if isinstance(tune, CacheTune):
+                    raise XmlError("Identical vcpus in cachetunes found")
+            elif any(tune.vcpus & group for group in groups):
+                raise XmlError("Overlapping vcpus in resctrls")
+            groups.append(tune.vcpus)
 
     def _check_bandwidth(self) -> None:
         for name in ("period", "global_period", "emulator_period", "iothread_period"):

@@ -36,7 +36,7 @@ UNITS: dict[str, int] = {
 
 def kib(value: int, unit: str | None, default: int = 1024) -> int:
     """Return a size in KiB, rounded up. Raises XmlError for an unknown unit, NumericalOverflow."""
-    if unit is None:
+    if not unit:
         factor = default
     else:
         found = UNITS.get(unit.lower())

@@ -2,7 +2,7 @@
 
 from lxml import etree
 
-from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.errors import ConfigUnsupported
 from qvirt.xml.codecs import cpuset, uint, words
 from qvirt.xml.fields import attr, child, children
 from qvirt.xml.node import Node, Reader, complain
@@ -40,19 +40,3 @@ class NumaTune(Node, tag="numatune"):
 
     memory: NumaMemory | None = child(NumaMemory)
     memnodes: list[MemNode] = children(MemNode)
-
-    def check(self) -> None:
-        memory = self.memory
-        restrictive = memory is not None and memory.mode == "restrictive"
-        for memnode in self.memnodes:
-            memnode.mode = memnode.mode or "strict"
-            if restrictive != (memnode.mode == "restrictive"):
-                raise XmlError(
-                    "'restrictive' mode is required in memnode element when mode is 'restrictive' in memory "
-                    "element"
-                    if restrictive
-                    else "'restrictive' mode is required in memory element when mode is 'restrictive' in "
-                    "memnode element"
-                )
-            if not memnode.nodeset:
-                raise XmlError("Missing required nodeset attribute in memnode element")

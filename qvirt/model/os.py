@@ -7,6 +7,7 @@ from qvirt.xml.node import Node, Raw, complain
 
 NBD_PORT = "10809"
 MAX_BOOT_DEVICES = 4
+OS_TYPES = ("hvm", "xen", "linux", "exe", "uml", "xenpvh")
 BOOT_DEVICES = ("fd", "hd", "cdrom", "network")
 
 
@@ -16,6 +17,12 @@ class OsType(Node, tag="type"):
     arch: str | None = attr(string)
     machine: str | None = attr(string)
     value: str | None = content(string)
+
+    def check(self) -> None:
+        self.arch = self.arch or None
+        self.machine = self.machine or None
+        if self.value is not None and self.value not in OS_TYPES:
+            raise ConfigUnsupported(f"unknown OS type '{self.value}'{_at(self)}")
 
 
 class FirmwareFeature(Node, tag="feature"):
@@ -165,7 +172,12 @@ class OsAcpi(Node, tag="acpi"):
 class Os(Node, tag="os"):
     """The operating system booting of a domain."""
 
-    complaints = complain({"!type": (XmlError, "an os <type> must be specified")})
+    complaints = complain(
+        {
+            "!type": (XmlError, "an os <type> must be specified"),
+            "firmware": (XmlError, "unknown firmware value {}"),
+        }
+    )
     firmware: str | None = attr(words("bios", "efi"))
     type: OsType = child(OsType, required=True)
     firmware_choice: FirmwareChoice | None = child(FirmwareChoice, "firmware")

@@ -13,7 +13,7 @@ from qvirt.model.memory import UNITS
 from qvirt.model.seclabel import DeviceSecLabel
 from qvirt.xml.codecs import hex1, hex2, hex4, one_of, string, uint, ulong, uuid, words, yes_no
 from qvirt.xml.fields import attr, child, children, content
-from qvirt.xml.node import Node
+from qvirt.xml.node import Node, complain
 
 
 class SourceType(StrEnum):
@@ -519,6 +519,7 @@ class StorageSource(Node, tag="source"):
 class ChainFormat(Node, tag="format"):
     """The format of an image that is not a disk's top image."""
 
+    complaints = complain({"!type": (XmlError, "missing disk backing store format")})
     type: str = attr(string, required=True)
     metadata_cache: MetadataCache | None = child(MetadataCache)
 
@@ -538,7 +539,7 @@ class BackingStore(Node, tag="backingStore"):
             return
         if self.type not in _TYPE_FIELDS:
             raise XmlError(f"unknown storage source type '{self.type}'")
-        if self.format is None:
+        if self.format is None or not self.format.type:
             raise XmlError("missing disk backing store format")
         check_backing_format(self.format.type)
         if self.source is None:

@@ -31,6 +31,14 @@ class Codec(Generic[T]):
         self.sentence = sentence
 
 
+class Unfit(ValueError):
+    """Text that is not taken, where libvirt's sentence depends on the text."""
+
+    def __init__(self, text: str, sentence: str) -> None:
+        super().__init__(text)
+        self.sentence = sentence
+
+
 _DECIMAL = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
 
@@ -60,7 +68,28 @@ def _hexadecimal(width: int, high: int) -> Codec[int]:
             raise ValueError(text)
         return value
 
-    return Codec(parse, f"0x{{:0{width}x}}".format, f"a number from 0 to {high:#x}")
+    return Codec(
+        parse,
+        f"0x{{:0{width}x}}".format,
+        f"a number from 0 to {high:#x}",
+        " Expected non-negative integer value",
+    )
+
+
+def _natural(number: re.Pattern[str], format: Callable[[int], str]) -> Codec[int]:
+    # libvirt reads these as signed numbers first
+    def parse(text: str) -> int:
+        stripped = text.strip()
+        if not number.fullmatch(stripped):
+            raise Unfit(text, " Expected integer value")
+        value = int(stripped, 16 if "x" in stripped.lower() else 10)
+        if not -(2**31) <= value < 2**31:
+            raise Unfit(text, " Expected integer value")
+        if value < 0:
+            raise Unfit(text, " Expected non-negative value")
+        return value
+
+    return Codec(parse, format, "a non-negative integer")
 
 
 def _choice(mapping: dict[str, bool]) -> Codec[bool]:
@@ -85,6 +114,9 @@ positive: Codec[int] = _bounded(1, 2**32 - 1, "a positive integer")
 ulong: Codec[int] = _bounded(0, 2**64 - 1, "a non-negative integer")
 integer: Codec[int] = _bounded(-(2**31), 2**31 - 1, "an integer")
 long: Codec[int] = _bounded(-(2**63), 2**63 - 1, "an integer")
+natural: Codec[int] = _natural(_DECIMAL, str)
+any_natural: Codec[int] = _natural(_NUMBER, str)  # hexadecimal is read, too
+hex_natural: Codec[int] = _natural(_NUMBER, hex)
 on_off: Codec[bool] = _choice({"on": True, "off": False})
 yes_no: Codec[bool] = _choice({"yes": True, "no": False})
 hex2: Codec[int] = _hexadecimal(2, 0xFF)
@@ -94,9 +126,9 @@ hex8: Codec[int] = _hexadecimal(8, 0xFFFFFFFF)
 hexnum: Codec[int] = _hexadecimal(1, 2**64 - 1)
 
 
-def one_of(enum: type[E]) -> Codec[E]:
-    """A closed set of words."""
-    members = {member.value: member for member in enum}
+def one_of(enum: type[E], *, but: E | None = None) -> Codec[E]:
+    """A closed set of words; ``but``: a member that no document may spell."""
+    members = {member.value: member for member in enum if member is not but}
 
     def parse(text: str) -> E:
         try:

@@ -4,6 +4,7 @@ Reading never fills in what the document leaves out; it only refuses what cannot
 attributes that no field names are left out, and reported to the Reader, which the validate flag shows.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypeAlias, cast
@@ -13,7 +14,7 @@ from lxml import etree
 from qvirt.constants import ErrorDomain
 from qvirt.errors import InvalidArg, QvirtError, XmlError
 from qvirt.xml import fields as f
-from qvirt.xml.codecs import cpuset, positive
+from qvirt.xml.codecs import Unfit, cpuset, positive
 from qvirt.xml.fields import escape
 
 
@@ -338,8 +339,9 @@ class Node:
             return complaint[0](complaint[1].format(text) + at(el, field.codec.expects))
         if field.codec is cpuset:
             return InvalidArg(f"Failed to parse bitmap '{text}'{at(el, field.codec.expects)}")
-        said = f"'{text}'.{field.codec.sentence}"
-        if field.codec is positive and text.strip().lstrip("+-0") == "":
+        sentence = error.sentence if isinstance(error, Unfit) else field.codec.sentence
+        said = f"'{text}'.{sentence}"
+        if field.codec is positive and re.fullmatch(r"[+-]?0+", text.strip()):
             said = "Zero is not permitted"
         return XmlError(
             f"Invalid value for attribute '{field.wire}' in element '{local_name(el)}': {said}"

@@ -20,31 +20,38 @@ class Zpci(Node, tag="zpci"):
     fid: int | None = attr(hex8)
 
 
-def _number(width: int) -> Codec[int]:
+def pci_number(width: int) -> Codec[int]:
     """A PCI number: what is too large is refused by name, with libvirt's sentence."""
-    return Codec(hex8.parse, f"0x{{:0{width}x}}".format, "a non-negative integer", uint.sentence)
+    return Codec(hex8.parse, f"0x{{:0{width}x}}".format, "a non-negative integer", hex8.sentence)
 
 
 class PciAddress(Address):
     """A PCI function; ``slot`` and ``bus`` are None only before addresses are assigned."""
 
     type: str = attr(string, default="pci")
-    domain: int | None = attr(_number(4))
-    bus: int | None = attr(_number(2))
-    slot: int | None = attr(_number(2))
-    function: int | None = attr(_number(1))
+    domain: int | None = attr(pci_number(4))
+    bus: int | None = attr(pci_number(2))
+    slot: int | None = attr(pci_number(2))
+    function: int | None = attr(pci_number(1))
     multifunction: bool | None = attr(on_off)
     zpci: Zpci | None = child(Zpci)
 
     def check(self) -> None:
         if not (self.domain or self.bus or self.slot):
             return  # asks for an address
-        if self.bus is not None and self.bus > 0xFF:
-            raise _beyond(f"bus='{self.bus:#x}', must be <= 0xFF")
-        if self.slot is not None and self.slot > 0x1F:
-            raise _beyond(f"slot='{self.slot:#x}', must be <= 0x1F")
-        if self.function is not None and self.function > 7:
-            raise _beyond(f"function={self.function:#x}, must be <= 7")
+        check_pci(self.domain, self.bus, self.slot, self.function)
+
+
+def check_pci(domain: int | None, bus: int | None, slot: int | None, function: int | None) -> None:
+    """Refuse a PCI address no machine has. Raises XmlError."""
+    if domain is not None and domain > 0xFFFF:
+        raise _beyond(f"domain='{domain:#x}', must be <= 0xFFFF")
+    if bus is not None and bus > 0xFF:
+        raise _beyond(f"bus='{bus:#x}', must be <= 0xFF")
+    if slot is not None and slot > 0x1F:
+        raise _beyond(f"slot='{slot:#x}', must be <= 0x1F")
+    if function is not None and function > 7:
+        raise _beyond(f"function={function:#x}, must be <= 7")
 
 
 def _beyond(what: str) -> XmlError:

@@ -86,5 +86,5 @@ def _check_stream(stream: AudioStream) -> None:
         raise ConfigUnsupported(
             "audio settings specified without fixed settings flag", domain=ErrorDomain.DOMAIN
         )
-    if stream.fixed_settings and stream.mixing_engine is False:
+    if stream.fixed_settings and not stream.mixing_engine:
         raise ConfigUnsupported("fixed audio settings requires mixing engine", domain=ErrorDomain.DOMAIN)

@@ -193,6 +193,9 @@ class Channel(CharDevice, tag="channel"):
     target: ChannelTarget = part(ChannelTarget)
 
     def check(self) -> None:
+        said = "target" in self.__dict__
         if self.target.type is None:
+            if said:
+                raise ConfigUnsupported("unknown target type '(null)' specified for character device")
             raise XmlError("target type must be specified for channel device")
         super().check()

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.model.memory import Size
-from qvirt.xml.codecs import Codec, integer, on_off, one_of, string, uint, words
+from qvirt.xml.codecs import any_natural, hex_natural, natural, on_off, one_of, string, uint, words
 from qvirt.xml.fields import attr, child, part, text
 from qvirt.xml.node import Node
 
@@ -24,34 +24,25 @@ class ControllerType(StrEnum):
     ISA = "isa"
 
 
-def _parse_port(text: str) -> int:
-    return int(text, 0)
-
-
-#: the port of a PCI Express slot: any spelling is read, hexadecimal is written
-_port: Codec[int] = Codec(_parse_port, hex, "a number from 0 to 255")
-
-
 class PciControllerModel(Node, tag="model"):
     """``<model>``: the QEMU device behind a PCI controller."""
 
-    name: str = attr(
+    name: str | None = attr(
         words(
             "pci-bridge", "i82801b11-bridge", "ioh3420", "x3130-upstream", "xio3130-downstream", "pxb",
             "pxb-pcie", "pcie-root-port", "spapr-pci-host-bridge", "pcie-pci-bridge",
-        ),
-        required=True,
+        )
     )  # fmt: skip
 
 
 class PciControllerTarget(Node, tag="target"):
     """``<target>``: what the guest sees of a PCI controller; ``port`` is hexadecimal in the document."""
 
-    chassis_nr: int | None = attr(integer, "chassisNr")
-    chassis: int | None = attr(integer)
-    port: int | None = attr(_port)
-    bus_nr: int | None = attr(integer, "busNr")
-    index: int | None = attr(integer)
+    chassis_nr: int | None = attr(any_natural, "chassisNr")
+    chassis: int | None = attr(any_natural)
+    port: int | None = attr(hex_natural)
+    bus_nr: int | None = attr(any_natural, "busNr")
+    index: int | None = attr(any_natural)
     hotplug: bool | None = attr(on_off)
     node: int | None = text(uint)
 
@@ -67,7 +58,7 @@ class ControllerDriver(VirtioDriver, tag="driver"):
 class Master(Node, tag="master"):
     """``<master>``: the first port of the master controller that a USB companion takes over."""
 
-    startport: int = attr(uint, required=True)
+    startport: int = attr(uint, default=0)
 
 
 class PciHole64(Size, tag="pcihole64"):
@@ -78,12 +69,12 @@ class Controller(Device, tag="controller"):
     """``<controller>``; ``index`` is None only before the domain is completed."""
 
     type: ControllerType = attr(one_of(ControllerType), default=ControllerType.IDE)
-    index: int | None = attr(uint)
+    index: int | None = attr(natural)
     model: str | None = attr(string)
-    ports: int | None = attr(uint)
-    vectors: int | None = attr(uint)
-    max_grant_frames: int | None = attr(uint, "maxGrantFrames")
-    max_event_channels: int | None = attr(uint, "maxEventChannels")
+    ports: int | None = attr(natural)
+    vectors: int | None = attr(natural)
+    max_grant_frames: int | None = attr(natural, "maxGrantFrames")
+    max_event_channels: int | None = attr(natural, "maxEventChannels")
     pci_model: PciControllerModel | None = child(PciControllerModel, "model")
     target: PciControllerTarget = part(PciControllerTarget)
     driver: ControllerDriver = part(ControllerDriver)

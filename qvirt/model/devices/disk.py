@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from lxml import etree
 
-from qvirt.errors import ConfigUnsupported, InternalError, NoSource, NoTarget, QvirtError, XmlError
+from qvirt.errors import ConfigUnsupported, NoSource, NoTarget, QvirtError, XmlError
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.model.storage_source import (
     Auth,
@@ -16,6 +16,7 @@ from qvirt.model.storage_source import (
     MetadataCache,
     Mirror,
     Named,
+    Protocol,
     SourceType,
     StorageSource,
     check_format,
@@ -97,7 +98,7 @@ class DiskTarget(Node, tag="target"):
     """The drive's name and bus; the name's letters are its number, nothing that a guest must follow."""
 
     dev: str | None = attr(string)
-    bus: DiskBus | None = attr(one_of(DiskBus))
+    bus: DiskBus | None = attr(one_of(DiskBus, but=DiskBus.NONE))
     tray: str | None = attr(words("closed", "open"), omit="closed")
     removable: bool | None = attr(on_off)
     rotation_rate: int | None = attr(uint, omit=0)
@@ -197,8 +198,9 @@ class Disk(Device, tag="disk"):
         if not self.has_medium:
             if not self.is_removable:
                 raise NoSource(self.name)
-            self.type = SourceType.FILE
             self.backing_store = None
+            if self.source is None or self.type not in (SourceType.BLOCK, SourceType.VOLUME):
+                self.type = SourceType.FILE
             if self.source is not None:
                 self.source.keep(self.type)
                 if self.source.is_empty():
@@ -210,15 +212,8 @@ class Disk(Device, tag="disk"):
                 raise ConfigUnsupported("an <encryption> definition already found for disk source")
 
     def _check_target(self) -> None:
-        name = self.target.dev
-        if name is None:
-            what = self.source.local_path if self.source is not None else None
-            raise NoTarget(what)
-        if self.device == DiskDevice.FLOPPY:
-            if not name.startswith("fd"):
-                raise InternalError(f"Invalid floppy device name: {name}")
-        elif name.startswith("fd"):
-            raise InternalError(f"Invalid harddisk device name: {name}")
+        if self.target.dev is None:
+            raise NoTarget(_described(self.source))
 
     # ------------------------------------------------------------ using
 
@@ -274,6 +269,17 @@ class Disk(Device, tag="disk"):
         if top is not None:
             yield top
             yield from images_below(self.backing_store)
+
+
+def _described(source: StorageSource | None) -> str | None:
+    if source is None:
+        return None
+    if source.pool is not None:
+        return f"pool = '{source.pool}', volume = '{source.volume}'"
+    name = source.name or ""
+    if source.protocol in (Protocol.RBD, Protocol.GLUSTER):
+        name = name.partition("/")[2] or name
+    return source.local_path or name or None
 
 
 _NAME = re.compile(r"(?:fd|hd|vd|sd|xvd|ubd)([a-z]+)[0-9]*")

@@ -2,11 +2,13 @@
 
 import re
 
+from lxml import etree
+
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, XmlError
 from qvirt.model.devices.device import Device
 from qvirt.xml.codecs import integer, string, uint, word, yes_no
-from qvirt.xml.fields import attr, child, children
+from qvirt.xml.fields import Attr, attr, child, children
 from qvirt.xml.node import Node
 
 SPICE_CHANNELS = (
@@ -141,6 +143,11 @@ class Graphics(Device, tag="graphics"):
     filetransfer: SpiceFileTransfer | None = child(SpiceFileTransfer)
     gl: Gl | None = child(Gl)
     audio: AudioRef | None = child(AudioRef)
+
+    def _bad_attr(self, el: etree._Element, field: Attr, text: str, error: ValueError) -> QvirtError:
+        if field.name == "port" and el.get("type") == "vnc":
+            return InternalError(f"cannot parse vnc port {text}", domain=ErrorDomain.DOMAIN)
+        return super()._bad_attr(el, field, text, error)
 
     def check(self) -> None:
         mine = _OWN[self.type]

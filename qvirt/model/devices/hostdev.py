@@ -5,8 +5,9 @@ classes once the type is known.
 """
 
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.model.devices.address import check_pci, pci_number
 from qvirt.model.devices.device import Device
-from qvirt.xml.codecs import Codec, hex1, hex2, hex4, on_off, string, uint, ulong, uuid, words, yes_no
+from qvirt.xml.codecs import Codec, hex4, on_off, string, uint, ulong, uuid, words, yes_no
 from qvirt.xml.fields import attr, child, children, flag, opaque, part
 from qvirt.xml.node import Node, Raw
 
@@ -33,10 +34,10 @@ class SpokenHostAddress(HostAddress, tag="address"):
 class PciHostAddress(HostAddress, tag="address"):
     """A PCI function of the host."""
 
-    domain: int = attr(hex4, default=0)
-    bus: int = attr(hex2, default=0)
-    slot: int = attr(hex2, default=0)
-    function: int = attr(hex1, default=0)
+    domain: int = attr(pci_number(4), default=0)
+    bus: int = attr(pci_number(2), default=0)
+    slot: int = attr(pci_number(2), default=0)
+    function: int = attr(pci_number(1), default=0)
 
     @property
     def name(self) -> str:
@@ -133,12 +134,16 @@ class HostdevTeaming(Node, tag="teaming"):
     persistent: str | None = attr(string)
 
 
+#: libvirt takes whatever is not "yes" for a no
+_managed: Codec[bool] = Codec(lambda text: text == "yes", yes_no.format, yes_no.expects)
+
+
 class Hostdev(Device, tag="hostdev"):
     """``<hostdev>``."""
 
     mode: str = attr(string, default="subsystem")
     type: str | None = attr(string)
-    managed: bool | None = attr(yes_no)
+    managed: bool | None = attr(_managed)
     sgio: str | None = attr(string)
     rawio: bool | None = attr(yes_no)
     model: str | None = attr(string)
@@ -197,9 +202,11 @@ def typed_address(spoken: SpokenHostAddress, kind: str) -> HostAddress:
             if cls is MdevHostAddress:
                 raise InternalError("Cannot parse uuid attribute of element <address>") from None
             raise XmlError(
-                f"Invalid value for attribute '{field.wire}' in element 'address': '{text}'.{_at(spoken)}"
+                f"Invalid value for attribute '{field.wire}' in element 'address': '{text}'.{codec.sentence}"
+                f"{_at(spoken)}"
             ) from None
     if isinstance(address, PciHostAddress):
+        check_pci(address.domain, address.bus, address.slot, address.function)
         for field in cls._opening:  # written in full, whatever the document left out
             setattr(address, field.name, getattr(address, field.name))
     return address

@@ -368,6 +368,8 @@ class Interface(Device, tag="interface"):
     def check(self) -> None:
         self._check_source()
         self._check_port()
+        if self.backend.type is not None and self.type != InterfaceType.USER:
+            raise XmlError(f"Invalid value for attribute 'type' in element 'backend': '{self.backend.type}'.")
         if self.driver.queues == 1:
             self.driver.queues = None
         if self.model.type not in VIRTIO_MODELS and self.type != InterfaceType.HOSTDEV:

@@ -1,14 +1,20 @@
 """``<memory>``: memory modules that can be added and removed (DIMM, NVDIMM, virtio-mem, virtio-pmem, SGX)."""
 
+from lxml import etree
+
+from qvirt.errors import QvirtError, XmlError
 from qvirt.model.devices.device import Device
 from qvirt.model.memory import Size
-from qvirt.xml.codecs import string, uint, uuid, yes_no
-from qvirt.xml.fields import attr, child, flag, text
-from qvirt.xml.node import Node
+from qvirt.xml.codecs import string, uint, uuid, words, yes_no
+from qvirt.xml.fields import Attr, Texts, attr, child, flag, text
+from qvirt.xml.node import Node, complain, local_name
 
 
 class MemorySize(Size):
     """A size in KiB."""
+
+    def _bad_text(self, el: etree._Element, field: Attr | Texts, text: str, error: ValueError) -> QvirtError:
+        return XmlError(f"Invalid value '{text}' for element or attribute './{local_name(el)}'")
 
 
 class MemoryLabel(Node, tag="label"):
@@ -27,9 +33,14 @@ class MemorySource(Node, tag="source"):
     pmem: bool = flag()
 
 
+#: the kinds of module
+MODELS = ("dimm", "nvdimm", "virtio-pmem", "virtio-mem", "sgx-epc")
+
+
 class MemoryTarget(Node, tag="target"):
     """``<target>``: what the guest sees; ``current`` is known only while it runs."""
 
+    complaints = complain({"node": (XmlError, "invalid value of memory device node")})
     size: MemorySize = child(MemorySize, "size", required=True)
     node: int | None = text(uint)
     label: MemoryLabel | None = child(MemoryLabel)
@@ -42,7 +53,8 @@ class MemoryTarget(Node, tag="target"):
 class Memory(Device, tag="memory"):
     """``<memory>`` in ``<devices>``."""
 
-    model: str = attr(string, required=True)
+    complaints = complain({"!target": (XmlError, "missing <target> element for <memory> device")})
+    model: str = attr(words(*MODELS), required=True)
     access: str | None = attr(string)
     discard: bool | None = attr(yes_no)
     uuid: str | None = text(uuid)

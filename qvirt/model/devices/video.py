@@ -73,6 +73,8 @@ class VideoModel(Node, tag="model"):
     resolution: Resolution | None = child(Resolution)
 
     def check(self) -> None:
+        if self.type == "default":
+            self.type = None
         if self.type is not None and self.type not in VIDEO_MODELS:
             raise ConfigUnsupported(f"unknown video model '{self.type}'", domain=ErrorDomain.DOMAIN)
         if self.primary != "yes":
