@@ -12,6 +12,9 @@ DATA = Path(__file__).parents[3] / "data" / "refusals"
 DOCUMENT = """<domain type='qemu'><name>guest</name><memory>262144</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type></os>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{}<memballoon model='none'/></devices></domain>"""
+DOMAIN = """<domain type='qemu'><name>guest</name><memory>262144</memory><vcpu>2</vcpu>
+<os><type arch='x86_64' machine='pc'>hvm</type></os>{}
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator><memballoon model='none'/></devices></domain>"""
 
 
 def cases(kind: str) -> list[tuple[str, str]]:
@@ -20,10 +23,22 @@ def cases(kind: str) -> list[tuple[str, str]]:
     return [(device, answer.strip()) for device, answer in zip(lines[::2], lines[1::2], strict=True)]
 
 
-@pytest.mark.parametrize(("device", "answer"), [*cases("disk"), *cases("interface")])
+@pytest.mark.parametrize(("device", "answer"), [*cases("disk"), *cases("interface"), *cases("device")])
 def test_refused(device: str, answer: str) -> None:
     with pytest.raises(QvirtError) as caught:
         completed(DOCUMENT.format(device))
-    said = re.sub(r"52:54:00(:[0-9a-f]{2}){3}", "@MAC@", caught.value.message)
+    check(caught.value, answer)
+
+
+@pytest.mark.parametrize(("elements", "answer"), cases("domain"))
+def test_refused_for_its_own_elements(elements: str, answer: str) -> None:
+    with pytest.raises(QvirtError) as caught:
+        completed(DOMAIN.format(elements))
+    check(caught.value, answer)
+
+
+def check(error: QvirtError, answer: str) -> None:
+    """Check that libvirt's sentence comes first, and nothing but where and what would be right after it."""
+    said = re.sub(r"52:54:00(:[0-9a-f]{2}){3}", "@MAC@", error.message)
     assert said.startswith(answer)
     assert said == answer or said[len(answer) :].startswith((" (line ", " (expected "))
