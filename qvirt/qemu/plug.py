@@ -24,6 +24,7 @@ from qvirt.qemu.addresses.check import check_address
 from qvirt.qemu.complete import complete
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices.base import handler, line, word
+from qvirt.qemu.devices.disk_rules import check_duplicates
 from qvirt.qemu.implicit import add_controllers
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.names import assign_aliases, is_user_alias
@@ -129,6 +130,7 @@ def place(dev: Device, ctx: Context) -> list[Device]:
     for one in new:
         check_address(one, ctx)
         handler(one).validate(one, ctx)
+    check_duplicates(domain)
     return new
 
 
