@@ -64,13 +64,14 @@ _COMPAT = {
 }
 
 
-def build(domain: Domain, ctx: BuildContext) -> CommandLine:
+def build(domain: Domain, ctx: BuildContext, *, placed: bool = True) -> CommandLine:
     """Return the command line that starts the domain, which must be complete and have its aliases.
 
-    Changes the document where a start decides: the firmware chosen, memory sizes rounded up. Raises
-    ConfigUnsupported and what the choice of a firmware raises.
+    Changes the document where a start decides: the firmware chosen, memory sizes rounded up. ``placed``:
+    somebody must say on which host nodes. Raises ConfigUnsupported and what the choice of a firmware raises.
     """
-    check_placement(domain)
+    if placed:
+        check_placement(domain)
     choose_firmware(domain, ctx)
     align_memory(domain)
     switches = list(chain(_machine(domain, ctx), _devices(domain, ctx), _last(domain, ctx)))

@@ -172,6 +172,16 @@ class EmulatorCaps(Overview, slots=False):
         """Return the facts of a domain type ("kvm", else TCG); empty when it is not available."""
         return self.accels.get("kvm" if virt_type == "kvm" else "tcg", _NO_FACTS)
 
+    @property
+    def plugs_first_card(self) -> bool:
+        """Tell whether the first graphics card is a ``-device``; otherwise its slot stays free for it."""
+        return True
+
+    @property
+    def has_modern_virtio(self) -> bool:
+        """Tell whether virtio devices go into PCI Express slots."""
+        return True
+
     # ------------------------------------------------------- machines and CPUs
 
     def machine_has(self, machine: str, property: str) -> bool:

@@ -136,7 +136,8 @@ def built_in(ctx: Context) -> BuiltIn:
         return BuiltIn(root="pci-root" if is_i440fx(domain) else None)
     if arch in ("armv7l", "armv6l", "aarch64"):
         if is_arm_virt(domain):
-            return BuiltIn(usb=False, root="pcie-root", balloon=False)
+            root = "pcie-root" if has("gpex-pcihost") else None  # the first such boards had no PCI
+            return BuiltIn(usb=False, root=root, balloon=False)
         return BuiltIn(usb=False, root="pci-root" if machine == "versatilepb" else None, balloon=False)
     if arch in ("riscv32", "riscv64"):
         return BuiltIn(usb=False, root="pcie-root" if is_riscv_virt(domain) else None)

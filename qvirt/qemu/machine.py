@@ -6,7 +6,7 @@ from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.machines import is_arm, is_s390, is_x86
+from qvirt.qemu.machines import is_arm, is_pseries, is_s390, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
 
 # fmt: off
@@ -204,6 +204,9 @@ def _add_iommu(domain: Domain, props: dict[str, JsonValue]) -> None:
 
 def _add_pseries(domain: Domain, props: dict[str, JsonValue]) -> None:
     features = domain.features
+    cpu = domain.cpu
+    if cpu is not None and cpu.mode == "host-model" and cpu.model is not None and is_pseries(domain):
+        props["max-cpu-compat"] = cpu.model.name
     if features.hpt is not None:
         props["resize-hpt"] = features.hpt.resizing
         if features.hpt.maxpagesize is not None:

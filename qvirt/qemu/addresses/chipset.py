@@ -115,6 +115,8 @@ def _custom(dev: Device, buses: Buses, slot: int, multifunction: bool | None = N
 
 def _primary_video(ctx: Context, buses: Buses, slots: Slots, slot: int) -> None:
     videos = ctx.domain.devices.videos
+    if not videos and not ctx.caps.plugs_first_card and not buses.in_use(0, slot):
+        buses.reserve(Place(0, slot), PCI & ~Connect.HOTPLUG)
     if not videos or not wants_pci(videos[0]) or not slots.needs(videos[0]):
         return
     if buses.in_use(0, slot):

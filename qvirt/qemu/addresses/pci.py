@@ -125,7 +125,12 @@ def _buses(ctx: Context, slots: Slots, count: int, growing: bool) -> Buses:
         fill = "pci-root"
     else:
         fill = "pcie-root-port" if count and models[0] == "pcie-root" else "pci-bridge"
-    buses = Buses([model or fill for model in models], growing, many_roots=is_pseries(domain))
+    buses = Buses(
+        [model or fill for model in models],
+        growing,
+        many_roots=is_pseries(domain),
+        pcie_to_pci=ctx.caps.has_device("pcie-pci-bridge"),
+    )
     listed = domain.devices.__dict__
     for name in _GIVEN_ORDER:
         for dev in listed.get(name, ()):
@@ -254,7 +259,10 @@ def _controller_options(ctx: Context, controller: Controller) -> None:
         if model == "pci-root" and is_pseries(ctx.domain):
             controller.pci_model = PciControllerModel(name="spapr-pci-host-bridge")
         elif model in PCI_DEVICES:
-            controller.pci_model = PciControllerModel(name=PCI_DEVICES[model])
+            name = PCI_DEVICES[model]
+            if model == "pcie-root-port" and not ctx.caps.has_device(name):
+                name = "ioh3420"  # what there was before a generic one
+            controller.pci_model = PciControllerModel(name=name)
     if model == "pci-bridge" and target.chassis_nr is None:
         target.chassis_nr = index
     if model in ("pcie-root-port", "pcie-switch-downstream-port"):

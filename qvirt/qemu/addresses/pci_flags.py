@@ -53,6 +53,7 @@ class Slots:
     def __init__(self, ctx: Context) -> None:
         self._conventional_hosts = ctx.host.conventional_pci
         self.pcie = PCIE if root_model(ctx.domain) == "pcie-root" else PCI
+        self._modern_virtio = ctx.caps.has_modern_virtio
 
     def needs(self, dev: Device) -> int:
         """Return the slot the device needs."""
@@ -62,7 +63,7 @@ class Slots:
         """Return the slot of a virtio device of a model."""
         if model is not None and model.endswith("-transitional") and not model.endswith("-non-transitional"):
             return PCI
-        return self.pcie
+        return self.pcie if self._modern_virtio else PCI
 
     # ------------------------------------------------------------ the kinds
 

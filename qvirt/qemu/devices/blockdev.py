@@ -166,7 +166,7 @@ def image_switches(image: Image, below: Image | None, disk: Disk, ctx: BuildCont
         "read-only": image.readonly,
         "cache": cache,
         "discard": disk.driver.discard,
-        "detect-zeroes": _detect_zeroes(disk) if image.depth == 0 else None,
+        "detect-zeroes": detect_zeroes(disk) if image.depth == 0 else None,
         **format_props,
         **slice_props,
         "file": above,
@@ -183,7 +183,8 @@ def _cache_props(disk: Disk) -> JsonValue:
     return {"direct": mode.direct, "no-flush": mode.no_flush} if mode is not None else None
 
 
-def _detect_zeroes(disk: Disk) -> str | None:
+def detect_zeroes(disk: Disk) -> str | None:
+    """Return what is done with zeroes that are written."""
     # QEMU refuses to turn detected zeroes into discards on a node that does not discard
     said = disk.driver.detect_zeroes
     return "on" if said == "unmap" and disk.driver.discard != "unmap" else said
