@@ -7,8 +7,14 @@ from qvirt.api.flags import check_flags
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.errors import InvalidArg
+from qvirt.qemu.dialect.ages import parse_age
+from qvirt.runtime import export
 
 NATIVE_FORMAT: Final = "qemu-argv"
+"""libvirt's name; ``qemu-argv/0.12`` is the command line for a QEMU of that release."""
+
+SCRIPT_FORMAT: Final = "qemu-sh"
+"""Ours: a shell script that starts the domain by itself, also as ``qemu-sh/0.12``."""
 
 _NEEDS_QUOTES: Final = re.compile("[\r\n\t !\"#$&'()*;<>?[\\\\\\]^`{|}~]").search
 """Find what makes a word need quotes, by libvirt's rule."""
@@ -23,9 +29,13 @@ async def connect_domain_xml_to_native(
 ) -> str:
     """Give the command line a document would be started with; starts nothing."""
     check_flags(flags, 0, "qemuConnectDomainXMLToNative")
-    if nativeFormat != NATIVE_FORMAT:
+    kind, slash, release = nativeFormat.partition("/")
+    if kind not in (NATIVE_FORMAT, SCRIPT_FORMAT):
         raise InvalidArg(f"unsupported config type {nativeFormat}")
-    argv, environment = await session.hypervisor.to_native(domainXml)
+    age = parse_age(release) if slash else None
+    if kind == SCRIPT_FORMAT:
+        return await export.to_script(session.hypervisor, domainXml, age)
+    argv, environment = await export.to_native(session.hypervisor, domainXml, age)
     return command_text([*(f"{name}={value}" for name, value in environment.items()), *argv])
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import qvirt
-from qvirt.errors import InternalError, OperationTimeout, QvirtError, SystemError_
+from qvirt.errors import ConfigUnsupported, InternalError, OperationTimeout, QvirtError, SystemError_
 from qvirt.host.kvm import kvm_usable
 from qvirt.qemu.caps import EmulatorCaps, Overview
 from qvirt.qemu.caps_queries import (
@@ -30,6 +30,9 @@ from qvirt.qemu.caps_queries import (
     questions,
     read_answers,
 )
+from qvirt.qemu.dialect.ages import MINIMUM_EMULATOR
+from qvirt.qemu.dialect.facts import DialectCaps
+from qvirt.qemu.dialect.help_text import ASKED_DEVICES, help_caps
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.record import Record, asdict
@@ -214,6 +217,53 @@ async def _converse(
         monitor.close()
 
 
+async def read_texts(emulator: Path | str, *, deadline: float = PROBE_DEADLINE) -> DialectCaps:
+    """Read what an emulator that cannot answer the monitor's questions prints about itself.
+
+    Raises SystemError_ (cannot be executed), OperationTimeout, InternalError (not a QEMU), ConfigUnsupported
+    (one that is too old).
+    """
+    path = str(emulator)
+    devices = [word for type in ASKED_DEVICES for word in ("-device", f"{type},?")]
+    try:
+        async with asyncio.timeout(deadline):
+            help = await _print(path, "-help")
+            listed = await _print(path, "-device", "?", *devices) if "-device " in help else ""
+            machines = await _print(path, "-M", "?")
+    except TimeoutError:
+        raise OperationTimeout(f"emulator '{path}' did not print its help within {deadline:g} s") from None
+    try:
+        caps = help_caps(path, help, listed, machines)
+    except ValueError as e:
+        raise InternalError(f"cannot parse '{path} -help': {e}") from e
+    if caps.version < MINIMUM_EMULATOR:
+        found = ".".join(map(str, caps.version))
+        raise ConfigUnsupported(f"QEMU version >= 0.12.00 is required, but {found} found")
+    return caps
+
+
+async def _print(emulator: str, *words: str) -> str:
+    """Return what an emulator prints; some of it comes on stderr."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            emulator,
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        )
+    except OSError as e:
+        raise SystemError_(f"cannot execute emulator '{emulator}'", e) from e
+    try:
+        printed, _ = await process.communicate()
+        return printed.decode("utf-8", "replace")
+    finally:
+        _kill(process)
+        await asyncio.shield(process.wait())
+
+
 class EmulatorTable:
     """The emulators of this machine and what each can do, asked when first needed.
 
@@ -257,6 +307,11 @@ class EmulatorTable:
             task.add_done_callback(lambda _: self._running.pop(path, None))
         # One caller giving up must not take the answer from the others.
         return await asyncio.shield(task)
+
+    async def texts(self, emulator: Path | str) -> DialectCaps:
+        """Return what an old emulator says of itself in print; raises as `read_texts` does."""
+        async with self._gate:
+            return await read_texts(emulator)
 
     async def _look(self, path: str) -> EmulatorCaps:
         stamp = await asyncio.to_thread(self._stamp, path)

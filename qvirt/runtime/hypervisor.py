@@ -16,12 +16,8 @@ from qvirt.host.persist import FileWorker
 from qvirt.host.ports import PortAllocator
 from qvirt.host.probe import EmulatorTable
 from qvirt.model.domain import Domain as Definition
-from qvirt.qemu.addresses import assign
-from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.caps import EmulatorCaps
-from qvirt.qemu.context import Launch
 from qvirt.qemu.cpu_live import CpuSeen
-from qvirt.qemu.names import assign_aliases
 from qvirt.record import replace
 from qvirt.runtime import interfaces, lifecycle, recover, stats
 from qvirt.runtime.documents import Documents
@@ -414,19 +410,6 @@ class Hypervisor:
                     raise
                 except QvirtError as error:
                     log.error("autodestroy of '%s' failed: %s", domain.name, error)
-
-    async def to_native(self, xml: str) -> tuple[list[str], dict[str, str]]:
-        """Return argv and environment of a domain document; starts nothing."""
-        definition = await self.documents.read(xml)
-        caps = await self.documents.caps_for(definition)
-        if definition.devices.interfaces:
-            definition = native_domain(definition)
-        ctx = self.documents.build_context(definition, caps, Launch())
-        if definition.devices.interfaces:
-            assign(definition, ctx)  # they have lost their addresses
-        assign_aliases(definition, ctx)
-        command = build(definition, ctx)
-        return command.argv(), lifecycle.environment(ctx, command)
 
     async def bulk_stats(
         self,

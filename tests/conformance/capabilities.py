@@ -9,7 +9,7 @@ NAMES: dict[str, str] = {
     "0_10": "",
     "AES_KEY_WRAP": "-machine:aes-key-wrap",
     "BALLOON": "-balloon",
-    "BLOCKIO": "ide-hd.logical_block_size ide-drive.logical_block_size scsi-hd.logical_block_size "
+    "BLOCKIO": "virtio-blk-pci.logical_block_size ide-hd.logical_block_size ide-drive.logical_block_size scsi-hd.logical_block_size "
     "scsi-disk.logical_block_size virtio-blk-pci.logical_block_size ide-cd.logical_block_size "
     "ide-hd.physical_block_size ide-drive.physical_block_size scsi-hd.physical_block_size "
     "scsi-disk.physical_block_size virtio-blk-pci.physical_block_size ide-cd.physical_block_size",
@@ -17,8 +17,9 @@ NAMES: dict[str, str] = {
     "BOOTINDEX": "virtio-blk-pci.bootindex virtio-blk-ccw.bootindex virtio-blk-device.bootindex "
     "ide-drive.bootindex ide-hd.bootindex ide-cd.bootindex scsi-disk.bootindex scsi-hd.bootindex "
     "scsi-cd.bootindex scsi-block.bootindex usb-storage.bootindex virtio-net-pci.bootindex "
-    "virtio-net-ccw.bootindex virtio-net-device.bootindex rtl8139.bootindex e1000.bootindex ne2k_pci.bootindex "
-    "vfio-pci.bootindex scsi-generic.bootindex virtio-blk-s390.bootindex virtio-net-s390.bootindex",
+    "virtio-net-ccw.bootindex virtio-net-device.bootindex rtl8139.bootindex e1000.bootindex "
+    "ne2k_pci.bootindex vfio-pci.bootindex "
+    "scsi-generic.bootindex virtio-blk-s390.bootindex virtio-net-s390.bootindex",
     "BOOT_MENU": "-boot:menu",
     "BOOT_STRICT": "-boot:strict",
     "CCID_EMULATED": "ccid-card-emulated usb-ccid",
@@ -237,7 +238,8 @@ NAMES: dict[str, str] = {
     "VIRTIO_GPU_MAX_OUTPUTS": "virtio-gpu-pci.max_outputs virtio-vga.max_outputs virtio-gpu-ccw.max_outputs",
     "VIRTIO_GPU_VIRGL": "virtio-gpu-pci.virgl virtio-vga.virgl",
     "VIRTIO_INPUT_HOST": "virtio-input-host-pci virtio-input-host-device",
-    "VIRTIO_IOEVENTFD": "virtio-blk-pci.ioeventfd virtio-net-pci.ioeventfd virtio-scsi-pci.ioeventfd virtio-blk-ccw.ioeventfd",
+    "VIRTIO_IOEVENTFD": "virtio-blk-pci.ioeventfd virtio-net-pci.ioeventfd virtio-scsi-pci.ioeventfd "
+    "virtio-blk-ccw.ioeventfd",
     "VIRTIO_KEYBOARD": "virtio-keyboard-pci virtio-keyboard-device",
     "VIRTIO_MOUSE": "virtio-mouse-pci virtio-mouse-device",
     "VIRTIO_NET_EVENT_IDX": "virtio-net-pci.event_idx",

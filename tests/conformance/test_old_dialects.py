@@ -1,7 +1,7 @@
 """Command lines for older emulators, beside those that libvirt wrote when such emulators were current.
 
-What is recorded is a document, the abilities an emulator had by libvirt's names, and libvirt's answer. Compared
-is the multiset of options, each with the set of its parameters. What does not count:
+What is recorded is a document, the abilities an emulator had by libvirt's names, and libvirt's answer.
+Compared is the multiset of options, each with the set of its parameters. What does not count:
 
 - what the recording host decided: paths below the driver's folder, the emulator's own name;
 - ids of devices nobody refers to, and the ports of USB devices that the document leaves open;
@@ -21,8 +21,8 @@ import pytest
 
 from qvirt.errors import QvirtError
 from qvirt.model.domain import Domain, parse_domain
-from qvirt.qemu.complete import complete
 from qvirt.qemu.caps import Machine
+from qvirt.qemu.complete import complete
 from qvirt.qemu.context import BuildContext, Dirs, HostFacts, Launch, Settings
 from qvirt.qemu.dialect.facts import DialectCaps, dialect_caps
 from qvirt.qemu.dialect.older import build_older
@@ -35,7 +35,8 @@ Row = dict[str, Any]
 ALWAYS = (
     "VGA cirrus-vga vmware-svga rtl8139 e1000 ne2k_pci pcnet virtio-net-pci virtio-blk-pci virtio-serial-pci "
     "virtio-balloon-pci usb-tablet usb-mouse usb-kbd isa-serial isa-parallel ES1370 AC97 sb16 ide-drive "
-    "scsi-disk spapr-vty spapr-vscsi spapr-vlan sclpconsole sclplmconsole ib700 i6300esb usb-host pci-assign -no-acpi -no-reboot @drive-units @multifunction "
+    "scsi-disk spapr-vty spapr-vscsi spapr-vlan sclpconsole sclplmconsole ib700 i6300esb usb-host pci-assign "
+    "-no-acpi -no-reboot @monitor-socket @drive-units @multifunction "
 )
 """What libvirt never asked an emulator about."""
 
@@ -51,7 +52,7 @@ ERAS = {
     "v1.0.0": ALWAYS + "-smbios @memory-up",
     "v0.9.0": ALWAYS + "-smbios @memory-up",
     "v0.7.5": ALWAYS.replace("@drive-units", ""),
-    "documentation": ALWAYS.replace("@drive-units", ""),
+    "documentation": ALWAYS.replace("@drive-units", "").replace("@monitor-socket", ""),
 }
 """What libvirt of an era took for granted, beside what a recording grants."""
 
@@ -108,7 +109,7 @@ def context(domain: Domain, row: Row) -> BuildContext:
         settings=Settings(
             spice_tls=True,
             spice_tls_x509_cert_dir="/etc/pki/libvirt-spice",
-            spice_password="123456",
+            spice_password="123456",  # noqa: S106
             spice_sasl=",sasl" in spice,
             vnc_sasl=",sasl" in vnc,
             vnc_tls=",tls" in vnc,

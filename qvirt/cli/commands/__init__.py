@@ -3,7 +3,7 @@
 from typing import Final
 
 from qvirt.cli.command import Command
-from qvirt.cli.commands import console, event, host, interfaces, lifecycle, monitor, network
+from qvirt.cli.commands import console, event, export, host, interfaces, lifecycle, monitor, network
 
 COMMANDS: Final[tuple[Command, ...]] = (
     *monitor.COMMANDS,
@@ -11,6 +11,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     *console.COMMANDS,
     *event.COMMANDS,
     *host.COMMANDS,
+    *export.COMMANDS,
     *interfaces.COMMANDS,
     *network.COMMANDS,
 )

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from qvirt.errors import ConfigUnsupported
-from qvirt.model.devices.char import Channel, Console, Parallel, Serial
+from qvirt.model.devices.char import Parallel, Serial
 from qvirt.model.devices.chardev import CharDevice, CharSource
 from qvirt.model.devices.controller import Controller
-from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.hostdev import Hostdev, PciHostAddress, UsbHostAddress
 from qvirt.model.devices.input import Input
 from qvirt.model.devices.memballoon import Memballoon
@@ -31,8 +30,7 @@ def rewrite(switches: Sequence[Switch], ctx: BuildContext, caps: DialectCaps) ->
                 raise _missing(origin, "-chardev")
         elif isinstance(switch, Device):
             yield from _device(switch, has_device, has_chardev, caps)
-        elif isinstance(switch, Option) and switch.name == "serial" and not has_chardev:
-            assert isinstance(origin, Serial)
+        elif isinstance(origin, Serial) and _is_port(switch) and not has_chardev:
             yield Option("serial", port_word(origin), origin=origin)
         else:
             yield switch
@@ -40,9 +38,7 @@ def rewrite(switches: Sequence[Switch], ctx: BuildContext, caps: DialectCaps) ->
         yield from _nothing_by_default(ctx)
 
 
-def _device(
-    switch: Device, has_device: bool, has_chardev: bool, caps: DialectCaps
-) -> Iterator[Switch]:
+def _device(switch: Device, has_device: bool, has_chardev: bool, caps: DialectCaps) -> Iterator[Switch]:
     origin = switch.origin
     if isinstance(origin, (Serial, Parallel)) and not (has_device and has_chardev):
         yield Option(origin.tag, port_word(origin), origin=origin)
@@ -58,6 +54,10 @@ def _device(
 def _missing(origin: Node | None, what: str) -> ConfigUnsupported:
     tag = f"<{origin.tag}>{line(origin)}" if origin is not None else "this machine"
     return ConfigUnsupported(f"{tag} needs an emulator with {what}; leave it out or name a newer dialect")
+
+
+def _is_port(switch: Switch) -> bool:
+    return isinstance(switch, Option) and switch.name == "serial"
 
 
 def _nothing_by_default(ctx: BuildContext) -> Iterator[Switch]:
@@ -145,7 +145,9 @@ def _hostdev(switch: Device, dev: Hostdev, caps: DialectCaps) -> Iterator[Switch
         yield KeyValue("pcidevice", {"host": where.name.removeprefix("0000:")}, origin=dev)
     elif isinstance(where, UsbHostAddress):
         yield Option("usbdevice", f"host:{where.bus or 0}.{where.device or 0}", origin=dev)
-    elif dev.type == "usb" and source is not None and source.vendor is not None and source.product is not None:
+    elif (
+        dev.type == "usb" and source is not None and source.vendor is not None and source.product is not None
+    ):
         yield Option("usbdevice", f"host:{source.vendor.id}:{source.product.id}", origin=dev)
     else:
         raise _missing(dev, "-device")
@@ -159,4 +161,3 @@ _SWITCHES: dict[type, Callable[..., Iterator[Switch]]] = {
     Memballoon: _balloon,
     Hostdev: _hostdev,
 }
-_WITHOUT_CHARDEV = (Channel, Console, Disk)

@@ -146,7 +146,11 @@ def _device_props(switch: Device, ctx: BuildContext, caps: DialectCaps) -> Props
     origin = switch.origin
     if isinstance(origin, Disk) and driver.startswith("virtio-blk") and caps.says("virtio-blk-pci.scsi"):
         props.setdefault("scsi", origin.device == DiskDevice.LUN)
-    kept = {key: value for key, value in props.items() if caps.says(LATER.get(key, "-device") or f"{driver}.{key}")}
+    kept = {
+        key: value
+        for key, value in props.items()
+        if caps.says(LATER.get(key, "-device") or f"{driver}.{key}")
+    }
     for key in ("reg", "port"):
         if isinstance(kept.get(key), int):
             kept[key] = f"{kept[key]:#x}"

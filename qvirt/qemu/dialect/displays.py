@@ -32,9 +32,7 @@ def rewrite(switches: Sequence[Switch], ctx: BuildContext, caps: DialectCaps) ->
         yield Option("vga", "none")
 
 
-def _graphics(
-    switch: Switch, dev: Graphics, ctx: BuildContext, caps: DialectCaps
-) -> Iterator[Switch]:
+def _graphics(switch: Switch, dev: Graphics, ctx: BuildContext, caps: DialectCaps) -> Iterator[Switch]:
     if isinstance(switch, Object) and not caps.says("tls-creds-x509"):
         return
     if isinstance(switch, Pairs):
@@ -52,7 +50,9 @@ def _graphics(
 
 
 #: options of -spice that came later
-_SPICE_LATER = frozenset({"seamless-migration", "gl", "rendernode", "disable-agent-file-xfer", "disable-copy-paste"})
+_SPICE_LATER = frozenset(
+    {"seamless-migration", "gl", "rendernode", "disable-agent-file-xfer", "disable-copy-paste"}
+)
 
 
 def _takes_spice(key: str, caps: DialectCaps) -> bool:

@@ -1,9 +1,9 @@
-"""Disks as ``-drive``: one switch for the image, its format, its cache and, without ``-device``, its place."""
+"""Disks as ``-drive``: one switch for image, format, cache and, without ``-device``, the place."""
 
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
-from qvirt.errors import ConfigUnsupported
+from qvirt.errors import ConfigUnsupported, InternalError
 from qvirt.model.devices.address import DriveAddress
 from qvirt.model.devices.controller import Controller
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice
@@ -74,11 +74,12 @@ def _flash(switch: Blockdev, ctx: BuildContext) -> Switch:
     if isinstance(origin, Nvram):
         path = origin.file
         props["unit"] = 1
-    else:
-        assert isinstance(origin, Loader)
+    elif isinstance(origin, Loader):
         path = origin.path
         if origin.readonly:
             props["readonly"] = True
+    else:
+        raise InternalError("an image in flash is of no firmware")
     return KeyValue("drive", {"file": path, **props}, origin=origin)
 
 

@@ -28,6 +28,7 @@ UNSAID: Mapping[str, str] = {
     "@ats": "virtio devices take ats",
     "@host-domain": "a PCI device of the host is named with its domain",
     "@disable-legacy": "virtio devices can do without I/O ports, so they go into PCI Express slots",
+    "@monitor-socket": "libvirt had the monitor on a socket, not on a pty",
     "@bare-boards": "libvirt does not ask ARM boards without PCI for USB",
     "@memory-up": "libvirt rounded the guest's memory up to MiB, not down",
     "@set-action": "what happens at reboot and shutdown can be set later, by the monitor",
@@ -52,7 +53,7 @@ class DialectCaps(EmulatorCaps, slots=False):
 
     def has_device(self, type: str) -> bool:
         """Tell whether a device is built in; a PIIX3 has its USB controller, -device or not."""
-        return type in self.types or type == "piix3-usb-uhci" and self.target in ("i386", "x86_64")
+        return type in self.types or (type == "piix3-usb-uhci" and self.target in ("i386", "x86_64"))
 
     def machine(self, name: str) -> Machine | None:
         """Return the machine type; where none are listed, every name is taken."""
@@ -61,7 +62,7 @@ class DialectCaps(EmulatorCaps, slots=False):
         return Machine(name, cpu_max=1024, numa_mem_supported=True)
 
     @property
-    def default_machine(self) -> Machine | None:  # type: ignore[override]
+    def default_machine(self) -> Machine | None:
         """The machine type of a domain that names none."""
         return super().default_machine if self.machines else Machine("pc", is_default=True, cpu_max=1024)
 
@@ -92,6 +93,15 @@ class DialectCaps(EmulatorCaps, slots=False):
         return _COMMANDS.get(command, "") in self.facts
 
 
+HARDWARE = frozenset(
+    """
+    AC97 ES1370 VGA cirrus-vga e1000 i6300esb ib700 isa-parallel isa-serial lsi lsi53c895a ne2k_isa ne2k_pci
+    pcnet rtl8139 sb16 usb-host usb-mouse usb-tablet virtio-balloon-pci virtio-blk-pci virtio-net-pci
+    vmware-svga
+    """.split()
+)
+"""What emulators had before ``-device`` could name it."""
+
 _COMMANDS = {"query-spice": "-spice"}
 
 
@@ -106,6 +116,8 @@ def dialect_caps(
 ) -> DialectCaps:
     """Make the capabilities that a set of facts stands for."""
     known = frozenset(facts)
+    if "-device" not in known:
+        known |= HARDWARE
     properties: dict[str, set[str]] = {}
     options: dict[str, set[str]] = {}
     types: set[str] = set()

@@ -66,8 +66,7 @@ def _name(switch: Switch) -> str:
 
 
 def _props(switch: Switch) -> dict[str, JsonValue]:
-    assert isinstance(switch, KeyValue)
-    return dict(switch.props)
+    return dict(switch.props) if isinstance(switch, (KeyValue, Chardev)) else {}
 
 
 def _guest_name(switch: Switch, ctx: BuildContext, caps: DialectCaps) -> Made:
@@ -201,11 +200,13 @@ def _user_config(switch: Switch, ctx: BuildContext, caps: DialectCaps) -> Made:
 
 
 def _monitor_chardev(switch: Switch, ctx: BuildContext, caps: DialectCaps) -> Made:
-    assert isinstance(switch, Chardev)
     if caps.says("-mon") and caps.says("-chardev"):
         yield switch
         return
-    where = f"unix:{switch.props['path']},server,nowait" if "path" in switch.props else "stdio"
+    if not caps.says("@monitor-socket"):
+        yield Option("monitor", "pty")
+        return
+    where = f"unix:{_props(switch)['path']},server,nowait"
     control = "control," if caps.says("-qmp") else ""
     yield Option("monitor", control + where)
 
@@ -270,13 +271,12 @@ def _only_with(*facts: str) -> Callable[[Switch, BuildContext, DialectCaps], Mad
 
 
 def _global(switch: Switch, ctx: BuildContext, caps: DialectCaps) -> Made:
-    """Leave out, or say otherwise, what the emulator has no property for."""
-    if isinstance(switch, Option) and switch.value is not None and switch.value.startswith("kvm-pit."):
-        if not caps.says("kvm-pit.lost_tick_policy"):
-            if caps.says("-no-kvm-pit-reinjection") and switch.value.endswith("=discard"):
-                yield Option("no-kvm-pit-reinjection", origin=switch.origin)
-            return
-    yield switch
+    """Say otherwise, or leave out, what the emulator has no property for."""
+    said = (switch.value or "") if isinstance(switch, Option) else ""
+    if not said.startswith("kvm-pit.") or caps.says("kvm-pit.lost_tick_policy"):
+        yield switch
+    elif caps.says("-no-kvm-pit-reinjection") and said.endswith("=discard"):
+        yield Option("no-kvm-pit-reinjection", origin=switch.origin)
 
 
 _CHANGES: dict[str, Callable[[Switch, BuildContext, DialectCaps], Made]] = {
@@ -303,6 +303,6 @@ _CHANGES: dict[str, Callable[[Switch, BuildContext, DialectCaps], Made]] = {
     "no-shutdown": _shutdown,
     "no-acpi": _only_with("-no-acpi"),
     "boot": _boot,
-    "sandbox": _only_with("-sandbox"),
+    "sandbox": _only_with("-sandbox:obsolete"),
     "msg": _only_with("-msg"),
 }
