@@ -16,7 +16,7 @@ from qvirt.qemu.context import BuildContext, Dirs
 from qvirt.qemu.devices.base import DirectoryResource, FileResource, handler, line
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.start import unsupported_for_start
-from qvirt.qemu.switches import CommandLine, KeyValue, Netdev, Object, Option, Pairs, Switch
+from qvirt.qemu.switches import Chardev, CommandLine, KeyValue, Netdev, Object, Option, Pairs, Switch
 from qvirt.record import Record, field
 
 RUN = "/@qvirt-run@"
@@ -88,7 +88,7 @@ def standalone(
             made += _display(switch, origin, ctx, needs)
             continue
         made.append(switch)
-    _prepare(ctx, needs)
+    _prepare(ctx, made, needs)
     return made
 
 
@@ -207,10 +207,12 @@ def _macvtap(props: dict[str, JsonValue], dev: Interface, name: str, needs: Need
 # ------------------------------------------------------------ files
 
 
-def _prepare(ctx: BuildContext, needs: Needs) -> None:
+def _prepare(ctx: BuildContext, switches: Sequence[Switch], needs: Needs) -> None:
     """Add the folders, files and firmware variables that a start makes."""
     domain = ctx.domain
-    folders: set[str] = set()
+    paths = [str(switch.props.get("path")) for switch in switches if isinstance(switch, Chardev)]
+    folders = {path.rpartition("/")[0] for path in paths if path.startswith(f"{RUN}/channel/")}
+    folders |= set(memory_folders(switches))
     for dev in domain.devices.all():
         for resource in handler(dev).resources(dev, ctx):
             if isinstance(resource, DirectoryResource):
@@ -262,12 +264,10 @@ def write(domain: Domain, command: CommandLine, ctx: BuildContext, needs: Needs)
     """Write the script."""
     folder = f"{RUN}/{ctx.folder_name}"
     words = [[word.replace(folder, RUN) for word in switch.to_argv()] for switch in command.switches]
-    folders = memory_folders(command.switches)
-    before = [f"mkdir -p -- {shell_word(path)}" for path in folders] + needs.before
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", domain.name or "")
     lines = [
         _HEAD.replace("@TITLE@", re.sub(r"\s", " ", domain.name or "")).replace("@NAME@", name[:20]),
-        *(text.replace(folder, RUN) for text in before),
+        *(text.replace(folder, RUN) for text in needs.before),
         *_secret_lines(needs.secrets),
         *(f"export {key}={shell_word(value.replace(folder, RUN))}" for key, value in command.env.items()),
         _run(command.emulator, words, needs.redirections),

@@ -9,7 +9,8 @@ NAMES: dict[str, str] = {
     "0_10": "",
     "AES_KEY_WRAP": "-machine:aes-key-wrap",
     "BALLOON": "-balloon",
-    "BLOCKIO": "virtio-blk-pci.logical_block_size ide-hd.logical_block_size ide-drive.logical_block_size scsi-hd.logical_block_size "
+    "BLOCKIO": "virtio-blk-pci.logical_block_size ide-hd.logical_block_size "
+    "ide-drive.logical_block_size scsi-hd.logical_block_size "
     "scsi-disk.logical_block_size virtio-blk-pci.logical_block_size ide-cd.logical_block_size "
     "ide-hd.physical_block_size ide-drive.physical_block_size scsi-hd.physical_block_size "
     "scsi-disk.physical_block_size virtio-blk-pci.physical_block_size ide-cd.physical_block_size",

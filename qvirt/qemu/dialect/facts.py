@@ -61,11 +61,6 @@ class DialectCaps(EmulatorCaps, slots=False):
             return super().machine(name)
         return Machine(name, cpu_max=1024, numa_mem_supported=True)
 
-    @property
-    def default_machine(self) -> Machine | None:
-        """The machine type of a domain that names none."""
-        return super().default_machine if self.machines else Machine("pc", is_default=True, cpu_max=1024)
-
     def machine_has(self, machine: str, property: str) -> bool:
         """Tell whether ``-machine`` takes a property."""
         return f"-machine:{property}" in self.facts
@@ -94,12 +89,12 @@ class DialectCaps(EmulatorCaps, slots=False):
 
 
 HARDWARE = frozenset(
-    """
-    AC97 ES1370 VGA cirrus-vga e1000 i6300esb ib700 isa-parallel isa-serial lsi lsi53c895a ne2k_isa ne2k_pci
-    pcnet rtl8139 sb16 usb-host usb-mouse usb-tablet virtio-balloon-pci virtio-blk-pci virtio-net-pci
-    vmware-svga
-    """.split()
-)
+    {
+        "AC97", "ES1370", "VGA", "cirrus-vga", "e1000", "i6300esb", "ib700", "isa-parallel", "isa-serial",
+        "lsi", "lsi53c895a", "ne2k_isa", "ne2k_pci", "pcnet", "rtl8139", "sb16", "usb-host", "usb-mouse",
+        "usb-tablet", "virtio-balloon-pci", "virtio-blk-pci", "virtio-net-pci", "vmware-svga",
+    }
+)  # fmt: skip
 """What emulators had before ``-device`` could name it."""
 
 _COMMANDS = {"query-spice": "-spice"}
