@@ -164,19 +164,20 @@ class Script:
     def monitor(self) -> list[dict[str, Any]]:
         """Ask QEMU how it is; returns its answers."""
 
-        def connected() -> socket.socket | None:
-            assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
-            peer = socket.socket(socket.AF_UNIX)
+        peer = socket.socket(socket.AF_UNIX)
+
+        def connected() -> bool:
+            if self.process.poll() is not None:
+                said = self.process.stderr.read() if self.process.stderr is not None else ""
+                raise AssertionError(f"the script ended with {self.process.returncode}: {said}")
             try:
                 peer.connect(str(self.run / "monitor.sock"))
             except OSError:
-                peer.close()
-                return None
-            return peer
+                return False
+            return True
 
-        found: list[socket.socket] = []
-        wait_until(lambda: found or found.extend(filter(None, [connected()])) or found, "QEMU's monitor")
-        with found[0] as peer, peer.makefile("rw") as stream:
+        with peer, peer.makefile("rw") as stream:
+            wait_until(connected, "QEMU's monitor")
             peer.settimeout(PATIENCE)
             for command in ("qmp_capabilities", "query-status", "query-name"):
                 stream.write(json.dumps({"execute": command}) + "\n")
