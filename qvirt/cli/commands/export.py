@@ -7,7 +7,6 @@ from qvirt.cli.command import Command, CommandError, Context, flag, option, plac
 from qvirt.cli.commands.lifecycle import read_file
 from qvirt.constants import DomainXMLFlags
 from qvirt.errors import QvirtError
-from qvirt.model.domain import parse_domain
 
 
 async def export(context: Context) -> None:
@@ -30,6 +29,9 @@ async def _document(context: Context, source: str) -> str:
 
 
 def _with_emulator(xml: str, path: str) -> str:
+    # the model needs lxml, which the client does without
+    from qvirt.model.domain import parse_domain
+
     try:
         domain = parse_domain(xml)
     except QvirtError as error:
