@@ -199,6 +199,82 @@ def start(uri: str, count: int) -> dict[str, dict[str, float]]:
     return {what: result(value[what], floor[what]) for what in value}
 
 
+PLUGGED = """<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>
+<target dev='sda' bus='scsi'/></disk>"""
+WITH_SCSI = SMALL.replace("</devices>", "<controller type='scsi' model='virtio-scsi'/></devices>")
+
+
+class Bare:
+    """QEMU's own monitor, without a daemon."""
+
+    def __init__(self, folder: str) -> None:
+        path = f"{folder}/qmp"
+        words = [
+            QEMU,
+            *BARE,
+            "-device",
+            "virtio-scsi-pci,id=scsi0",
+            "-qmp",
+            f"unix:{path},server=on,wait=off",
+        ]
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+        self.sock = socket.socket(socket.AF_UNIX)
+        while True:
+            try:
+                self.sock.connect(path)
+                break
+            except OSError:
+                time.sleep(0.002)
+        self.lines = self.sock.makefile("rb")
+        self.lines.readline()
+        self.run("qmp_capabilities", {})
+
+    def run(self, command: str, arguments: dict[str, Any], event: str = "") -> None:
+        """Run a command, and wait for an event that follows from it."""
+        self.sock.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        answered, told = False, not event
+        while not (answered and told):
+            said = json.loads(self.lines.readline())
+            assert "error" not in said, said
+            answered = answered or "return" in said
+            told = told or said.get("event") == event
+
+    def attach(self, image: str) -> None:
+        common = {"auto-read-only": True, "discard": "unmap"}
+        self.run("blockdev-add", {"driver": "file", "filename": image, "node-name": "storage", **common})
+        self.run("blockdev-add", {"driver": "raw", "file": "storage", "node-name": "format"})
+        self.run("device_add", {"driver": "scsi-hd", "bus": "scsi0.0", "drive": "format", "id": "disk"})
+
+    def detach(self) -> None:
+        self.run("device_del", {"id": "disk"}, "DEVICE_DELETED")
+        self.run("blockdev-del", {"node-name": "format"})
+        self.run("blockdev-del", {"node-name": "storage"})
+
+
+def plug(uri: str, count: int) -> dict[str, dict[str, float]]:
+    """Plug a disk into a guest and take it out; the floor is the same said to QEMU without a daemon."""
+    conn = libvirt.open(uri)
+    value: dict[str, list[float]] = {"attach": [], "detach": []}
+    floor: dict[str, list[float]] = {"attach": [], "detach": []}
+    with tempfile.TemporaryDirectory(prefix="qbi") as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 - QEMU's user opens what is in it
+        image = f"{folder}/disk.img"
+        with open(image, "wb") as file:
+            file.truncate(1 << 20)
+        text = PLUGGED.format(image)
+        domain = conn.createXML(WITH_SCSI, libvirt.VIR_DOMAIN_START_PAUSED)
+        qemu = Bare(folder)
+        for _ in range(count):
+            floor["attach"].append(timed(lambda: qemu.attach(image)))
+            floor["detach"].append(timed(qemu.detach))
+            value["attach"].append(timed(lambda: domain.attachDevice(text)))
+            value["detach"].append(timed(lambda: domain.detachDevice(text)))
+        qemu.process.terminate()
+        qemu.process.wait()
+        domain.destroy()
+    return {what: result(value[what], floor[what]) for what in value}
+
+
 def tidy(uri: str) -> dict[str, float]:
     """Destroy and forget whatever is left."""
     for domain in libvirt.open(uri).listAllDomains():
@@ -211,7 +287,8 @@ def tidy(uri: str) -> dict[str, float]:
 
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
-    measure.__name__: measure for measure in (answer, null, define, readings, undefine, convert, start, tidy)
+    measure.__name__: measure
+    for measure in (answer, null, define, readings, undefine, convert, start, plug, tidy)
 }
 
 

@@ -57,6 +57,8 @@ ROWS = (
     Row("convert", "domxml-to-native", "us", 1e6, "the layers alone"),
     Row("start", "start a guest", "ms", 1e3, "bare QEMU"),
     Row("destroy", "destroy a guest", "ms", 1e3, "bare QEMU, SIGTERM"),
+    Row("attach", "plug a disk in", "ms", 1e3, "bare QEMU"),
+    Row("detach", "take it out", "ms", 1e3, "bare QEMU"),
 )
 
 Figures = dict[str, float | None]
@@ -82,6 +84,9 @@ def measure(daemon: Daemon, wanted: frozenset[str]) -> Iterator[tuple[str, float
         yield from figures("convert", daemon.ask("convert", 2.0))
     if wanted & {"start", "destroy"}:
         for key, answer in daemon.ask("start", 8).items():
+            yield from figures(key, answer)
+    if wanted & {"attach", "detach"}:
+        for key, answer in daemon.ask("plug", 30).items():
             yield from figures(key, answer)
     if wanted & {"define", "list", "lookup", "dumpxml", "undefine", "full", "restart"}:
         yield from figures("define", daemon.ask("define", DOMAINS))

@@ -37,8 +37,10 @@ async def context(domain: "Domain", running: Running, *, passing: bool = False) 
         running.caps = await documents.caps_for(running.definition)
     maker = Launch()
     if passing:
-        key = partial(Path(f"{running.folder}/master-key.aes").read_bytes)
-        maker = Passed(running.id, await domain.hypervisor.files.run(f"key of '{domain.name}'", key))
+        if running.master_key is None:
+            key = Path(f"{running.folder}/master-key.aes").read_bytes
+            running.master_key = await domain.hypervisor.files.run(f"key of '{domain.name}'", key)
+        maker = Passed(running.id, running.master_key)
     maker.id = running.id
     ctx = documents.build_context(running.definition, running.caps, maker)
     ctx.abi_update = True

@@ -53,7 +53,7 @@ async def attach(domain: "Domain", xml: str, flags: int) -> None:
     async def on_live(running: Running) -> None:
         await _plug(domain, running, dev.copy())
 
-    await change(domain, "attach device", flags, live=on_live, config=on_config, check=check)
+    await change(domain, "attach device", flags, live=on_live, config=on_config, check=check, soon=True)
 
 
 async def detach(domain: "Domain", xml: str, flags: int) -> None:
@@ -87,7 +87,7 @@ async def _detach(
         plug.check_unplug(dev, ctx)
         await _unplug(domain, running, dev, ctx, wait=wait)
 
-    await change(domain, "detach device", flags, live=on_live, config=on_config)
+    await change(domain, "detach device", flags, live=on_live, config=on_config, soon=True)
 
 
 async def update(domain: "Domain", xml: str, flags: int) -> None:
@@ -145,15 +145,34 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
 
 
 async def _play(domain: "Domain", running: Running, steps: Played, played: Played) -> None:
-    """Run steps in order, adding those that have been done to ``played``."""
-    for dev, step in steps:
+    """Run steps in order, adding those that have been done to ``played``.
+
+    What only QEMU knows of is sent at once; a step whose forerunner was refused is refused, too, or is undone
+    with the rest. Nothing is shown to the guest before all that it needs is there.
+    """
+    first = next((at for at, (_, step) in enumerate(steps) if step.device is not None), len(steps))
+    for batch in (steps[:first], steps[first:]):
+        asked = [
+            asyncio.ensure_future(
+                running.execute(step.command, step.arguments, fds=step.fds, deadline=COMMAND_DEADLINE)
+            )
+            for _, step in batch
+        ]
         try:
-            await running.execute(step.command, step.arguments, fds=step.fds, deadline=COMMAND_DEADLINE)
-        except OperationTimeout:
-            played.append((dev, step))  # it may have been done
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        except BaseException:
+            played += batch  # they may have been done
             raise
-        played.append((dev, step))
-        domain.hypervisor.checkpoint(f"{step.command} done")
+        failed = [answer for answer in answers if isinstance(answer, BaseException)]
+        played += [
+            pair
+            for pair, answer in zip(batch, answers, strict=True)
+            if not isinstance(answer, BaseException) or isinstance(answer, OperationTimeout)
+        ]
+        if failed:
+            raise failed[0]
+        if batch:
+            domain.hypervisor.checkpoint(f"{batch[-1][1].command} done")
 
 
 async def _undo(running: Running, played: Played) -> list[Device]:
@@ -226,14 +245,16 @@ async def _clear(
     domain: "Domain", running: Running, commands: list[tuple[str, dict[str, JsonValue]]]
 ) -> list[tuple[str, dict[str, JsonValue]]]:
     """Take away backends. Returns what failed: gone already, or QEMU is not quite done with the device."""
+    asked = [running.execute(*command, deadline=COMMAND_DEADLINE) for command in commands]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    domain.hypervisor.checkpoint("device's backends removed")
     failed: list[tuple[str, dict[str, JsonValue]]] = []
-    for command, arguments in commands:
-        try:
-            await running.execute(command, arguments, deadline=COMMAND_DEADLINE)
-        except QmpError as error:
-            log.info("domain '%s': %s", domain.name, error)
-            failed.append((command, arguments))
-        domain.hypervisor.checkpoint(f"{command} done")
+    for command, answer in zip(commands, answers, strict=True):
+        if isinstance(answer, QmpError):
+            log.info("domain '%s': %s", domain.name, answer)
+            failed.append(command)
+        elif isinstance(answer, BaseException):
+            raise answer
     return failed
 
 

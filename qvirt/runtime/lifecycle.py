@@ -130,6 +130,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
     async with contextlib.AsyncExitStack() as stack:
         descriptors = launch.Descriptors(running.id)
         stack.callback(descriptors.close)
+        running.master_key = descriptors.master_key
         ctx = hv.documents.build_context(definition, running.caps, descriptors)
         await _drop_missing(domain, ctx)
         images.fill_in(

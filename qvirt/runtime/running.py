@@ -45,6 +45,8 @@ class Running(Record, frozen=False, eq=False):
     user: QemuUser | None = None
     #: whether its files are lent to that user
     relabel: bool = True
+    #: what secrets are encrypted with on their way; None for a QEMU found again, until somebody needs it
+    master_key: bytes | None = None
     #: None for a QEMU found again, until somebody needs it
     caps: EmulatorCaps | None = None
     process: Process | None = None
