@@ -154,6 +154,15 @@ def name(devices: Sequence[Device], ctx: BuildContext) -> None:
             raise OperationFailed(f"alias '{dev.alias.name}' of the new <{dev.tag}> is in use")
 
 
+def name_beside(new: Device, old: Device, ctx: BuildContext) -> None:
+    """Name what a new description of a device brings, such as images, while the old one's is there still."""
+    ctx.domain.devices.add(old)
+    try:
+        assign_aliases(ctx.domain, ctx)
+    finally:
+        ctx.domain.devices.remove(old)
+
+
 def steps(devices: Sequence[Device], ctx: BuildContext) -> list[tuple[Device, Step]]:
     """Return the commands that plug devices: all backends, then the frontends, then what is set."""
     made = [(dev, switch.to_step()) for dev in devices for switch in handler(dev).switches(dev, ctx)]

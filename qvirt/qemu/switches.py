@@ -35,6 +35,12 @@ def drop_none(props: Props) -> dict[str, JsonValue]:
     }
 
 
+#: the commands that make what only QEMU knows of
+_BACKEND_COMMANDS = frozenset(
+    {"getfd", "object-add", "blockdev-add", "netdev_add", "chardev-add", "audiodev-add"}
+)
+
+
 class Step(Record):
     """One command to a running QEMU, and the one that takes its effect back.
 
@@ -50,6 +56,11 @@ class Step(Record):
     def device(self) -> str | None:
         """The id of the frontend this plugs, which the guest has to let go of again; None for the rest."""
         return str(self.undo[1]["id"]) if self.undo is not None and self.undo[0] == "device_del" else None
+
+    @property
+    def is_backend(self) -> bool:
+        """Tell whether this makes what the guest does not see."""
+        return self.command in _BACKEND_COMMANDS
 
 
 class Switch(Record, frozen=False):

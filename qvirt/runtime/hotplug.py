@@ -147,11 +147,11 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
 async def _play(domain: "Domain", running: Running, steps: Played, played: Played) -> None:
     """Run steps in order, adding those that have been done to ``played``.
 
-    What only QEMU knows of is sent at once; a step whose forerunner was refused is refused, too, or is undone
-    with the rest. Nothing is shown to the guest before all that it needs is there.
+    The backends are sent at once, as only QEMU knows of them; one whose forerunner was refused is refused,
+    too, or is undone with the rest. The guest is shown nothing before all that it needs is there.
     """
-    first = next((at for at, (_, step) in enumerate(steps) if step.device is not None), len(steps))
-    for batch in (steps[:first], steps[first:]):
+    first = next((at for at, (_, step) in enumerate(steps) if not step.is_backend), len(steps))
+    for batch in (steps[:first], *([pair] for pair in steps[first:])):
         asked = [
             asyncio.ensure_future(
                 running.execute(step.command, step.arguments, fds=step.fds, deadline=COMMAND_DEADLINE)
@@ -171,7 +171,7 @@ async def _play(domain: "Domain", running: Running, steps: Played, played: Playe
         ]
         if failed:
             raise failed[0]
-        if batch:
+        if answers:
             domain.hypervisor.checkpoint(f"{batch[-1][1].command} done")
 
 
@@ -327,7 +327,7 @@ async def _update(domain: "Domain", running: Running, new: Device, *, force: boo
     twin = next(dev for dev in ctx.domain.devices.list_of(old) if dev.alias.name == old.alias.name)
     plug.replace(twin, new, ctx)
     await hostside.look(domain, running, [new])
-    plug.name([new], ctx)
+    plug.name_beside(new, twin, ctx)
     steps = [(new, step) for step in plug.update(twin, new, ctx, force=force)]
     played: Played = []
     try:

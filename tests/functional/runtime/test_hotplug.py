@@ -1,5 +1,6 @@
 """Devices plugged into guests without a system: every step, its failure, its undoing; the same as at boot."""
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,8 @@ from qvirt.model.devices.address import PciAddress
 from qvirt.model.devices.device import Device
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
-from qvirt.qmp.wire import Json, JsonValue
-from qvirt.runtime import hotplug, unplug
+from qvirt.qmp.wire import Event, Json, JsonObject, JsonValue
+from qvirt.runtime import hotplug, monitor_events, unplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DeviceAdded, DeviceRemoved
 from qvirt.runtime.hypervisor import Hypervisor
@@ -378,5 +379,97 @@ def test_guest_answers_while_nobody_is_there(monkeypatch: pytest.MonkeyPatch) ->
                 assert image.stat().st_uid == os.getuid()
                 await found.destroy()
             assert it.traces() == []
+
+    run(scenario())
+
+
+def test_guest_refuses() -> None:
+    """The guest's no ends the wait, in either of the words it may say it in; the device stays."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            image = it.image("a.img")
+            async with it.serve() as hv:
+                domain = await start(hv, "refuses")
+                running = domain.need_running()
+                await hotplug.attach(domain, disk(image), Modify.LIVE)
+                before = await everything(domain)
+                events = Recorder(hv)
+                ost: JsonObject = {"device": "virtio-disk0", "source": 3, "status": 1, "slot-type": "DIMM"}
+                for said in (
+                    Event("DEVICE_UNPLUG_GUEST_ERROR", {"device": "virtio-disk0", "path": "/x"}, 1, 2),
+                    Event("ACPI_DEVICE_OST", {"info": ost}, 1, 2),
+                ):
+                    asked = asyncio.ensure_future(hotplug.detach(domain, disk(image), Modify.LIVE))
+                    await until(lambda: "virtio-disk0" in running.unplugs, "the guest is asked")
+                    monitor_events.handle(domain, running, said)
+                    with pytest.raises(OperationFailed, match="unplug of device was rejected by the guest"):
+                        await asked
+                    # a guest that has said no can be asked again only after a reset, as QEMU sees it
+                    assert await everything(domain) == before
+                    await domain.reset()
+                    await until(lambda: events.of(DeviceRemoved), "the reset takes it")
+                    events.events.clear()
+                    await hotplug.attach(domain, disk(image), Modify.LIVE)
+                    before = await everything(domain)
+
+    run(scenario())
+
+
+def test_definition_follows() -> None:
+    """What is attached, updated and detached in a definition is completed as if it had been written so."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            images = [it.image(name) for name in ("a.img", "b.img")]
+            async with it.serve() as hv:
+                domain = await hv.define(document("kept", disk(images[0])))
+                before = domain.text
+                await hotplug.attach(domain, scsi_disk(images[1]), Modify.CONFIG)
+                assert "<controller type='scsi' index='0' model='lsilogic'>" in domain.text
+                assert "<address type='drive' controller='0'" in domain.text
+                await hotplug.update(domain, scsi_disk(images[1], "<serial>changed</serial>"), Modify.CONFIG)
+                assert "<serial>changed</serial>" in domain.text
+                await hotplug.attach(domain, NET.format("virtio", ""), Modify.CURRENT)
+                assert domain.text.count("52:54:00:11:22:33") == 1
+                await hotplug.detach(domain, NET.format("virtio", ""), Modify.CONFIG)
+                await hotplug.detach(domain, scsi_disk(images[1]), Modify.CONFIG)
+                controller = "<controller type='scsi' index='0'/>"
+                await hotplug.detach(domain, controller, Modify.CONFIG)
+                assert domain.text == before
+                with pytest.raises(OperationFailed, match="device not found"):
+                    await hotplug.detach(domain, controller, Modify.CONFIG)
+                with pytest.raises(OperationUnsupported, match="persistent update of device 'controller'"):
+                    await hotplug.update(domain, controller, Modify.CONFIG)
+
+    run(scenario())
+
+
+def test_medium_changes() -> None:
+    """A drive's medium is ejected, put in and changed; nodes and owners of the old one go."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            first, second = it.image("a.iso"), it.image("b.iso")
+            drive = (
+                "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>{}"
+                "<target dev='hdc' bus='ide'/><readonly/></disk>"
+            )
+            async with it.serve() as hv:
+                domain = await start(hv, "drive", drive.format(f"<source file='{first}'/>"))
+                running = domain.need_running()
+                for source in (f"<source file='{second}'/>", "", f"<source file='{first}'/>"):
+                    await hotplug.update(domain, drive.format(source), Modify.LIVE)
+                    assert (await domain.xml_desc()).count("<source file=") == bool(source)
+                    nodes = str(await running.execute("query-named-block-nodes", {"flat": True}))
+                    for path in (first, second):
+                        assert (str(path) in nodes) == (str(path) in source)
+                before = await everything(domain)
+                with pytest.raises(SystemError_):
+                    await hotplug.update(domain, drive.format(f"<source file='{it.root}/no'/>"), Modify.LIVE)
+                bad = drive.format(f"<source file='{second}'/>").replace("raw", "vdi")
+                with pytest.raises(QmpError):
+                    await hotplug.update(domain, bad, Modify.LIVE)
+                assert await everything(domain) == before
 
     run(scenario())
