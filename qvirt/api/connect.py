@@ -3,16 +3,13 @@
 from typing import Final
 
 from qvirt.api.flags import PlainInvalidArg, check_flags
-from qvirt.api.registry import remote, remote_any, remote_early
+from qvirt.api.registry import SUB_DRIVERS, remote, remote_any, remote_early
 from qvirt.api.session import Session
 from qvirt.constants import ConnectFlags, ErrorDomain
 from qvirt.errors import InternalError, InvalidArg, NoConnect
 
 LIB_VERSION: Final = 9_000_000
 """The release of libvirt whose behaviour this is: major * 1000000 + minor * 1000 + micro."""
-
-SUB_DRIVERS: Final = ("network", "storage", "nodedev", "secret", "nwfilter", "interface")
-"""Drivers that have URIs of their own beside qemu."""
 
 KEEPALIVE: Final = 10
 _FEATURES: Final = frozenset((3, 4, *range(6, 17)))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from qvirt.api.handle import uuid_bytes, uuid_text
-from qvirt.api.registry import Function, remote_any
+from qvirt.api.registry import Function, remote_of
 from qvirt.api.session import Session
 from qvirt.constants import ErrorDomain
 from qvirt.drivers.network.driver import Networks
@@ -63,14 +63,14 @@ def network_call(function: F) -> F:
             with _as_networks():
                 return await function(*args, **kwargs)
 
-        return remote_any(cast(F, waiting))
+        return remote_of("network")(cast(F, waiting))
 
     @functools.wraps(function)
     def direct(*args: Any, **kwargs: Any) -> Any:
         with _as_networks():
             return function(*args, **kwargs)
 
-    return remote_any(cast(F, direct))
+    return remote_of("network")(cast(F, direct))
 
 
 def networks(session: Session) -> Networks:

@@ -31,6 +31,17 @@ HOSTNAME_DEADLINE: Final = 5.0
 """Seconds a name server may take; after that the short name does."""
 
 
+_SEV: Final = (
+    ("pdh", Type.STRING, "pdh"),
+    ("cert-chain", Type.STRING, "cert-chain"),
+    ("cpu0-id", Type.STRING, "cpu0-id"),
+    ("cbitpos", Type.UINT, "cbitpos"),
+    ("reduced-phys-bits", Type.UINT, "reduced-phys-bits"),
+    ("max-guests", Type.UINT, "max-guests"),
+    ("max-es-guests", Type.UINT, "max-es-guests"),
+)
+"""What is told of SEV: name, type, QEMU's name."""
+
 _STATS_MAX: Final = 16
 _CELLS_MAX: Final = 1024
 _PARAMETERS_MAX: Final = 64
@@ -169,6 +180,15 @@ class Node:
         """Give the SMBIOS document."""
         return await self._queries.sysinfo()
 
+    async def sev_parameters(self) -> list[Param]:
+        """Give what guests encrypted by AMD SEV need to know of the host; raises OperationUnsupported."""
+        facts = await self._queries.sev()
+        return [
+            Param(name, kind, value)
+            for name, kind, key in _SEV
+            if isinstance(value := facts.get(key), (int, str)) and value != ""
+        ]
+
     def cpu_model_names(self, arch: str) -> list[str]:
         """Give the CPU models known for an architecture."""
         return list(model_names(arch))
@@ -259,7 +279,9 @@ def node_get_cpu_stats(
 ) -> tuple[list[tuple[str, int]], int]:
     """Give what one CPU (-1: all) spent its time on, in ns; nparams 0 asks how many values there are."""
     check_flags(flags, 0, "virHostCPUGetStats", ErrorDomain.NONE)
-    return _counted(session.instance.node.cpu_stats(cpuNum), nparams)
+    node = session.instance.node
+    # How many there are is told of a CPU that is not there, too; clients then fail at the second call.
+    return _counted(node.cpu_stats(cpuNum if nparams else -1), nparams)
 
 
 @remote
@@ -341,3 +363,10 @@ async def node_set_memory_parameters(session: Session, params: list[WireParam], 
     check_flags(flags, 0, "qemuNodeSetMemoryParameters")
     known = {name: int(Type.UINT) for name in memory.KSM_WRITABLE}
     await session.instance.node.set_memory_parameters(decode(params, known))
+
+
+@remote
+async def node_get_sev_info(session: Session, nparams: int, flags: int) -> tuple[list[WireParam], int]:
+    """Give what guests encrypted by AMD SEV need to know of the host."""
+    check_flags(flags, TypedParameterFlags.OKAY, "qemuNodeGetSEVInfo")
+    return encode_counted(await session.instance.node.sev_parameters(), nparams, flags, _PARAMETERS_MAX)

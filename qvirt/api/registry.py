@@ -21,13 +21,16 @@ ProgramName = Literal["remote", "qemu"]
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
+SUB_DRIVERS: Final = ("network", "storage", "nodedev", "secret", "nwfilter", "interface")
+"""Drivers that have URIs of their own beside qemu. A connection to one has its objects and no others."""
+
 
 class Call(Record):
     """A registered function.
 
     parameters: names of the wire arguments. extras: keyword-only parameters it asks for.
     before_open: may be called before the connection is opened.
-    drivers: also served on connections to a sub-driver such as ``network:///system``.
+    drivers: the sub-drivers (``network:///system``) whose connections have it, too.
     """
 
     program: ProgramName
@@ -36,13 +39,13 @@ class Call(Record):
     parameters: tuple[str, ...]
     extras: frozenset[str]
     before_open: bool
-    drivers: bool
+    drivers: tuple[str, ...]
 
 
 CALLS: Final[dict[tuple[ProgramName, str], Call]] = {}
 
 
-def _register(program: ProgramName, function: F, *, before_open: bool, drivers: bool) -> F:
+def _register(program: ProgramName, function: F, *, before_open: bool, drivers: tuple[str, ...]) -> F:
     name = function.__name__.upper()
     parameters = list(inspect.signature(function).parameters.values())[1:]
     call = Call(
@@ -61,19 +64,24 @@ def _register(program: ProgramName, function: F, *, before_open: bool, drivers: 
 
 def remote(function: F) -> F:
     """Register a call of the main program, for connections to the hypervisor."""
-    return _register("remote", function, before_open=False, drivers=False)
+    return _register("remote", function, before_open=False, drivers=())
+
+
+def remote_of(driver: str) -> Callable[[F], F]:
+    """Register calls of the main program that connections to the hypervisor and to one sub-driver have."""
+    return lambda function: _register("remote", function, before_open=False, drivers=(driver,))
 
 
 def remote_any(function: F) -> F:
     """Register a call of the main program that every open connection has, to a sub-driver too."""
-    return _register("remote", function, before_open=False, drivers=True)
+    return _register("remote", function, before_open=False, drivers=SUB_DRIVERS)
 
 
 def remote_early(function: F) -> F:
     """Register a call of the main program that works before the connection is opened."""
-    return _register("remote", function, before_open=True, drivers=True)
+    return _register("remote", function, before_open=True, drivers=SUB_DRIVERS)
 
 
 def qemu(function: F) -> F:
     """Register a call of the QEMU-specific program."""
-    return _register("qemu", function, before_open=False, drivers=False)
+    return _register("qemu", function, before_open=False, drivers=())

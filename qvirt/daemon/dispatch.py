@@ -66,7 +66,8 @@ class Entry:
         self.before_open = call.before_open
         self.drivers = call.drivers
         self.extras = call.extras
-        self.unsupported = NoSupport(public_function(procedure.name, program), domain=ErrorDomain.DOMAIN)
+        domain = ErrorDomain.NETWORK if self.drivers == ("network",) else ErrorDomain.DOMAIN
+        self.unsupported = NoSupport(public_function(procedure.name, program), domain=domain)
 
     def payload(self, result: Any) -> bytes:
         """Encode what the function returned."""
@@ -119,7 +120,7 @@ class Dispatcher:
             if not session.driver:
                 if not entry.before_open:
                     session.require_open()
-            elif session.driver != "QEMU" and not entry.drivers:
+            elif session.driver != "QEMU" and session.driver not in entry.drivers:
                 raise entry.unsupported.with_traceback(None)
             if session.readonly and entry.check is not None:
                 entry.check(arguments)

@@ -3,11 +3,18 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported, CpuIncompatible, InvalidArg, NoSupport, QvirtError
+from qvirt.errors import (
+    ConfigUnsupported,
+    CpuIncompatible,
+    InvalidArg,
+    NoSupport,
+    OperationUnsupported,
+    QvirtError,
+)
 from qvirt.host.capabilities import HostFacts, SecurityModel, capabilities, read_host
 from qvirt.host.cpu import HostCpu, host_arch, read_cpu
 from qvirt.host.firmware import FirmwareTable
@@ -16,9 +23,18 @@ from qvirt.host.kvm import kvm_max_vcpus
 from qvirt.host.probe import SEARCH_PATH, EmulatorTable, find_emulator
 from qvirt.host.sysinfo import sysinfo
 from qvirt.qemu.architectures import ARCHITECTURES, BY_NAME, Architecture
-from qvirt.qemu.caps import EmulatorCaps, Machine, Overview
+from qvirt.qemu.caps import EmulatorCaps, Machine, Overview, PropertyValue
 from qvirt.qemu.cpu_documents import compare_document, format_baseline, named_cpu, parse_cpu
-from qvirt.qemu.cpumodels import X86, Compared, Comparison, Processor, baseline, processor_of, usable_models
+from qvirt.qemu.cpumodels import (
+    X86,
+    Compared,
+    Comparison,
+    Processor,
+    baseline,
+    features_known,
+    processor_of,
+    usable_models,
+)
 from qvirt.qemu.domcaps import DomainCapsHost, domcaps
 from qvirt.qemu.firmware import DEFAULT_NVRAM, Supported, supported
 from qvirt.qemu.x86_models import NOT_MIGRATABLE
@@ -204,8 +220,10 @@ class HostQueries:
         wanted = parse_cpu(document)
         best = resolved.caps.accel(resolved.virt_type).migratable
         if resolved.arch not in X86 or best is None:
-            raise ConfigUnsupported(
-                f"comparing with the hypervisor CPU is not supported for arch {resolved.arch}"
+            # libvirt describes the CPUs of other architectures by other means, and this one not at all
+            raise OperationUnsupported(
+                f"QEMU '{resolved.caps.emulator}' does not support reporting CPU model "
+                f"for virttype '{resolved.virt_type}'"
             )
         processor = processor_of(best)
         features = processor.features - NOT_MIGRATABLE
@@ -240,9 +258,18 @@ class HostQueries:
         found = baseline(
             [named_cpu(cpu) for cpu in inputs],
             usable_models(facts),
-            within=processor_of(best).features,
+            # As libvirt does it: what QEMU has a name for stays, what it could not migrate goes.
+            within=processor_of(best).features if migratable else features_known(best),
         )
         return format_baseline(found, inputs, expand=expand, fallback="forbid")
+
+    async def sev(self) -> Mapping[str, PropertyValue]:
+        """Return what the host's own emulator says of AMD SEV; raises OperationUnsupported without it."""
+        resolved = await self.resolve(None, None, None, None)
+        facts = resolved.caps.accel("kvm").sev
+        if not facts:
+            raise OperationUnsupported("QEMU does not support SEV guest")
+        return facts
 
     # ------------------------------------------------------- files of the host
 

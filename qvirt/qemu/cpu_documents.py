@@ -58,6 +58,8 @@ def parse_cpu(text: str, *, is_host: bool = False) -> CpuDocument:
         )
     if match is not None and arch is not None:
         raise _xml("'arch' element cannot be used inside 'cpu' element with 'match' attribute'")
+    if root.get("mode") is not None and (is_host or arch is not None):
+        raise ConfigUnsupported("Attribute mode is only allowed for guest CPU", domain=ErrorDomain.CPU)
     if arch is None and is_host:
         raise _xml("Missing CPU architecture")
     if arch is not None and arch not in BY_NAME:

@@ -154,6 +154,15 @@ def processor_of(expansion: ModelExpansion) -> Processor:
     return Processor(vendor, signature, known - _broken(vendor, signature))
 
 
+def features_known(expansion: ModelExpansion) -> frozenset[str]:
+    """Return the features that an emulator has a name for, whether it can give them or not."""
+    return frozenset(
+        _FROM_QEMU[name]
+        for name, value in expansion.properties.items()
+        if isinstance(value, bool) and name in _FROM_QEMU
+    )
+
+
 def _broken(vendor: str | None, signature: tuple[int, int, int] | None) -> frozenset[str]:
     """Return features that must not be used: TSX of the first Haswells (Intel erratum HSD136)."""
     match vendor, signature:

@@ -22,7 +22,7 @@ def validate_domain(ctx: Context) -> None:
     if domain.bootloader or domain.bootloader_args:
         raise ConfigUnsupported("bootloader is not supported by QEMU")
     check_machine(ctx)
-    _check_lifecycle(domain)
+    check_lifecycle(domain)
     check_loader(domain, ctx)
     if domain.genid is not None and not ctx.caps.has_device("vmgenid"):
         raise ConfigUnsupported("QEMU binary does not support vmgenid")
@@ -50,7 +50,7 @@ def validate_whole(ctx: Context) -> None:
     check_firmware_choice(ctx.domain)
 
 
-def _check_lifecycle(domain: Domain) -> None:
+def check_lifecycle(domain: Domain) -> None:
     """Refuse reactions of the guest's end that the driver cannot carry out."""
     poweroff, reboot, crash = domain.on_poweroff, domain.on_reboot, domain.on_crash
     if "preserve" in (poweroff, reboot):

@@ -6,6 +6,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from typing import Any, Self
 
 from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, ErrorDomain
@@ -28,7 +29,7 @@ from qvirt.runtime.jobs import Job
 from qvirt.runtime.paths import InstanceLock, Paths, make_folders
 from qvirt.runtime.process import become_reaper
 from qvirt.runtime.records import DomainStats
-from qvirt.security.dac import unsearchable
+from qvirt.security.dac import kvm_usable, unsearchable
 from qvirt.security.owners import Owners, daemon_word
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,9 @@ class Hypervisor:
         self.events = EventBus()
         self.reports: list[str] = []
         self.files = FileWorker()
-        self.emulators = EmulatorTable(paths.cache / "capabilities")
+        self.emulators = EmulatorTable(
+            paths.cache / "capabilities", is_kvm_usable=partial(kvm_usable, config.user)
+        )
         self.documents = Documents(paths, config, self.emulators)
         #: what the CPUs of guests turned out to have, for the next guest that is asked for the same
         self.cpus_seen: dict[tuple[object, ...], tuple[EmulatorCaps, CpuSeen]] = {}
@@ -372,13 +375,13 @@ class Hypervisor:
             domain.take_definition(None, self.documents.write(definition, secure=True))
             self.domains.add(domain)
         elif domain.active:
-            raise OperationInvalid(f"domain is already active as '{domain.name}'")
+            raise OperationInvalid(f"domain '{domain.name}' is already active")
         elif not domain.persistent:
             raise OperationInvalid(f"domain '{domain.name}' is already being started")
         try:
             async with domain.job(Job.MODIFY, "create"):
                 if domain.active:
-                    raise OperationInvalid(f"domain is already active as '{domain.name}'")
+                    raise OperationInvalid(f"domain '{domain.name}' is already active")
                 if self.domains.find(domain.uuid) is not domain:
                     # it was undefined while we waited
                     self._claim(definition)

@@ -21,7 +21,6 @@ from qvirt.constants import (
     ErrorDomain,
 )
 from qvirt.errors import (
-    ArgumentUnsupported,
     ConfigUnsupported,
     InvalidArg,
     NoDomainMetadata,
@@ -32,6 +31,7 @@ from qvirt.errors import (
 from qvirt.host.persist import remove, sync_folder, write_atomic
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import Metadata
+from qvirt.qemu.validate import check_lifecycle
 from qvirt.qmp import commands
 from qvirt.runtime.documents import header
 from qvirt.runtime.events import Lifecycle, MetadataChange
@@ -363,17 +363,13 @@ async def set_lifecycle_action(domain: "Domain", type: int, action: int, flags: 
     field, word = _LIFECYCLES.get(type), _ACTIONS.get(action)
     if field is None or word is None:
         raise InvalidArg(f"unknown lifecycle type {type} or action {action}")
-    if word in ("preserve", "rename-restart") and field != "on_crash":
-        raise ArgumentUnsupported(f"qemu driver doesn't support '{word}' action for '{field}'")
     if word.startswith("coredump") and field != "on_crash":
-        raise ArgumentUnsupported(f"action '{word}' is not supported for '{field}'")
+        event = field.removeprefix("on_")
+        raise ConfigUnsupported(f"Lifecycle event '{event}' doesn't support '{word}' action")
 
     def change(definition: Definition) -> None:
         setattr(definition, field, word)
-        if definition.on_poweroff == "restart" and definition.on_reboot == "destroy":
-            raise ConfigUnsupported(
-                "qemu driver doesn't support 'onReboot' set to 'destroy and 'onPoweroff' set to 'reboot'"
-            )
+        check_lifecycle(definition)
 
     live, _ = impact(domain, flags)
     if live and field == "on_reboot":

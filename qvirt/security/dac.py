@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qvirt.errors import ConfigSyntax, ConfigUnsupported, InvalidArg
+from qvirt.host import kvm
 from qvirt.host.config import QemuUser, resolve_user
 from qvirt.model.seclabel import SecLabel
 from qvirt.record import Record
@@ -106,6 +107,13 @@ def is_open_to_all(path: str, user: QemuUser, *, write: bool) -> bool:
     except OSError:
         return False
     return not stat.S_ISREG(status.st_mode) and _may(Path(path), status, user, 6 if write else 4)
+
+
+def kvm_usable(user: QemuUser | None) -> bool:
+    """Tell whether KVM is there for guests: for us, who ask emulators about it, and for QEMU's user."""
+    if not kvm.kvm_usable():
+        return False
+    return user is None or next(obstacles(str(kvm.DEVICE), user, write=True), None) is None
 
 
 def unsearchable(path: str, user: QemuUser) -> Path | None:

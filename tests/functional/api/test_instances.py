@@ -194,8 +194,14 @@ for driver in ("network", "storage", "nodedev", "secret", "nwfilter", "interface
     same(sub.isAlive(), 1)
     same(fails(sub.listAllDomains), (3, 20,
          "this function is not supported by the connection driver: virConnectListAllDomains"))
+    # Networks are the network driver's and, as in one daemon with all of them, the hypervisor's.
+    if driver == "network":
+        same(sub.listAllNetworks(), conn.listAllNetworks())
+        same(fails(sub.networkLookupByName, "nope")[:2], (43, 19))
+    else:
+        same(fails(sub.listAllNetworks), (3, 19,
+             "this function is not supported by the connection driver: virConnectListAllNetworks"))
 # What this driver does not have is refused in the words clients fall back on.
-same(fails(conn.listAllNetworks)[0], 3)
 same(fails(conn.listAllStoragePools)[0], 3)
 same(fails(libvirt.open, "qemu:///foo" + sys.argv[1])[2],
      "internal error: unexpected qemu URI path '/foo', try qemu:///system")

@@ -83,7 +83,8 @@ class Instance:
         left = [name for name in left if name != "driver.pid"]
         left += [path.name for path in self.paths.lib.glob("domain-*")]
         left += [path.name for path in (self.paths.lib / "channel/target").glob("*")]
-        left += [path.name for path in self.root.rglob("*.new")]
+        # the mark that autostarts are done may just be being written
+        left += [path.name for path in self.root.rglob("*.new") if path.name != "autostarted.new"]
         return left
 
     def close(self) -> None:

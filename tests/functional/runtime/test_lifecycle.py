@@ -100,7 +100,7 @@ def test_transient_domain_is_gone_when_it_stops() -> None:
                     await domain.undefine()
                 with pytest.raises(OperationFailed, match="domain 't' already exists with uuid"):
                     await hv.create(document("t"))
-                with pytest.raises(OperationInvalid, match="domain is already active as 't'"):
+                with pytest.raises(OperationInvalid, match="domain 't' is already active"):
                     await hv.create(document("t", uuid=domain.uuid))
                 await domain.destroy()
                 with pytest.raises(NoDomain, match="no domain with matching name 't'"):
