@@ -1,6 +1,7 @@
 """A private libvirtd of the system's packages: its own directories in its own mount namespace."""
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -36,12 +37,11 @@ def missing() -> str | None:
 def private_libvirtd(directory: Path) -> Iterator[str]:
     """Run libvirtd on trees below `directory`; gives the URI of its socket, leaves no process behind."""
     with ExitStack() as stack:
-        for name in BINDS:
+        for name, place in BINDS.items():
             (directory / name).mkdir()
-        shutil.rmtree(directory / "etc")
-        shutil.copytree(
-            "/etc/libvirt", directory / "etc", ignore=shutil.ignore_patterns("networks", "autostart")
-        )
+            # what to mount on; the packages make them only together with the system's own daemon
+            os.makedirs(place, exist_ok=True)
+        _configure(directory / "etc")
         script = "; ".join(f"mount --bind {directory / name} {place}" for name, place in BINDS.items())
         holder = subprocess.Popen(
             ["unshare", "-m", "sh", "-ec", f"{script}; echo ok; exec sleep infinity"],
@@ -71,6 +71,17 @@ def private_libvirtd(directory: Path) -> Iterator[str]:
                 raise RuntimeError(f"libvirtd did not start: {(directory / 'out').read_text()}")
             time.sleep(0.02)
         yield f"qemu:///system?socket={socket}"
+
+
+def _configure(folder: Path) -> None:
+    """Copy the system's settings without its networks; where there are none, QEMU runs as root."""
+    shutil.copytree(
+        "/etc/libvirt", folder, ignore=shutil.ignore_patterns("networks", "autostart"), dirs_exist_ok=True
+    )
+    try:
+        pwd.getpwnam("libvirt-qemu")
+    except KeyError:
+        (folder / "qemu.conf").write_text('user = "root"\ngroup = "root"\n')
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:

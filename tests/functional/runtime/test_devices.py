@@ -92,7 +92,7 @@ def test_bridge_tap_comes_and_goes() -> None:
 def test_macvtap_comes_and_goes() -> None:
     async def scenario() -> None:
         name = f"qvdm{os.getpid() % 100000}"
-        with instance() as it, link(name, "dummy"):
+        with instance() as it, link(name, "veth"):
             nic = f"<interface type='direct'><source dev='{name}' mode='bridge'/></interface>"
             async with it.serve() as hv:
                 try:
