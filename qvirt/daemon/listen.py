@@ -4,13 +4,13 @@ import errno
 import logging
 import os
 import socket
-import stat
 from pathlib import Path
 from typing import Final
 
 from qvirt.daemon.auth import has_polkit
 from qvirt.daemon.config import AuthMode, Config
 from qvirt.errors import OperationFailed, SystemError_
+from qvirt.host.unix import clear_stale
 from qvirt.record import Record
 
 log = logging.getLogger(__name__)
@@ -133,21 +133,15 @@ def listen_unix(path: Path, mode: int, gid: int | None) -> socket.socket:
 
 def _clear(path: Path) -> None:
     try:
-        kind = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(kind):
-        raise OperationFailed(f"'{path}' exists and is no socket; remove it, or name another folder")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-        except BlockingIOError:
-            pass
-        raise OperationFailed(f"another daemon answers on '{path}'; stop it first")
+        clear_stale(str(path))
+    except FileExistsError:
+        raise OperationFailed(
+            f"'{path}' exists and is no socket; remove it, or name another folder"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OperationFailed(f"another daemon answers on '{path}'; stop it first") from None
+        raise SystemError_(f"cannot look after socket '{path}'", error) from error
 
 
 def _unlink_own(sock: socket.socket, path: Path) -> None:

@@ -5,7 +5,6 @@ crash at any point can take it away.
 """
 
 import base64
-import contextlib
 import fcntl
 import os
 import secrets
@@ -27,6 +26,7 @@ from qvirt.host.config import QemuUser
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
 from qvirt.host.persist import write_atomic
 from qvirt.host.ports import PortAllocator
+from qvirt.host.unix import clear_stale, short
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
@@ -250,17 +250,12 @@ def prepare_nvram(path: str, template: str | None, user: QemuUser | None, *, res
 
 
 def listen_unix(path: str, user: QemuUser | None = None) -> socket.socket:
-    """Bind a Unix socket for QEMU to accept on. Raises SystemError_."""
+    """Bind a Unix socket for QEMU to accept on; a path that is somebody's is refused. Raises SystemError_."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # through the folder's descriptor, as the kernel takes no path longer than 107 bytes
-            sock.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
-        finally:
-            os.close(folder)
+        clear_stale(path)
+        with short(path) as name:
+            sock.bind(name)
         os.chmod(path, 0o775)  # noqa: S103 - what libvirt gives it
         if user is not None:
             os.chown(path, user.uid, user.gid)
@@ -281,11 +276,8 @@ def connect_listener(path: str) -> socket.socket:
     """Connect to a socket that listens already; never waits."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sock.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
-        finally:
-            os.close(folder)
+        with short(path) as name:
+            sock.connect(name)
     except OSError as error:
         sock.close()
         raise SystemError_(f"failed to connect to monitor socket '{path}'", error) from error

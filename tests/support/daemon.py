@@ -82,6 +82,24 @@ class Daemon:
                 return False
         return True
 
+    def run_to_the_end(self) -> subprocess.CompletedProcess[str]:
+        """Start one that must refuse to, and return it when it has ended."""
+        return subprocess.run(
+            [
+                *self.prefix,
+                sys.executable,
+                "-m",
+                "qvirt.daemon.main",
+                "--root",
+                str(self.root),
+                *self.options,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+
     def kill(self) -> None:
         """Kill it with no chance to tidy up, and wait until it is gone."""
         self._end(signal.SIGKILL)

@@ -1,0 +1,45 @@
+"""Unix sockets by path: what is left of a listener that is gone is removed, what is somebody's is not."""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def short(path: str) -> Iterator[str]:
+    """Give a name for a path that sockets take however long it is: they hold no more than 107 bytes."""
+    folder = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+    finally:
+        os.close(folder)
+
+
+def clear_stale(path: str) -> None:
+    """Remove a socket on which nobody listens; fine when there is none. Does not wait.
+
+    Raises FileExistsError for a file that is no socket, OSError (EADDRINUSE) when somebody listens.
+    """
+    try:
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise FileExistsError(errno.EEXIST, "File exists and is no socket", path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, short(path) as name:
+        probe.setblocking(False)
+        try:
+            probe.connect(name)
+        except (ConnectionRefusedError, FileNotFoundError):
+            pass
+        except BlockingIOError:  # its queue is full
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path) from None
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
