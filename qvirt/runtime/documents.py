@@ -20,6 +20,7 @@ from qvirt.host.kvm import kvm_usable
 from qvirt.host.probe import RECHECK_AFTER, SEARCH_PATH, EmulatorTable
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.model.live import format_domain
+from qvirt.qemu.capability_names import overrule
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.complete import complete
 from qvirt.qemu.context import BuildContext, Context, HostFacts, Launch
@@ -103,6 +104,17 @@ class Documents:
         if domain.os.type.value not in (None, "hvm"):
             raise OsType(str(domain.os.type.value))
         raise InvalidArg(f"could not find capabilities for arch={arch} domaintype={kind} ")
+
+    async def start_caps(self, domain: Domain) -> EmulatorCaps:
+        """Return the facts a start of the document goes by: what the user overrules is overruled.
+
+        Raises as `caps_for`, and InternalError for the name of no capability.
+        """
+        caps = await self.caps_for(domain)
+        said = domain.qemu_capabilities
+        if said is None or said.is_empty():
+            return caps
+        return overrule(caps, [x.capability for x in said.adds], [x.capability for x in said.dels])
 
     def context(self, domain: Domain, caps: EmulatorCaps, *, abi_update: bool = False) -> Context:
         """Return the context in which a document is completed."""

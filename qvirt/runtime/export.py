@@ -78,7 +78,7 @@ async def _caps(hv: "Hypervisor", domain: Domain, age: Version | None) -> Emulat
         emulator = domain.devices.emulator or f"/usr/bin/{emulator_names(arch)[0]}"
         return age_caps(age, emulator=emulator, target=EMULATOR_TARGETS.get(arch, arch))
     try:
-        return await hv.documents.caps_for(domain)
+        return await hv.documents.start_caps(domain)
     except InternalError:
         if domain.devices.emulator is None:
             raise

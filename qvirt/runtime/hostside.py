@@ -34,7 +34,7 @@ async def context(domain: "Domain", running: Running, *, passing: bool = False) 
     """
     documents = domain.hypervisor.documents
     if running.caps is None:
-        running.caps = await documents.caps_for(running.definition)
+        running.caps = await documents.start_caps(running.definition)
     maker = Launch()
     if passing:
         if running.master_key is None:

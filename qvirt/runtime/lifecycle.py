@@ -23,8 +23,10 @@ from qvirt.constants import (
 from qvirt.errors import InternalError, OperationFailed, QvirtError, SystemError_
 from qvirt.host import images, overlays
 from qvirt.host.config import QemuUser
+from qvirt.model.devices.disk import Disk, DiskDevice
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.seclabel import SecLabel
+from qvirt.model.storage_source import SourceType
 from qvirt.qemu.build import build
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.names import assign_aliases
@@ -51,6 +53,9 @@ TERM_WAIT = 10.0
 GRACEFUL_WAIT = 15.0
 TERM_STEP = 0.25
 KILL_WAIT = 5.0
+
+#: Linux's number of the devices /dev/srN
+_SCSI_CDROM_MAJOR = 11
 
 #: how often a start is tried when the ports chosen for it are taken
 PORT_TRIES = 8
@@ -126,7 +131,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         definition.seclabels, hv.user, require=hv.config.security_require_confined
     )
     running.user = user
-    running.caps = await hv.documents.caps_for(definition)
+    running.caps = await hv.documents.start_caps(definition)
     async with contextlib.AsyncExitStack() as stack:
         descriptors = launch.Descriptors(running.id)
         stack.callback(descriptors.close)
@@ -211,7 +216,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
     running.process.exited.add_done_callback(lambda _: process_ended(domain, running))
     running.stage = "running"
     domain.set_state(DomainState.PAUSED, DomainPausedReason.USER)
-    _note_taints(domain, running)
+    await _note_taints(domain, running)
     if paused:
         await domain.save_status()
     else:
@@ -273,11 +278,17 @@ def _label(definition: Definition, user: QemuUser | None) -> None:
     )
 
 
-def _note_taints(domain: "Domain", running: Running) -> None:
+async def _note_taints(domain: "Domain", running: Running) -> None:
     """Note what somebody who looks into a problem of this guest should know."""
     definition = running.definition
-    if definition.qemu_commandline is not None:
+    own = definition.qemu_commandline
+    if own is not None and (own.args or own.envs):
         domain.taint("custom-argv")
+    overruled = definition.qemu_capabilities
+    if overruled is not None and (overruled.adds or overruled.dels):
+        domain.taint("custom-hypervisor-feature")
+    if definition.qemu_override is not None and definition.qemu_override.devices:
+        domain.taint("custom-device")
     user = running.user
     if user is not None and (
         0 in (user.uid, user.gid) or not domain.hypervisor.config.clear_emulator_capabilities
@@ -289,10 +300,33 @@ def _note_taints(domain: "Domain", running: Running) -> None:
         domain.taint("shell-scripts")
     if definition.os.dtb:
         domain.taint("custom-dtb")
+    disks, hostdevs = definition.devices.disks, definition.devices.hostdevs
+    if any(disk.rawio for disk in disks) or any(dev.rawio for dev in hostdevs):
+        domain.taint("high-privileges")
+    drives = [path for disk in disks if (path := _drive(disk)) is not None]
+    if drives:
+        look = partial(_any_cdrom, drives)
+        if await domain.hypervisor.files.run(f"drives of '{domain.name}'", look):
+            domain.taint("cdrom-passthrough")
     machine = running.caps.machine(definition.os.type.machine or "") if running.caps is not None else None
     if machine is not None and machine.deprecated:
         domain.taint("deprecated-config")
         running.deprecations.append(f"machine type '{machine.name}'")
+
+
+def _drive(disk: Disk) -> str | None:
+    """Return the host's device in a CD-ROM drive of the guest."""
+    is_drive = disk.device == DiskDevice.CDROM and disk.type == SourceType.BLOCK
+    return disk.source.dev if is_drive and disk.source is not None else None
+
+
+def _any_cdrom(paths: list[str]) -> bool:
+    """Tell whether one of the devices is a CD-ROM drive. Blocking."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if os.major(os.stat(path).st_rdev) == _SCSI_CDROM_MAJOR:
+                return True
+    return False
 
 
 def environment(ctx: BuildContext, command: CommandLine) -> dict[str, str]:

@@ -267,7 +267,7 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
         definition = parse_live(status.xml)
     else:
         definition = (await domain.definition()).copy()
-        caps = await hv.documents.caps_for(definition)
+        caps = await hv.documents.start_caps(definition)
         assign_aliases(definition, hv.documents.build_context(definition, caps, Launch()))
         definition.id = status.id
     if domain is None:
@@ -292,7 +292,7 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
     with contextlib.suppress(QvirtError):  # the user was removed
         running.user, running.relabel = dac.user_of(definition.seclabels, hv.user)
     with contextlib.suppress(QvirtError):  # the emulator was removed; its QEMU runs on without our knowing
-        running.caps = await hv.documents.caps_for(definition)
+        running.caps = await hv.documents.start_caps(definition)
     for port in status.footprint.ports:
         hv.display_ports.reserve(port)
         hv.websocket_ports.reserve(port)
