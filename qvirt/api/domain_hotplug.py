@@ -21,7 +21,7 @@ async def domain_attach_device(session: Session, dom: DomainHandle, xml: str) ->
 @remote
 async def domain_attach_device_flags(session: Session, dom: DomainHandle, xml: str, flags: int) -> None:
     """Add a device: now, in the definition, or both."""
-    check_flags(flags, _IMPACT, "qemuDomainAttachDeviceFlags")
+    check_flags(flags, _IMPACT, "qemuDomainAttachDeviceLiveAndConfig")
     await hotplug.attach(find(session, dom), xml, flags)
 
 
@@ -34,7 +34,7 @@ async def domain_detach_device(session: Session, dom: DomainHandle, xml: str) ->
 @remote
 async def domain_detach_device_flags(session: Session, dom: DomainHandle, xml: str, flags: int) -> None:
     """Remove a device: now, from the definition, or both; the guest gets a while to let go of it."""
-    check_flags(flags, _IMPACT, "qemuDomainDetachDeviceFlags")
+    check_flags(flags, _IMPACT, "qemuDomainDetachDeviceLiveAndConfig")
     await hotplug.detach(find(session, dom), xml, flags)
 
 

@@ -10,6 +10,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterable
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, SystemError_
 from qvirt.model.devices.disk import Disk
 from qvirt.model.storage_source import BACKING_FORMATS, BackingStore, ChainFormat, SourceType, StorageSource
@@ -279,14 +280,20 @@ def _must_exist(path: str) -> None:
     try:
         os.stat(path)
     except OSError as error:
-        raise SystemError_(f"Cannot access storage file '{path}'", error) from error
+        raise SystemError_(
+            f"Cannot access storage file '{path}'", error, domain=ErrorDomain.STORAGE
+        ) from error
 
 
 def _broken(path: str, above: str | None, error: OSError, user: tuple[int, int] | None) -> SystemError_:
     who = f" (as uid:{user[0]}, gid:{user[1]})" if user is not None else ""
     if above is None:
-        return SystemError_(f"Cannot access storage file '{path}'{who}", error)
-    return SystemError_(f"Cannot access backing file '{path}' of storage file '{above}'{who}", error)
+        return SystemError_(f"Cannot access storage file '{path}'{who}", error, domain=ErrorDomain.STORAGE)
+    return SystemError_(
+        f"Cannot access backing file '{path}' of storage file '{above}'{who}",
+        error,
+        domain=ErrorDomain.STORAGE,
+    )
 
 
 class Found(Record):

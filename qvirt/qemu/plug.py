@@ -8,12 +8,13 @@ forward plug it, their undoing played backward takes it out again.
 from collections.abc import Iterator, Sequence
 from typing import TypeVar, cast
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
+    InternalError,
     OperationFailed,
     OperationInvalid,
     OperationUnsupported,
-    XmlError,
 )
 from qvirt.model.devices.address import PciAddress
 from qvirt.model.devices.controller import Controller
@@ -23,7 +24,7 @@ from qvirt.qemu.addresses import assign_live
 from qvirt.qemu.addresses.check import check_address
 from qvirt.qemu.complete import complete
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import handler, line, word
+from qvirt.qemu.devices.base import handler, word
 from qvirt.qemu.devices.disk_rules import check_duplicates
 from qvirt.qemu.implicit import add_controllers
 from qvirt.qemu.keyval import JsonValue
@@ -50,19 +51,17 @@ def find(wanted: D, ctx: Context, *, live: bool, update: bool = False) -> D:
 def define(dev: Device, ctx: Context) -> None:
     """Add a device to a definition and complete it. Raises OperationInvalid for one that is there already."""
     if not handler(dev).config:
-        raise OperationUnsupported(f"persistent attach of device '{word(dev)}' is not supported{line(dev)}")
-    sentence = handler(dev).clash(dev, ctx.domain)
+        raise OperationUnsupported(f"persistent attach of device '{word(dev)}' is not supported")
+    _check_shared(dev, None, ctx.domain)
+    sentence = handler(dev).clash(dev, ctx.domain, live=False)
     if sentence is not None:
         raise OperationInvalid(sentence)
-    _check_shared(dev, None, ctx.domain)
     ctx.domain.devices.add(dev)
     complete(ctx.domain, ctx)
 
 
 def undefine(dev: Device, ctx: Context) -> None:
     """Drop a device of a definition and complete it."""
-    if not handler(dev).config:
-        raise OperationUnsupported(f"persistent detach of device '{word(dev)}' is not supported{line(dev)}")
     ctx.domain.devices.remove(dev)
     complete(ctx.domain, ctx)
 
@@ -70,7 +69,7 @@ def undefine(dev: Device, ctx: Context) -> None:
 def redefine(new: Device, ctx: Context) -> None:
     """Put a device of a definition into the place of the one it means, and complete it."""
     if not handler(new).config_update:
-        raise OperationUnsupported(f"persistent update of device '{word(new)}' is not supported{line(new)}")
+        raise OperationUnsupported(f"persistent update of device '{word(new)}' is not supported")
     old = find(new, ctx, live=False, update=True)
     _check_shared(new, old, ctx.domain)
     ctx.domain.devices.replace(old, new)
@@ -84,7 +83,8 @@ def _check_shared(new: Device, old: Device | None, domain: Domain) -> None:
         if domain.os.boots:
             if old is None or old.boot is None:
                 raise ConfigUnsupported(
-                    "per-device boot elements cannot be used together with os/boot elements"
+                    "per-device boot elements cannot be used together with os/boot elements",
+                    domain=ErrorDomain.DOMAIN,
                 )
         elif any(dev.boot is not None and dev.boot.order == new.boot.order for dev in others):
             raise ConfigUnsupported(f"boot order {new.boot.order} is already used by another device")
@@ -106,31 +106,33 @@ def place(dev: Device, ctx: Context) -> list[Device]:
     domain = ctx.domain
     asked = handler(dev)
     if not asked.live:
-        raise OperationUnsupported(f"live attach of device '{word(dev)}' is not supported{line(dev)}")
-    sentence = asked.clash(dev, domain)
+        raise OperationUnsupported(f"live attach of device '{word(dev)}' is not supported")
+    _check_shared(dev, None, domain)
+    sentence = asked.clash(dev, domain, live=True)
     if sentence is not None:
         raise OperationFailed(sentence)
-    _check_shared(dev, None, domain)
     if isinstance(dev.address, PciAddress) and dev.address.function:
-        raise XmlError("Only PCI device addresses with function=0 are supported")
+        raise InternalError(
+            "Only PCI device addresses with function=0 are supported", domain=ErrorDomain.DOMAIN
+        )
     if not is_user_alias(dev.alias.name):
         dev.alias.name = None
     known = {id(controller) for controller in domain.devices.controllers}
     domain.devices.add(dev)
     asked.defaults(dev, ctx)
-    asked.check_plug(dev, ctx)
     add_controllers(domain)
     new: list[Device] = _new_controllers(domain, known, dev)
     for controller in new:
         _like_its_kin(controller, domain, known)
         handler(controller).defaults(controller, ctx)
-        handler(controller).check_plug(controller, ctx)
     assign_live(ctx)
     new = [*_new_controllers(domain, known, dev), dev]  # a full controller may have got a second one
     for one in new:
         check_address(one, ctx)
         handler(one).validate(one, ctx)
     check_duplicates(domain)
+    for one in reversed(new):
+        handler(one).check_plug(one, ctx)
     return new
 
 
@@ -218,8 +220,8 @@ def replace(old: Device, new: Device, ctx: Context) -> None:
     handler(new).validate(new, ctx)
 
 
-def check_unplug(dev: Device, ctx: Context) -> None:
-    """Raise OperationUnsupported for a device that cannot leave a running guest."""
-    if not handler(dev).live:
-        raise OperationUnsupported(f"live detach of device '{word(dev)}' is not supported{line(dev)}")
-    handler(dev).check_unplug(dev, ctx)
+def check_detach(dev: Device, *, live: bool) -> None:
+    """Raise OperationUnsupported for a kind that goes neither from a running guest nor from a definition."""
+    if not (handler(dev).live if live else handler(dev).config):
+        word_ = "live" if live else "persistent"
+        raise OperationUnsupported(f"{word_} detach of device '{word(dev)}' is not supported")

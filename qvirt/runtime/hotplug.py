@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from qvirt.constants import DomainDeviceModifyFlags
-from qvirt.errors import DeviceMissing, OperationFailed, OperationTimeout, QvirtError
+from qvirt.constants import DomainDeviceModifyFlags, ErrorDomain
+from qvirt.errors import InternalError, OperationFailed, OperationTimeout, QvirtError
 from qvirt.model.devices import parse_device
 from qvirt.model.devices.device import Device
 from qvirt.model.domain import Domain as Definition
@@ -59,7 +59,12 @@ async def attach(domain: "Domain", xml: str, flags: int) -> None:
 async def detach(domain: "Domain", xml: str, flags: int) -> None:
     """Remove the device a document means. A guest that has not let go of it in time goes on having it."""
     wanted = parse_device(xml)
-    await _detach(domain, flags, lambda ctx, is_live: plug.find(wanted.copy(), ctx, live=is_live), wait=True)
+
+    def find(ctx: Context, is_live: bool) -> Device:
+        plug.check_detach(wanted, live=is_live)
+        return plug.find(wanted.copy(), ctx, live=is_live)
+
+    await _detach(domain, flags, find, wait=True)
 
 
 async def detach_alias(domain: "Domain", alias: str, flags: int) -> None:
@@ -68,8 +73,9 @@ async def detach_alias(domain: "Domain", alias: str, flags: int) -> None:
     def find(ctx: Context, is_live: bool) -> Device:
         for dev in ctx.domain.devices.all():
             if dev.alias.name == alias:
+                plug.check_detach(dev, live=is_live)
                 return dev
-        raise DeviceMissing(f"no device found with alias {alias}")
+        raise InternalError(f"no device found with alias {alias}", domain=ErrorDomain.DOMAIN)
 
     await _detach(domain, flags, find, wait=False)
 
@@ -84,7 +90,7 @@ async def _detach(
     async def on_live(running: Running) -> None:
         ctx = await hostside.context(domain, running)
         dev = find(ctx, True)
-        plug.check_unplug(dev, ctx)
+        handler(dev).check_unplug(dev, ctx)
         await _unplug(domain, running, dev, ctx, wait=wait)
 
     await change(domain, "detach device", flags, live=on_live, config=on_config, soon=True)

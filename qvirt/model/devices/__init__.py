@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from qvirt.errors import XmlError
+from qvirt.constants import ErrorDomain
+from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.audio import Audio
 from qvirt.model.devices.char import Channel, Console, Parallel, Serial, number_isa_ports
 from qvirt.model.devices.controller import Controller, insert_controller
@@ -131,9 +132,9 @@ KINDS: dict[str, tuple[str, type[Device]]] = {
 
 
 def parse_device(text: str) -> Device:
-    """Read the document of one device. Raises XmlDetail, XmlError."""
+    """Read the document of one device. Raises XmlDetail, XmlError, ConfigUnsupported."""
     source = "(device_definition)"
     tag = str(parse_element(text, source).tag)
     if tag not in KINDS:
-        raise XmlError(f"unknown device type '{tag}'")
+        raise ConfigUnsupported(f"unknown device type '{tag}'", domain=ErrorDomain.DOMAIN)
     return parse(text, KINDS[tag][1], source)

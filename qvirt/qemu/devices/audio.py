@@ -48,6 +48,8 @@ _SDL_DRIVERS = {"esd": "esd", "alsa": "alsa", "arts": "arts", "pulseaudio": "pul
 
 
 class AudioHandler(Handler[Audio], kind=Audio):
+    config = False
+
     def validate(self, dev: Audio, ctx: Context) -> None:
         if any(other is not dev and other.id == dev.id for other in ctx.domain.devices.audios):
             raise XmlError(f"audio ID {dev.id} is used multiple times{line(dev)}")

@@ -24,7 +24,7 @@ Those of a kind that comes, goes or changes while the guest runs; with `live` un
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
-from qvirt.errors import ConfigUnsupported, DeviceMissing, OperationUnsupported, QvirtError
+from qvirt.errors import ConfigUnsupported, DeviceMissing, QvirtError
 from qvirt.model.devices.chardev import SourceSeclabel
 from qvirt.model.devices.device import Device
 from qvirt.model.domain import Domain
@@ -146,8 +146,11 @@ class Handler(Generic[D]):
         """Yield what is told to QEMU once the device is there, as its records have no words for it."""
         return iter(())
 
-    def clash(self, dev: D, domain: Domain) -> str | None:
-        """Return libvirt's sentence for a new device whose place or name is taken; None when it is free."""
+    def clash(self, dev: D, domain: Domain, *, live: bool) -> str | None:
+        """Return libvirt's sentence for a new device whose place or name is taken; None when it is free.
+
+        live: it is to be plugged into a running guest, where `validate` sees it among the others, too.
+        """
         return None
 
     def check_plug(self, dev: D, ctx: Context) -> None:
@@ -170,7 +173,7 @@ class Handler(Generic[D]):
 
     def missing(self, dev: D, *, live: bool, update: bool = False) -> QvirtError:
         """Return the error for a device that is not there to be detached, or updated."""
-        return DeviceMissing(f"matching {word(dev)} device was not found{line(dev)}")
+        return DeviceMissing(f"matching {word(dev)} device was not found")
 
     def ambiguous(self, dev: D) -> QvirtError | None:
         """Return the error for a document that means several devices; None: it means the first of them."""
@@ -184,7 +187,7 @@ class Handler(Generic[D]):
 
         force: whatever the guest says. Raises what cannot change.
         """
-        raise OperationUnsupported(f"live update of device '{word(old)}' is not supported")
+        raise ConfigUnsupported(f"live update of device '{word(old)}' is not supported")
 
 
 def word(dev: Device) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from qvirt.constants import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
+    DeviceMissing,
     InternalError,
     OperationFailed,
     OperationUnsupported,
@@ -133,10 +134,12 @@ class ControllerHandler(Handler[Controller], kind=Controller):
             _validate_iothread(dev, ctx)
         _VALIDATORS.get(dev.type, _accept)(dev, ctx)
 
-    def clash(self, dev: Controller, domain: Domain) -> str | None:
-        if dev.index is not None and find_controller(domain, dev.type, dev.index) is not None:
+    def clash(self, dev: Controller, domain: Domain, *, live: bool) -> str | None:
+        if dev.index is None or find_controller(domain, dev.type, dev.index) is None:
+            return None
+        if live:
             return f"target {dev.type}:{dev.index} already exists"
-        return None
+        return f"controller index='{dev.index}' already exists"
 
     def check_plug(self, dev: Controller, ctx: Context) -> None:
         if dev.type not in _PLUGGABLE:
@@ -153,8 +156,8 @@ class ControllerHandler(Handler[Controller], kind=Controller):
 
     def missing(self, dev: Controller, *, live: bool, update: bool = False) -> QvirtError:
         if live:
-            return OperationFailed(f"controller {dev.type}:{dev.index or 0} not found")
-        return OperationFailed(f"device not found: controller {dev.type}:{dev.index or 0}")
+            return DeviceMissing(f"controller {dev.type}:{dev.index or 0} not found")
+        return DeviceMissing("device not present in domain configuration")
 
     def switches(self, dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
         for made in _BUILDERS.get(dev.type, _build_nothing)(dev, ctx):

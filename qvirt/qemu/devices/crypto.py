@@ -11,6 +11,8 @@ from qvirt.qemu.switches import Device, Object, Switch
 
 
 class CryptoHandler(Handler[Crypto], kind=Crypto):
+    config = False
+
     def prepare(self, dev: Crypto, ctx: BuildContext) -> None:
         raise ConfigUnsupported(f"<crypto>{line(dev)} cannot be started yet; remove it to start the domain")
 

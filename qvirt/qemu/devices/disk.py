@@ -153,9 +153,9 @@ class DiskHandler(Handler[Disk], kind=Disk):
         if limits is not None:
             yield Step("block_set_io_throttle", limits)
 
-    def clash(self, dev: Disk, domain: Domain) -> str | None:
+    def clash(self, dev: Disk, domain: Domain, *, live: bool) -> str | None:
         taken = any(known.name == dev.name for known in domain.devices.disks)
-        return f"target {dev.name} already exists" if taken else None
+        return f"target {dev.name} already exists" if taken and not live else None
 
     def check_plug(self, dev: Disk, ctx: Context) -> None:
         disk_live.check_plug(dev)

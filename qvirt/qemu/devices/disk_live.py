@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from qvirt.errors import (
+    ConfigUnsupported,
     DeviceMissing,
     InternalError,
     InvalidArg,
-    OperationFailed,
     OperationUnsupported,
     QvirtError,
 )
@@ -79,7 +79,7 @@ def missing(disk: Disk, *, live: bool, update: bool) -> QvirtError:
     if live:
         if update:
             return InternalError(f"disk '{disk.name}' not found")
-        return OperationFailed(f"disk {disk.name} not found")
+        return DeviceMissing(f"disk {disk.name} not found")
     if update:
         return InvalidArg(f"target {disk.name} doesn't exist.")
     return DeviceMissing(f"no target device {disk.name}")
@@ -97,7 +97,7 @@ def check_update(old: Disk, new: Disk) -> None:
         if new.readonly != old.readonly:
             raise OperationUnsupported("cannot modify field 'readonly' of the disk")
         if new.source is not old.source:
-            raise OperationUnsupported("disk source can be changed only in removable drives")
+            raise ConfigUnsupported("disk source can be changed only in removable drives")
 
 
 def keep(old: Disk, new: Disk) -> None:

@@ -24,6 +24,8 @@ _STAND_IN_TLS_PORT = 5902
 
 
 class GraphicsHandler(Handler[Graphics], kind=Graphics):
+    config = False
+
     def defaults(self, dev: Graphics, ctx: Context) -> None:
         if dev.type in ("vnc", "spice", "rdp"):
             _settle_listens(dev)

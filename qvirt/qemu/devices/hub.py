@@ -16,6 +16,8 @@ from qvirt.qemu.switches import Device, Switch
 class HubHandler(Handler[Hub], kind=Hub):
     """A USB hub of eight ports."""
 
+    config = False
+
     def defaults(self, dev: Hub, ctx: Context) -> None:
         if dev.type != "usb":
             raise ConfigUnsupported(f"unknown hub device type '{dev.type}'{line(dev)}")

@@ -1,7 +1,7 @@
 """An ``<interface>`` of a running guest: what can be plugged and changed, in libvirt's sentences."""
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import (
-    ConfigUnsupported,
     DeviceMissing,
     OperationFailed,
     OperationUnsupported,
@@ -38,25 +38,20 @@ _OFFLOADS = ("host", "guest")
 
 
 def check_plug(dev: Interface) -> None:
-    """Raise ConfigUnsupported for an interface that cannot be plugged into a running guest."""
+    """Raise OperationUnsupported for an interface that cannot be plugged into a running guest."""
     if dev.type in _NOT_PLUGGED:
-        raise ConfigUnsupported(f"hotplug of interface type of {dev.type} is not implemented yet")
+        raise OperationUnsupported(f"hotplug of interface type of {dev.type} is not implemented yet")
 
 
 def missing(dev: Interface) -> QvirtError:
     """Return libvirt's error for an interface that is not there."""
-    mac, name, where = dev.mac.address, dev.alias.name, dev.address
-    place = _place(where) if isinstance(where, PciAddress) else None
-    said_words = [
-        text
-        for text, value in (
-            (f"at address '{place}'", place),
-            (f"matching MAC address '{mac}'", mac),
-            (f"and alias '{name}'", name),
-        )
-        if value
-    ]
-    return DeviceMissing(" ".join(["no device found", *said_words]))
+    where = dev.address
+    place = _place(where) if isinstance(where, PciAddress) else "(<null>)"
+    mac, name = dev.mac.address or "(<null>)", dev.alias.name or "(<null>)"
+    return DeviceMissing(
+        f"no device found at address '{place}' matching MAC address '{mac}' and alias '{name}'",
+        domain=ErrorDomain.DOMAIN,
+    )
 
 
 def _place(where: PciAddress) -> str:
@@ -73,7 +68,7 @@ def ambiguous(dev: Interface) -> QvirtError:
 def check_update(old: Interface, new: Interface) -> None:
     """Raise OperationUnsupported for what cannot change while the guest runs."""
     if old.type == InterfaceType.HOSTDEV or new.type == InterfaceType.HOSTDEV:
-        raise OperationUnsupported(f"cannot change config of '{old.type}' network interface type")
+        raise OperationUnsupported(f"unable to change config on '{new.type}' network type")
     if new.model.type != old.model.type:
         raise OperationUnsupported(
             f"cannot modify network device model from {old.model.type or '(null)'} to "
@@ -93,4 +88,4 @@ def check_update(old: Interface, new: Interface) -> None:
         if value is not None and value != said(old, path):
             raise OperationUnsupported(sentence)
     if not old.uses_tap and (new.type, new.source) != (old.type, old.source):
-        raise OperationUnsupported(f"cannot change config of '{old.type}' network interface type")
+        raise OperationUnsupported(f"unable to change config on '{new.type}' network type")

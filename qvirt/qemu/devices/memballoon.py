@@ -21,6 +21,8 @@ _PROPS = PropTable(
 class MemballoonHandler(Handler[Memballoon], kind=Memballoon):
     """The balloon; the period of its statistics is set over QMP once the guest runs."""
 
+    config = False
+
     def defaults(self, dev: Memballoon, ctx: Context) -> None:
         if dev.model == "none":
             dev.address = None

@@ -14,6 +14,8 @@ from qvirt.qemu.switches import KeyValue, Switch
 class NvramHandler(Handler[Nvram], kind=Nvram):
     """NVRAM on the virtual I/O bus."""
 
+    config = False
+
     def validate(self, dev: Nvram, ctx: Context) -> None:
         if not is_pseries(ctx.domain):
             raise ConfigUnsupported("nvram device is only supported for PPC64")

@@ -17,6 +17,8 @@ MODELS = frozenset({"isa", "pseries", "hyperv", "s390"})
 class PanicHandler(Handler[Panic], kind=Panic):
     """A panic notifier; hyperv's is a CPU feature, those of pSeries and s390 are part of the machine."""
 
+    config = False
+
     def defaults(self, dev: Panic, ctx: Context) -> None:
         if dev.model is None:
             dev.model = "pseries" if is_pseries(ctx.domain) else "s390" if is_s390(ctx.domain) else "isa"

@@ -17,6 +17,8 @@ _DEFAULT_DATABASE = "/etc/pki/nssdb"
 
 
 class SmartcardHandler(Handler[Smartcard], kind=Smartcard):
+    config = False
+
     def defaults(self, dev: Smartcard, ctx: Context) -> None:
         if dev.mode == "passthrough":
             chardev.settle(dev)

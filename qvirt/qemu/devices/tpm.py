@@ -16,6 +16,8 @@ _DEFAULT_DEVICE = "/dev/tpm0"
 
 
 class TpmHandler(Handler[Tpm], kind=Tpm):
+    config = False
+
     def defaults(self, dev: Tpm, ctx: Context) -> None:
         if dev.model is None:
             dev.model = "tpm-spapr" if machines.is_pseries(ctx.domain) else "tpm-tis"

@@ -34,6 +34,8 @@ _WITH_RESOLUTION = ("vga", "qxl", "virtio", "bochs")
 
 
 class VideoHandler(Handler[Video], kind=Video):
+    config = False
+
     def defaults(self, dev: Video, ctx: Context) -> None:
         settle_primary(ctx.domain)
         model = dev.model
