@@ -223,5 +223,5 @@ def replace(old: Device, new: Device, ctx: Context) -> None:
 def check_detach(dev: Device, *, live: bool) -> None:
     """Raise OperationUnsupported for a kind that goes neither from a running guest nor from a definition."""
     if not (handler(dev).live if live else handler(dev).config):
-        word_ = "live" if live else "persistent"
-        raise OperationUnsupported(f"{word_} detach of device '{word(dev)}' is not supported")
+        how = "live" if live else "persistent"
+        raise OperationUnsupported(f"{how} detach of device '{word(dev)}' is not supported")
