@@ -1,6 +1,7 @@
-"""Start and stop of a nat network: qvirtd and libvirtd, in namespaces of their own, through the same virsh.
+"""Start and stop of a nat network, and news of a lease: qvirtd and libvirtd, in namespaces of their own.
 
-Run as root from the repository: ``python -m bench.networks [ROUNDS]``. It prints medians (ms) and ratios.
+Start and stop are asked for by the same virsh. Run as root from the repository: ``python -m bench.networks
+[ROUNDS]``. It prints medians (ms) and ratios; of a lease also the longest.
 """
 
 import statistics
@@ -13,7 +14,7 @@ from pathlib import Path
 from tests.support.daemon import running_daemon
 from tests.support.netns import namespace
 
-NETWORK = """<network><name>bench</name><forward mode='nat'/><bridge name='vbench'/>
+NETWORK = """<network><name>bench</name><forward mode='nat'/><bridge name='vbench' stp='off'/>
 <ip address='10.99.99.1' prefix='24'>
 <dhcp><range start='10.99.99.10' end='10.99.99.90'/></dhcp></ip></network>"""
 
@@ -36,10 +37,20 @@ def measure(virsh: list[str], document: str, rounds: int) -> tuple[float, float]
     return statistics.median(took["net-start"]), statistics.median(took["net-destroy"])
 
 
+def leases(virsh: list[str], uri: str, rounds: int, prefix: tuple[str, ...] = ()) -> list[float]:
+    """Return how long a lease takes to be known, median and longest, in ms."""
+    subprocess.run([*virsh, "net-start", "bench"], check=True, capture_output=True)
+    words = [*prefix, sys.executable, "-m", "bench.leases", uri, "bench", "vbench", str(rounds)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    subprocess.run([*virsh, "net-destroy", "bench"], check=True, capture_output=True)
+    return [float(word) for word in done.stdout.split()]
+
+
 def main() -> None:
     """Measure both, or, for the inner call, libvirtd alone."""
     if sys.argv[1:2] == ["inner"]:
-        print(*measure(["virsh", "-c", "qemu:///system"], sys.argv[2], int(sys.argv[3])))
+        virsh = ["virsh", "-c", "qemu:///system"]
+        print(*measure(virsh, sys.argv[2], int(sys.argv[3])), *leases(virsh, virsh[2], int(sys.argv[3])))
         return
     rounds = int(sys.argv[1]) if sys.argv[1:] else 9
     with tempfile.TemporaryDirectory() as folder, namespace() as ns:
@@ -58,9 +69,11 @@ def main() -> None:
                 began = time.perf_counter()
                 daemon.virsh(word, "bench")
                 times.append((time.perf_counter() - began) * 1000)
-    ours = [statistics.median(times) for times in mine.values()]
-    for word, us, them in zip(("start", "stop"), ours, theirs, strict=True):
-        print(f"{word}: qvirtd {us:.0f} ms, libvirtd {them:.0f} ms, ratio {us / them:.2f}")
+        virsh = ["virsh", "-c", daemon.uri]
+        told = leases(virsh, daemon.uri, rounds, ns.prefix)
+    ours = [*(statistics.median(times) for times in mine.values()), *told]
+    for word, us, them in zip(("start", "stop", "lease", "longest lease"), ours, theirs, strict=True):
+        print(f"{word}: qvirtd {us:.3g} ms, libvirtd {them:.3g} ms, ratio {us / them:.2f}")
 
 
 if __name__ == "__main__":
