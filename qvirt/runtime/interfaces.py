@@ -10,6 +10,7 @@ interface that was not reserved does both by itself.
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -65,7 +66,16 @@ def _take_port(domain: "Domain", interface: Interface) -> None:
     name = _network_of(interface)
     if hv.networks is None:
         raise NoNetwork(f"no network with matching name '{name}'")
-    network = ports.active(hv.networks, name)
+    try:
+        network = ports.active(hv.networks, name)
+    except NoNetwork as error:
+        if os.geteuid() == 0:
+            raise
+        raise NoNetwork(
+            f"{error.detail}: an unprivileged daemon makes no networks; give the guest "
+            "<interface type='user'>, with <backend type='passt'/> for forwarded ports, or run it by "
+            "qemu:///system"
+        ) from None
     port = ports.allocate(
         network.current, interface, str(uuid4()), (domain.name, domain.uuid), network.connections
     )

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, running_daemon, wait_until
+from tests.support.netns import namespace
 
 pytestmark = [pytest.mark.qemu, pytest.mark.virsh]
 
@@ -113,6 +114,23 @@ def test_as_they_stand_they_wait_for_their_network(daemon: Daemon, text: str) ->
         assert daemon.qemu_pids() == []
     finally:
         daemon.virsh("undefine", name)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("text", [EMULATED, ACCELERATED], ids=["emulated", "accelerated"])
+def test_as_they_stand_they_start_where_default_is_active(text: str) -> None:
+    name = text.partition("<name>")[2].partition("</name>")[0]
+    with namespace() as net, running_daemon("--default-network", prefix=net.prefix) as daemon:
+        wait_until(lambda: "default" in daemon.virsh("net-list", "--name").split(), "default is active")
+        if "type='kvm'" in text and refused_without_kvm(daemon, text):
+            return
+        daemon.virsh("define", put(daemon, here(daemon, text)))
+        daemon.virsh("start", name, "--paused")
+        assert daemon.virsh("domiflist", name).split()[:3] == ["vnet0", "network", "default"]
+        assert "vnet0" in net.ip("link", "show", "master", "virbr0")
+        daemon.virsh("destroy", name)
+        daemon.virsh("net-destroy", "default")
+        assert net.links() == {"lo"}
 
 
 def test_the_emulated_one_runs(daemon: Daemon) -> None:

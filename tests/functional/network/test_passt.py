@@ -153,6 +153,21 @@ def test_what_goes_wrong_with_passt_leaves_nothing(users_daemon: Daemon, linux: 
     )
 
 
+def test_a_user_has_no_networks_and_is_told_what_there_is(users_daemon: Daemon, linux: Guest) -> None:
+    daemon = users_daemon
+    plugged = "<interface type='network'><source network='default'/></interface>"
+    refused = daemon.virsh_run("create", write(daemon, "w", linux_xml(linux, "w", plugged)))
+    assert "Network not found: no network with matching name 'default'" in refused.stderr
+    assert "<interface type='user'>" in refused.stderr
+    text = (
+        "<network><name>users</name><bridge name='qvtusers'/><ip address='10.79.1.1' prefix='24'/></network>"
+    )
+    daemon.virsh("net-define", write(daemon, "users", text))
+    refused = daemon.virsh_run("net-start", "users")
+    assert "only a privileged daemon can make" in refused.stderr
+    daemon.virsh("net-undefine", "users")
+
+
 def test_root_has_passt_too(net: Namespace, linux: Guest) -> None:
     daemon = Daemon(make_root(), prefix=net.prefix)
     try:
