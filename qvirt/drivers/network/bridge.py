@@ -98,13 +98,6 @@ def make(document: Document) -> None:
         if fresh:
             netlink.remove(name)
         raise
-    if bridge.zone:
-        log.warning(
-            "network '%s': firewalld is not running, so bridge '%s' is not put into zone '%s'",
-            document.name,
-            name,
-            bridge.zone,
-        )
 
 
 def remove(name: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from qvirt.drivers.network import bandwidth, bridge, dnsmasq, dnsmasq_config
+from qvirt.drivers.network import bandwidth, bridge, dnsmasq, dnsmasq_config, zones
 from qvirt.drivers.network.firewall import FIRST_PORT, LAST_PORT, Firewall
 from qvirt.drivers.network.network import Network, NetworkHost
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
@@ -155,6 +155,7 @@ async def _bring_up(network: Network, host: NetworkHost, document: Document) -> 
 
 def _link(document: Document) -> None:
     bridge.make(document)
+    zones.enter(document)
     limits = document.bandwidth
     if limits is not None:
         bandwidth.set_bridge(document.bridge_name or "", limits.inbound, limits.outbound)
