@@ -2,6 +2,7 @@
 
 import ipaddress
 
+from qvirt.errors import ConfigUnsupported
 from qvirt.model.netdev import parse_address
 from qvirt.model.network import Network
 from qvirt.model.network_ip import DhcpHost, DhcpRange, Lease, NetworkIp
@@ -28,7 +29,7 @@ def served(network: Network, version: int) -> NetworkIp | None:
 
 
 def config(network: Network, *, pid_file: str, hosts_file: str, names_file: str) -> str:
-    """Return the configuration file."""
+    """Return the configuration file. Raises ConfigUnsupported."""
     dns, lines = network.dns, ["strict-order"]
     with_dns = dns.enable is not False
     if not with_dns:
@@ -37,7 +38,7 @@ def config(network: Network, *, pid_file: str, hosts_file: str, names_file: str)
         for forwarder in dns.forwarders:
             domain = f"/{forwarder.domain}/" if forwarder.domain else ""
             lines.append(f"server={domain}{forwarder.addr or '#'}")
-        if any(forwarder.addr and not forwarder.domain for forwarder in dns.forwarders):
+        if network.mode is not None and any(item.addr and not item.domain for item in dns.forwarders):
             lines.append("no-resolv")
     if network.domain.name:
         if network.domain.local_only:
@@ -56,12 +57,9 @@ def config(network: Network, *, pid_file: str, hosts_file: str, names_file: str)
     if network.mode is None:
         # an isolated network is nobody's way out: no router for IPv4 or IPv6, no DNS proxy
         lines.append("dhcp-option=3")
-        if not dns.forwarders:
-            lines.append("no-resolv")
-        if any(ip.version == 6 for ip in network.ips):
-            lines.append("ra-param=*,0,0")
+        lines += ["no-resolv", "ra-param=*,0,0"]
     if with_dns:
-        lines += [f"txt-record={txt.name}" + (f",{txt.value}" if txt.value else "") for txt in dns.txts]
+        lines += [f"txt-record={txt.name},{txt.value or ''}" for txt in dns.txts]
         for srv in dns.srvs:
             value = f"srv-host=_{srv.service}._{srv.protocol}"
             if srv.domain:
@@ -109,7 +107,7 @@ def _dhcp(network: Network, hosts_file: str, names_file: str) -> list[str]:
         lines.append(f"dhcp-hostsfile={hosts_file}")
     if network.dns.enable is not False or any(serving):
         lines.append(f"addn-hosts={names_file}")
-    if network.mtu.size and serving[0] is not None:
+    if network.mtu.size:
         lines.append(f"dhcp-option=option:mtu,{network.mtu.size}")
     if serving[1] is not None:
         lines.append("enable-ra")
@@ -137,11 +135,16 @@ def _lease(lease: Lease | None) -> str:
 
 
 def _reverse(ip: NetworkIp) -> str:
-    """Return the zone in which the addresses of a network are looked up."""
+    """Return the zone in which the addresses of a network are looked up. Raises ConfigUnsupported."""
     subnet = ip.subnet
     step = 8 if subnet.version == 4 else 4
+    if subnet.prefixlen % step:
+        raise ConfigUnsupported(
+            f"PTR domain for IPv{subnet.version} network with prefix {subnet.prefixlen} cannot be "
+            "automatically created"
+        )
     labels = subnet.network_address.reverse_pointer.split(".")
-    return ".".join(labels[(subnet.max_prefixlen - subnet.prefixlen // step * step) // step :])
+    return ".".join(labels[(subnet.max_prefixlen - subnet.prefixlen) // step :])
 
 
 def hosts(network: Network) -> str:
