@@ -7,6 +7,7 @@ refuse. Every method has libvirt's preconditions and error texts.
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -21,7 +22,7 @@ from qvirt.constants import (
     DomainXMLFlags,
     ErrorDomain,
 )
-from qvirt.errors import InternalError, NoDomain, OperationInvalid, OperationUnsupported
+from qvirt.errors import InternalError, NoDomain, OperationInvalid, OperationUnsupported, QvirtError
 from qvirt.host.persist import write_atomic
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_domain
@@ -52,6 +53,8 @@ from qvirt.runtime.records import (
 )
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.state import Status, boot_id
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
@@ -254,6 +257,16 @@ class Domain:
         async with running.status_lock:
             if not running.finishing:
                 await self.hypervisor.files.run(f"status of '{self.name}'", work)
+
+    async def note_status(self) -> None:
+        """Write the status file after what has happened and stays so: that it cannot be is only logged.
+
+        The next write makes up for it, and a daemon that comes back asks QEMU for its state anyhow.
+        """
+        try:
+            await self.save_status()
+        except QvirtError as error:
+            log.warning("the state of '%s' is not on disk: %s", self.name, error)
 
     def save_soon(self) -> None:
         """Write the status file in a moment, once for all changes until then."""

@@ -344,7 +344,10 @@ async def metadata(domain: "Domain", type: int, uri: str | None, flags: int) -> 
 
 
 async def edit(domain: "Domain", owner: str, flags: int, change: Callable[[Definition], None]) -> None:
-    """Change the live, the persistent definition or both; the one on disk first, as it can fail."""
+    """Change the live, the persistent definition or both; the one on disk first, as it can fail.
+
+    change: replaces fields of the definition, and alters nothing that is in them.
+    """
     async with domain.job(Job.MODIFY, owner):
         live, config = impact(domain, flags)
         if config:
@@ -353,9 +356,16 @@ async def edit(domain: "Domain", owner: str, flags: int, change: Callable[[Defin
             await domain.keep(definition)
         if live:
             running = domain.need_running()
-            change(running.definition)
-            running.touch()
-            await domain.save_status()
+            before = dict(vars(running.definition))
+            try:
+                change(running.definition)
+                running.touch()
+                await domain.save_status()
+            except BaseException:
+                vars(running.definition).clear()
+                vars(running.definition).update(before)
+                running.touch()
+                raise
 
 
 async def set_lifecycle_action(domain: "Domain", type: int, action: int, flags: int) -> None:
@@ -374,5 +384,6 @@ async def set_lifecycle_action(domain: "Domain", type: int, action: int, flags: 
     live, _ = impact(domain, flags)
     if live and field == "on_reboot":
         running = domain.need_running()
+        change(running.definition.copy())  # refused before QEMU hears of it
         await commands.set_action(running, reboot="shutdown" if word == "destroy" else "reset")
     await edit(domain, "set lifecycle action", flags, change)

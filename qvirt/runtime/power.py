@@ -101,7 +101,7 @@ async def pause(domain: "Domain", running: Running, reason: int) -> None:
         await running.execute("stop", deadline=COMMAND_DEADLINE)
     finally:
         running.paused_reason = None
-    await domain.save_status()
+    await domain.note_status()
 
 
 async def resume(domain: "Domain") -> None:
@@ -120,7 +120,7 @@ async def resume(domain: "Domain") -> None:
             await running.execute("cont", deadline=COMMAND_DEADLINE)
         finally:
             running.running_reason = None
-        await domain.save_status()
+        await domain.note_status()
 
 
 async def pm_suspend(domain: "Domain", target: int, duration: int) -> None:

@@ -41,8 +41,14 @@ def private_libvirtd(directory: Path) -> Iterator[str]:
             (directory / name).mkdir()
             # what to mount on; the packages make them only together with the system's own daemon
             os.makedirs(place, exist_ok=True)
-        _configure(directory / "etc")
-        script = "; ".join(f"mount --bind {directory / name} {place}" for name, place in BINDS.items())
+        shutil.copytree(
+            "/etc/libvirt",
+            directory / "etc",
+            ignore=shutil.ignore_patterns("networks", "autostart"),
+            dirs_exist_ok=True,
+        )
+        binds = {**BINDS, **_with_its_user(directory)}
+        script = "; ".join(f"mount --bind {directory / name} {place}" for name, place in binds.items())
         holder = subprocess.Popen(
             ["unshare", "-m", "sh", "-ec", f"{script}; echo ok; exec sleep infinity"],
             stdout=subprocess.PIPE,
@@ -73,15 +79,19 @@ def private_libvirtd(directory: Path) -> Iterator[str]:
         yield f"qemu:///system?socket={socket}"
 
 
-def _configure(folder: Path) -> None:
-    """Copy the system's settings without its networks; where there are none, QEMU runs as root."""
-    shutil.copytree(
-        "/etc/libvirt", folder, ignore=shutil.ignore_patterns("networks", "autostart"), dirs_exist_ok=True
-    )
+def _with_its_user(directory: Path) -> dict[str, str]:
+    """Give what to mount so that there is the user it runs QEMU as, whom another package makes."""
     try:
         pwd.getpwnam("libvirt-qemu")
     except KeyError:
-        (folder / "qemu.conf").write_text('user = "root"\ngroup = "root"\n')
+        pass
+    else:
+        return {}
+    passwd, group = Path("/etc/passwd").read_text(), Path("/etc/group").read_text()
+    line = "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin"
+    (directory / "passwd").write_text(f"{passwd}{line}\n")
+    (directory / "group").write_text(f"{group}libvirt-qemu:x:64055:\nkvm:x:64056:\n")
+    return {"passwd": "/etc/passwd", "group": "/etc/group"}
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:

@@ -250,10 +250,60 @@ assert "/nowhere/disk.img" in message and "No such file or directory" in message
 def small_disk() -> Iterator[Path]:
     """A folder on a file system of its own with next to no room."""
     root = make_root()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k,mode=755", "qvirt-test", str(root)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k,mode=755", "qvirt-test", str(root)], check=True)
     yield root
     subprocess.run(["umount", "-l", str(root)], check=True)
     root.rmdir()
+
+
+@pytest.mark.root
+def test_a_full_disk_under_a_running_guest(small_disk: Path) -> None:
+    daemon = Daemon(small_disk)
+    try:
+        daemon.start()
+        daemon.python("conn.defineXML(sys.argv[1])", domain("fills"))
+        fill(small_disk)
+        done = daemon.virsh_run("start", "fills")
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert daemon.qemu_pids() == []
+        left = {path.name for path in (small_disk / "run/libvirt/qemu").iterdir()}
+        assert not any(name.startswith("fills") for name in left), left
+        (small_disk / "filler").unlink()
+        daemon.virsh("start", "fills")
+        fill(small_disk)
+        # what has happened in QEMU has happened, whether it can be written down or not
+        daemon.virsh("suspend", "fills")
+        assert daemon.virsh("domstate", "fills").strip() == "paused"
+        daemon.virsh("resume", "fills")
+        daemon.virsh("suspend", "fills")
+        # what is nowhere but in the status file is old or new
+        for where in ("--live", "--config"):
+            done = daemon.virsh_run("desc", "fills", where, "--title", "new")
+            assert "No space left on device" in done.stderr
+            assert daemon.virsh("desc", "fills", where, "--title").strip() == ""
+        daemon.kill()
+        (small_disk / "filler").unlink()
+        daemon.start()
+        assert daemon.virsh("domstate", "fills").strip() == "paused"
+        fill(small_disk)
+        daemon.virsh("destroy", "fills")
+        assert daemon.qemu_pids() == []
+        daemon.virsh("undefine", "fills")
+    finally:
+        if daemon.process is not None:
+            daemon.stop()
+
+
+def fill(folder: Path) -> None:
+    """Leave no room on a file system."""
+    fd = os.open(folder / "filler", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        with contextlib.suppress(OSError):
+            while os.write(fd, b"x" * 4096):
+                pass
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.root
