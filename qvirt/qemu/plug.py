@@ -24,6 +24,7 @@ from qvirt.qemu.addresses import assign_live
 from qvirt.qemu.addresses.check import check_address
 from qvirt.qemu.complete import complete
 from qvirt.qemu.context import BuildContext, Context
+from qvirt.qemu.controllers import number_controllers
 from qvirt.qemu.devices.base import handler, word
 from qvirt.qemu.devices.disk_rules import check_duplicates
 from qvirt.qemu.implicit import add_controllers
@@ -119,6 +120,7 @@ def place(dev: Device, ctx: Context) -> list[Device]:
         dev.alias.name = None
     known = {id(controller) for controller in domain.devices.controllers}
     domain.devices.add(dev)
+    number_controllers(domain)
     asked.defaults(dev, ctx)
     add_controllers(domain)
     new: list[Device] = _new_controllers(domain, known, dev)

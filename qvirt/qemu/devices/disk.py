@@ -126,6 +126,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
         ):
             if said:
                 raise ConfigUnsupported(f"{what} '{dev.name}' cannot be started yet")
+        dev.driver.cache = effective_cache(dev)
         if not dev.has_medium:
             dev.driver.type = None  # whatever comes into the drive will say
 

@@ -237,6 +237,42 @@ def test_image_vanishes_between_check_and_open() -> None:
     run(scenario())
 
 
+def test_controllers_are_numbered() -> None:
+    """A controller that does not say its number gets the first one that is free, live and configured."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                domain = await hv.define(document("numbers", SCSI))
+                await domain.start()
+                both = Modify.LIVE | Modify.CONFIG
+                for number in (1, 2):
+                    await hotplug.attach(domain, "<controller type='scsi' model='virtio-scsi'/>", both)
+                    assert f"scsi{number}" in (await everything(domain))["devices"]
+                    assert f"<controller type='scsi' index='{number}' model='virtio-scsi'>" in domain.text
+
+    run(scenario())
+
+
+def test_shared_disk() -> None:
+    """A disk that is shared for writing bypasses the host's cache, and the live document says so."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            image = it.image("a.img")
+            async with it.serve() as hv:
+                domain = await start(hv, "shares", SCSI)
+                await hotplug.attach(domain, scsi_disk(image, "<shareable/>"), Modify.LIVE)
+                assert "<driver name='qemu' type='raw' cache='none'/>" in await domain.xml_desc()
+                other = await start(hv, "other", SCSI, scsi_disk(image, "<shareable/>"))
+                assert "<driver name='qemu' type='raw' cache='none'/>" in await other.xml_desc()
+                await hotplug.detach(domain, scsi_disk(image), Modify.LIVE)
+                await other.destroy()
+                assert image.stat().st_uid == os.getuid()
+
+    run(scenario())
+
+
 def test_controller_is_added_and_undone() -> None:
     """A SCSI disk brings the controller it needs, and one that cannot be opened brings none."""
 
