@@ -150,7 +150,7 @@ def options(words: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def normal(row: Row, words: list[str]) -> collections.Counter[tuple[str, frozenset[str]]]:
     """Return the options as they are compared."""
-    opens_ports = "type='usb'" not in re.sub(r"<controller.*?>", "", row["xml"])
+    opens_ports = re.search(r"<address type=['\"]usb", row["xml"]) is None
     found: collections.Counter[tuple[str, frozenset[str]]] = collections.Counter()
     for name, value in options(words[1:]):
         value = re.sub(r"(iscsi://[^/,]*/iqn[^/,]*)(?=,|$)", r"\1/0", value)  # QEMU wants a LUN

@@ -112,7 +112,7 @@ _SINCE: Mapping[Version, str] = {
         qemu-xhci.p3 virtio-gpu-ccw
     """,
     (2, 11, 0): """
-        @bare-boards -sandbox:obsolete pcie-pci-bridge vmcoreinfo
+        -sandbox:obsolete pcie-pci-bridge vmcoreinfo
         ide-hd.share-rw scsi-hd.share-rw virtio-blk-pci.share-rw
     """,
     (2, 12, 0): """

@@ -106,6 +106,7 @@ def _netdev_props(said: object) -> Props:
     props = drop_none(said)  # type: ignore[arg-type]
     forwards = props.get("guestfwd")
     if isinstance(forwards, list):
+        props["id"] = f"user-{props['id']}"  # as libvirt had it, apart from the channel's own
         props["guestfwd"] = [forward["str"] for forward in forwards if isinstance(forward, dict)]
     return props
 

@@ -29,7 +29,6 @@ UNSAID: Mapping[str, str] = {
     "@host-domain": "a PCI device of the host is named with its domain",
     "@disable-legacy": "virtio devices can do without I/O ports, so they go into PCI Express slots",
     "@monitor-socket": "libvirt had the monitor on a socket, not on a pty",
-    "@bare-boards": "libvirt does not ask ARM boards without PCI for USB",
     "@memory-up": "libvirt rounded the guest's memory up to MiB, not down",
     "@set-action": "what happens at reboot and shutdown can be set later, by the monitor",
 }
@@ -142,8 +141,8 @@ def dialect_caps(
         options={name: frozenset(said) for name, said in options.items()},
         commands=frozenset(),
         migration_capabilities=frozenset(),
-        tpm_models=frozenset(),
-        tpm_types=frozenset(),
+        tpm_models=known & {"tpm-tis", "tpm-crb"},
+        tpm_types=frozenset(kind for kind in ("passthrough", "emulator") if f"tpm-{kind}" in known),
         accels=accels,
         schema_packed=b"",
         facts=known,

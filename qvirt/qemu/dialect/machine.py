@@ -6,7 +6,7 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.dialect.facts import DialectCaps
 from qvirt.qemu.keyval import JsonValue, format_keyval
-from qvirt.qemu.machines import is_arm, is_arm_virt, is_pseries
+from qvirt.qemu.machines import is_pseries
 from qvirt.qemu.switches import Chardev, KeyValue, Object, Option, Switch
 
 Made = Iterator[Switch]
@@ -34,9 +34,6 @@ def _unasked(ctx: BuildContext, caps: DialectCaps) -> Made:
         yield Option("no-acpi", origin=domain)
     if preallocates(ctx, caps):
         yield Option("mem-prealloc", origin=domain.memory_backing)
-    has_usb = any(controller.type == "usb" for controller in domain.devices.controllers)
-    if is_arm(domain) and not is_arm_virt(domain) and not has_usb and not caps.says("@bare-boards"):
-        yield Option("usb", origin=domain)
 
 
 def _is_32_on_64(ctx: BuildContext) -> bool:
@@ -275,7 +272,7 @@ def _global(switch: Switch, ctx: BuildContext, caps: DialectCaps) -> Made:
     said = (switch.value or "") if isinstance(switch, Option) else ""
     if not said.startswith("kvm-pit.") or caps.says("kvm-pit.lost_tick_policy"):
         yield switch
-    elif caps.says("-no-kvm-pit-reinjection") and said.endswith("=discard"):
+    elif caps.says("-no-kvm-pit-reinjection") and said.endswith("=delay"):
         yield Option("no-kvm-pit-reinjection", origin=switch.origin)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -145,7 +146,11 @@ ALONE = """
 <serial type='unix'><source mode='bind' path='{folder}/serial'/></serial>
 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 <graphics type='vnc' port='5999' passwd='geheim'/>
+<disk type='file'><driver name='qemu' type='raw'/><source file='{folder}/locked.img'>
+<encryption format='luks'><secret type='passphrase' uuid='{uuid}'/></encryption></source>
+<target dev='vda' bus='virtio'/></disk>
 """
+UUID = "6a7ad0a2-0000-4000-8000-000000000001"
 
 
 class Script:
@@ -196,16 +201,26 @@ class Script:
 
 @pytest.mark.root
 def test_a_script_runs_without_us_and_leaves_nothing(daemon: Daemon, folder: Path) -> None:
-    made = qvirt(daemon, "export", "--standalone", document(folder, ALONE.format(folder=folder), name="it's"))
+    devices = ALONE.format(folder=folder, uuid=UUID)
+    made = qvirt(daemon, "export", "--standalone", document(folder, devices, name="it's"))
     assert made.returncode == 0, made.stderr
     assert "geheim" not in made.stdout
     path = folder / "start"
     path.write_text(made.stdout)
     path.chmod(0o755)
     (folder / "password").write_text("geheim")
+    (folder / "passphrase").write_text("sesam")
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "luks", "--object", f"secret,id=it,file={folder}/passphrase",
+         "-o", "key-secret=it,iter-time=200", f"{folder}/locked.img", "1M"],
+        check=True, timeout=PATIENCE,
+    )  # fmt: skip
+    (disk,) = set(re.findall(r"\bSECRET_LIBVIRT_\w+", made.stdout))
     with namespace() as net:
         net.ip("link", "add", "br0", "type", "bridge")
-        script = Script(path, net, SECRET_VNC_PASSWORD=str(folder / "password"))
+        script = Script(
+            path, net, **{"SECRET_VNC_PASSWORD": f"{folder}/password", disk: f"{folder}/passphrase"}
+        )
         try:
             _, status, name = script.monitor()
             assert status["status"] == "prelaunch"
