@@ -40,7 +40,7 @@ NAMES: dict[str, str] = {
     "DEVICE_INTEL_IOMMU": "intel-iommu",
     "DEVICE_IOH3420": "ioh3420",
     "DEVICE_ISA_SERIAL": "isa-serial",
-    "DEVICE_IVSHMEM": "ivshmem",
+    "DEVICE_IVSHMEM": "ivshmem ivshmem.ioeventfd",
     "DEVICE_NVDIMM": "nvdimm -machine:nvdimm",
     "DEVICE_PANIC": "pvpanic",
     "DEVICE_PC_DIMM": "pc-dimm -m:maxmem",

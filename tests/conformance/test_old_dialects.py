@@ -41,12 +41,12 @@ ALWAYS = (
 """What libvirt never asked an emulator about."""
 
 DEVICE_AGE = (
-    ALWAYS + "-device -nodefaults -drive -drive:format -drive:serial -drive:aio -drive:werror "
+    ALWAYS + "-device -nodefaults -drive -drive:format -drive:aio -drive:werror "
     "-drive:cache=none -name -uuid -vga -vga:none -vnc -net:name -smbios @rom "
 )
 ERAS = {
     "v4.0.0": DEVICE_AGE + "-chardev -mon -smp:sockets @usb-ports @pci.0 -no-hpet -no-kvm-pit-reinjection "
-    "-spice -vnc:share -drive:readonly @memory-up -m:maxmem",
+    "-spice -vnc:share -drive:readonly @memory-up @silent-cpu -m:maxmem",
     "2016-05": DEVICE_AGE + "@memory-up",
     "2015-11": ALWAYS + "-smbios @memory-up",
     "v1.0.0": ALWAYS + "-smbios @memory-up",
@@ -111,6 +111,10 @@ def context(domain: Domain, row: Row) -> BuildContext:
             spice_tls_x509_cert_dir="/etc/pki/libvirt-spice",
             spice_password="123456",  # noqa: S106
             spice_sasl=",sasl" in spice,
+            spice_auto_unix_socket="unix,addr=/tmp/lib" in spice,
+            vnc_auto_unix_socket=vnc.startswith("unix:/tmp/lib"),
+            chardev_tls=any("objchar" in word for word in words),
+            chardev_tls_x509_cert_dir="/etc/pki/libvirt-chardev",
             vnc_sasl=",sasl" in vnc,
             vnc_tls=",tls" in vnc,
             vnc_tls_x509_verify="x509verify" in vnc,

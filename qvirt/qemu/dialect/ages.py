@@ -33,7 +33,7 @@ _SINCE: Mapping[Version, str] = {
     """,
     (0, 13, 0): """
         -drive:cache=unsafe -fsdev -netdev -netdev:vhost -nodefconfig -qmp @multifunction
-        ivshmem pci-ohci virtconsole virtio-serial virtio-serial-pci virtserialport vt82c686b-usb-uhci
+        ivshmem ivshmem.ioeventfd pci-ohci virtconsole virtio-serial virtio-serial-pci virtserialport vt82c686b-usb-uhci
     """,
     (1, 0, 0): """
         -boot:splash-time -display -drive:cache=directsync -fsdev:readonly -fsdev:writeout -machine
@@ -108,8 +108,8 @@ _SINCE: Mapping[Version, str] = {
         virtio-net-pci.tx_queue_size pcie-root-port.hotplug
     """,
     (2, 10, 0): """
-        -machine:max-cpu-compat -machine:resize-hpt -numa:dist isa-serial.index qemu-xhci qemu-xhci.p2
-        qemu-xhci.p3 virtio-gpu-ccw
+        @silent-cpu -machine:max-cpu-compat -machine:resize-hpt -numa:dist isa-serial.index qemu-xhci
+        qemu-xhci.p2 qemu-xhci.p3 virtio-gpu-ccw
     """,
     (2, 11, 0): """
         -sandbox:obsolete pcie-pci-bridge vmcoreinfo

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from qvirt.model.devices.disk import Disk, DiskDevice
+from qvirt.model.devices.shmem import Shmem
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.dialect.facts import DialectCaps
 from qvirt.qemu.dialect.machine import orders_by_index, preallocates
@@ -48,6 +49,12 @@ _BACKENDS = {"serial": "tty", "parallel": "parport"}
 def rewrite(switches: Sequence[Switch], ctx: BuildContext, caps: DialectCaps) -> Iterator[Switch]:
     """Yield the switches as this emulator reads them."""
     for switch in switches:
+        origin = switch.origin
+        if isinstance(origin, Shmem) and not caps.says("ivshmem-plain"):
+            if isinstance(switch, Object):
+                continue  # the device opens its memory itself
+            if isinstance(switch, Device):
+                switch = Device(_ivshmem(switch, origin), origin=origin)
         if isinstance(switch, Device):
             if switch.props["driver"] == "piix3-usb-uhci" and not caps.says("piix3-usb-uhci"):
                 yield Option("usb", origin=switch.origin)
@@ -152,7 +159,7 @@ def _device_props(switch: Device, ctx: BuildContext, caps: DialectCaps) -> Props
         for key, value in props.items()
         if caps.says(LATER.get(key, "-device") or f"{driver}.{key}")
     }
-    for key in ("reg", "port"):
+    for key in ("reg", "port", "wwn"):
         if isinstance(kept.get(key), int):
             kept[key] = f"{kept[key]:#x}"
     if not orders_by_index(caps):
@@ -160,6 +167,19 @@ def _device_props(switch: Device, ctx: BuildContext, caps: DialectCaps) -> Props
     if kept.get("bus") == "pci.0" and not caps.says("@pci.0") and not is_x86(ctx.domain):
         kept["bus"] = "pci"
     return kept
+
+
+def _ivshmem(switch: Device, dev: Shmem) -> Props:
+    """Return the device that was both of today's: with memory of its own, or with a server's."""
+    size = dev.size.value if dev.size is not None else (None if dev.server is not None else 4 << 20)
+    props = {key: value for key, value in switch.props.items() if key not in ("memdev", "master")}
+    own: Props = {"driver": "ivshmem", "size": f"{size >> 20}m" if size else None}
+    if dev.server is None:
+        own["shm"] = dev.name
+    elif dev.msi is not None:
+        own["msi"] = True
+    role: Props = {"role": dev.role if dev.role is not None else None}
+    return drop_none({**props, **own, **role})
 
 
 def _usb_host(props: Props, caps: DialectCaps) -> Props:

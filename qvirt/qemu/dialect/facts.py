@@ -29,6 +29,7 @@ UNSAID: Mapping[str, str] = {
     "@host-domain": "a PCI device of the host is named with its domain",
     "@disable-legacy": "virtio devices can do without I/O ports, so they go into PCI Express slots",
     "@monitor-socket": "libvirt had the monitor on a socket, not on a pty",
+    "@silent-cpu": "libvirt names the CPU only if there is something to say of it",
     "@memory-up": "libvirt rounded the guest's memory up to MiB, not down",
     "@set-action": "what happens at reboot and shutdown can be set later, by the monitor",
 }

@@ -16,8 +16,10 @@ _BOOT_LETTERS = {"fd": "a", "hd": "c", "cdrom": "d", "network": "n"}
 def rewrite(switches: Sequence[Switch], ctx: BuildContext, caps: DialectCaps) -> Made:
     """Yield the switches with those of the machine rewritten."""
     yield from _unasked(ctx, caps)
-    if _is_32_on_64(ctx) and not any(_name(switch) == "cpu" for switch in switches):
-        yield Option("cpu", "qemu32", origin=ctx.domain.os.type)
+    is_named = any(_name(switch) == "cpu" for switch in switches)
+    if not is_named and (_is_32_on_64(ctx) or _speaks_of_hypervisor(ctx, caps)):
+        model = "qemu32" if ctx.domain.os.type.arch == "i686" else "qemu64"
+        yield Option("cpu", model, origin=ctx.domain.os.type)
     for switch in switches:
         name = _name(switch)
         change = _CHANGES.get(name)
@@ -42,6 +44,13 @@ def _is_32_on_64(ctx: BuildContext) -> bool:
     emulator = (domain.devices.emulator or "").rpartition("/")[2]
     is_for_64 = "x86_64" in emulator or "kvm" in emulator
     return domain.type == "kvm" and domain.os.type.arch == "i686" and ctx.host.arch == "x86_64" and is_for_64
+
+
+def _speaks_of_hypervisor(ctx: BuildContext, caps: DialectCaps) -> bool:
+    """Tell whether the document has a word on what the hypervisor shows of itself, if only to turn it off."""
+    features = ctx.domain.features
+    said = features.kvm is not None or features.hyperv is not None
+    return said and not caps.says("@silent-cpu")
 
 
 #: where the builder itself writes -no-acpi
