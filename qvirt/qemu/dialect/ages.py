@@ -33,7 +33,8 @@ _SINCE: Mapping[Version, str] = {
     """,
     (0, 13, 0): """
         -drive:cache=unsafe -fsdev -netdev -netdev:vhost -nodefconfig -qmp @multifunction
-        ivshmem ivshmem.ioeventfd pci-ohci virtconsole virtio-serial virtio-serial-pci virtserialport vt82c686b-usb-uhci
+        ivshmem ivshmem.ioeventfd pci-ohci virtconsole virtio-serial virtio-serial-pci virtserialport
+        vt82c686b-usb-uhci
     """,
     (1, 0, 0): """
         -boot:splash-time -display -drive:cache=directsync -fsdev:readonly -fsdev:writeout -machine
