@@ -297,7 +297,7 @@ class EmulatorCaps(Overview, slots=False):
             raise ValueError(f"stored capabilities are damaged: {e!r}") from e
 
 
-LIBVIRT_ARCH: Mapping[str, str] = {"i386": "i686", "arm": "armv7l", "or1k": "or32"}
+LIBVIRT_ARCH: Mapping[str, str] = {"i386": "i686", "arm": "armv7l", "or1k": "or32", "hppa": "parisc"}
 """libvirt's names for QEMU's targets, where they differ."""
 
 MACHINE_FAMILIES: tuple[tuple[str, str], ...] = (

@@ -6,20 +6,20 @@ from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.machines import is_arm, is_pseries, is_s390, is_x86
+from qvirt.qemu.machines import is_arm, is_arm_virt, is_pseries, is_s390, is_x86
 from qvirt.qemu.switches import KeyValue, Option, Switch
 
 # fmt: off
 ARCHITECTURES = frozenset((
     "alpha", "armv6l", "armv7l", "armv7b", "aarch64", "cris", "i686", "ia64", "itanium", "lm32",
-    "m68k", "microblaze", "microblazeel", "mips", "mipsel", "mips64", "mips64el", "or32", "parisc",
-    "parisc64", "ppc", "ppcle", "ppc64", "ppc64le", "ppcemb", "riscv32", "riscv64", "s390", "s390x",
+    "loongarch64", "m68k", "microblaze", "microblazeel", "mips", "mipsel", "mips64", "mips64el", "or32",
+    "parisc", "parisc64", "ppc", "ppcle", "ppc64", "ppc64le", "ppcemb", "riscv32", "riscv64", "s390", "s390x",
     "sh4", "sh4eb", "sparc", "sparc64", "unicore32", "x86_64", "xtensa", "xtensaeb",
 ))
 # fmt: on
 """libvirt's names of architectures."""
 
-EMULATOR_TARGETS = {"i686": "i386", "armv6l": "arm", "armv7l": "arm", "or32": "or1k"}
+EMULATOR_TARGETS = {"i686": "i386", "armv6l": "arm", "armv7l": "arm", "or32": "or1k", "parisc": "hppa"}
 """QEMU's names of architectures, in its binaries, where they differ from libvirt's."""
 
 PREFERRED_MACHINES = {
@@ -169,7 +169,7 @@ def _states_acpi(domain: Domain, ctx: Context) -> bool:
 
 def no_acpi(domain: Domain, ctx: Context) -> Iterator[Switch]:
     """Yield ``-no-acpi`` where ACPI is off and the machine cannot be told otherwise."""
-    has_switch = ctx.caps.arch in ("i686", "x86_64", "aarch64")
+    has_switch = is_x86(domain) or (ctx.caps.arch == "aarch64" and is_arm_virt(domain))
     if has_switch and not domain.features.acpi and not _states_acpi(domain, ctx):
         yield Option("no-acpi")
 

@@ -25,7 +25,7 @@ from qvirt.qemu.devices.sd_card import sd_drive
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Chardev, Device, Object, Step, Switch
 
-_WWN = Conversion(lambda text: int(text, 16), lambda number: f"{number:016x}")
+_WWN = Conversion(lambda text: int(text, 16), lambda number: f"{int(str(number), 0):016x}")
 #: libvirt writes a space as backslash and space, so that is what guests have seen for years
 _SERIAL = Conversion(lambda text: text.replace(" ", "\\ "), lambda text: text.replace("\\ ", " "))
 _IOTHREAD = Conversion(lambda number: f"iothread{number}", lambda name: int(name.removeprefix("iothread")))

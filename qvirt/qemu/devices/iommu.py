@@ -15,7 +15,7 @@ from qvirt.qemu.switches import Device, Switch
 
 MODELS: dict[str, str] = {"intel": "intel-iommu", "smmuv3": "smmuv3", "virtio": "virtio-iommu"}
 
-_INTEL = PropTable(
+INTEL = PropTable(
     Iommu,
     Prop("intremap", "driver.intremap", ON_OFF),
     Prop("caching-mode", "driver.caching_mode"),
@@ -82,5 +82,5 @@ class IommuHandler(Handler[Iommu], kind=Iommu):
             return
         props: dict[str, JsonValue] = {"driver": MODELS[dev.model], "id": dev.alias.name}
         if dev.model == "intel":
-            props |= _INTEL.render(dev, ctx)
+            props |= INTEL.render(dev, ctx)
         yield Device(props | placement(dev, ctx), origin=dev)

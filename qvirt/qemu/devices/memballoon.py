@@ -11,7 +11,7 @@ from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Device, Step, Switch
 
-_PROPS = PropTable(
+PROPS = PropTable(
     Memballoon,
     Prop("deflate-on-oom", "autodeflate"),
     Prop("free-page-reporting", "free_page_reporting"),
@@ -52,5 +52,5 @@ class MemballoonHandler(Handler[Memballoon], kind=Memballoon):
         props: dict[str, JsonValue] = {"driver": virtio_type("virtio-balloon", dev, dev.model)}
         props |= VIRTIO_OPTIONS.render(dev.driver, ctx)
         props["id"] = dev.alias.name
-        props |= _PROPS.render(dev, ctx)
+        props |= PROPS.render(dev, ctx)
         yield Device(props | placement(dev, ctx), origin=dev)

@@ -21,6 +21,7 @@ from qvirt.qemu.context import Context
 from qvirt.qemu.keyval import JsonValue
 from qvirt.record import Record
 from qvirt.xml import fields as f
+from qvirt.xml.codecs import integer, on_off, positive, uint, ulong, yes_no
 from qvirt.xml.node import Node
 
 N = TypeVar("N", bound=Node)
@@ -109,11 +110,18 @@ class PropTable(Generic[N]):
         return made
 
     def read(self, node: N, props: dict[str, Any]) -> None:
-        """Set the fields the properties stand for, and take those out of ``props``."""
+        """Set the fields the properties stand for, and take those out of ``props``.
+
+        Values are as in JSON, or words of a command line. Raises ValueError for one that cannot be read.
+        """
         for prop in self.props:
             if prop.name not in props:
                 continue
-            value = prop.conversion.from_qemu(props.pop(prop.name))
+            said = props.pop(prop.name)
+            if prop.conversion is PLAIN:
+                value = _from_word(_resolve(self.cls, prop), said)
+            else:
+                value = prop.conversion.from_qemu(said)
             if value is None:
                 continue
             owner: Node = node
@@ -139,6 +147,30 @@ def _way(
     # a <flag/> is False when it is not there, which is not the same as being off
     flag = isinstance(last, f.Flag)
     return prop.name, first, tuple(below), silent, flag, prop.when, prop.conversion.to_qemu
+
+
+_SWITCHES: Mapping[str, bool] = {
+    "on": True,
+    "off": False,
+    "yes": True,
+    "no": False,
+    "true": True,
+    "false": False,
+}
+
+
+def _from_word(field: f.Field, said: Any) -> Any:
+    """Return a value of a field from the command line's word for it."""
+    if isinstance(field, f.Flag):
+        return _SWITCHES.get(said, False) if isinstance(said, str) else bool(said)
+    codec = getattr(field, "codec", None)
+    if not isinstance(said, str) or codec is None:
+        return said
+    if codec in (on_off, yes_no):
+        return _SWITCHES.get(said)  # "auto" is what nobody says
+    if codec in (uint, positive, integer, ulong):
+        return int(said, 0)
+    return codec.parse(said)
 
 
 def _find(cls: type[Node], name: str) -> f.Field | None:
