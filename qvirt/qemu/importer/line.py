@@ -1,0 +1,252 @@
+"""One command line while it is being read: what is known, what is made, what became of each argument."""
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from qvirt.model.devices.device import Device
+from qvirt.model.domain import Domain
+from qvirt.model.os import Os, OsType
+from qvirt.model.qemu_namespace import QemuArg, QemuCommandline, QemuEnv
+from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.importer.account import Account, Outcome
+from qvirt.qemu.importer.boards import Board, board
+from qvirt.qemu.importer.options import OPTS, Argument, collect, split_opts
+from qvirt.qemu.importer.parts import Part, Parts, Props, switch, without
+from qvirt.qemu.keyval import JsonValue, format_keyval, format_pairs
+from qvirt.record import Record, field
+
+#: tells the format of an image, or None where the file is not there
+Probe = Callable[[str], str | None]
+#: tells whether a path is a block device
+IsBlock = Callable[[str], bool]
+
+
+class Line(Record, frozen=False):
+    """The state of one import.
+
+    family: what is known of the machine: "pc", "q35", "virt" have their devices in XML; "" is a board whose
+    devices are only its own to name. defaults: ``-nodefaults`` was not given. nodes: which part became which
+    device. late: the disks QEMU adds after all other devices. excluded: parts, by `key`, that must not become
+    XML, and what a document with them is refused with. hugepages: they are mounted here. spice_tls: it is
+    set up.
+    has_gpu: there is a render node. overrides: properties a device must have, by its place in
+    nodes. aliases: the names devices of the XML may be called by; wanted: those that are.
+    """
+
+    caps: EmulatorCaps
+    arguments: list[Argument]
+    env: Mapping[str, str]
+    probe: Probe
+    is_block: IsBlock
+    account: Account
+    domain: Domain = field(default_factory=lambda: Domain(os=Os(type=OsType(value="hvm"))))
+    parts: Parts = field(default_factory=Parts)
+    machine: Props = field(default_factory=dict)
+    spelled: dict[str, str] = field(default_factory=dict)
+    family: str = ""
+    kvm: bool = False
+    defaults: bool = True
+    extra: list[tuple[tuple[Argument, ...], list[str]]] = field(default_factory=list)
+    nodes: list[tuple[Part, Device]] = field(default_factory=list)
+    late: list[Part] = field(default_factory=list)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    hugepages: bool = True
+    spice_tls: bool = False
+    has_gpu: bool = False
+    overrides: dict[int, Props] = field(default_factory=dict)
+    threads: dict[str, int] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    wanted: set[str] = field(default_factory=set)
+
+    # ------------------------------------------------------------ arguments
+
+    def given(self, *names: str) -> list[Argument]:
+        """Return the arguments of some switches, in their order."""
+        return [argument for argument in self.arguments if argument.name in names]
+
+    def last(self, *names: str) -> Argument | None:
+        """Return the one that counts of arguments that replace each other."""
+        found = self.given(*names)
+        return found[-1] if found else None
+
+    def merged(self, name: str, implied: str | None) -> tuple[dict[str, str], list[Argument]]:
+        """Return the properties of a switch that may be given in pieces, the later ones winning."""
+        props: dict[str, str] = {}
+        found = self.given(name)
+        for argument in found:
+            props.update(split_opts(argument.value or "", implied))
+        return props, found
+
+    # ------------------------------------------------------------ outcomes
+
+    def to_xml(self, given: Iterable[Argument], text: str) -> None:
+        """Say that arguments became XML; without any, there is nothing to say."""
+        listed = list(given)
+        if listed:
+            self.account.add(listed, Outcome.XML, text)
+
+    def drop(self, given: Iterable[Argument], reason: str) -> None:
+        """Say that arguments have no meaning under management; without any, there is nothing to say."""
+        listed = list(given)
+        if listed:
+            self.account.add(listed, Outcome.DROPPED, reason)
+
+    def note(self, text: str, given: Iterable[Argument] = ()) -> None:
+        """Say something the user should know."""
+        self.account.note(text, given)
+
+    def pass_on(self, given: Iterable[Argument], words: list[str], reason: str) -> None:
+        """Hand words to QEMU as they are."""
+        listed = tuple(given)
+        self.extra.append((listed, words))
+        self.account.add(listed, Outcome.COMMANDLINE, f"{' '.join(words)} ({reason})")
+
+    def pass_part(self, part: Part, reason: str) -> None:
+        """Hand a part to QEMU under a name that cannot be one of ours, with what it refers to."""
+        if part.settled:
+            return
+        part.settled = "commandline"
+        for named in self._referred(part.props):
+            if not named.settled and named.kind != "device":
+                self.pass_part(named, f"for {part.id or part.driver or part.kind}")
+        props = {key: self._renamed(key, value) for key, value in part.props.items()}
+        if part.kind == "drive":
+            props = {"if": "none", **without(props, ("if", "index", "bus", "unit", "media", "boot"))}
+            if part.props.get("media") == "cdrom":
+                props["read-only"] = "on"
+        self.pass_on(part.given, words_of(Part(part.kind, props, part.given, part.json)), reason)
+
+    def _referred(self, props: JsonValue, key: str = "") -> Iterator[Part]:
+        """Yield the parts that a part's properties name."""
+        if isinstance(props, dict):
+            for name, value in props.items():
+                yield from self._referred(value, name)
+        elif isinstance(props, list):
+            for value in props:
+                yield from self._referred(value, key)
+        else:
+            named = self.parts.named(key, props)
+            if named is not None:
+                yield named
+
+    def _renamed(self, key: str, value: JsonValue) -> JsonValue:
+        """Return a property's value with every name in it as it is now."""
+        if isinstance(value, dict):
+            return {name: self._renamed(name, item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._renamed(key, item) for item in value]
+        if not isinstance(value, str):
+            return value
+        if key in ("id", "node-name"):
+            return new_id(value)
+        named = self.parts.named(key, value)
+        if named is None or named.id is None:
+            return value
+        return value.replace(named.id, self.name_of(named), 1)
+
+    def name_of(self, part: Part) -> str:
+        """Return the name by which a part goes now."""
+        alias = self.aliases.get(part.id or "") if part.kind == "device" else None
+        if alias is not None:
+            self.wanted.add(part.id or "")
+            return alias
+        return new_id(part.id or "")
+
+    def keep_machine(self, key: str, reason: str) -> None:
+        """Hand one property of the machine to QEMU as it is."""
+        value = self.machine.pop(key, None)
+        if value is None:
+            return
+        named = self.parts.named(key, value)
+        text = str(value)
+        if named is not None:
+            self.pass_part(named, f"for the machine's {key}")
+            text = self.name_of(named)
+        self.pass_on(self.given("machine"), ["-machine", f"{self.spelled.get(key, key)}={text}"], reason)
+
+    # ------------------------------------------------------------ the machine
+
+    @property
+    def arch(self) -> str:
+        """libvirt's name of the architecture."""
+        return self.domain.os.type.arch or self.caps.arch
+
+    @property
+    def machine_type(self) -> str:
+        """The machine's full name."""
+        return self.domain.os.type.machine or ""
+
+    @property
+    def board(self) -> Board:
+        """What the machine has by default."""
+        return board(self.caps.target, self.machine_type)
+
+    @property
+    def nographic(self) -> bool:
+        """Tell whether the serial port was to be on the terminal."""
+        return bool(self.given("nographic"))
+
+    def machine_switch(self, name: str) -> bool | None:
+        """Return a property of the machine that is on or off."""
+        return switch(self.machine.get(name))
+
+    def write_commandline(self) -> None:
+        """Put the words that are handed on, and the variables, into the document."""
+        words = [word for _, listed in self.extra for word in listed]
+        if not words and not self._variables():
+            return
+        self.domain.qemu_commandline = QemuCommandline(
+            args=[QemuArg(value=word) for word in words],
+            envs=[QemuEnv(name=name, value=value) for name, value in self._variables().items()],
+        )
+
+    def _variables(self) -> dict[str, str]:
+        """Return the variables that QEMU or its libraries look at; the rest are a login's own."""
+        return {name: value for name, value in self.env.items() if name.startswith(VARIABLES)}
+
+
+#: beginnings of the variables that mean something to QEMU and its libraries
+VARIABLES = (
+    "QEMU_",
+    "SDL_",
+    "PULSE_",
+    "SPICE_",
+    "LIBISCSI_",
+    "MALLOC_",
+    "MESA_",
+    "LIBGL_",
+    "G_MESSAGES",
+    "TSAN_",
+)
+
+
+_LONGEST_NAME = 31
+
+
+def new_id(name: str) -> str:
+    """Return the name that a part which is handed on goes by: none that the daemon would give."""
+    made = f"import-{name}"
+    # a block node's name has no room for more
+    return made if len(made) <= _LONGEST_NAME else f"import-{zlib.crc32(name.encode()):08x}"
+
+
+def words_of(part: Part) -> list[str]:
+    """Return the switch and value that make a part."""
+    if part.json:
+        return [f"-{part.kind}", json.dumps(part.props, separators=(",", ":"))]
+    implied = OPTS.get(part.kind)
+    pairs: list[tuple[str, JsonValue]] = []
+    for key, value in part.props.items():
+        if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+            pairs.extend((key, item) for item in value)
+        else:
+            pairs.append((key, value))
+    if implied is not None and (not pairs or pairs[0][0] != implied):
+        pairs.sort(key=lambda pair: pair[0] != implied)
+    if any(isinstance(value, (dict, list)) for _, value in pairs):
+        return [f"-{part.kind}", format_keyval(part.props, implied)]
+    return [f"-{part.kind}", format_pairs(pairs, implied)]
+
+
+__all__ = ["Argument", "Line", "collect", "words_of"]

@@ -1,0 +1,507 @@
+"""The machine itself: type, accelerator, memory, CPUs, name, clock, what boots. Devices are elsewhere."""
+
+import re
+
+from qvirt.model.clock import Clock, Timer
+from qvirt.model.cpu import Cpu, Topology
+from qvirt.model.domain import Pm, Suspend
+from qvirt.model.features import Gic, Ioapic, ScaledSize, Smm, State, Tcg, Tseg
+from qvirt.model.memory import MaxMemory, MemoryAllocation, TotalMemory
+from qvirt.model.os import BootMenu, OsBoot, SmbiosMode
+from qvirt.model.sysinfo import BaseBoard, Chassis, Entry, OemStrings, Sysinfo, SysinfoBios, SysinfoSystem
+from qvirt.model.vcpu import Vcpu
+from qvirt.qemu.importer.line import Line
+from qvirt.qemu.importer.numa import read_numa
+from qvirt.qemu.importer.options import Argument, split_opts
+from qvirt.qemu.importer.parts import integer, size, switch
+
+_FAMILIES: tuple[tuple[frozenset[str], "re.Pattern[str]", str], ...] = (
+    (frozenset({"x86_64", "i686"}), re.compile(r"pc-q35-|q35$"), "q35"),
+    (frozenset({"x86_64", "i686"}), re.compile(r"pc$|pc-(?:i440fx-)?[0-9]"), "pc"),
+    (frozenset({"aarch64", "armv7l", "armv6l"}), re.compile(r"virt(?:-[0-9.]+)?$"), "virt"),
+)
+NO_UUID = "00000000-0000-0000-0000-000000000000"
+_ACCELERATORS = ("kvm", "tcg", "xen", "hvf", "hax", "whpx", "nvmm", "qtest")
+
+
+def read_machine(line: Line) -> None:
+    """Fill in everything of the document that is no device."""
+    _type(line)
+    _accelerator(line)
+    _name(line)
+    _memory(line)
+    _clock(line)
+    _cpus(line)
+    read_numa(line)
+    _features(line)
+    _globals(line)
+    _boot(line)
+    _smbios(line)
+    _power(line)
+
+
+# ------------------------------------------------------------ type and accelerator
+
+
+def _type(line: Line) -> None:
+    props, given = line.merged("machine", "type")
+    line.machine = {key.replace("_", "-"): value for key, value in props.items()}
+    line.spelled = {key.replace("_", "-"): key for key in props}
+    os = line.domain.os.type
+    os.arch = line.caps.arch
+    asked = props.get("type")
+    asked = asked.removesuffix("+pve0") if asked else None
+    known = line.caps.machine(asked) if asked else line.caps.default_machine
+    os.machine = known.name if known is not None else asked
+    line.family = next(
+        (
+            family
+            for arches, pattern, family in _FAMILIES
+            if os.arch in arches and pattern.match(os.machine or "")
+        ),
+        "",
+    )
+    if given:
+        line.to_xml(given, f"<type machine='{os.machine}'>")
+    else:
+        line.account.add((), _XML, f"<type machine='{os.machine}'>, the emulator's own choice")
+
+
+def _accelerator(line: Line) -> None:
+    asked: list[str] = []
+    given = line.given("enable-kvm", "no-kvm", "accel", "kernel-kqemu", "enable-kqemu", "no-kqemu")
+    for argument in given:
+        if argument.name == "enable-kvm":
+            asked = ["kvm"]
+        elif argument.name == "no-kvm":
+            asked = ["tcg"]
+        elif argument.name == "accel":
+            asked.append(split_opts(argument.value or "", "accel")[0][1])
+            _accelerator_options(line, argument)
+        elif argument.name.endswith("kqemu"):
+            line.note("kqemu is gone; KVM is what came after it", [argument])
+    said = line.machine.get("accel")
+    if isinstance(said, str) and not asked:
+        asked = said.split(":")
+    if not asked and line.kvm:
+        asked = ["kvm"]
+    line.domain.type = "qemu"
+    for name in asked:
+        if name == "tcg":
+            break
+        if name == "kvm" and line.caps.kvm:
+            line.domain.type = "kvm"
+            break
+        line.note(
+            "KVM cannot be used here, so the guest is emulated; set type='kvm' where it can"
+            if name == "kvm"
+            else f"the accelerator {name} is not one of this host; the guest is emulated"
+        )
+    line.to_xml(given, f"<domain type='{line.domain.type}'>")
+
+
+def _accelerator_options(line: Line, argument: Argument) -> None:
+    for key, value in split_opts(argument.value or "", "accel")[1:]:
+        if key == "tb-size" and line.domain.type != "kvm":
+            line.domain.features.tcg = Tcg(tb_cache=ScaledSize(value=integer(value, key) << 10, unit="KiB"))
+        elif key == "dirty-ring-size":
+            line.note("dirty-ring-size is not kept", [argument])
+        else:
+            line.note(f"{key}={value} is a property of the accelerator, which the daemon chooses", [argument])
+
+
+# ------------------------------------------------------------ name, UUID
+
+
+def _name(line: Line) -> None:
+    domain = line.domain
+    domain.name = "unnamed"
+    given = line.given("name")
+    for argument in given:
+        for key, value in split_opts(argument.value or "", "guest"):
+            if key == "guest":
+                domain.name = value.replace("/", "-").replace("\n", " ") or "unnamed"
+            else:
+                line.note(f"{key}={value} is the daemon's to choose", [argument])
+    line.to_xml(given, f"<name>{domain.name}</name>")
+    uuid = line.last("uuid")
+    if uuid is not None:
+        domain.uuid = uuid.value
+        line.to_xml(line.given("uuid"), "<uuid>")
+
+
+# ------------------------------------------------------------ memory
+
+
+def _memory(line: Line) -> None:
+    domain = line.domain
+    props, given = line.merged("m", "size")
+    if "size" in props:
+        amount = size(props["size"], "-m")
+    else:
+        amount = line.board.memory << 20
+        line.account.add((), _XML, f"<memory>: the {line.board.memory} MiB this machine has by default")
+    domain.memory = TotalMemory(value=amount >> 10, unit="KiB")
+    line.to_xml(given, "<memory>")
+    most, slots = props.get("maxmem"), props.get("slots")
+    if most is not None and slots is not None and integer(slots, "slots"):
+        domain.max_memory = MaxMemory(
+            value=size(most, "maxmem") >> 10, slots=integer(slots, "slots"), unit="KiB"
+        )
+    preallocate = line.given("mem-prealloc")
+    if preallocate:
+        domain.memory_backing.allocation = MemoryAllocation(mode="immediate")
+        line.to_xml(preallocate, "<memoryBacking><allocation mode='immediate'/>")
+    for argument in line.given("overcommit", "realtime"):
+        for key, value in split_opts(argument.value or ""):
+            if key in ("mem-lock", "mlock"):
+                domain.memory_backing.locked = bool(switch(value))
+                line.to_xml([argument], "<memoryBacking><locked/>")
+            else:
+                line.pass_on([argument], [f"-{argument.name}", f"{key}={value}"], "no XML")
+    for argument in line.given("mem-lock"):
+        domain.memory_backing.locked = True
+        line.to_xml([argument], "<memoryBacking><locked/>")
+
+
+# ------------------------------------------------------------ CPUs
+
+
+def _cpus(line: Line) -> None:
+    from qvirt.qemu.importer.cpu import read_cpu
+
+    props, given = line.merged("smp", "cpus")
+    numbers = {key: integer(value, f"-smp {key}") for key, value in props.items() if value.strip()}
+    if not given:
+        numbers = {"cpus": line.board.cpus}
+    topology = topology_of(numbers, prefers_sockets=_prefers_sockets(line))
+    most = topology.sockets * topology.dies * topology.cores * topology.threads
+    if "clusters" in numbers:
+        most *= max(1, numbers["clusters"])
+    boot = numbers.get("cpus") or numbers.get("maxcpus") or most
+    most = max(most, numbers.get("maxcpus", 0))
+    line.domain.vcpu = Vcpu(value=most, current=boot if boot != most else None)
+    line.to_xml(given, "<vcpu>" + (" <topology>" if given else ""))
+    if numbers.get("clusters", 1) > 1:
+        line.pass_on(
+            given, ["-smp", ",".join(f"{key}={value}" for key, value in numbers.items())], "clusters"
+        )
+    elif most > 1:
+        cpu = line.domain.cpu = line.domain.cpu or Cpu()
+        cpu.topology = topology
+    read_cpu(line)
+
+
+def topology_of(said: dict[str, int], *, prefers_sockets: bool) -> Topology:
+    """Fill in the parts of a topology that ``-smp`` leaves out, as QEMU does.
+
+    prefers_sockets: machine types before 6.2, where what is left over becomes sockets, not cores.
+    """
+    dies, clusters = said.get("dies") or 1, said.get("clusters") or 1
+    sockets, cores, threads = (said.get(key) or 0 for key in ("sockets", "cores", "threads"))
+    cpus, most = said.get("cpus") or 0, said.get("maxcpus") or 0
+    if not cpus and not most:
+        sockets, cores, threads = sockets or 1, cores or 1, threads or 1
+    else:
+        most = most or cpus
+        other = dies * clusters
+        if prefers_sockets:
+            if not sockets:
+                cores, threads = cores or 1, threads or 1
+                sockets = most // (other * cores * threads)
+            elif not cores:
+                threads = threads or 1
+                cores = most // (sockets * other * threads)
+        elif not cores:
+            sockets, threads = sockets or 1, threads or 1
+            cores = most // (sockets * other * threads)
+        elif not sockets:
+            threads = threads or 1
+            sockets = most // (other * cores * threads)
+        threads = threads or most // ((sockets * other * cores) or 1)
+    return Topology(sockets=max(1, sockets), dies=dies, cores=max(1, cores), threads=max(1, threads))
+
+
+def _prefers_sockets(line: Line) -> bool:
+    version = re.search(r"-([0-9]+)\.([0-9]+)", line.machine_type)
+    if version is None or not line.family:
+        return (
+            bool(re.match(r"(?:pc|virt|pseries|s390-ccw-virtio|q35)-", line.machine_type))
+            and version is not None
+        )
+    return (int(version[1]), int(version[2])) < (6, 2)
+
+
+# ------------------------------------------------------------ features
+
+
+def _features(line: Line) -> None:
+    """Read what ``-machine`` and older switches say of the board."""
+    features = line.domain.features
+    machine = line.machine
+    given = line.given("machine")
+    no_acpi = line.given("no-acpi")
+    if line.arch in ("x86_64", "i686"):
+        features.acpi = not no_acpi and line.machine_switch("acpi") is not False
+    line.to_xml(no_acpi, "no <acpi/>")
+    if machine.get("smm") is not None and line.family in ("pc", "q35"):
+        features.smm = Smm(state=line.machine_switch("smm")) if machine["smm"] != "auto" else None
+    if machine.get("vmport") in ("on", "off") and line.family in ("pc", "q35"):
+        features.vmport = State(state=line.machine_switch("vmport"))
+    irqchip = machine.get("kernel-irqchip")
+    if irqchip in ("split", "on") and line.family in ("pc", "q35") and line.domain.type == "kvm":
+        features.ioapic = Ioapic(driver="qemu" if irqchip == "split" else "kvm")
+    version = machine.get("gic-version")
+    if line.family == "virt" and version in ("2", "3", "host"):
+        features.gic = Gic(version=str(version))
+    if machine.get("dump-guest-core") is not None and line.domain.memory is not None:
+        line.domain.memory.dump_core = line.machine_switch("dump-guest-core")
+    if line.machine_switch("mem-merge") is False:
+        line.domain.memory_backing.nosharepages = True
+    if features.smm is not None or features.vmport is not None:
+        line.to_xml(given, "<features>")
+
+
+def _clock(line: Line) -> None:
+    clock = line.domain.clock = Clock(offset="utc")
+    for argument in line.given("localtime"):
+        clock.offset = "localtime"
+        line.to_xml([argument], "<clock offset='localtime'>")
+    for argument in line.given("rtc"):
+        for key, value in split_opts(argument.value or ""):
+            _rtc(line, clock, argument, key, value)
+        line.to_xml([argument], "<clock>")
+    for argument in line.given("rtc-td-hack"):
+        clock.timers.append(Timer(name="rtc", tickpolicy="catchup"))
+        line.to_xml([argument], "<timer name='rtc' tickpolicy='catchup'/>")
+    for argument in line.given("startdate"):
+        _start(line, clock, argument, argument.value or "now")
+    no_hpet = line.given("no-hpet")
+    said = line.machine.get("hpet")
+    if (no_hpet or said in ("on", "off")) and line.arch in ("x86_64", "i686"):
+        present = not no_hpet and said == "on"
+        clock.timers.append(Timer(name="hpet", present=present))
+        line.to_xml(no_hpet, "<timer name='hpet' present='no'/>")
+    elif no_hpet:
+        line.drop(no_hpet, "this machine has no HPET")
+    policy = line.given("no-kvm-pit-reinjection")
+    if policy:
+        clock.timers.append(Timer(name="pit", tickpolicy="discard"))
+        line.to_xml(policy, "<timer name='pit' tickpolicy='discard'/>")
+    zone = line.env.get("TZ")
+    if zone and clock.offset == "localtime":
+        clock.offset, clock.timezone = "timezone", zone
+        line.note(f"TZ={zone}: <clock offset='timezone'>")
+
+
+_TRACK = {"vm": "guest", "host": "wall", "rt": "realtime"}
+
+
+def _rtc(line: Line, clock: Clock, argument: Argument, key: str, value: str) -> None:
+    rtc = clock.timer("rtc")
+    if key == "base":
+        _start(line, clock, argument, value)
+        return
+    if key == "clock" and value in _TRACK:
+        if value == "host":
+            return  # what QEMU does anyway
+        if rtc is None:
+            rtc = Timer(name="rtc")
+            clock.timers.append(rtc)
+        rtc.track = _TRACK[value]
+    elif key == "driftfix":
+        if value != "slew":
+            return
+        if rtc is None:
+            rtc = Timer(name="rtc")
+            clock.timers.append(rtc)
+        rtc.tickpolicy = "catchup"
+    else:
+        line.pass_on([argument], ["-rtc", f"{key}={value}"], "no XML")
+
+
+def _start(line: Line, clock: Clock, argument: Argument, value: str) -> None:
+    import calendar
+    import time
+
+    if value in ("utc", "localtime"):
+        clock.offset = value
+        return
+    if value == "now":
+        line.to_xml([argument], "<clock offset='utc'>")
+        return
+    for form in ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"):
+        try:
+            clock.start = calendar.timegm(time.strptime(value, form))
+        except ValueError:
+            continue
+        clock.offset = "absolute"
+        line.to_xml([argument], "<clock offset='absolute'>")
+        return
+    line.drop([argument], f"'{value}' is no date")
+
+
+_POWER = re.compile(r"(PIIX4_PM|ICH9-LPC)\.(disable_s[34])=([01]|on|off|true|false)$")
+
+
+def _globals(line: Line) -> None:
+    """Read the ``-global`` that have an element; the others are handed on."""
+    domain = line.domain
+    for argument in line.given("global"):
+        value = argument.value or ""
+        if "driver=" in value:
+            props = dict(split_opts(value))
+            value = f"{props.get('driver')}.{props.get('property')}={props.get('value')}"
+        power = _POWER.match(value)
+        if power is not None and line.family in ("pc", "q35"):
+            state = Suspend(enabled=power[3] in ("0", "off", "false"))
+            if domain.__dict__.get("pm") is None:
+                domain.pm = Pm()
+            if power[2] == "disable_s3":
+                domain.pm.suspend_to_mem = state
+            else:
+                domain.pm.suspend_to_disk = state
+            line.to_xml([argument], "<pm>")
+        elif value.startswith("kvm-pit.lost_tick_policy=") and line.family in ("pc", "q35"):
+            policy = value.partition("=")[2]
+            clock = domain.clock or Clock()
+            clock.timers.append(Timer(name="pit", tickpolicy="discard" if policy == "discard" else "delay"))
+            line.to_xml([argument], f"<timer name='pit' tickpolicy='{policy}'/>")
+        elif value.startswith("mch.extended-tseg-mbytes=") and domain.features.smm is not None:
+            domain.features.smm.tseg = Tseg(value=integer(value.partition("=")[2], "tseg"), unit="MiB")
+            line.to_xml([argument], "<smm><tseg>")
+        elif (
+            value == "cfi.pflash01.secure=on"
+            and line.family == "q35"
+            and line.machine_switch("smm") is not False
+        ):
+            line.machine["secure-flash"] = "on"
+            if domain.features.smm is None:
+                domain.features.smm = Smm(state=True)
+            line.to_xml([argument], "<loader secure='yes'>")
+        else:
+            line.pass_on([argument], ["-global", argument.value or ""], "no XML")
+
+
+# ------------------------------------------------------------ boot
+
+_BOOT = {"a": "fd", "b": "fd", "c": "hd", "d": "cdrom", "n": "network", "e": "network"}
+
+
+def _boot(line: Line) -> None:
+    os = line.domain.os
+    props, given = line.merged("boot", "order")
+    for key, value in props.items():
+        if key == "order":
+            wanted = list(dict.fromkeys(_BOOT[letter] for letter in value if letter in _BOOT))
+            os.boots = [OsBoot(dev=dev) for dev in wanted[:4]]
+        elif key == "menu":
+            os.bootmenu = os.bootmenu or BootMenu()
+            os.bootmenu.enable = bool(switch(value))
+        elif key == "splash-time" and switch(props.get("menu")):
+            os.bootmenu = os.bootmenu or BootMenu(enable=True)
+            os.bootmenu.timeout = integer(value, key)
+        elif key == "reboot-timeout":
+            os.bios.reboot_timeout = integer(value, key)
+        elif key == "strict":
+            line.note("every guest boots strictly", given)
+        else:
+            line.pass_on(given, ["-boot", f"{key}={value}"], "no XML")
+    line.to_xml(given, "<os>")
+    for name, field in (("kernel", "kernel"), ("initrd", "initrd"), ("append", "cmdline"), ("dtb", "dtb")):
+        argument = line.last(name)
+        if argument is not None:
+            setattr(os, field, argument.value)
+            line.to_xml(line.given(name), f"<{field}>")
+    _reboot(line)
+
+
+def _reboot(line: Line) -> None:
+    no_reboot = line.given("no-reboot")
+    if no_reboot:
+        line.domain.on_reboot = "destroy"
+        line.to_xml(no_reboot, "<on_reboot>destroy</on_reboot>")
+    line.drop(
+        line.given("no-shutdown"),
+        "the daemon always holds the guest at its end, to say how it ended; on_poweroff decides what follows",
+    )
+    for argument in line.given("action"):
+        for key, value in split_opts(argument.value or ""):
+            if key == "reboot" and value == "shutdown":
+                line.domain.on_reboot = "destroy"
+                line.to_xml([argument], "<on_reboot>destroy</on_reboot>")
+            else:
+                line.drop([argument], f"{key}={value}: the daemon decides what follows")
+
+
+# ------------------------------------------------------------ SMBIOS, fw_cfg
+
+_TABLES = {
+    "0": ("bios", SysinfoBios),
+    "1": ("system", SysinfoSystem),
+    "2": ("base_boards", BaseBoard),
+    "3": ("chassis", Chassis),
+}
+
+
+def _smbios(line: Line) -> None:
+    found: Sysinfo | None = None
+    for argument in line.given("smbios"):
+        pairs = split_opts(argument.value or "")
+        props = dict(pairs)
+        number = props.pop("type", None)
+        if number == "1" and "uuid" in props and line.domain.uuid is None:
+            line.domain.uuid = props["uuid"]
+        table = _TABLES.get(number or "")
+        if number == "11" and all(key in ("type", "value") for key, _ in pairs):
+            found = found or Sysinfo(type="smbios")
+            found.oem_strings = found.oem_strings or OemStrings()
+            found.oem_strings.entries += [Entry(value=value) for key, value in pairs if key == "value"]
+            line.to_xml([argument], "<oemStrings>")
+        elif table is None or not props or not set(props) <= set(table[1].names) or not _has_smbios(line):
+            line.pass_on([argument], ["-smbios", argument.value or ""], "no XML")
+        else:
+            found = found or Sysinfo(type="smbios")
+            entries = [Entry(name=name, value=props[name]) for name in table[1].names if name in props]
+            node = table[1](entries=entries)
+            if number == "2":
+                found.base_boards = [BaseBoard(entries=entries)]
+            else:
+                setattr(found, table[0], node)
+            line.to_xml([argument], f"<sysinfo><{node.tag}>")
+    if found is not None:
+        line.domain.sysinfos.append(found)
+        line.domain.os.smbios = SmbiosMode(mode="sysinfo")
+    _fw_cfg(line)
+
+
+def _has_smbios(line: Line) -> bool:
+    return line.family in ("pc", "q35", "virt")
+
+
+def _fw_cfg(line: Line) -> None:
+    blobs: list[Entry] = []
+    for argument in line.given("fw_cfg"):
+        props = dict(split_opts(argument.value or "", "name"))
+        name = props.get("name", "")
+        allowed = name.startswith("opt/") and not name.startswith(("opt/ovmf/", "opt/org.qemu/"))
+        if allowed and set(props) == {"name", "file"}:
+            blobs.append(Entry(name=name, file=props["file"]))
+        elif allowed and set(props) == {"name", "string"} and props["string"]:
+            blobs.append(Entry(name=name, value=props["string"]))
+        else:
+            line.pass_on([argument], ["-fw_cfg", argument.value or ""], "no XML")
+            continue
+        line.to_xml([argument], "<sysinfo type='fwcfg'>")
+    if blobs:
+        line.domain.sysinfos.append(Sysinfo(type="fwcfg", entries=blobs))
+
+
+def _power(line: Line) -> None:
+    for argument in line.given("watchdog-action"):
+        line.machine["watchdog-action"] = argument.value or "reset"
+
+
+from qvirt.qemu.importer.account import Outcome as _Outcome  # noqa: E402
+
+_XML = _Outcome.XML

@@ -1,0 +1,431 @@
+"""From a command line to a domain: only the order lives here.
+
+Nothing of this machine is touched: what the emulator can, whether a file is there and what format it has are
+told by the caller.
+"""
+
+import os.path
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from qvirt.errors import QvirtError
+from qvirt.model.devices import Devices
+from qvirt.model.devices.controller import Controller, ControllerType
+from qvirt.model.devices.device import Device
+from qvirt.model.devices.memballoon import Memballoon
+from qvirt.model.domain import Domain
+from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.context import BuildContext
+from qvirt.qemu.importer.account import Account, Outcome
+from qvirt.qemu.importer.boarded import read_board
+from qvirt.qemu.importer.buses import Buses, is_pci
+from qvirt.qemu.importer.devices import READERS, Reading, q35_usb
+from qvirt.qemu.importer.firmware import read_firmware
+from qvirt.qemu.importer.graphics import finish_displays, read_displays
+from qvirt.qemu.importer.legacy import read_objects, read_parts
+from qvirt.qemu.importer.line import VARIABLES, IsBlock, Line, Probe
+from qvirt.qemu.importer.machine import NO_UUID, read_machine
+from qvirt.qemu.importer.options import Argument, is_known, read_arguments
+from qvirt.qemu.importer.parts import Part, Unfit
+from qvirt.qemu.importer.settle import prove
+from qvirt.record import Record
+from qvirt.xml.fields import Children
+
+#: attempts to find the one part that a refused document owes its refusal to
+_MOST_EXCLUDED = 6
+
+
+class Imported(Record):
+    """The outcome: a document that can be defined, and the account of every argument."""
+
+    domain: Domain
+    account: Account
+
+
+class Surroundings(Record):
+    """What the caller knows of this machine.
+
+    caps: the emulator's. context: the context in which a document is completed and built. probe: the format
+    of an image, None where it cannot be looked at. is_block: whether a path is a block device. kvm: the
+    program's name asks for KVM.
+    """
+
+    caps: EmulatorCaps
+    context: Callable[[Domain], BuildContext]
+    probe: Probe = lambda path: None
+    is_block: IsBlock = lambda path: False
+    kvm: bool = False
+
+
+def import_command_line(argv: Sequence[str], env: Mapping[str, str], around: Surroundings) -> Imported:
+    """Return the domain that a QEMU's command line and environment describe.
+
+    The document names the emulator of ``around.caps``; what has no XML stands in its ``<qemu:…>`` elements.
+    Raises InvalidArg for a command line that cannot be read, and the error of the document's completion where
+    even the plainest one is refused.
+    """
+    arguments = read_arguments(argv[1:])
+    excluded: dict[str, str] = {}
+    reason = ""
+    for _ in range(_MOST_EXCLUDED):
+        line = _read(arguments, env, around, excluded)
+        try:
+            prove(line, around.context)
+        except (QvirtError, ValueError) as error:
+            reason = str(error)
+            culprit = _culprit(line, arguments, env, around, excluded)
+            if culprit is None:
+                break
+            excluded = {**excluded, culprit: reason}
+            continue
+        return _finish(line)
+    return _plainest(arguments, env, around, reason)
+
+
+def _plainest(
+    arguments: list[Argument], env: Mapping[str, str], around: Surroundings, reason: str
+) -> Imported:
+    """Hand all devices over, since no document with them in XML is taken."""
+    line = _read(arguments, env, around, {}, as_board=reason)
+    prove(line, around.context)
+    return _finish(line)
+
+
+def _culprit(
+    line: Line,
+    arguments: list[Argument],
+    env: Mapping[str, str],
+    around: Surroundings,
+    excluded: Mapping[str, str],
+) -> str | None:
+    """Return the part without which the document is taken."""
+    for part, _ in line.nodes:
+        trial = _read(arguments, env, around, {**excluded, part.key: ""})
+        try:
+            prove(trial, around.context)
+        except (QvirtError, ValueError):
+            continue
+        return part.key
+    return None
+
+
+def _read(
+    arguments: list[Argument],
+    env: Mapping[str, str],
+    around: Surroundings,
+    excluded: Mapping[str, str],
+    as_board: str | None = None,
+) -> Line:
+    """Read everything once."""
+    line = Line(
+        caps=around.caps,
+        arguments=arguments,
+        env=env,
+        probe=around.probe,
+        is_block=around.is_block,
+        account=Account(arguments=arguments),
+        kvm=around.kvm,
+        excluded=excluded,
+    )
+    line.defaults = not line.given("nodefaults")
+    line.to_xml(line.given("nodefaults"), "nothing is added by default")
+    line.domain.devices.emulator = around.caps.emulator
+    settings = around.context(line.domain)
+    line.hugepages = bool(settings.host.hugepage_mounts)
+    line.has_gpu = bool(settings.host.render_nodes)
+    line.spice_tls = settings.settings.spice_tls
+    read_objects(line)
+    read_machine(line)
+    read_displays(line)
+    if line.family and as_board is None:
+        read_parts(line)
+        _devices(line)
+        read_firmware(line)
+        _left_over(line)
+    elif as_board is not None:
+        read_board(line, f"XML is refused with: {as_board}")
+    else:
+        read_board(line)
+    finish_displays(line)
+    _managed(line)
+    _unsaid(line)
+    return line
+
+
+_LISTS = {field.target: field.name for field in Devices.fields if isinstance(field, Children)}
+
+
+def _devices(line: Line) -> None:
+    """Read the devices in the order QEMU makes them."""
+    buses = Buses(line.family)
+    waiting = [*line.parts.of("device"), *line.late]
+    for part in line.late:
+        line.parts.add(part)
+    while waiting:
+        part = waiting.pop(0)
+        if part.settled:
+            continue
+        if part.driver == "q35-usb":
+            for made in reversed(q35_usb(buses)):
+                made.given = part.given
+                waiting.insert(0, made)
+            part.settled = "xml"
+            continue
+        if part.driver.startswith("hda-") and _has_card_below(part, waiting):
+            waiting.append(part)  # its card is further down
+            continue
+        _device(line, buses, part)
+
+
+def _has_card_below(part: Part, waiting: list[Part]) -> bool:
+    return any(other.driver in ("intel-hda", "ich9-intel-hda") for other in waiting)
+
+
+def _device(line: Line, buses: Buses, part: Part) -> None:
+    reader = READERS.get(part.driver)
+    reading = Reading(line, buses, part)
+    try:
+        if reader is None:
+            raise Unfit(f"'{part.driver}' has no XML")
+        if part.key in line.excluded:
+            raise Unfit(f"as XML it is refused: {line.excluded[part.key]}")
+        node = reader(reading)
+    except (Unfit, QvirtError, ValueError) as problem:
+        if is_pci(part.driver) and not part.json:
+            try:
+                buses.occupy(part)
+            except Unfit:
+                line.note(f"the address of {part.driver} cannot be read", part.given)
+        _pass_device(line, part, str(problem))
+        return
+    name = _LISTS[type(node)]
+    getattr(line.domain.devices, name).append(node)
+    line.nodes.append((part, node))
+    if reading.forced:
+        line.overrides[len(line.nodes) - 1] = reading.forced
+    part.settled = "xml"
+    text = f"<{node.tag}>"
+    line.account.add(
+        part.given, Outcome.XML, text if part.given else f"{text} {part.driver}, which QEMU adds by itself"
+    )
+    if part.id is not None:
+        line.aliases[part.id] = f"ua-{re.sub('[^A-Za-z0-9_-]', '-', part.id)}"
+    for used in reading.used:
+        used.settled = "xml"
+        line.to_xml(used.given, text)
+
+
+def _pass_device(line: Line, part: Part, reason: str) -> None:
+    """Hand a device over under the name QEMU has for it."""
+    if part.driver != "serial-port":
+        line.pass_part(part, reason)
+        return
+    chardev = line.parts.find("chardev", part.props.get("chardev"))
+    part.settled = "commandline"
+    if chardev is None:
+        return
+    line.pass_part(chardev, "for the port")
+    line.pass_on(part.given, ["-serial", f"chardev:{line.name_of(chardev)}"], reason)
+
+
+def _left_over(line: Line) -> None:
+    """Hand over the parts nothing in XML took; drop those that nothing uses."""
+    for kind, listed in line.parts.listed.items():
+        for part in listed:
+            if part.settled:
+                continue
+            if kind == "mon" or kind == "audiodev":
+                continue
+            if kind == "chardev" and _is_monitors(line, part):
+                line.drop(part.given, "a monitor's line; the daemon has its own")
+                part.settled = "dropped"
+            elif kind == "object" and part.text("qom-type") == "throttle-group":
+                line.drop(part.given, "no disk is limited by it")
+                part.settled = "dropped"
+            else:
+                line.pass_part(part, "no device in XML uses it")
+
+
+def _is_monitors(line: Line, part: Part) -> bool:
+    named = any(other.props.get("chardev") == part.id for other in line.parts.of("mon"))
+    return named and not any(other.props.get("chardev") == part.id for other in line.parts.of("device"))
+
+
+#: switches that mean nothing under management, and why
+_HOST_SIDE: dict[str, str] = {
+    "S": "the daemon starts the guest when it is ready; virsh start --paused holds it",
+    "daemonize": "the daemon runs the guest in the background anyway",
+    "pidfile": "the daemon knows its guests; there is no file to read",
+    "monitor": "the monitor is the daemon's; virsh qemu-monitor-command talks to it",
+    "qmp": "the monitor is the daemon's; virsh qemu-monitor-command talks to it",
+    "mon": "the monitor is the daemon's; virsh qemu-monitor-command talks to it",
+    "sandbox": "how QEMU is confined is set in qemu.conf (seccomp_sandbox)",
+    "runas": "the user QEMU runs as is set in qemu.conf",
+    "chroot": "where QEMU may look is the daemon's to confine",
+    "msg": "messages go to the guest's log, with the time",
+    "D": "messages go to the guest's log",
+    "no-user-config": "a start never reads QEMU's own configuration files",
+    "nodefconfig": "a start never reads QEMU's own configuration files",
+    "writeconfig": "QEMU's configuration is the document",
+    "h": "a question, not a machine",
+    "help": "a question, not a machine",
+    "version": "a question, not a machine",
+    "id": "QEMU has no such switch; it is a manager's own mark",
+    "incoming": "a guest comes in by virsh migrate or virsh restore",
+    "only-migratable": "whether a guest can be migrated is asked when it is",
+    "win2k-hack": "Windows 2000's installer is no longer helped along",
+    "no-fd-bootchk": "SeaBIOS boots floppies of every kind",
+    "tdf": "QEMU has no such switch any more",
+    "no-rtc": "QEMU has no such switch any more",
+    "no-kvm-irqchip": "where interrupts are handled is <ioapic driver=…>",
+    "no-kvm-pit": "QEMU has no such switch any more",
+    "enable-nesting": "nested guests are a feature of the CPU: svm or vmx in <cpu>",
+    "clock": "the host's clock source is QEMU's to choose now",
+    "old-param": "QEMU has no such switch any more",
+    "std-vga": "",
+    "bt": "QEMU has no Bluetooth any more",
+    "pcidevice": "devices are passed through with VFIO: <hostdev>",
+    "L": "where QEMU finds its firmware is its own",
+    "preconfig": "the machine is configured by its document",
+    "compat": "how deprecated uses are met is <qemu:deprecation>",
+    "echr": "there is no terminal to escape from",
+    "qtest": "a test's own",
+    "qtest-log": "a test's own",
+    "tb-size": "the size of TCG's cache is <tcg><tb-cache>",
+    "singlestep": "TCG runs at its full speed",
+    "xen-domid": "this is no Xen",
+    "xen-attach": "this is no Xen",
+    "xen-create": "this is no Xen",
+    "smb": "QEMU has no such switch any more; -netdev user,smb= has it",
+    "tftp": "QEMU has no such switch any more; -netdev user,tftp= has it",
+    "bootp": "QEMU has no such switch any more; -netdev user,bootfile= has it",
+    "vmchannel": "channels to the guest are <channel>",
+    "set": "properties of devices are theirs to say",
+}  # fmt: skip
+#: switches that are handed on as they are
+_AS_IS = frozenset(
+    [
+        "d",
+        "trace",
+        "dfilter",
+        "icount",
+        "semihosting",
+        "semihosting-config",
+        "gdb",
+        "s",
+        "prom-env",
+        "option-rom",
+        "g",
+        "debugcon",
+        "plugin",
+        "acpitable",
+        "mem-path",
+        "iscsi",
+        "add-fd",
+        "loadvm",
+        "snapshot",
+        "seed",
+        "async-teardown",
+        "nvram",
+        "perfmap",
+        "enable-fips",
+        "one-insn-per-tick",
+        "readconfig",
+    ]
+)
+
+
+def _managed(line: Line) -> None:
+    """Settle what is left: what the daemon does itself, and what only QEMU understands."""
+    settled = {
+        entry.argument.number
+        for entry in line.account.entries
+        if entry.argument is not None and entry.outcome is not Outcome.NOTE
+    }
+    for argument in line.arguments:
+        if argument.number in settled:
+            continue
+        name = argument.name
+        if name == "mon" or name in _HOST_SIDE:
+            line.drop([argument], _HOST_SIDE[name])
+        elif name in _AS_IS:
+            words = [f"-{name}"] if argument.value is None else [f"-{name}", argument.value]
+            line.pass_on([argument], words, "no XML")
+        elif not is_known(name):
+            line.drop([argument], "no QEMU has this switch")
+        elif name == "global":
+            line.pass_on([argument], ["-global", argument.value or ""], "no XML")
+        elif name in ("vga", "std-vga", "cirrusvga", "vmwarevga"):
+            line.drop([argument], "another -vga, further on, replaces it")
+        elif name in ("usb", "balloon", "watchdog-action", "watchdog", "redir", "soundhw"):
+            line.drop([argument], "there is no device it would be about")
+        else:
+            line.pass_on(
+                [argument], [f"-{name}"] if argument.value is None else [f"-{name}", argument.value], "no XML"
+            )
+
+
+def _unsaid(line: Line) -> None:
+    """Say no to what libvirt would add by itself."""
+    domain = line.domain
+    devices = domain.devices
+    if domain.uuid is None:
+        line.extra.append(((), ["-uuid", NO_UUID]))
+        line.account.add(
+            (), Outcome.COMMANDLINE, f"-uuid {NO_UUID}: the guest sees none, as before; the domain gets one"
+        )
+    if not devices.memballoons:
+        devices.memballoons.append(Memballoon(model="none"))
+    if not any(dev.type is ControllerType.USB for dev in devices.controllers) and line.arch != "s390x":
+        devices.controllers.append(Controller(type=ControllerType.USB, index=0, model="none"))
+    if domain.max_memory is not None and (domain.cpu is None or domain.cpu.numa is None):
+        domain.max_memory = None
+        given = line.given("m")
+        line.pass_on(given, ["-m", given[-1].value or ""], "XML has memory slots beside NUMA nodes only")
+    _boot_orders(line)
+    for name in sorted(line.wanted):
+        for part, node in line.nodes:
+            if part.id == name and node.alias.name is None:
+                node.alias.name = line.aliases[name]
+
+
+def _boot_orders(line: Line) -> None:
+    """Make boot orders what XML takes: from 1, no two alike, none beside ``<os><boot>``."""
+    ordered: list[Device] = [node for _, node in line.nodes if node.boot is not None]
+    if not ordered:
+        return
+    ordered.sort(key=lambda node: (node.boot.order or 0) if node.boot is not None else 0)
+    for number, node in enumerate(ordered, 1):
+        if node.boot is not None:
+            node.boot.order = number
+    if line.domain.os.boots:
+        line.note("bootindex decides what boots; -boot's order is not needed", line.given("boot"))
+        line.domain.os.boots = []
+
+
+def _finish(line: Line) -> Imported:
+    """Write the words that are handed on, and what is known of the rest."""
+    for name, value in line.env.items():
+        if not name.startswith(VARIABLES) and name not in ("DISPLAY", "XAUTHORITY", "TZ"):
+            line.note(
+                f"{name}={value} in the environment: the daemon's guests have an environment of their own"
+            )
+    if line.nographic and not line.domain.devices.graphics:
+        line.account.note(
+            "the screen and the terminal are gone; virsh console shows a serial port of type pty"
+        )
+    line.write_commandline()
+    return Imported(line.domain, line.account)
+
+
+def emulator_target(path: str) -> tuple[str, bool]:
+    """Return the QEMU target a program's name stands for, and whether it asks for KVM."""
+    name = os.path.basename(path)
+    if name in ("kvm", "qemu-kvm"):
+        return "x86_64", True
+    if name == "qemu":
+        return "i386", False
+    target = name.removeprefix("qemu-system-")
+    if target == name:
+        return "x86_64", False
+    return {"i486": "i386", "i586": "i386", "i686": "i386", "arm64": "aarch64"}.get(target, target), False

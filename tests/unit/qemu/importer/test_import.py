@@ -1,0 +1,131 @@
+"""Command lines of every age, and the documents they become."""
+
+import pytest
+
+from qvirt.qemu.importer.account import Outcome
+from tests.unit.qemu.importer.lines import imported, words
+
+DOCUMENTED = (
+    "/usr/bin/qemu -S -M pc -m 214 -smp 1 -nographic -monitor pty -no-acpi -boot c"
+    " -hda /dev/HostVG/QEMUGuest1 -net none -serial none -parallel none -usb"
+)
+
+
+def test_the_documented_example() -> None:
+    domain = imported(DOCUMENTED).domain
+    devices = domain.devices
+    assert domain.type == "qemu"
+    assert domain.os.type.arch == "i686"
+    assert domain.memory is not None
+    assert domain.memory.value == 214 * 1024
+    assert [boot.dev for boot in domain.os.boots] == ["hd"]
+    assert not domain.features.acpi
+    assert [(disk.name, disk.device) for disk in devices.disks] == [
+        ("hda", "disk"), ("hdc", "cdrom"), ("fda", "floppy"),
+    ]  # fmt: skip
+    assert devices.disks[0].source is not None
+    assert devices.disks[0].source.dev == "/dev/HostVG/QEMUGuest1"
+    assert devices.disks[0].type == "block"
+    assert not devices.interfaces
+    assert not devices.serials
+    assert not devices.graphics
+    assert [video.model.type for video in devices.videos] == ["vga"]
+    assert [usb.model for usb in devices.controllers] == ["piix3-uhci"]
+
+
+def test_what_qemu_adds_by_itself_is_written_out() -> None:
+    devices = imported("qemu-system-x86_64 -m 1G").domain.devices
+    assert [nic.mac.address for nic in devices.interfaces] == ["52:54:00:12:34:56"]
+    assert [nic.model.type for nic in devices.interfaces] == ["e1000"]
+    assert [disk.name for disk in devices.disks] == ["hdc", "fda"]
+    assert [serial.type for serial in devices.serials] == ["vc"]
+    assert [parallel.type for parallel in devices.parallels] == ["vc"]
+    assert [video.model.type for video in devices.videos] == ["vga"]
+    bare = imported("qemu-system-x86_64 -m 1G -nodefaults").domain.devices
+    assert not bare.interfaces
+    assert not bare.disks
+    assert not bare.serials
+    assert not bare.videos
+
+
+def test_slots_are_those_qemu_gives() -> None:
+    made = imported("qemu-system-x86_64 -device virtio-balloon -device virtio-rng-pci,addr=9 -net none")
+    xml = made.domain.to_xml()
+    assert "slot='0x03'" in made.domain.devices.memballoons[0].to_xml()
+    assert "slot='0x09'" in made.domain.devices.rngs[0].to_xml()
+    assert "slot='0x02'" in made.domain.devices.videos[0].to_xml()
+    assert "bus='0x00'" in xml
+
+
+@pytest.mark.parametrize(
+    ("smp", "machine", "sockets", "cores", "threads"),
+    [
+        ("4", "pc", 1, 4, 1),
+        ("4", "pc-i440fx-6.1", 4, 1, 1),
+        ("cores=2", "pc", 1, 2, 1),
+        ("8,threads=2", "q35", 1, 4, 2),
+        ("8,cores=2,threads=2", "q35", 2, 2, 2),
+    ],
+)
+def test_topology_by_age(smp: str, machine: str, sockets: int, cores: int, threads: int) -> None:
+    cpu = imported(f"qemu-system-x86_64 -M {machine} -smp {smp}").domain.cpu
+    assert cpu is not None
+    topology = cpu.topology
+    assert topology is not None
+    assert (topology.sockets, topology.cores, topology.threads) == (sockets, cores, threads)
+
+
+def test_user_networks_with_forwards_keep_their_netdev() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -netdev user,id=n,hostfwd=tcp::22-:22 -device e1000,netdev=n"
+    )
+    assert made.domain.devices.interfaces[0].type == "user"
+    assert "user,id=import-n,hostfwd=tcp::22-:22" in words(made)
+    assert made.domain.qemu_override is not None
+    assert made.domain.qemu_override.devices[0].alias == made.domain.devices.interfaces[0].alias.name
+
+
+def test_properties_without_xml_become_overrides() -> None:
+    made = imported("qemu-system-x86_64 -nodefaults -device virtio-rng-pci,disable-legacy=on")
+    override = made.domain.qemu_override
+    assert override is not None
+    frontend = override.devices[0].frontend
+    assert frontend is not None
+    assert [(x.name, x.type, x.value) for x in frontend.properties] == [("disable-legacy", "string", "on")]
+
+
+def test_devices_without_xml_are_handed_on_with_what_they_name() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -drive file=a.img,if=none,id=d,format=raw"
+        " -device nvme,drive=d,serial=1"
+    )
+    handed = words(made)
+    assert "if=none,file=a.img,id=import-d,format=raw" in handed
+    assert "nvme,drive=import-d,serial=1,addr=0x2" in handed
+
+
+def test_formats_are_probed_or_warned_about() -> None:
+    made = imported("qemu-system-x86_64 -nodefaults -hda a.img", probe=lambda path: "qcow2")
+    assert made.domain.devices.disks[0].driver.type == "qcow2"
+    made = imported("qemu-system-x86_64 -nodefaults -hda a.img")
+    assert made.domain.devices.disks[0].driver.type is None
+    assert any("raw is assumed" in note for note in made.account.notes)
+
+
+def test_a_board_keeps_its_own_words_and_defaults() -> None:
+    made = imported("qemu-system-aarch64 -M raspi3b -sd card.img -serial null")
+    handed = words(made)
+    assert handed[handed.index("-sd") : handed.index("-sd") + 2] == ["-sd", "card.img"]
+    assert handed[:4] == ["-net", "nic", "-net", "user"]
+    assert made.domain.memory is not None
+    assert made.domain.memory.value == 1 << 20
+    assert made.domain.vcpu is not None
+    assert made.domain.vcpu.value == 4
+
+
+def test_the_account_says_why() -> None:
+    account = imported("qemu-system-x86_64 -daemonize -monitor stdio -pidfile /run/x -tdf -m 1G").account
+    dropped = {entry.argument.name for entry in account.dropped() if entry.argument is not None}
+    assert dropped == {"daemonize", "monitor", "pidfile", "tdf"}
+    assert all(entry.text for entry in account.entries)
+    assert any(entry.outcome is Outcome.XML for entry in account.entries)

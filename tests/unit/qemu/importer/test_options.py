@@ -1,0 +1,81 @@
+"""The option grammar: what is printed is read again as the same, whatever it is."""
+
+import string
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qvirt.qemu.importer.options import (
+    FLAGS,
+    OPTS,
+    WORDS,
+    nest,
+    read_arguments,
+    split_opts,
+    to_props,
+    to_record,
+)
+from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.switches import Audiodev, Blockdev, Device, Json, Netdev, Object, Option, Pairs, Switch
+
+_KEYS = st.text(string.ascii_letters + string.digits + "-_.", min_size=1).filter(lambda key: key[:1] != "-")
+_VALUES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"))
+_JSON_VALUES = st.recursive(
+    st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner), max_leaves=5
+)
+_PAIRS = st.lists(st.tuples(_KEYS, _VALUES), min_size=1)
+_OPTS = st.sampled_from(sorted(OPTS.keys() - {"M"}))
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Switch:
+    """Return a record of any shape."""
+    match draw(st.integers(0, 3)):
+        case 0:
+            return Option(draw(st.sampled_from(sorted(FLAGS))))
+        case 1:
+            return Option(draw(st.sampled_from(sorted(WORDS - {"qmp-pretty"}))), draw(_VALUES))
+        case 2:
+            name = draw(_OPTS)
+            pairs: list[tuple[str, JsonValue]] = list(draw(_PAIRS))
+            implied = OPTS[name]
+            if implied is None or draw(st.booleans()):
+                return Pairs(name, pairs, None)
+            first = draw(
+                _VALUES.filter(lambda value: "=" not in value and not value.lstrip().startswith("{"))
+            )
+            return Pairs(
+                name, [(implied, first), *((key, value) for key, value in pairs if key != implied)], implied
+            )
+        case _:
+            cls: type[Json] = draw(st.sampled_from((Device, Blockdev, Netdev, Object, Audiodev)))
+            return cls(draw(st.dictionaries(st.text(), _JSON_VALUES)))
+
+
+@given(st.lists(records()))
+def test_print_and_read(made: list[Switch]) -> None:
+    words = [word for record in made for word in record.to_argv()]
+    assert [to_record(argument) for argument in read_arguments(words)] == made
+
+
+@given(st.lists(st.text()))
+def test_nothing_crashes_the_reading_of_opts(texts: list[str]) -> None:
+    for text in texts:
+        for name in OPTS:
+            split_opts(text, OPTS[name])
+
+
+def test_spellings() -> None:
+    assert split_opts("socket,path=/a,,b,server,nowait", "backend") == [
+        ("backend", "socket"),
+        ("path", "/a,b"),
+        ("server", "on"),
+        ("wait", "off"),
+    ]
+    (argument,) = read_arguments(["--netdev", "user,hostfwd=a,hostfwd=b"])
+    assert to_props(argument) == ({"type": "user", "hostfwd": ["a", "b"]}, False)
+    assert nest({"driver": "qcow2", "file.driver": "file", "server.0.host": "h"}) == {
+        "driver": "qcow2",
+        "file": {"driver": "file"},
+        "server": [{"host": "h"}],
+    }
