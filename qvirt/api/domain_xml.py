@@ -19,6 +19,9 @@ SCRIPT_FORMAT: Final = "qemu-sh"
 _NEEDS_QUOTES: Final = re.compile("[\r\n\t !\"#$&'()*;<>?[\\\\\\]^`{|}~]").search
 """Find what makes a word need quotes, by libvirt's rule."""
 
+IMPORT_REPORT: Final = 1 << 30
+"""A flag of our own: instead of the document, what became of each argument."""
+
 
 @remote
 async def connect_domain_xml_to_native(
@@ -37,6 +40,23 @@ async def connect_domain_xml_to_native(
         return await export.to_script(session.hypervisor, domainXml, age)
     argv, environment = await export.to_native(session.hypervisor, domainXml, age)
     return command_text([*(f"{name}={value}" for name, value in environment.items()), *argv])
+
+
+@remote
+async def connect_domain_xml_from_native(
+    session: Session,
+    nativeFormat: str,
+    nativeConfig: str,
+    flags: int,
+) -> str:
+    """Give the document of a QEMU command line, or of a script that has one; runs and keeps nothing."""
+    check_flags(flags, IMPORT_REPORT, "qemuConnectDomainXMLFromNative")
+    if nativeFormat != NATIVE_FORMAT:
+        raise InvalidArg(f"unsupported config type {nativeFormat}")
+    imported = await session.hypervisor.from_native(nativeConfig)
+    if flags & IMPORT_REPORT:
+        return "\n".join(imported.account.lines()) + "\n"
+    return imported.domain.to_xml()
 
 
 def command_text(words: list[str]) -> str:

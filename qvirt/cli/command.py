@@ -24,13 +24,17 @@ class ConnectError(CommandError):
 
 
 class Argument(Record):
-    """One argument; `position` ones may be given by place or by `--name`, flags have no value."""
+    """One argument; `position` ones may be given by place or by `--name`, flags have no value.
+
+    several: it takes all places that are left, and is a list.
+    """
 
     name: str
     help: str
     position: bool = False
     required: bool = False
     flag: bool = False
+    several: bool = False
     type: Callable[[str], Any] = str
 
     @property
@@ -49,9 +53,9 @@ def option(name: str, help_: str, type_: Callable[[str], Any] = str) -> Argument
     return Argument(name, help_, type=type_)
 
 
-def place(name: str, help_: str, *, required: bool = True) -> Argument:
+def place(name: str, help_: str, *, required: bool = True, several: bool = False) -> Argument:
     """Make an argument that is given by its place or by `--name`."""
-    return Argument(name, help_, position=True, required=required)
+    return Argument(name, help_, position=True, required=required, several=several)
 
 
 DOMAIN: Final = place("domain", "domain name, id or uuid")
@@ -131,8 +135,10 @@ def add_arguments(parser: Parser, command: Command) -> None:
             continue
         kind: dict[str, Any] = {"help": argument.help, "type": argument.type, "metavar": f"<{argument.name}>"}
         if argument.position:
-            parser.add_argument(f"at_{argument.key}", nargs="?", **kind)
+            parser.add_argument(f"at_{argument.key}", nargs="*" if argument.several else "?", **kind)
             kind["help"] = argparse.SUPPRESS
+        if argument.several:
+            kind["action"] = "append"
         parser.add_argument(f"--{argument.name}", dest=argument.key, **kind)
 
 
@@ -142,9 +148,18 @@ def settle_arguments(parser: Parser, command: Command, args: argparse.Namespace)
     What was given by name does not take a place: in `start --paused --domain vm` nothing is left over.
     """
     positions = [argument for argument in command.arguments if argument.position]
-    given = [value for argument in positions if (value := vars(args).pop(f"at_{argument.key}")) is not None]
+    given: list[Any] = []
     for argument in positions:
-        if getattr(args, argument.key) is None and given:
+        value = vars(args).pop(f"at_{argument.key}")
+        if argument.several:
+            given.extend(value)
+        elif value is not None:
+            given.append(value)
+    for argument in positions:
+        if argument.several:
+            setattr(args, argument.key, [*(getattr(args, argument.key) or ()), *given] or None)
+            given.clear()
+        elif getattr(args, argument.key) is None and given:
             setattr(args, argument.key, given.pop(0))
     if given:
         parser.error(f"unexpected data '{given[0]}'")

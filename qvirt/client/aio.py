@@ -35,6 +35,9 @@ _AUTH_NAMES: Final = {AUTH_NONE: "none", AUTH_SASL: "sasl", AUTH_POLKIT: "polkit
 
 OPEN_READONLY: Final = 1
 
+IMPORT_REPORT: Final = 1 << 30
+"""qvirtd's own flag of CONNECT_DOMAIN_XML_FROM_NATIVE: the account, not the document."""
+
 FEATURE_FD_PASSING: Final = 8
 FEATURE_KEEPALIVE: Final = 10
 FEATURE_EVENT_CALLBACK: Final = 14
@@ -265,6 +268,18 @@ class Connection:
         """Give the command line QEMU would be started with."""
         answer = await self.call("CONNECT_DOMAIN_XML_TO_NATIVE", nativeFormat=format_, domainXml=xml)
         return str(answer.nativeConfig)
+
+    async def domain_xml_from_native(
+        self, config: str, format_: str = "qemu-argv", *, report: bool = False
+    ) -> str:
+        """Give the document of a QEMU command line; report: what became of each argument, of qvirtd only."""
+        answer = await self.call(
+            "CONNECT_DOMAIN_XML_FROM_NATIVE",
+            nativeFormat=format_,
+            nativeConfig=config,
+            flags=IMPORT_REPORT if report else 0,
+        )
+        return str(answer.domainXml)
 
     # --- host ----------------------------------------------------------------------------------------
 

@@ -19,12 +19,14 @@ from qvirt.host.probe import EmulatorTable
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen
+from qvirt.qemu.importer import Imported
 from qvirt.record import replace
 from qvirt.runtime import interfaces, lifecycle, recover, stats
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import EventBus
+from qvirt.runtime.importing import import_text
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.paths import InstanceLock, Paths, make_folders
 from qvirt.runtime.process import become_reaper
@@ -413,6 +415,10 @@ class Hypervisor:
                     raise
                 except QvirtError as error:
                     log.error("autodestroy of '%s' failed: %s", domain.name, error)
+
+    async def from_native(self, text: str) -> Imported:
+        """Return the document a QEMU command line stands for, and what became of each argument."""
+        return await import_text(self.documents, text)
 
     async def bulk_stats(
         self,

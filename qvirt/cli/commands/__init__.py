@@ -3,7 +3,7 @@
 from typing import Final
 
 from qvirt.cli.command import Command
-from qvirt.cli.commands import console, event, export, host, interfaces, lifecycle, monitor, network
+from qvirt.cli.commands import console, event, export, host, interfaces, lifecycle, monitor, native, network
 
 COMMANDS: Final[tuple[Command, ...]] = (
     *monitor.COMMANDS,
@@ -12,6 +12,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     *event.COMMANDS,
     *host.COMMANDS,
     *export.COMMANDS,
+    *native.COMMANDS,
     *interfaces.COMMANDS,
     *network.COMMANDS,
 )

@@ -334,7 +334,8 @@ def test_the_command_line_of_a_document(daemon: Daemon) -> None:
         PRELUDE
         + """
 same(fails(conn.domainXMLToNative, "other", sys.argv[1]), (8, 10, "invalid argument: unsupported config type other"))
-same(fails(conn.domainXMLFromNative, "qemu-argv", "x")[0], 3)
+same(fails(conn.domainXMLFromNative, "other", "x"), (8, 10, "invalid argument: unsupported config type other"))
+same(fails(conn.domainXMLFromNative, "qemu-argv", "x")[0], 8)
 """,
         domain("native"),
     )

@@ -1,0 +1,80 @@
+"""QEMU command lines imported with what is known of this machine: its emulators, its images."""
+
+import asyncio
+import os
+
+from qvirt.errors import InvalidArg
+from qvirt.host.images import is_block, read_info
+from qvirt.model.domain import Domain
+from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.context import BuildContext, Launch
+from qvirt.qemu.importer import (
+    Command,
+    Imported,
+    Surroundings,
+    emulator_target,
+    import_command_line,
+    parse_commands,
+)
+from qvirt.runtime.documents import Documents
+
+#: folders an emulator named without one is looked for in
+_FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/libexec")
+#: programs that start an emulator and are none themselves
+_WRAPPERS = frozenset({"kvm", "qemu", "qemu-kvm"})
+
+
+async def import_text(documents: Documents, text: str) -> Imported:
+    """Return the domain of the first QEMU command in a text. Raises InvalidArg and what completion raises."""
+    commands = parse_commands(text)
+    imported = await import_command(documents, commands[0])
+    if len(commands) > 1:
+        imported.account.note(
+            f"the text has {len(commands)} QEMU commands; this is the first, of line {commands[0].line}"
+        )
+    return imported
+
+
+async def import_command(documents: Documents, command: Command) -> Imported:
+    """Return the domain that a command line and its environment describe."""
+    target, kvm = emulator_target(command.argv[0])
+    path = find_emulator(command.argv[0], target)
+    caps = await documents.emulators.caps(path)
+    around = _surroundings(documents, caps, kvm=kvm)
+    # images are looked at on the way
+    return await asyncio.to_thread(import_command_line, command.argv, command.env, around)
+
+
+def find_emulator(program: str, target: str) -> str:
+    """Return the emulator to use for a program's name. Raises InvalidArg when there is none."""
+    name = os.path.basename(program)
+    if program.startswith("/") and name not in _WRAPPERS and os.access(program, os.X_OK):
+        return program
+    for folder in _FOLDERS:
+        for candidate in (name, f"qemu-system-{target}"):
+            path = f"{folder}/{candidate}"
+            if candidate not in _WRAPPERS and candidate.startswith("qemu") and os.access(path, os.X_OK):
+                return path
+    raise InvalidArg(f"no emulator for '{program}' here: qemu-system-{target} is not installed")
+
+
+def _surroundings(documents: Documents, caps: EmulatorCaps, *, kvm: bool) -> Surroundings:
+    def context(domain: Domain) -> BuildContext:
+        return documents.build_context(domain, caps, Launch())
+
+    return Surroundings(caps=caps, context=context, probe=probe_format, is_block=_is_block, kvm=kvm)
+
+
+def probe_format(path: str) -> str | None:
+    """Return the format an image's header says, None for one that cannot be read. Blocking."""
+    try:
+        return read_info(path).format
+    except OSError:
+        return None
+
+
+def _is_block(path: str) -> bool:
+    try:
+        return is_block(path)
+    except OSError:
+        return False
