@@ -19,11 +19,12 @@ from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Audiodev, Blockdev, Device, Json, Netdev, Object, Option, Pairs, Switch
 
 _KEYS = st.text(string.ascii_letters + string.digits + "-_.", min_size=1).filter(lambda key: key[:1] != "-")
-_VALUES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"))
+_VALUES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 _JSON_VALUES = st.recursive(
     st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner), max_leaves=5
 )
 _PAIRS = st.lists(st.tuples(_KEYS, _VALUES), min_size=1)
+_SHAPES: list[type[Json]] = [Device, Blockdev, Netdev, Object, Audiodev]
 _OPTS = st.sampled_from(sorted(OPTS.keys() - {"M"}))
 
 
@@ -48,7 +49,7 @@ def records(draw: st.DrawFn) -> Switch:
                 name, [(implied, first), *((key, value) for key, value in pairs if key != implied)], implied
             )
         case _:
-            cls: type[Json] = draw(st.sampled_from((Device, Blockdev, Netdev, Object, Audiodev)))
+            cls = draw(st.sampled_from(_SHAPES))
             return cls(draw(st.dictionaries(st.text(), _JSON_VALUES)))
 
 
