@@ -136,6 +136,8 @@ def read_drive(line: Line, drive: Part, disk: Disk) -> None:
         disk.readonly = True
     if drive.flag("copy-on-read"):
         driver.copy_on_read = True
+    if drive.props.get("media") == "cdrom":
+        disk.readonly = True
     for_all = bool(line.given("snapshot")) and disk.device == DiskDevice.DISK and not disk.readonly
     snapshot = drive.flag("snapshot")
     if disk.has_medium and (for_all if snapshot is None else snapshot):
@@ -326,8 +328,8 @@ def _throttle(line: Line, props: Props, disk: Disk, used: list[Part]) -> None:
         setattr(disk.iotune, word, integer(value, key))
     if said:
         disk.iotune.group_name = group.id
-    group.settled = group.settled or "xml"
-    line.to_xml(group.given, "<iotune>")
+    if group not in used:
+        used.append(group)
 
 
 def _below(line: Line, value: JsonValue, used: list[Part]) -> BackingStore:

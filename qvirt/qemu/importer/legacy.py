@@ -423,6 +423,8 @@ def _card(line: Line, props: Props) -> Props:
 def _nic(line: Line, argument: Argument, props: Props, number: int) -> list[Part]:
     """Read ``-nic``: a backend and a card at once."""
     card = _card(line, {key: props.pop(key) for key in ("model", "mac", "macaddr", "addr") if key in props})
+    if card["driver"].startswith("virtio-net"):  # type: ignore[union-attr]
+        card["vectors"] = "0"  # QEMU gives such a card no MSI-X
     id = str(props.pop("id", f"nic{number}"))
     line.parts.add(Part("netdev", {**props, "id": id}, (argument,)))
     return [Part("device", {**card, "netdev": id}, (argument,))]

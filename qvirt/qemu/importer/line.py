@@ -1,6 +1,7 @@
 """One command line while it is being read: what is known, what is made, what became of each argument."""
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -12,7 +13,7 @@ from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.importer.account import Account, Outcome
 from qvirt.qemu.importer.boards import Board, board
 from qvirt.qemu.importer.options import OPTS, Argument, collect, split_opts
-from qvirt.qemu.importer.parts import Part, Parts, Props, switch, without
+from qvirt.qemu.importer.parts import Part, Parts, Props, switch, typed, without
 from qvirt.qemu.keyval import JsonValue, format_keyval, format_pairs
 from qvirt.record import Record, field
 
@@ -115,7 +116,17 @@ class Line(Record, frozen=False):
             props = {"if": "none", **without(props, ("if", "index", "bus", "unit", "media", "boot"))}
             if part.props.get("media") == "cdrom":
                 props["read-only"] = "on"
-        self.pass_on(part.given, words_of(Part(part.kind, props, part.given, part.json)), reason)
+        is_json = part.json
+        if part.kind == "device" and not is_json and self._comes_late(part):
+            props, is_json = {key: typed(key, value) for key, value in props.items()}, True
+        self.pass_on(part.given, words_of(Part(part.kind, props, part.given, is_json)), reason)
+
+    def _comes_late(self, part: Part) -> bool:
+        """Tell whether a device sits on one of the XML's: QEMU makes those written as JSON last."""
+        named = self.parts.named("bus", part.props.get("bus"))
+        if named is not None:
+            return named.settled == "xml" or named.json
+        return part.driver.startswith(_BUSED)
 
     def _referred(self, props: JsonValue, key: str = "") -> Iterator[Part]:
         """Yield the parts that a part's properties name."""
@@ -147,6 +158,8 @@ class Line(Record, frozen=False):
 
     def name_of(self, part: Part) -> str:
         """Return the name by which a part goes now."""
+        if part.kind == "object" and part.id in self.threads:
+            return f"iothread{self.threads[part.id]}"
         alias = self.aliases.get(part.id or "") if part.kind == "device" else None
         if alias is not None:
             self.wanted.add(part.id or "")
@@ -222,10 +235,22 @@ VARIABLES = (
 
 
 _LONGEST_NAME = 31
+#: names the daemon gives to devices, their backends, block nodes and objects
+_OURS = re.compile(
+    r"(?:host|char|obj|mem|drive-|fsdev-|tpm-|chr-vu-|libvirt-|ua-|import-|pr-helper|monitor|masterKey|ram-node)|"
+    r"(?:net|fs|sound|hostdev|redir|video|input|parallel|serial|channel|console|hub|shmem|smartcard|watchdog|"
+    r"balloon|rng|tpm|vsock|iommu|crypto|audio|iothread|vmgenid|lsec|dimm|nvdimm|virtiopmem|virtiomem|epc|usb|ide|"
+    r"sata|scsi|fdc|ccid|virtio-serial|virtio-disk|usb-disk|pci|isa)[0-9]*(?:[-.][0-9.-]*)?(?:-codec[0-9]+)?$|nvram$|"
+    r"mach-virt\.ram$|[a-z0-9_]+\.ram$"
+)
+#: beginnings of the types of devices that sit on another device's bus
+_BUSED = ("virtserialport", "virtconsole", "usb-", "scsi-", "hda-", "ccid-", "u2f-", "nvme-ns")
 
 
 def new_id(name: str) -> str:
     """Return the name that a part which is handed on goes by: none that the daemon would give."""
+    if not _OURS.match(name):
+        return name
     made = f"import-{name}"
     # a block node's name has no room for more
     return made if len(made) <= _LONGEST_NAME else f"import-{zlib.crc32(name.encode()):08x}"

@@ -224,11 +224,8 @@ def topology_of(said: dict[str, int], *, prefers_sockets: bool) -> Topology:
 
 def _prefers_sockets(line: Line) -> bool:
     version = re.search(r"-([0-9]+)\.([0-9]+)", line.machine_type)
-    if version is None or not line.family:
-        return (
-            bool(re.match(r"(?:pc|virt|pseries|s390-ccw-virtio|q35)-", line.machine_type))
-            and version is not None
-        )
+    if version is None or not re.match(r"(?:pc|virt|pseries|s390-ccw-virtio)-", line.machine_type):
+        return False
     return (int(version[1]), int(version[2])) < (6, 2)
 
 

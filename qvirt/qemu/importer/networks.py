@@ -77,6 +77,12 @@ def _backend(r: "Reading", dev: Interface, backend: Part) -> None:
     }.get(kind)
     if reader is None:
         raise Unfit(f"network backend '{kind}' has no XML")
+    if any(part.props.get("netdev") == backend.id for part in r.line.parts.of("object")):
+        if kind != "user":
+            raise Unfit("a filter is on its netdev, which has no XML")
+        dev.type = InterfaceType.USER
+        r.keep_netdev(backend, "a filter is on it, which has no XML")
+        return
     reader(r, dev, backend)
 
 

@@ -29,6 +29,40 @@ REFERENCES: dict[str, tuple[str, ...]] = {
 NAMESPACES = {"drive": "block", "blockdev": "block"}
 
 
+#: properties that are on, off or auto: words, where JSON has other switches as booleans
+ON_OFF_AUTO = frozenset(
+    {
+        "disable-legacy", "write-cache", "backend_defaults", "backend-defaults", "account-invalid",
+        "account-failed", "msi", "msix", "seqpacket", "x-pre-copy-dirty-page-tracking",
+        "display",
+        "unplugged-inaccessible", "intremap", "eim",
+    }
+)  # fmt: skip
+#: properties that are text, even where it looks like a number
+_TEXTS = frozenset(
+    {
+        "driver", "id", "bus", "addr", "drive", "netdev", "chardev", "name", "serial", "mac", "romfile",
+        "port",
+        "host", "hostport", "hostdevice", "sysfsdev", "filter", "mount_tag", "tag", "device_id", "product",
+        "vendor", "ver", "wwpn", "masterbus", "memdev", "iothread", "rng", "fsdev", "audiodev", "tpmdev",
+        "bmc",
+        "nqn", "subsys", "uuid", "guid", "file", "data-string", "osk", "unique_id",
+    }
+)  # fmt: skip
+
+
+def typed(key: str, value: JsonValue) -> JsonValue:
+    """Return a command line's word for a property as JSON has it."""
+    if not isinstance(value, str) or key in _TEXTS or key in ON_OFF_AUTO:
+        return value
+    if value in ("on", "off"):
+        return value == "on"
+    try:
+        return int(value, 0)
+    except ValueError:
+        return value
+
+
 class Unfit(Exception):
     """A part that has no XML; the text says why."""
 

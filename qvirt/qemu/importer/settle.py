@@ -14,7 +14,7 @@ from qvirt.model.qemu_namespace import QemuFrontend, QemuOverride, QemuOverrideD
 from qvirt.qemu.build import build
 from qvirt.qemu.complete import complete
 from qvirt.qemu.importer.account import Outcome
-from qvirt.qemu.importer.parts import Part, Props, switch
+from qvirt.qemu.importer.parts import ON_OFF_AUTO, Part, Props, switch
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.names import assign_aliases
 from qvirt.qemu.switches import CommandLine, Device, KeyValue
@@ -72,7 +72,7 @@ _PLACE = frozenset(
 #: properties libvirt states that QEMU's own default is not; without an original they are taken out again
 _TAKEN_OUT = frozenset({"max_outputs", "vram64_size_mb"})
 #: properties that are on, off or auto, which JSON has as words
-_WORDS = frozenset({"disable-legacy", "write-cache", "msi", "msix", "display", "intremap", "eim"})
+_WORDS = ON_OFF_AUTO
 _SIZE = re.compile(r"(?i)^([0-9]+)([kmgt])b?$")
 
 
@@ -229,6 +229,7 @@ def _machine(line: "Line", command: CommandLine) -> None:
     for record in command.switches:
         if isinstance(record, KeyValue) and record.name == "machine":
             made |= {key.replace("_", "-"): value for key, value in record.props.items()}
+    said_acpi = "acpi" in line.machine
     has_hpet = any(getattr(record, "name", "") == "no-hpet" for record in command.switches)
     for key, value in list(line.machine.items()):
         if key in _MACHINE_OWN or same(value, made.get(key)) or (key == "hpet" and has_hpet):
@@ -241,7 +242,7 @@ def _machine(line: "Line", command: CommandLine) -> None:
     is_off = switch(made.get("acpi")) is False or any(
         getattr(x, "name", "") == "no-acpi" for x in command.switches
     )
-    if is_off and wants_acpi and "acpi" not in line.machine:
+    if is_off and wants_acpi and not said_acpi:
         line.account.add(
             (), Outcome.COMMANDLINE, "-machine acpi=auto (XML has ACPI on this machine with UEFI only)"
         )

@@ -80,7 +80,7 @@ def test_user_networks_with_forwards_keep_their_netdev() -> None:
         "qemu-system-x86_64 -nodefaults -netdev user,id=n,hostfwd=tcp::22-:22 -device e1000,netdev=n"
     )
     assert made.domain.devices.interfaces[0].type == "user"
-    assert "user,id=import-n,hostfwd=tcp::22-:22" in words(made)
+    assert "user,id=n,hostfwd=tcp::22-:22" in words(made)
     assert made.domain.qemu_override is not None
     assert made.domain.qemu_override.devices[0].alias == made.domain.devices.interfaces[0].alias.name
 
@@ -100,8 +100,8 @@ def test_devices_without_xml_are_handed_on_with_what_they_name() -> None:
         " -device nvme,drive=d,serial=1"
     )
     handed = words(made)
-    assert "if=none,file=a.img,id=import-d,format=raw" in handed
-    assert "nvme,drive=import-d,serial=1,addr=0x2" in handed
+    assert "if=none,file=a.img,id=d,format=raw" in handed
+    assert "nvme,drive=d,serial=1,addr=0x2" in handed
 
 
 def test_formats_are_probed_or_warned_about() -> None:

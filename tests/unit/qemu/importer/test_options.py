@@ -2,7 +2,7 @@
 
 import string
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qvirt.qemu.importer.options import (
@@ -53,12 +53,14 @@ def records(draw: st.DrawFn) -> Switch:
             return cls(draw(st.dictionaries(st.text(), _JSON_VALUES)))
 
 
-@given(st.lists(records()))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(records(), max_size=6))
 def test_print_and_read(made: list[Switch]) -> None:
     words = [word for record in made for word in record.to_argv()]
     assert [to_record(argument) for argument in read_arguments(words)] == made
 
 
+@settings(deadline=None)
 @given(st.lists(st.text()))
 def test_nothing_crashes_the_reading_of_opts(texts: list[str]) -> None:
     for text in texts:
