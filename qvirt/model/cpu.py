@@ -253,8 +253,13 @@ class Numa(Node, tag="numa"):
                 raise XmlError("'cache' refers to a non-existent NUMA node cache")
 
     def _check_cpus(self) -> None:
-        for i, cell in enumerate(self.cells):
-            for other in self.cells[:i]:
+        with_cpus = [cell for cell in self.cells if cell.cpus]
+        taken: frozenset[int] = frozenset()
+        for i, cell in enumerate(with_cpus):
+            known, taken = taken, taken | (cell.cpus or frozenset())
+            if not known & (cell.cpus or frozenset()):
+                continue
+            for other in with_cpus[:i]:
                 if cell.cpus and other.cpus and cell.cpus & other.cpus:
                     raise ConfigUnsupported(
                         f"NUMA cells {cell.id} and {other.id} have overlapping vCPU ids"

@@ -23,7 +23,7 @@ from qvirt.model.qemu_namespace import (
 from qvirt.model.seclabel import SecLabel
 from qvirt.model.sysinfo import Sysinfo
 from qvirt.model.vcpu import DefaultIothread, IothreadIds, Vcpu, Vcpus
-from qvirt.xml.codecs import Codec, string, uint, uuid, words, yes_no
+from qvirt.xml.codecs import Codec, at_most, string, uint, uuid, words, yes_no
 from qvirt.xml.document import parse
 from qvirt.xml.fields import attr, child, children, part, text
 from qvirt.xml.node import Node, Raw, Reader, complain
@@ -141,6 +141,8 @@ def _parse_id(value: str) -> int | None:
 _ID: Codec[int | None] = Codec(_parse_id, str, "a non-negative integer")
 #: empty: one is to be made
 _GENID: Codec[str] = Codec(lambda value: uuid.parse(value) if value else "", str, uuid.expects)
+#: each is a thread of its own; a number nobody can mean is refused before they are listed
+_IOTHREADS: Codec[int] = at_most(16384)
 DOMAIN_TYPES = frozenset(
     ("qemu", "kqemu", "kvm", "xen", "lxc", "uml", "openvz", "test", "vmware", "hyperv", "vbox", "phyp",
      "parallels", "bhyve", "vz", "hvf")
@@ -180,7 +182,7 @@ class Domain(Node, tag="domain"):
     memory_backing: MemoryBacking = part(MemoryBacking)
     vcpu: Vcpu | None = child(Vcpu)
     vcpus: Vcpus | None = child(Vcpus)
-    iothreads: int | None = text(uint, omit=0)
+    iothreads: int | None = text(_IOTHREADS, omit=0)
     iothreadids: IothreadIds = part(IothreadIds)
     defaultiothread: DefaultIothread | None = child(DefaultIothread)
     cputune: CpuTune = part(CpuTune)

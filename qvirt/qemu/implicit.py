@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, XmlError
+from qvirt.model.devices import MAX_DEVICES
 from qvirt.model.devices.address import CcidAddress, DriveAddress, VirtioSerialAddress
 from qvirt.model.devices.controller import ControllerType
 from qvirt.model.devices.input import Input
@@ -170,7 +171,12 @@ def _ensure_input(domain: Domain, type: str, bus: str) -> None:
 
 
 def _ensure_all(domain: Domain, type: ControllerType, used: Iterator[int]) -> None:
-    for index in range(max(used, default=-1) + 1):
+    highest = max(used, default=-1)
+    if highest >= MAX_DEVICES:
+        raise XmlError(
+            f"a device names {type} controller {highest}, the highest there can be is {MAX_DEVICES - 1}"
+        )
+    for index in range(highest + 1):
         ensure_controller(domain, type, index)
 
 

@@ -8,12 +8,16 @@ from lxml import etree
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import XmlDetail, XmlError, XmlInvalidSchema
-from qvirt.xml.node import Node, Reader, Unknown
+from qvirt.xml.node import Node, Reader, Unknown, at
 
 N = TypeVar("N", bound=Node)
 
 #: bytes; the longest string the wire carries (REMOTE_STRING_MAX)
 MAX_LENGTH = 4 * 1024 * 1024
+#: attributes of one element: the time to read them grows with their square
+MAX_ATTRIBUTES = 1000
+#: characters; a document below cannot hold as many attributes as would be felt
+LARGE = 64 * 1024
 
 #: the part of libvirt that complains of a document that is not well formed, where it is not the domain's
 _DOMAINS = {"(CPU_definition)": ErrorDomain.CPU}
@@ -37,7 +41,7 @@ def parse_element(text: str, source: str) -> etree._Element:
     if "<!DOCTYPE" in text and "<!ENTITY" in text:
         raise XmlError(f"document {source} defines entities, which are not taken")
     try:
-        return etree.fromstring(text.encode("utf-8", "surrogateescape"), _parser())
+        root = etree.fromstring(text.encode("utf-8", "surrogateescape"), _parser())
     except etree.XMLSyntaxError as error:
         line, column = error.position
         lines = text.split("\n")
@@ -48,6 +52,14 @@ def parse_element(text: str, source: str) -> etree._Element:
             f"{source}:{line}: {reason}\n{shown[begin : begin + 120]}\n{'-' * max(0, column - 1 - begin)}^",
             domain=_DOMAINS.get(source, ErrorDomain.DOMAIN),
         ) from None
+    if len(text) > LARGE:
+        for element in root.iter(etree.Element):
+            if len(element.attrib) > MAX_ATTRIBUTES:
+                raise XmlError(
+                    f"element '{element.tag}' of document {source} has {len(element.attrib)} attributes, the "
+                    f"limit is {MAX_ATTRIBUTES}{at(element)}"
+                )
+    return root
 
 
 def parse(text: str, cls: type[N], source: str, *, validate: bool = False) -> N:

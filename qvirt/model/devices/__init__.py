@@ -9,7 +9,7 @@ from qvirt.model.devices.char import Channel, Console, Parallel, Serial, number_
 from qvirt.model.devices.controller import Controller, insert_controller
 from qvirt.model.devices.crypto import Crypto
 from qvirt.model.devices.device import Device
-from qvirt.model.devices.disk import Disk, insert_disk
+from qvirt.model.devices.disk import Disk, insert_disk, sort_disks
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.graphics import Graphics
 from qvirt.model.devices.hostdev import Hostdev
@@ -35,6 +35,9 @@ from qvirt.xml.codecs import string
 from qvirt.xml.document import parse, parse_element
 from qvirt.xml.fields import Children, Field, children, text
 from qvirt.xml.node import Node
+
+#: more than any machine has places for; what is worked out for each pair of devices must end in time
+MAX_DEVICES = 4096
 
 
 class Devices(Node, tag="devices"):
@@ -73,11 +76,11 @@ class Devices(Node, tag="devices"):
     cryptos: list[Crypto] = children(Crypto)
 
     def check(self) -> None:
+        count = sum(len(self.__dict__[name]) for name in _LISTS if name in self.__dict__)
+        if count > MAX_DEVICES:
+            raise XmlError(f"a domain of {count} devices is more than the {MAX_DEVICES} that are taken")
         if len(self.disks) > 1:
-            ordered: list[Disk] = []
-            for disk in self.disks:
-                insert_disk(ordered, disk)
-            self.disks = ordered
+            self.disks = sort_disks(self.disks)
         number_isa_ports(self.serials)
         if self.consoles and self.serials and self.consoles[0].target.type in (None, "serial"):
             self.consoles[0].forget_own()

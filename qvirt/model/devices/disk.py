@@ -1,7 +1,7 @@
 """``<disk>``: what the XML says; what QEMU makes of it is in ``qemu/devices/disk.py``."""
 
 import re
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterable, Iterator, MutableSequence
 from enum import StrEnum
 
 from lxml import etree
@@ -304,6 +304,14 @@ def drive_name(prefix: str, index: int) -> str:
         index, rest = divmod(index - 1, 26)
         letters = chr(ord("a") + rest) + letters
     return prefix + letters
+
+
+def sort_disks(disks: Iterable[Disk]) -> list[Disk]:
+    """Return the disks as `insert_disk` would put them one after the other."""
+    buses: dict[DiskBus | None, list[Disk]] = {}
+    for disk in disks:
+        buses.setdefault(disk.target.bus, []).append(disk)
+    return [disk for kin in buses.values() for disk in sorted(kin, key=lambda one: one.index)]
 
 
 def insert_disk(disks: MutableSequence[Disk], disk: Disk) -> None:

@@ -38,12 +38,18 @@ _GIVEN_ORDER = (
 )  # fmt: skip
 
 
+#: the highest number of a PCI bus
+MAX_INDEX = 255
+
+
 def assign_pci(ctx: Context) -> None:
     """Give the PCI addresses. Raises XmlError, InternalError, ConfigUnsupported."""
     domain = ctx.domain
     highest = max(
         (c.index or 0 for c in domain.devices.controllers if c.type is ControllerType.PCI), default=-1
     )
+    if highest > MAX_INDEX:
+        raise ConfigUnsupported(f"PCI controller index {highest} too high, maximum is {MAX_INDEX}")
     slots = Slots(ctx)
     count = highest + 1
     settled = False

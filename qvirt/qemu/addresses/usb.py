@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import UsbAddress
 from qvirt.model.devices.controller import Controller, ControllerType
 from qvirt.model.devices.device import Device
@@ -24,6 +24,8 @@ _PORTS: dict[str, int] = {
     "nec-xhci": 4,
     "qemu-xhci": 4,
 }
+#: ports a device's path may go through
+MAX_DEPTH = 4
 _CONFIGURABLE = frozenset({"nec-xhci", "qemu-xhci"})
 
 
@@ -34,16 +36,20 @@ class _Hub:
         self.ports = ports
         self.taken: set[int] = set()
         self.hubs: dict[int, _Hub] = {}
+        self.is_full = False
 
-    def free(self) -> list[int] | None:
+    def free(self, depth: int = 1) -> list[int] | None:
         """Return the path to the first free port: the ports here first, then those of the hubs."""
+        if self.is_full:
+            return None
         for port in range(1, self.ports + 1):
             if port not in self.taken:
                 return [port]
-        for port in sorted(self.hubs):
-            below = self.hubs[port].free()
+        for port in sorted(self.hubs) if depth < MAX_DEPTH else ():
+            below = self.hubs[port].free(depth + 1)
             if below is not None:
                 return [port, *below]
+        self.is_full = True
         return None
 
 
@@ -140,6 +146,11 @@ class _Buses:
             raise XmlError(f"Duplicate USB hub on bus {where.bus or 0} port {where.port}")
         hub.hubs[port] = _Hub(HUB_PORTS)
         hub.taken.add(port)
+        above = self.roots[where.bus or 0]
+        above.is_full = False
+        for step in _path(where)[:-1]:
+            above = above.hubs[step]
+            above.is_full = False
 
     def reserve(self, where: UsbAddress) -> None:
         hub, port = self._find(where)
@@ -160,7 +171,7 @@ class _Buses:
                 hub.taken.add(port)
                 dev.address = where
                 return where
-        raise XmlError("No free USB ports")
+        raise InternalError("No free USB ports")
 
 
 def _path(where: UsbAddress) -> list[int]:

@@ -59,6 +59,19 @@ entities = "<!DOCTYPE d [<!ENTITY a 'aaaaaaaaaa'>" + "".join(
     f"<!ENTITY {b} '{('&%s;' % a) * 10}'>" for a, b in zip("abcdefgh", "bcdefghi")) + "]>"
 refused(entities + good.replace("<name>odd", "<name>&i;"), 35, 27)
 refused("<!DOCTYPE d [<!ENTITY f SYSTEM 'file:///etc/passwd'>]>" + good.replace("<name>odd", "<name>&f;"), 35, 27)
+laughing = entities + good.replace("<name>odd", "<name>&i;")
+for call in (
+    lambda: conn.createXML(laughing),
+    lambda: conn.domainXMLToNative("qemu-argv", laughing),
+    lambda: conn.defineXMLFlags(laughing, libvirt.VIR_DOMAIN_DEFINE_VALIDATE),
+):
+    same(fails(call)[0], 27)
+d = conn.defineXML(good)
+same(fails(d.attachDeviceFlags, entities + "<disk><serial>&i;</serial></disk>", libvirt.VIR_DOMAIN_AFFECT_CONFIG)[0], 27)
+d.undefine()
+refused(good.replace("<devices>", "<iothreads>4294967295</iothreads><devices>"), 27)
+refused(good.replace("<devices>", "<devices><controller type='pci' index='2147483647' model='pci-bridge'/>"), 67)
+refused(good.replace("<devices>", "<devices>" + "<input type='tablet'/>" * 20000), 27)
 assert time.monotonic() - start < 5
 same(conn.numOfDefinedDomains(), before)
 # What is unknown is refused where it was asked for, with the place and the nearest name.
