@@ -3,7 +3,7 @@
 from typing import Any
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported
+from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.audio import Audio
 from qvirt.model.devices.char import Channel, Console, Parallel, Serial, number_isa_ports
 from qvirt.model.devices.controller import Controller, insert_controller
