@@ -24,8 +24,10 @@ _SOCKET = ("server", "wait", "telnet", "reconnect", "tls-creds")
 def to_backend(type: str, props: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Return the ``backend`` argument of chardev-add; the id is not part of it."""
     if type == "socket":
+        # on the command line a socket connects unless it is told to serve, here it is the other way round
         data: dict[str, JsonValue] = {
             "addr": _address(props),
+            "server": False,
             **{key: props[key] for key in _SOCKET if props.get(key) is not None},
         }
     elif type == "udp":

@@ -13,7 +13,6 @@ from qvirt.errors import (
     ConfigUnsupported,
     InternalError,
     OperationFailed,
-    OperationInvalid,
     OperationUnsupported,
 )
 from qvirt.model.devices.address import PciAddress
@@ -40,10 +39,22 @@ def find(wanted: D, ctx: Context, *, live: bool, update: bool = False) -> D:
     asked = handler(wanted)
     found = [known for known in ctx.domain.devices.list_of(wanted) if asked.same(wanted, known, ctx)]
     if not found:
-        raise asked.missing(wanted, live=live, update=update)
+        raise asked.missing(wanted, ctx, live=live, update=update)
     if len(found) > 1 and (error := asked.ambiguous(wanted)) is not None:
         raise error
     return cast("D", found[0])
+
+
+def enter(dev: Device, domain: Domain) -> None:
+    """Put a device into a document, with what else changes by it."""
+    domain.devices.add(dev)
+    handler(dev).entered(dev, domain)
+
+
+def leave(dev: Device, domain: Domain) -> None:
+    """Take a device out of a document, with what else changes by it."""
+    domain.devices.remove(dev)
+    handler(dev).left(dev, domain)
 
 
 # ------------------------------------------------------------------ definitions
@@ -54,16 +65,16 @@ def define(dev: Device, ctx: Context) -> None:
     if not handler(dev).config:
         raise OperationUnsupported(f"persistent attach of device '{word(dev)}' is not supported")
     _check_shared(dev, None, ctx.domain)
-    sentence = handler(dev).clash(dev, ctx.domain, live=False)
-    if sentence is not None:
-        raise OperationInvalid(sentence)
-    ctx.domain.devices.add(dev)
+    clash = handler(dev).clash(dev, ctx, live=False)
+    if clash is not None:
+        raise clash
+    enter(dev, ctx.domain)
     complete(ctx.domain, ctx)
 
 
 def undefine(dev: Device, ctx: Context) -> None:
     """Drop a device of a definition and complete it."""
-    ctx.domain.devices.remove(dev)
+    leave(dev, ctx.domain)
     complete(ctx.domain, ctx)
 
 
@@ -109,9 +120,9 @@ def place(dev: Device, ctx: Context) -> list[Device]:
     if not asked.live:
         raise OperationUnsupported(f"live attach of device '{word(dev)}' is not supported")
     _check_shared(dev, None, domain)
-    sentence = asked.clash(dev, domain, live=True)
-    if sentence is not None:
-        raise OperationFailed(sentence)
+    clash = asked.clash(dev, ctx, live=True)
+    if clash is not None:
+        raise clash
     if isinstance(dev.address, PciAddress) and dev.address.function:
         raise InternalError(
             "Only PCI device addresses with function=0 are supported", domain=ErrorDomain.DOMAIN
@@ -119,7 +130,7 @@ def place(dev: Device, ctx: Context) -> list[Device]:
     if not is_user_alias(dev.alias.name):
         dev.alias.name = None
     known = {id(controller) for controller in domain.devices.controllers}
-    domain.devices.add(dev)
+    enter(dev, domain)
     number_controllers(domain)
     asked.defaults(dev, ctx)
     add_controllers(domain)
@@ -154,7 +165,7 @@ def name(devices: Sequence[Device], ctx: BuildContext) -> None:
     assign_aliases(ctx.domain, ctx)
     taken = {dev.alias.name for dev in ctx.domain.devices.all() if all(dev is not one for one in devices)}
     for dev in devices:
-        if dev.alias.name in taken:
+        if dev.alias.name is not None and dev.alias.name in taken:
             raise OperationFailed(f"alias '{dev.alias.name}' of the new <{dev.tag}> is in use")
 
 
@@ -220,6 +231,12 @@ def replace(old: Device, new: Device, ctx: Context) -> None:
     handler(new).keep(old, new)
     ctx.domain.devices.replace(old, new)
     handler(new).validate(new, ctx)
+
+
+def check_update(dev: Device) -> None:
+    """Raise ConfigUnsupported for a kind of device that stays as it is in a running guest."""
+    if not handler(dev).live_update:
+        raise ConfigUnsupported(f"live update of device '{word(dev)}' is not supported")
 
 
 def check_detach(dev: Device, *, live: bool) -> None:

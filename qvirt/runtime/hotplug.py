@@ -130,7 +130,7 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
     await hostside.look(domain, running, devices)
     plug.name(devices, ctx)
     for one in devices:
-        definition.devices.add(one)
+        plug.enter(one, definition)
     running.touch()
     mark.plugging = [str(one.alias.name) for one in devices]
     played: Played = []
@@ -209,7 +209,7 @@ async def _take_back(
     kept = await _undo(running, played)
     gone = [dev for dev in devices if all(dev is not one for one in kept)]
     for dev in gone:
-        running.definition.devices.remove(dev)
+        plug.leave(dev, running.definition)
     running.footprint.plugging = []
     running.touch()
     _log(domain, await hostside.release(domain, running, gone, ctx))
@@ -239,7 +239,7 @@ async def _take_out(
     left = await _clear(domain, running, list(plug.leftovers(dev, ctx)))
     if left and await unplug.deleted(running, str(dev.alias.name)):
         await _clear(domain, running, left)
-    running.definition.devices.remove(dev)
+    plug.leave(dev, running.definition)
     running.touch()
     _log(domain, await hostside.release(domain, running, [dev], ctx))
     domain.hypervisor.checkpoint("device's host side released")
@@ -328,9 +328,11 @@ async def _update(domain: "Domain", running: Running, new: Device, *, force: boo
     ctx = await hostside.context(domain, running, passing=True)
     passed = ctx.launch
     assert isinstance(passed, Passed)  # noqa: S101 - for the type checker
+    plug.check_update(new)
     old = plug.find(new, ctx, live=True, update=True)
+    place = next(i for i, dev in enumerate(ctx.domain.devices.list_of(old)) if dev is old)
     ctx.domain = running.definition.copy()
-    twin = next(dev for dev in ctx.domain.devices.list_of(old) if dev.alias.name == old.alias.name)
+    twin = ctx.domain.devices.list_of(old)[place]
     plug.replace(twin, new, ctx)
     await hostside.look(domain, running, [new])
     plug.name_beside(new, twin, ctx)

@@ -156,12 +156,13 @@ def _caps(running: Running) -> EmulatorCaps:
 
 
 def character_devices(definition: Definition) -> Iterator[CharDevice]:
-    """Yield the serial ports, parallel ports, consoles and channels."""
+    """Yield the serial ports, parallel ports, consoles, channels and lines for redirected USB devices."""
     devices = definition.devices
     yield from devices.serials
     yield from devices.parallels
     yield from devices.consoles
     yield from devices.channels
+    yield from devices.redirdevs
 
 
 def take_cpus(running: Running, cpus: Sequence[JsonObject]) -> None:

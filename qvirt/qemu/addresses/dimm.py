@@ -5,7 +5,7 @@ from qvirt.model.devices.address import DimmAddress
 from qvirt.model.domain import Domain
 
 #: the kinds that sit in a slot; the others are PCI devices or have no place
-_IN_SLOTS = frozenset({"dimm", "nvdimm"})
+IN_SLOTS = frozenset({"dimm", "nvdimm"})
 
 
 def assign_slots(domain: Domain) -> None:
@@ -16,7 +16,7 @@ def assign_slots(domain: Domain) -> None:
     if domain.max_memory is None:
         return
     slots = domain.max_memory.slots
-    modules = [dev for dev in domain.devices.memory if dev.model in _IN_SLOTS]
+    modules = [dev for dev in domain.devices.memory if dev.model in IN_SLOTS]
     taken: set[int] = set()
     for dev in modules:
         if not isinstance(dev.address, DimmAddress) or dev.address.slot is None:

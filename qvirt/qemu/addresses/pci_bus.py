@@ -6,6 +6,7 @@ libvirt's rules (docs: "PCI topology and hotplug", "PCI addresses in domain XML 
 from collections.abc import Callable
 from typing import Final
 
+from qvirt.constants import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, XmlError
 from qvirt.record import Record, replace
 
@@ -191,7 +192,7 @@ class Buses:
         place = self._find(needs, function, group)
         if place is None:  # what is found fits, what is made need not
             if not self.growing:
-                raise InternalError("No more available PCI slots")
+                raise InternalError("No more available PCI slots", domain=ErrorDomain.DOMAIN)
             number = self._grow(len(self.buses), needs)
             place = Place(number, self.buses[number].kind.first_slot, function)
             self._validate(place, place, needs, False, InternalError)

@@ -13,6 +13,8 @@ When each question is asked:
 Those of a kind that comes, goes or changes while the guest runs; with `live` unset, none of these is asked:
 
     clash      before it is added: is there one already that has its name
+    entered, left
+               when it has come or gone: what else of the document changes with it
     check_plug, check_unplug
                raise what cannot be plugged, or let go of, while the guest runs
     same       which of the domain's devices a document means
@@ -110,6 +112,7 @@ class Handler(Generic[D]):
     live: ClassVar[bool] = False
     config: ClassVar[bool] = True
     config_update: ClassVar[bool] = False
+    live_update: ClassVar[bool] = False
 
     def __init_subclass__(cls, kind: type[Device] | None = None, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -146,12 +149,18 @@ class Handler(Generic[D]):
         """Yield what is told to QEMU once the device is there, as its records have no words for it."""
         return iter(())
 
-    def clash(self, dev: D, domain: Domain, *, live: bool) -> str | None:
-        """Return libvirt's sentence for a new device whose place or name is taken; None when it is free.
+    def clash(self, dev: D, ctx: Context, *, live: bool) -> QvirtError | None:
+        """Return libvirt's error for a new device whose place or name is taken; None when it is free.
 
         live: it is to be plugged into a running guest, where `validate` sees it among the others, too.
         """
         return None
+
+    def entered(self, dev: D, domain: Domain) -> None:
+        """Change what else of the document, which has the device now, goes with it."""
+
+    def left(self, dev: D, domain: Domain) -> None:
+        """Change what else of the document, which had the device, goes with it."""
 
     def check_plug(self, dev: D, ctx: Context) -> None:
         """Raise for a device of this kind that cannot be plugged into a running guest."""
@@ -165,13 +174,17 @@ class Handler(Generic[D]):
         All of it has to be the same once the defaults are filled in; address and alias only where the
         document says them.
         """
-        if not agrees(wanted, known):
-            return False
-        twin = wanted.copy()
-        self.defaults(twin, ctx)
-        return _content(twin) == _content(known)
+        return agrees(wanted, known) and self.content(wanted, ctx) == self.content(known, ctx)
 
-    def missing(self, dev: D, *, live: bool, update: bool = False) -> QvirtError:
+    def content(self, dev: D, ctx: Context) -> D:
+        """Return what a device says of itself, without place, name and what only a run gives it."""
+        twin = dev.copy()
+        self.defaults(twin, ctx)
+        twin.__dict__.pop("address", None)
+        twin.__dict__.pop("alias", None)
+        return twin
+
+    def missing(self, dev: D, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
         """Return the error for a device that is not there to be detached, or updated."""
         return DeviceMissing(f"matching {word(dev)} device was not found")
 
@@ -187,7 +200,7 @@ class Handler(Generic[D]):
 
         force: whatever the guest says. Raises what cannot change.
         """
-        raise ConfigUnsupported(f"live update of device '{word(old)}' is not supported")
+        return iter(())
 
 
 def word(dev: Device) -> str:
@@ -201,13 +214,6 @@ def agrees(wanted: Device, known: Device) -> bool:
     if name is not None and name != known.alias.name:
         return False
     return wanted.address is None or wanted.address.is_empty() or wanted.address == known.address
-
-
-def _content(dev: Device) -> Device:
-    twin = dev.copy()
-    twin.__dict__.pop("address", None)
-    twin.__dict__.pop("alias", None)
-    return twin
 
 
 def handler(dev: Device) -> Handler[Device]:

@@ -5,10 +5,16 @@ The first console of a guest is its first serial port under another name (``mirr
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported, InternalError
+from qvirt.errors import (
+    ConfigUnsupported,
+    InternalError,
+    OperationInvalid,
+    OperationUnsupported,
+    QvirtError,
+)
 from qvirt.model.devices.address import CcwAddress, IsaAddress, PciAddress, VirtioSerialAddress
 from qvirt.model.devices.char import (
     SERIAL_MODELS,
@@ -23,7 +29,7 @@ from qvirt.model.devices.chardev import CharDevice, CharSource
 from qvirt.model.domain import Domain
 from qvirt.qemu import machines
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices import chardev
+from qvirt.qemu.devices import char_live, chardev
 from qvirt.qemu.devices.base import Handler, Resource
 from qvirt.qemu.devices.placement import controller_alias, placement
 from qvirt.qemu.keyval import JsonValue
@@ -109,6 +115,8 @@ def _number(dev: Serial | Parallel, among: "list[Serial] | list[Parallel]") -> N
 class _CharHandler(Handler[C]):
     """What the four kinds have in common."""
 
+    live = True
+
     def validate(self, dev: C, ctx: Context) -> None:
         chardev.validate(dev, ctx)
 
@@ -118,6 +126,31 @@ class _CharHandler(Handler[C]):
     def prepare(self, dev: C, ctx: BuildContext) -> None:
         if dev.type == "tcp" and dev.source.tls is None:
             dev.source.tls = ctx.settings.chardev_tls
+
+    def clash(self, dev: C, ctx: Context, *, live: bool) -> QvirtError | None:
+        known: list[Any] = ctx.domain.devices.list_of(dev)
+        is_there = any(self.same(dev, one, ctx) for one in known)
+        return OperationInvalid("chardev already exists") if is_there else None
+
+    def check_plug(self, dev: C, ctx: Context) -> None:
+        char_live.check_plug(dev, "plugged into")
+
+    def check_unplug(self, dev: C, ctx: Context) -> None:
+        char_live.check_plug(dev, "taken from")
+
+    def same(self, wanted: C, known: C, ctx: Context) -> bool:
+        if wanted.type == "pty" and wanted.path not in (None, known.path):
+            return False
+        return super().same(wanted, known, ctx)
+
+    def content(self, dev: C, ctx: Context) -> C:
+        twin = super().content(dev, ctx)
+        for source in twin.sources:
+            source.tls = None  # a start says what the configuration says
+        return twin
+
+    def missing(self, dev: C, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        return char_live.missing(dev, live=live)
 
     def backend(self, dev: C, ctx: BuildContext) -> Iterator[Switch]:
         """Yield the host side."""
@@ -133,6 +166,10 @@ def chardev_id(dev: CharDevice) -> str:
 
 
 class SerialHandler(_CharHandler[Serial], kind=Serial):
+    def left(self, dev: Serial, domain: Domain) -> None:
+        if not domain.devices.serials or dev.target.port == 0:
+            char_live.drop_mirror(domain)
+
     def defaults(self, dev: Serial, ctx: Context) -> None:
         target = dev.target
         _number(dev, ctx.domain.devices.serials)
@@ -226,7 +263,9 @@ class ConsoleHandler(_CharHandler[Console], kind=Console):
         dev.__dict__.pop("tty", None)
         if dev.target.type is None:
             dev.target.type = "serial"
-        dev.target.port = next(i for i, known in enumerate(ctx.domain.devices.consoles) if known is dev)
+        for place, known in enumerate(ctx.domain.devices.consoles):
+            if known is dev:
+                dev.target.port = place
         chardev.settle(dev)
 
     def validate(self, dev: Console, ctx: Context) -> None:
@@ -241,6 +280,15 @@ class ConsoleHandler(_CharHandler[Console], kind=Console):
                 raise ConfigUnsupported(f"{model} is not supported in this QEMU binary")
         elif dev.target.type != "virtio":
             raise ConfigUnsupported(f"unsupported console target type {dev.target.type}")
+
+    def clash(self, dev: Console, ctx: Context, *, live: bool) -> QvirtError | None:
+        if not live and dev.target.type in (None, "serial"):
+            return OperationUnsupported("attaching serial console is not supported")
+        return super().clash(dev, ctx, live=live)
+
+    def same(self, wanted: Console, known: Console, ctx: Context) -> bool:
+        # the one that shows a serial port comes and goes with it
+        return known.target.type != "serial" and super().same(wanted, known, ctx)
 
     def resources(self, dev: Console, ctx: Context) -> Iterable[Resource]:
         return () if dev.target.type == "serial" else super().resources(dev, ctx)

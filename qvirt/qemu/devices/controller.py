@@ -11,6 +11,7 @@ from qvirt.errors import (
     DeviceMissing,
     InternalError,
     OperationFailed,
+    OperationInvalid,
     OperationUnsupported,
     QvirtError,
     XmlError,
@@ -134,12 +135,12 @@ class ControllerHandler(Handler[Controller], kind=Controller):
             _validate_iothread(dev, ctx)
         _VALIDATORS.get(dev.type, _accept)(dev, ctx)
 
-    def clash(self, dev: Controller, domain: Domain, *, live: bool) -> str | None:
-        if dev.index is None or find_controller(domain, dev.type, dev.index) is None:
+    def clash(self, dev: Controller, ctx: Context, *, live: bool) -> QvirtError | None:
+        if dev.index is None or find_controller(ctx.domain, dev.type, dev.index) is None:
             return None
         if live:
-            return f"target {dev.type}:{dev.index} already exists"
-        return f"controller index='{dev.index}' already exists"
+            return OperationFailed(f"target {dev.type}:{dev.index} already exists")
+        return OperationInvalid(f"controller index='{dev.index}' already exists")
 
     def check_plug(self, dev: Controller, ctx: Context) -> None:
         if dev.type not in _PLUGGABLE:
@@ -152,11 +153,12 @@ class ControllerHandler(Handler[Controller], kind=Controller):
             raise OperationFailed("device cannot be detached: device is busy")
 
     def same(self, wanted: Controller, known: Controller, ctx: Context) -> bool:
-        return wanted.type is known.type and (wanted.index or 0) == (known.index or 0)
+        return wanted.type is known.type and wanted.index is not None and wanted.index == known.index
 
-    def missing(self, dev: Controller, *, live: bool, update: bool = False) -> QvirtError:
+    def missing(self, dev: Controller, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
         if live:
-            return DeviceMissing(f"controller {dev.type}:{dev.index or 0} not found")
+            index = -1 if dev.index is None else dev.index
+            return DeviceMissing(f"controller {dev.type}:{index} not found")
         return DeviceMissing("device not present in domain configuration")
 
     def switches(self, dev: Controller, ctx: BuildContext) -> Iterator[Switch]:

@@ -2,7 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
-from qvirt.errors import ConfigUnsupported, InternalError, NoStoragePool, QvirtError
+from qvirt.errors import (
+    ConfigUnsupported,
+    InternalError,
+    NoStoragePool,
+    OperationInvalid,
+    QvirtError,
+)
 from qvirt.model.devices.address import DriveAddress
 from qvirt.model.devices.device import Rom
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice
@@ -90,7 +96,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
     """What QEMU makes of a ``<disk>``."""
 
     live = True
-    config_update = True
+    config_update = live_update = True
 
     def defaults(self, dev: Disk, ctx: Context) -> None:
         _forget_live(dev)
@@ -154,9 +160,10 @@ class DiskHandler(Handler[Disk], kind=Disk):
         if limits is not None:
             yield Step("block_set_io_throttle", limits)
 
-    def clash(self, dev: Disk, domain: Domain, *, live: bool) -> str | None:
-        taken = any(known.name == dev.name for known in domain.devices.disks)
-        return f"target {dev.name} already exists" if taken and not live else None
+    def clash(self, dev: Disk, ctx: Context, *, live: bool) -> QvirtError | None:
+        if live or all(known.name != dev.name for known in ctx.domain.devices.disks):
+            return None
+        return OperationInvalid(f"target {dev.name} already exists")
 
     def check_plug(self, dev: Disk, ctx: Context) -> None:
         disk_live.check_plug(dev)
@@ -167,7 +174,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
     def same(self, wanted: Disk, known: Disk, ctx: Context) -> bool:
         return wanted.name == known.name
 
-    def missing(self, dev: Disk, *, live: bool, update: bool = False) -> QvirtError:
+    def missing(self, dev: Disk, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
         return disk_live.missing(dev, live=live, update=update)
 
     def keep(self, old: Disk, new: Disk) -> None:

@@ -4,11 +4,22 @@ Ports are given out by the runtime: it asks ``ports_needed`` and answers by ``se
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported, NoNetwork, SystemError_, XmlError
+from qvirt.errors import (
+    ConfigUnsupported,
+    DeviceMissing,
+    InvalidArg,
+    NoNetwork,
+    OperationUnsupported,
+    QvirtError,
+    SystemError_,
+    XmlError,
+)
 from qvirt.model.devices.graphics import SPICE_CHANNELS, Gl, Graphics, Listen
 from qvirt.qemu.context import BuildContext, Context, Settings
+from qvirt.qemu.devices import graphics_live
 from qvirt.qemu.devices.audio import audiodev_id, find_audio
 from qvirt.qemu.devices.base import DirectoryResource, FileResource, Handler, Resource, line
 from qvirt.qemu.keyval import JsonValue
@@ -25,6 +36,7 @@ _STAND_IN_TLS_PORT = 5902
 
 class GraphicsHandler(Handler[Graphics], kind=Graphics):
     config = False
+    config_update = live_update = True
 
     def defaults(self, dev: Graphics, ctx: Context) -> None:
         if dev.type in ("vnc", "spice", "rdp"):
@@ -37,18 +49,38 @@ class GraphicsHandler(Handler[Graphics], kind=Graphics):
             _mirror_listen(dev)
 
     def settings(self, dev: Graphics, ctx: Context) -> Iterator[Step]:
-        if dev.type not in ("vnc", "spice"):
+        if dev.type in ("vnc", "spice") and password(dev, ctx.settings) is not None:
+            yield Step(*_password(dev, ctx.settings))
+            if dev.passwd_valid_to is not None:
+                yield Step(*_validity(dev))
+
+    def same(self, wanted: Graphics, known: Graphics, ctx: Context) -> bool:
+        return wanted.type == known.type
+
+    def missing(self, dev: Graphics, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        if live:
+            return DeviceMissing(
+                f"cannot find existing graphics device to modify of type '{dev.type}'{line(dev)}"
+            )
+        return InvalidArg(f"cannot find existing graphics type '{dev.type}' device to modify{line(dev)}")
+
+    def keep(self, old: Graphics, new: Graphics) -> None:
+        graphics_live.keep(old, new)
+        if new.listens:
+            _mirror_listen(new, live=True)
+
+    def update(self, old: Graphics, new: Graphics, ctx: BuildContext, *, force: bool) -> Iterator[Step]:
+        graphics_live.check(old, new)
+        yield from graphics_live.change_listen(old, new, ctx)
+        said = ("passwd", "passwd_valid_to", "connected")
+        if all(getattr(old, name) == getattr(new, name) for name in said):
             return
-        default = ctx.settings.vnc_password if dev.type == "vnc" else ctx.settings.spice_password
-        password = dev.passwd or default
-        if password is None:
-            return
-        arguments: dict[str, JsonValue] = {"protocol": dev.type, "password": password}
-        if dev.connected is not None:
-            arguments["connected"] = dev.connected
-        yield Step("set_password", arguments)
-        if dev.passwd_valid_to is not None:
-            yield Step("expire_password", {"protocol": dev.type, "time": _expiry(dev.passwd_valid_to)})
+        if password(old, ctx.settings) is None:
+            raise OperationUnsupported(
+                f"the {old.type} graphics were started without a password and take none before the next start"
+            )
+        yield Step(*_password(new, ctx.settings), undo=_password(old, ctx.settings))
+        yield Step(*_validity(new), undo=_validity(old))
 
     def validate(self, dev: Graphics, ctx: Context) -> None:
         if dev.audio is not None and find_audio(ctx.domain, dev.audio.id) is None:
@@ -466,8 +498,16 @@ def password(dev: Graphics, settings: Settings) -> str | None:
     return settings.spice_password if dev.type == "spice" else None
 
 
-def _expiry(valid_to: str) -> str:
-    """Return QEMU's form of a time of the document (UTC)."""
-    from datetime import UTC, datetime
+def _password(dev: Graphics, settings: Settings) -> tuple[str, dict[str, JsonValue]]:
+    arguments: dict[str, JsonValue] = {"protocol": dev.type, "password": password(dev, settings)}
+    if dev.connected is not None:
+        arguments["connected"] = dev.connected
+    return "set_password", arguments
 
-    return str(int(datetime.fromisoformat(valid_to).replace(tzinfo=UTC).timestamp()))
+
+def _validity(dev: Graphics) -> tuple[str, dict[str, JsonValue]]:
+    """Return the command that says until when (UTC) the password is good."""
+    time = "never"
+    if dev.passwd_valid_to is not None:
+        time = str(int(datetime.fromisoformat(dev.passwd_valid_to).replace(tzinfo=UTC).timestamp()))
+    return "expire_password", {"protocol": dev.type, "time": time}

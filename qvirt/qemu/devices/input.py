@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Iterator
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.errors import (
+    ConfigUnsupported,
+    DeviceMissing,
+    InternalError,
+    OperationUnsupported,
+    QvirtError,
+    XmlError,
+)
 from qvirt.model.devices.address import CcwAddress, PciAddress, UsbAddress
 from qvirt.model.devices.input import Input
 from qvirt.qemu.context import BuildContext, Context
@@ -23,6 +30,9 @@ GRAB_TOGGLES = frozenset(
     {"ctrl-ctrl", "alt-alt", "shift-shift", "meta-meta", "scrolllock", "ctrl-scrolllock"}
 )
 
+#: the buses that take a device while the guest runs
+_PLUGGABLE = ("usb", "virtio")
+
 _USB_DEVICES = {"mouse": "usb-mouse", "tablet": "usb-tablet", "keyboard": "usb-kbd"}
 _VIRTIO_DEVICES = {
     "mouse": "virtio-mouse",
@@ -40,6 +50,8 @@ _EVDEV = PropTable(
 
 class InputHandler(Handler[Input], kind=Input):
     """Mouse, tablet, keyboard, and host input devices."""
+
+    live = True
 
     def defaults(self, dev: Input, ctx: Context) -> None:
         if dev.type not in TYPES:
@@ -91,6 +103,17 @@ class InputHandler(Handler[Input], kind=Input):
             _validate_virtio(dev, ctx)
         if dev.bus == "usb" and dev.type == "keyboard" and not ctx.caps.has_device("usb-kbd"):
             raise ConfigUnsupported("usb keyboard is not supported by this QEMU binary")
+
+    def check_plug(self, dev: Input, ctx: Context) -> None:
+        if dev.bus not in _PLUGGABLE:
+            raise OperationUnsupported(f"input device on bus '{dev.bus or 'none'}' cannot be hot plugged.")
+
+    def check_unplug(self, dev: Input, ctx: Context) -> None:
+        if dev.bus not in _PLUGGABLE:
+            raise OperationUnsupported(f"input device on bus '{dev.bus or 'none'}' cannot be detached")
+
+    def missing(self, dev: Input, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        return DeviceMissing("matching input device not found")
 
     def resources(self, dev: Input, ctx: Context) -> Iterable[Resource]:
         path = None if dev.source is None else dev.source.evdev or dev.source.dev

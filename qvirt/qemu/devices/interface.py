@@ -79,7 +79,7 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
     """What QEMU makes of an ``<interface>``."""
 
     live = True
-    config_update = True
+    config_update = live_update = True
 
     def defaults(self, dev: Interface, ctx: Context) -> None:
         _forget_live(dev)
@@ -141,7 +141,7 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
         mac = wanted.mac.address
         return (mac is None or mac == known.mac.address) and agrees(wanted, known)
 
-    def missing(self, dev: Interface, *, live: bool, update: bool = False) -> QvirtError:
+    def missing(self, dev: Interface, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
         return interface_live.missing(dev)
 
     def ambiguous(self, dev: Interface) -> QvirtError | None:

@@ -2,16 +2,26 @@
 
 from collections.abc import Iterable, Iterator
 
-from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.constants import ErrorDomain
+from qvirt.errors import (
+    ConfigUnsupported,
+    DeviceMissing,
+    OperationUnsupported,
+    QvirtError,
+    XmlDetail,
+    XmlError,
+)
 from qvirt.model.devices.address import DimmAddress, PciAddress
 from qvirt.model.devices.memory import Memory, MemorySize
+from qvirt.model.domain import Domain
+from qvirt.qemu.addresses.dimm import IN_SLOTS
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import FileResource, Handler, Resource, line
+from qvirt.qemu.devices.base import FileResource, Handler, Resource, agrees, line
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.memory import BackendRequest, backend
-from qvirt.qemu.switches import Device, Switch
+from qvirt.qemu.memory import BackendRequest, backend, cells, module_alignment, round_up
+from qvirt.qemu.switches import Device, Step, Switch
 from qvirt.xml.codecs import parse_cpuset
 
 MODELS: dict[str, str] = {
@@ -31,6 +41,8 @@ _PROPS = PropTable(Memory, Prop("node", "target.node"), Prop("unarmed", "target.
 class MemoryHandler(Handler[Memory], kind=Memory):
     """A memory module."""
 
+    live = config_update = live_update = True
+
     def defaults(self, dev: Memory, ctx: Context) -> None:
         dev.target.current = None
         if dev.model == "virtio-pmem":
@@ -48,6 +60,65 @@ class MemoryHandler(Handler[Memory], kind=Memory):
         if not ctx.caps.has_device(MODELS[dev.model]):
             name = "sgx epc" if dev.model == "sgx-epc" else dev.model
             raise ConfigUnsupported(f"{name} isn't supported by this QEMU binary")
+
+    def entered(self, dev: Memory, domain: Domain) -> None:
+        if domain.id is not None and domain.id >= 0:  # as a start does with those it finds
+            dev.target.size.value = round_up(dev.target.size.value, module_alignment(domain))
+        _resize(domain, dev.target.size.value)
+
+    def left(self, dev: Memory, domain: Domain) -> None:
+        _resize(domain, -dev.target.size.value)
+
+    def clash(self, dev: Memory, ctx: Context, *, live: bool) -> QvirtError | None:
+        room = ctx.domain.max_memory
+        count = sum(known.model in IN_SLOTS for known in (dev, *ctx.domain.devices.memory))
+        if room is None or dev.model not in IN_SLOTS or count <= room.slots:
+            return None
+        return ConfigUnsupported(f"memory device count '{count}' exceeds slots count '{room.slots}'")
+
+    def check_plug(self, dev: Memory, ctx: Context) -> None:
+        domain = ctx.domain
+        if not cells(domain):
+            raise XmlDetail(
+                "can't add memory backend as guest has no NUMA nodes configured", domain=ErrorDomain.DOMAIN
+            )
+        if domain.max_memory is None or domain.memory is None:
+            raise ConfigUnsupported(
+                "cannot use/hotplug a memory device when domain 'maxMemory' is not defined"
+            )
+        if domain.memory.value > domain.max_memory.value:
+            raise ConfigUnsupported(
+                f"Attaching memory device with size '{dev.target.size.value}' would exceed domain's "
+                f"maxMemory config size '{domain.max_memory.value}'",
+                domain=ErrorDomain.DOMAIN,
+            )
+
+    def same(self, wanted: Memory, known: Memory, ctx: Context) -> bool:
+        if wanted.model != known.model:
+            return False
+        if isinstance(wanted.address, DimmAddress) and isinstance(known.address, DimmAddress):
+            return wanted.address.slot == known.address.slot
+        if wanted.alias.name is not None or wanted.address is not None:
+            return agrees(wanted, known)
+        return self.content(wanted, ctx) == self.content(known, ctx)
+
+    def content(self, dev: Memory, ctx: Context) -> Memory:
+        twin = super().content(dev, ctx)
+        twin.target.requested = None
+        return twin
+
+    def missing(self, dev: Memory, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        if live:
+            return DeviceMissing(f"model '{dev.model}' memory device not present in the domain configuration")
+        return DeviceMissing("matching memory device was not found")
+
+    def update(self, old: Memory, new: Memory, ctx: BuildContext, *, force: bool) -> Iterator[Step]:
+        if old.model != "virtio-mem" or self.content(old, ctx) != self.content(new, ctx):
+            raise OperationUnsupported(
+                f"cannot modify memory of model '{old.model}'; only the requested size of virtio-mem changes"
+            )
+        if old.target.requested != new.target.requested:
+            yield Step(*_request(new), undo=_request(old))
 
     def resources(self, dev: Memory, ctx: Context) -> Iterable[Resource]:
         if dev.source is not None and dev.source.path is not None:
@@ -86,6 +157,26 @@ class MemoryHandler(Handler[Memory], kind=Memory):
         if isinstance(dev.address, DimmAddress):
             props |= {"slot": dev.address.slot, "addr": dev.address.base}
         yield Device(props | placement(dev, ctx), origin=dev)
+
+
+def _resize(domain: Domain, change: int) -> None:
+    """Let the guest's memory grow by so many KiB; one that uses all it has goes on to do so."""
+    total, current = domain.memory, domain.current_memory
+    if total is None:
+        return
+    uses_all = current is not None and current.value >= total.value
+    total.value += change
+    if current is not None:
+        current.value = total.value if uses_all else min(current.value, total.value)
+
+
+def _request(dev: Memory) -> tuple[str, dict[str, JsonValue]]:
+    requested = dev.target.requested
+    return "qom-set", {
+        "path": f"/machine/peripheral/{dev.alias.name}",
+        "property": "requested-size",
+        "value": requested.value << 10 if requested is not None else 0,
+    }
 
 
 def _kib(size: MemorySize | None) -> int | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import InternalError
+from qvirt.errors import DeviceMissing, InternalError, OperationInvalid, QvirtError
 from qvirt.model.devices.redirdev import Redirdev, Redirfilter, UsbFilter
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import chardev
@@ -17,6 +17,8 @@ _DBUS_CHANNEL = "org.qemu.usbredir"
 
 
 class RedirdevHandler(Handler[Redirdev], kind=Redirdev):
+    live = True
+
     def defaults(self, dev: Redirdev, ctx: Context) -> None:
         if dev.type == "dbus" and dev.source.channel is None:
             dev.source.channel = _DBUS_CHANNEL
@@ -27,6 +29,14 @@ class RedirdevHandler(Handler[Redirdev], kind=Redirdev):
 
     def resources(self, dev: Redirdev, ctx: Context) -> Iterable[Resource]:
         return chardev.resources(dev, dev, ctx)
+
+    def same(self, wanted: Redirdev, known: Redirdev, ctx: Context) -> bool:
+        if wanted.type == "pty" and wanted.path not in (None, known.path):
+            return False
+        return super().same(wanted, known, ctx)
+
+    def missing(self, dev: Redirdev, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        return (OperationInvalid if live else DeviceMissing)("no matching redirdev was not found")
 
     def switches(self, dev: Redirdev, ctx: BuildContext) -> Iterator[Switch]:
         yield from chardev.switches(dev, dev, ctx, id=chardev_id(dev), spice_name="usbredir")

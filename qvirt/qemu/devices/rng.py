@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from qvirt.errors import DeviceMissing, QvirtError
 from qvirt.model.devices.rng import Rng
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import chardev
@@ -16,6 +17,8 @@ _DEFAULT_PERIOD = 1000
 
 
 class RngHandler(Handler[Rng], kind=Rng):
+    live = True
+
     def defaults(self, dev: Rng, ctx: Context) -> None:
         backend = dev.backend
         if backend.model == "random" and backend.path is None:
@@ -33,6 +36,13 @@ class RngHandler(Handler[Rng], kind=Rng):
             yield FileResource(dev, backend.path, writable=False, shared=True, relabel=False)
         elif backend.model == "egd":
             yield from chardev.resources(backend, dev, ctx)
+
+    def missing(self, dev: Rng, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        if live:
+            return DeviceMissing(
+                f"model '{dev.backend.model}' RNG device not present in domain configuration"
+            )
+        return DeviceMissing("no matching RNG device was found")
 
     def switches(self, dev: Rng, ctx: BuildContext) -> Iterator[Switch]:
         backend, name = dev.backend, f"obj{dev.alias.name}"
