@@ -14,7 +14,7 @@ from qvirt.qemu.numa import check_placement
 from qvirt.xml.node import Node
 
 #: what needs control groups, helpers or hardware the driver does not set up yet
-_ELEMENTS = ("blkiotune", "memtune", "idmap", "perf", "keywrap", "launch_security")
+_ELEMENTS = ("idmap", "perf", "keywrap", "launch_security")
 _DEVICES = ("leases", "filesystems", "smartcards", "tpms", "hostdevs", "shmems", "vsocks", "cryptos")
 
 
@@ -29,22 +29,18 @@ def unsupported_for_start(domain: Domain) -> list[str]:
     backing = values.get("memory_backing")
     if backing is not None and backing.hugepages is not None:
         found.append(backing.hugepages)
-    tune = values.get("numatune")
-    if tune is not None and tune.memory is not None and tune.memory.mode == "restrictive":
-        found.append(tune.memory)
     cputune = values.get("cputune")
-    if cputune is not None and not _pins_alone(cputune):
-        found.append(cputune)
+    if cputune is not None:
+        found += _untouched(cputune)
     for name in _DEVICES:
         found += domain.devices.__dict__.get(name, ())
     return [f"<{node.tag}>" + (f" (line {node.line})" if node.line else "") for node in found]
 
 
-def _pins_alone(tune: CpuTune) -> bool:
-    """Tell whether nothing is said that takes more than the affinity of threads."""
-    rest = tune.copy()
-    rest.vcpupins, rest.emulatorpin, rest.iothreadpins = [], None, []
-    return rest.is_empty()
+def _untouched(tune: CpuTune) -> list[Node]:
+    """Return what is said that takes schedulers or cache allocation."""
+    said: list[Node] = [*tune.vcpuscheds, *tune.iothreadscheds, *tune.cachetunes, *tune.memorytunes]
+    return said if tune.emulatorsched is None else [tune.emulatorsched, *said]
 
 
 def prepare_domain(domain: Domain, ctx: BuildContext) -> None:

@@ -81,6 +81,7 @@ async def claim(
         hv.checkpoint("device written down")
         launch.make_folders(folders, running.user)
         hv.owners.give(running.id, loans)
+        hv.cgroups.allow(running, plan.files)
 
     await domain.save_status(then=make)
     hv.checkpoint("device's files given")
@@ -107,7 +108,7 @@ async def release(
     mark = running.footprint
     gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
     sockets = _sockets(gone) - _sockets(kept)
-    if not mark.loans and not sockets.intersection(mark.files):
+    if not mark.loans and running.group is None and not sockets.intersection(mark.files):
         return []
     files = [path for path in mark.files if path in sockets]
 
@@ -115,7 +116,7 @@ async def release(
         loans = lending.unused(running, gone, kept)
         failures = launch.sweep(running.id, Footprint(loans=loans, files=files), hv.owners, hv.own_folders)
         mark.loans = [loan for loan in mark.loans if loan not in loans]
-        return failures
+        return failures + hv.cgroups.deny(running, gone, kept)
 
     failures = await hv.files.run(f"host's side of '{domain.name}'", sweep)
     mark.files = [path for path in mark.files if path not in files]

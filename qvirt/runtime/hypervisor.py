@@ -22,6 +22,7 @@ from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.qemu.importer import Imported
 from qvirt.record import replace
 from qvirt.runtime import interfaces, lifecycle, recover, stats
+from qvirt.runtime.cgroups import Cgroups
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.domainlog import DomainLog
@@ -145,6 +146,9 @@ class Hypervisor:
         self.cpus_seen: dict[tuple[object, ...], tuple[EmulatorCaps, CpuSeen]] = {}
         self.display_ports = PortAllocator("display", *config.display_ports)
         self.websocket_ports = PortAllocator("webSocket", *config.websocket_ports)
+        #: what guests are limited by
+        self.cgroups = Cgroups(paths, config)
+        self.reports += self.cgroups.reports
         #: the files lent to QEMU's user
         self.owners = Owners(daemon_word(str(paths.lib)), remember=config.remember_owner)
         #: the virtual networks that interfaces are plugged into; None where there are none

@@ -8,7 +8,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.model.vcpu import Iothread
 from qvirt.qemu.smp import iothread_ids, iothread_object
 from qvirt.qmp import commands
-from qvirt.runtime import pinning
+from qvirt.runtime import cgroups, pinning
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.tuning import change
 
@@ -65,6 +65,7 @@ async def add(domain: "Domain", number: int, flags: int) -> None:
         await running.execute(command, arguments, deadline=COMMAND_DEADLINE)
         note(running.definition)
         domain.hypervisor.checkpoint("iothread added")
+        await cgroups.place_threads(domain, running)
         vcpu = running.definition.vcpu
         if vcpu is not None and vcpu.cpuset:
             thread = (await pinning.iothread_threads(running)).get(number)
@@ -92,6 +93,7 @@ async def remove(domain: "Domain", number: int, flags: int) -> None:
         await commands.object_del(running, f"iothread{number}")
         note(running.definition)
         domain.hypervisor.checkpoint("iothread removed")
+        await cgroups.place_threads(domain, running)
 
     def note(definition: Definition) -> None:
         _take(definition, [one for one in iothread_ids(definition) if one.id != number])

@@ -31,13 +31,17 @@ async def give(domain: "Domain", running: Running, resources: Iterable[Resource]
     another user.
     """
     hv = domain.hypervisor
-    loans = await hv.files.run(f"files of '{domain.name}'", partial(prepare, hv, running, list(resources)))
-    if not loans:
-        return
+    files = list(resources)
+    loans = await hv.files.run(f"files of '{domain.name}'", partial(prepare, hv, running, files))
     mark = running.footprint
     mark.loans += loans
+
+    def work() -> None:
+        hv.owners.give(running.id, loans)
+        hv.cgroups.allow(running, files)
+
     try:
-        await domain.save_status(then=partial(hv.owners.give, running.id, loans))
+        await domain.save_status(then=work)
     except BaseException:
         # what a file system that hangs has lent meanwhile is taken back with the rest, when the guest ends
         if not hv.owners.holds(running.id, loans):
@@ -58,7 +62,7 @@ async def take_back(
         loans = unused(running, gone, kept)
         failures = hv.owners.take_back(running.id, loans)
         mark.loans = [loan for loan in mark.loans if loan not in loans]
-        return failures
+        return failures + hv.cgroups.deny(running, gone, kept)
 
     failures = await hv.files.run(f"files of '{domain.name}'", work)
     await domain.save_status()

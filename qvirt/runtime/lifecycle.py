@@ -21,7 +21,7 @@ from qvirt.constants import (
     DomainState,
 )
 from qvirt.errors import InternalError, OperationFailed, QvirtError, SystemError_
-from qvirt.host import images, overlays
+from qvirt.host import cgroup, images, overlays
 from qvirt.host.config import QemuUser
 from qvirt.model.devices.disk import Disk, DiskDevice
 from qvirt.model.domain import Domain as Definition
@@ -34,7 +34,7 @@ from qvirt.qemu.switches import CommandLine
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event, Json
-from qvirt.runtime import interfaces, launch, lending, live, monitor_events, pinning, vcpus
+from qvirt.runtime import cgroups, interfaces, launch, lending, live, monitor_events, pinning, vcpus
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Limits, Process
@@ -131,6 +131,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         definition.seclabels, hv.user, require=hv.config.security_require_confined
     )
     running.user = user
+    if hv.cgroups.mounts is not None:
+        hv.background(hv.files.run("control groups", cgroup.wake), "control groups")
     running.caps = await hv.documents.start_caps(definition)
     async with contextlib.AsyncExitStack() as stack:
         descriptors = launch.Descriptors(running.id)
@@ -164,6 +166,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             *(wanted.path for wanted in plan.listeners),
             *(overlay.path for overlay in made),
         ]
+        mark.cgroup = hv.cgroups.path_of(definition, running.id)
+        running.group = hv.cgroups.group(mark.cgroup)
         ports = launch.take_ports(definition, hv.display_ports, hv.websocket_ports)
         mark.ports = [port for _, port in ports.taken]
         mark.loans = await hv.files.run(
@@ -203,6 +207,11 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             limits=Limits(hv.config.max_core, hv.config.max_files, hv.config.max_processes),
         )
         hv.checkpoint("spawned")
+        if running.group is not None:
+            await hv.files.run(
+                f"control groups of '{domain.name}'", partial(running.group.attach, running.pid)
+            )
+            hv.checkpoint("in its control groups")
         await domain.save_status()
         hv.checkpoint("pid written")
         _write_pid(domain, running)
@@ -236,6 +245,8 @@ def _make(
     if plan.nvram is not None:
         launch.prepare_nvram(*plan.nvram, user, reset=reset_nvram)
     hv.owners.give(running.id, running.footprint.loans)
+    if running.group is not None:
+        hv.cgroups.make(running.group, running.definition, plan.files)
 
 
 async def _drop_missing(domain: "Domain", ctx: BuildContext) -> None:
@@ -358,6 +369,7 @@ async def _talk(domain: "Domain", running: Running) -> None:
     domain.hypervisor.checkpoint("monitor connected")
     await vcpus.plug_at_start(running)
     await live.after_start(domain, running)
+    await cgroups.place_at_start(domain, running)
     await pinning.pin_at_start(running)
 
 
@@ -559,6 +571,7 @@ async def finish(domain: "Domain", running: Running, *, quiet: bool = False) -> 
         running.agent = None
     for stream in list(running.consoles.values()):
         stream.drop()
+    await cgroups.placed(running)
     reason, detail, word = running.stop_reason or _natural_end(running)
     if running.process is not None:
         running.process.close()
@@ -598,6 +611,8 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
                 DomainLog.append(hv.paths.logfile(domain.name), f"shutting down, reason={word}")
         except OSError as error:
             failures.append(f"cannot write the log: {error.strerror}")
+        if running.group is not None:
+            failures += running.group.remove()
         failures += lending.close_folders(hv, running.id, running.user)
         failures += launch.sweep(running.id, running.footprint, hv.owners, hv.own_folders)
         with contextlib.suppress(FileNotFoundError):

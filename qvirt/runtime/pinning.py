@@ -1,4 +1,4 @@
-"""Which host CPUs a guest's threads run on: set by the scheduler's affinity, without control groups."""
+"""Which host CPUs a guest's threads run on: by their affinity, and by their control groups."""
 
 import os
 from collections.abc import Iterable
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qvirt.constants import TypedParameterType
 from qvirt.errors import InternalError, InvalidArg, OperationInvalid, SystemError_
+from qvirt.host.cgroup_tuning import set_cpus
 from qvirt.model.cputune import EmulatorPin, IothreadPin, VcpuPin
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
@@ -28,6 +29,18 @@ def bind(thread: int, cpus: Iterable[int]) -> None:
         raise SystemError_(f"cannot set CPU affinity on process {thread}", error) from error
 
 
+async def _bind(domain: "Domain", running: Running, name: str, thread: int, cpus: frozenset[int]) -> None:
+    """Let a thread, ``vcpu0`` by name, run on these host CPUs only."""
+    group = running.group
+
+    def work() -> None:
+        if group is not None and group.version("cpuset"):
+            set_cpus(group, name, cpus)
+        bind(thread, cpus)
+
+    await domain.hypervisor.files.run(f"CPUs of '{domain.name}'", work)
+
+
 def pin_vcpu_thread(running: Running, number: int) -> None:
     """Put a vCPU's thread where the document wants it."""
     definition = running.definition
@@ -38,6 +51,26 @@ def pin_vcpu_thread(running: Running, number: int) -> None:
         bind(thread, cpus)
 
 
+def cpus_of(definition: Definition, kind: str, number: int) -> frozenset[int] | None:
+    """Return the host CPUs of a thread, ``vcpu`` or ``iothread`` of a number; None for all of them."""
+    tune = definition.cputune if "cputune" in definition.__dict__ else None
+    pins: dict[int, frozenset[int]] = {}
+    if tune is not None:
+        pins = (
+            {pin.vcpu: pin.cpuset for pin in tune.vcpupins}
+            if kind == "vcpu"
+            else {pin.iothread: pin.cpuset for pin in tune.iothreadpins}
+        )
+    return pins.get(number) or _shared(definition)
+
+
+def emulator_cpus(definition: Definition) -> frozenset[int] | None:
+    """Return the host CPUs of QEMU's own threads; None for all of them."""
+    tune = definition.cputune if "cputune" in definition.__dict__ else None
+    own = tune.emulatorpin.cpuset if tune is not None and tune.emulatorpin is not None else None
+    return own or _shared(definition)
+
+
 def _shared(definition: Definition) -> frozenset[int] | None:
     return definition.vcpu.cpuset if definition.vcpu is not None else None
 
@@ -46,8 +79,7 @@ async def pin_at_start(running: Running) -> None:
     """Put every thread of a new QEMU where the document wants it. Raises SystemError_."""
     definition = running.definition
     tune = definition.cputune if "cputune" in definition.__dict__ else None
-    own = tune.emulatorpin.cpuset if tune is not None and tune.emulatorpin is not None else None
-    cpus = own or _shared(definition)
+    cpus = emulator_cpus(definition)
     if cpus:
         for name in os.listdir(f"/proc/{running.pid}/task"):
             bind(int(name), cpus)
@@ -96,7 +128,7 @@ async def pin_vcpu(domain: "Domain", number: int, cpus: frozenset[int], flags: i
             thread = running.vcpu_threads[number] if number < len(running.vcpu_threads) else 0
             if not thread:
                 raise OperationInvalid("cpu affinity is not supported")
-            bind(thread, cpus)
+            await _bind(domain, running, f"vcpu{number}", thread, cpus)
         note(running.definition)
         _published(domain, f"vcpupin{number}", cpus)
 
@@ -114,7 +146,7 @@ async def pin_emulator(domain: "Domain", cpus: frozenset[int], flags: int) -> No
         raise InvalidArg("Empty cpu list for pinning")
 
     async def on_live(running: Running) -> None:
-        bind(running.pid, cpus)
+        await _bind(domain, running, "emulator", running.pid, cpus)
         note(running.definition)
         _published(domain, "emulatorpin", cpus)
 
@@ -138,7 +170,7 @@ async def pin_iothread(domain: "Domain", number: int, cpus: frozenset[int], flag
         thread = (await iothread_threads(running)).get(number)
         if thread is None:
             raise InternalError(f"QEMU does not know iothread {number}")
-        bind(thread, cpus)
+        await _bind(domain, running, f"iothread{number}", thread, cpus)
         note(running.definition)
         _published(domain, f"iothreadpin{number}", cpus)
 

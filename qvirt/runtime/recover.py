@@ -21,7 +21,9 @@ from qvirt.constants import (
     DomainXMLFlags,
 )
 from qvirt.errors import QvirtError
+from qvirt.host.cgroup import Group, path_of_process
 from qvirt.host.persist import is_leftover, remove, write_atomic
+from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_live
 from qvirt.model.live import format_domain
 from qvirt.qemu.context import Launch
@@ -29,7 +31,7 @@ from qvirt.qemu.names import assign_aliases
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
 from qvirt.record import Record
-from qvirt.runtime import endings, hotplug, iothreads, lifecycle, live, vcpus
+from qvirt.runtime import cgroups, endings, hotplug, iothreads, lifecycle, live, vcpus
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.process import Process, start_time
 from qvirt.runtime.running import Running
@@ -168,6 +170,15 @@ async def reconnect_all(hv: "Hypervisor") -> None:
     await asyncio.gather(*(_reconnect(hv, status) for status in found))
 
 
+def _group(hv: "Hypervisor", status: Status, definition: Definition) -> Group | None:
+    """Return a guest's control groups; those of libvirt's guests are where libvirt makes them."""
+    path = status.footprint.cgroup
+    if not path and not status.version:
+        path = path_of_process(status.pid) or hv.cgroups.path_of(definition, status.id)
+    group = hv.cgroups.group(path)
+    return group if group is not None and group.exists() else None
+
+
 def _note_loans(hv: "Hypervisor", status: Status) -> None:
     hv.owners.note(status.id, status.footprint.loans)
 
@@ -211,7 +222,9 @@ def _rebuild(hv: "Hypervisor", path: Path) -> Status | None:
         start_time=began,
         boot_id=boot_id(),
         folder=key[0],
-        footprint=Footprint(folders=[key[0]], files=[str(hv.paths.pidfile(name))]),
+        footprint=Footprint(
+            folders=[key[0]], files=[str(hv.paths.pidfile(name))], cgroup=path_of_process(pid)
+        ),
     )
 
 
@@ -243,6 +256,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
             word = await live.after_reconnect(domain, running)
             await vcpus.after_reconnect(running)
             await iothreads.after_reconnect(running)
+            await cgroups.after_reconnect(domain, running)
             await hotplug.after_reconnect(domain, running)
     except (QvirtError, TimeoutError) as error:
         if isinstance(error, QmpError) or process.is_gone:
@@ -293,6 +307,7 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
         running.user, running.relabel = dac.user_of(definition.seclabels, hv.user)
     with contextlib.suppress(QvirtError):  # the emulator was removed; its QEMU runs on without our knowing
         running.caps = await hv.documents.start_caps(definition)
+    running.group = _group(hv, status, definition)
     for port in status.footprint.ports:
         hv.display_ports.reserve(port)
         hv.websocket_ports.reserve(port)
@@ -369,6 +384,7 @@ async def _try_again(hv: "Hypervisor", domain: Domain, running: Running) -> None
                 word = await live.after_reconnect(domain, running)
                 await vcpus.after_reconnect(running)
                 await iothreads.after_reconnect(running)
+                await cgroups.after_reconnect(domain, running)
                 await hotplug.after_reconnect(domain, running)
         except (QvirtError, TimeoutError) as error:
             log.warning("domain '%s' still does not answer: %s", domain.name, error)

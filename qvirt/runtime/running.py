@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qvirt.constants import DomainXMLFlags
 from qvirt.errors import OperationTimeout
+from qvirt.host.cgroup import Group
 from qvirt.host.config import QemuUser
 from qvirt.model.cpu import Cpu
 from qvirt.model.domain import Domain as Definition
@@ -43,6 +44,10 @@ class Running(Record, frozen=False, eq=False):
     stage: str = "starting"
     #: whom QEMU runs as; None for the daemon's own user
     user: QemuUser | None = None
+    #: its control groups, None without
+    group: Group | None = None
+    #: puts threads into groups of their own, while the guest runs already
+    placing: "asyncio.Task[None] | None" = None
     #: whether its files are lent to that user
     relabel: bool = True
     #: what secrets are encrypted with on their way; None for a QEMU found again, until somebody needs it

@@ -80,6 +80,7 @@ class Footprint(Record, frozen=False):
     (macvtap), removed.
     macs: devices of the host that have a guest's MAC address meanwhile, and their own.
     plugging: aliases of the devices that are being plugged in and may not be there yet.
+    cgroup: where its control groups are, below each hierarchy.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -89,6 +90,7 @@ class Footprint(Record, frozen=False):
     links: list[str] = field(default_factory=list)
     macs: dict[str, str] = field(default_factory=dict)
     plugging: list[str] = field(default_factory=list)
+    cgroup: str = ""
 
 
 class Status(Record, frozen=False):
@@ -157,6 +159,8 @@ class Status(Record, frozen=False):
             f"    <mac device='{escape(name)}' address='{escape(mac)}'/>\n" for name, mac in mark.macs.items()
         ]
         out += [f"    <plugging alias='{escape(alias)}'/>\n" for alias in mark.plugging]
+        if mark.cgroup:
+            out.append(f"    <cgroup path='{escape(mark.cgroup)}'/>\n")
         if self.inactive_xml:
             out.append("    <inactive>\n")
             out += [f"      {line}\n" for line in self.inactive_xml.rstrip("\n").split("\n")]
@@ -241,6 +245,7 @@ def _footprint(ours: etree._Element | None) -> Footprint:
             Loan(el.get("path", ""), _read_ids(el.get("owner", "")), _read_ids(el.get("user", "")))
             for el in ours.iterfind("loan")
         ],
+        cgroup=next((el.get("path", "") for el in ours.iterfind("cgroup")), ""),
         links=[el.get("name", "") for el in ours.iterfind("link")],
         macs={el.get("device", ""): el.get("address", "") for el in ours.iterfind("mac")},
         plugging=[el.get("alias", "") for el in ours.iterfind("plugging")],

@@ -17,7 +17,7 @@ from qvirt.qemu.vcpu_slots import Slot
 from qvirt.qmp import commands
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.wire import JsonObject, JsonValue
-from qvirt.runtime import guest, live, pinning, unplug
+from qvirt.runtime import cgroups, guest, live, pinning, unplug
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.tuning import change
@@ -116,6 +116,7 @@ async def _move(domain: "Domain", running: Running, slots: list[Slot], *, on: bo
             await _unplug(running, slot)
             domain.hypervisor.checkpoint("vcpu unplugged")
         await refresh(running)
+        await cgroups.place_threads(domain, running)
         if on:
             for number in slot.numbers:
                 pinning.pin_vcpu_thread(running, number)
@@ -180,6 +181,7 @@ async def take_late(domain: "Domain", running: Running) -> None:
     async with domain.job(Job.MODIFY, "vcpu unplugged"):
         if domain.running is running:
             await refresh(running)
+            await cgroups.place_threads(domain, running)
             await domain.save_status()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qvirt.constants import DomainEventType
+from qvirt.host.cgroup import machine_name
 from qvirt.runtime.events import DomainEvent, Lifecycle, MonitorEvent
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
@@ -85,6 +86,9 @@ class Instance:
         left += [path.name for path in (self.paths.lib / "channel/target").glob("*")]
         # the mark that autostarts are done may just be being written
         left += [path.name for path in self.root.rglob("*.new") if path.name != "autostarted.new"]
+        mine = machine_name(1, "x", str(self.root)).rpartition("-1-")[0]
+        left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/machine/{mine}-*")]
+        left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"machine/{mine}-*")]
         return left
 
     def close(self) -> None:

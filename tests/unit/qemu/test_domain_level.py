@@ -185,12 +185,13 @@ def test_a_cpu_the_host_cannot_run() -> None:
 
 
 def test_what_cannot_be_started_is_named_with_its_line() -> None:
-    inner = "<cputune><shares>512</shares></cputune>\n<memtune><hard_limit>5</hard_limit></memtune>"
+    inner = (
+        "<cputune><shares>512</shares><emulatorsched scheduler='fifo' priority='1'/></cputune>\n"
+        "<perf><event name='cmt' enabled='yes'/></perf>"
+    )
     domain = completed(document(inner))
-    assert unsupported_for_start(domain) == ["<memtune> (line 4)", "<cputune> (line 3)"]
-    with pytest.raises(
-        ConfigUnsupported, match=r"cannot be started yet with <memtune> \(line 4\), <cputune>"
-    ):
+    assert unsupported_for_start(domain) == ["<perf> (line 4)", "<emulatorsched> (line 3)"]
+    with pytest.raises(ConfigUnsupported, match=r"cannot be started yet with <perf> \(line 4\), <emulatorsched>"):
         prepare_domain(domain, context(domain))
     assert not unsupported_for_start(completed(document(devices=DISKS)))
 

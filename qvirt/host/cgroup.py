@@ -1,0 +1,313 @@
+"""Control groups: what this machine has mounted, and the groups of one guest below ``machine``.
+
+A controller is reached by version 1 where it is mounted so, else by version 2 where that has it; a machine
+with both is the usual case on older systems. Everything blocks; the caller runs it off the loop.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from qvirt.errors import OperationInvalid, SystemError_
+from qvirt.record import Record, field
+
+#: what a guest's threads may have of their own; the rest is the whole guest's
+THREADED = ("cpu", "cpuacct", "cpuset")
+#: every controller a guest is put under, ``freezer`` and ``pids`` where there are such
+USED = ("cpu", "cpuacct", "cpuset", "memory", "blkio", "freezer", "pids")
+#: version 1's word for what version 2 calls otherwise
+_V2_NAMES = {"blkio": "io"}
+
+_INVALID = re.compile(r"[^A-Za-z0-9.-]")
+
+#: seconds a group's last process may take to leave it
+_REMOVE_WAIT = 2.0
+_REMOVE_STEP = 0.002
+
+
+class Mounts(Record):
+    """Where the hierarchies are. v1: controller -> folder; v2: the unified one; v2_has: its controllers."""
+
+    v1: Mapping[str, Path] = field(default_factory=dict)
+    v2: Path | None = None
+    v2_has: frozenset[str] = frozenset()
+
+
+def find_mounts(mounts: str | None = None, wanted: Iterable[str] = USED) -> Mounts:
+    """Look where control groups are mounted. mounts: the text of /proc/self/mounts."""
+    text = Path("/proc/self/mounts").read_text(errors="surrogateescape") if mounts is None else mounts
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    for line in text.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 4:
+            continue
+        where = Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[1]))
+        if fields[2] == "cgroup2":
+            v2 = v2 or where
+        elif fields[2] == "cgroup":
+            for option in fields[3].split(","):
+                if option in wanted or option == "devices":
+                    v1.setdefault(option, where)
+    has: set[str] = set()
+    if v2 is not None:
+        with contextlib.suppress(OSError):
+            has = set((v2 / "cgroup.controllers").read_text().split())
+    return Mounts(v1, v2, frozenset(has))
+
+
+def machine_name(id: int, name: str, root: str | None = None) -> str:
+    """Return libvirt's name of a guest's group. root: the folder of a daemon that serves its own tree."""
+    out = "qemu-"
+    if root is not None:
+        out += f"embed-{hashlib.sha256(f'qemu:{root}'.encode()).hexdigest()[:8]}-"
+    out += f"{id}-"
+    for char in _INVALID.sub("", name):
+        if char in "-." and out[-1] in "-.":
+            continue
+        out += char
+    return f"{out[:64]}.libvirt-qemu"
+
+
+def path_of_process(pid: int) -> str:
+    """Return where a guest's QEMU is; '' when it is in no guest's group, or gone."""
+    try:
+        text = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
+    except OSError:
+        return ""
+    match = re.search(r"^[^:]*:[^:]*:/(.*?\.libvirt-qemu)(?:/|$)", text, re.M)
+    return match[1] if match is not None else ""
+
+
+class Group:
+    """A guest's control groups. path: below each hierarchy, such as ``machine/qemu-1-a.libvirt-qemu``."""
+
+    def __init__(self, mounts: Mounts, path: str, wanted: Iterable[str]) -> None:
+        self.mounts = mounts
+        self.path = path
+        self._wanted = frozenset(wanted) | {"freezer", "pids"}
+
+    # ------------------------------------------------------------------ where
+
+    def version(self, controller: str) -> int:
+        """Return by which version a controller is reached; 0 when it is not to be had."""
+        if controller not in self._wanted:
+            return 0
+        if controller in self.mounts.v1:
+            return 1
+        if self.mounts.v2 is not None and _V2_NAMES.get(controller, controller) in self.mounts.v2_has:
+            folder = self.mounts.v2 / self.path
+            if not folder.is_dir():
+                return 2
+            with contextlib.suppress(OSError):
+                enabled = (folder / "cgroup.controllers").read_text().split()
+                return 2 if _V2_NAMES.get(controller, controller) in enabled else 0
+        return 0
+
+    def folder(self, controller: str, thread: str = "") -> Path:
+        """Return a controller's folder for the guest, or for one of its threads' groups.
+
+        Raises OperationInvalid, in libvirt's words, when the controller is not to be had.
+        """
+        version = self.version(controller)
+        if not version:
+            word = "CPU" if controller == "cpu" else controller
+            raise OperationInvalid(f"cgroup {word} controller is not mounted")
+        base = self.mounts.v1[controller] if version == 1 else self.mounts.v2
+        assert base is not None  # noqa: S101 - version 2 was found there
+        return base / self.path / thread if thread else base / self.path
+
+    def _folders(self, thread: str = "") -> Iterator[Path]:
+        """Yield the folders of the guest, or of a thread's group, one for each hierarchy."""
+        seen: set[Path] = set()
+        for controller, base in self.mounts.v1.items():
+            if (
+                controller == "devices"
+                or controller not in self._wanted
+                or base in seen
+                or (thread and controller not in THREADED)
+            ):
+                continue
+            seen.add(base)
+            yield base / self.path / thread if thread else base / self.path
+        if self.mounts.v2 is not None:
+            yield self.mounts.v2 / self.path / thread if thread else self.mounts.v2 / self.path
+        elif self.devices_v1 is not None and not thread:
+            yield self.devices_v1
+
+    @property
+    def v2(self) -> Path | None:
+        """The folder in version 2's hierarchy, where there is one."""
+        return self.mounts.v2 / self.path if self.mounts.v2 is not None else None
+
+    @property
+    def devices_v1(self) -> Path | None:
+        """The folder of version 1's device list, used where version 2 is not mounted at all."""
+        base = self.mounts.v1.get("devices")
+        return base / self.path if base is not None and self.mounts.v2 is None else None
+
+    # --------------------------------------------------------------- making
+
+    def make(self) -> None:
+        """Make the guest's groups and ``emulator`` in them. Raises SystemError_."""
+        try:
+            self._enable()
+            for folder in self._folders():
+                _make(folder)
+            v2 = self.v2
+            if v2 is not None:
+                self._enable_for_threads(v2)
+            self.make_thread("emulator")
+        except OSError as error:
+            raise SystemError_(f"Failed to create controller groups '{self.path}'", error) from error
+
+    def _enable(self) -> None:
+        """Hand version 2's controllers down to where the guest is; what is refused is not to be had."""
+        base = self.mounts.v2
+        if base is None or not self.mounts.v2_has:
+            return
+        wanted = [
+            name for name in (_V2_NAMES.get(one, one) for one in self._wanted) if name in self.mounts.v2_has
+        ]
+        folder = base
+        for part in Path(self.path).parts:
+            for name in wanted:
+                with contextlib.suppress(OSError):
+                    (folder / "cgroup.subtree_control").write_text(f"+{name}")
+            folder = folder / part
+            folder.mkdir(exist_ok=True)
+
+    def _enable_for_threads(self, folder: Path) -> None:
+        available = (folder / "cgroup.controllers").read_text().split()
+        for name in ("cpu", "cpuset"):
+            if name in available:
+                (folder / "cgroup.subtree_control").write_text(f"+{name}")
+
+    def make_thread(self, thread: str) -> None:
+        """Make the group of some threads, such as ``vcpu0``. Raises OSError."""
+        for folder in self._folders(thread):
+            _make(folder)
+        if self.v2 is not None:
+            kind = self.v2 / thread / "cgroup.type"
+            if kind.read_text().strip() != "threaded":
+                kind.write_text("threaded")
+
+    def threads(self) -> list[str]:
+        """Return the names of the thread groups there are."""
+        found: dict[str, None] = {}
+        for folder in self._folders():
+            with contextlib.suppress(FileNotFoundError):
+                found.update(dict.fromkeys(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+        return list(found)
+
+    def processes(self, thread: str = "") -> list[int]:
+        """Return the processes in the first hierarchy's group."""
+        return self._ids(next(self._folders(thread)) / "cgroup.procs")
+
+    def tasks(self, thread: str) -> list[int]:
+        """Return the threads in the first hierarchy's group of some threads."""
+        folder = next(self._folders(thread))
+        is_v2 = self.v2 is not None and folder.parent == self.v2
+        return self._ids(folder / ("cgroup.threads" if is_v2 else "tasks"))
+
+    def _ids(self, path: Path) -> list[int]:
+        return [int(word) for word in path.read_text().split()]
+
+    # --------------------------------------------------------------- filling
+
+    def attach(self, pid: int) -> None:
+        """Put a process into the groups, into ``emulator`` where threads have some. Raises SystemError_."""
+        threaded = set(self._folders("emulator"))
+        for folder in self._folders():
+            inner = folder / "emulator"
+            self._put(inner if inner in threaded else folder, "cgroup.procs", pid)
+
+    def attach_thread(self, thread: str, tid: int) -> None:
+        """Put one thread of the guest into a group of threads. Raises SystemError_."""
+        for folder in self._folders(thread):
+            v2 = self.v2 is not None and folder.parent == self.v2
+            self._put(folder, "cgroup.threads" if v2 else "tasks", tid)
+
+    def _put(self, folder: Path, name: str, id: int) -> None:
+        try:
+            (folder / name).write_text(str(id))
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                return  # it has ended meanwhile
+            raise SystemError_(f"Unable to write to '{folder / name}'", error) from error
+
+    def remove_thread(self, thread: str) -> None:
+        """Take away a group of threads. Raises OSError."""
+        for folder in self._folders(thread):
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()
+
+    def remove(self) -> list[str]:
+        """Take the groups away once their processes are gone; returns what could not be."""
+        failures = []
+        for folder in self._folders():
+            try:
+                _remove(folder)
+            except OSError as error:
+                failures.append(f"cannot remove control group '{folder}': {error.strerror}")
+        return failures
+
+    def exists(self) -> bool:
+        """Tell whether anything of it is there."""
+        return any(folder.is_dir() for folder in self._folders())
+
+
+def _make(folder: Path) -> None:
+    """Make a group; a cpuset's CPUs and nodes are its parent's, without which nothing can be put there."""
+    folder.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+    for level in (folder.parent, folder):
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            with contextlib.suppress(FileNotFoundError):
+                if not (level / "tasks").exists():
+                    return
+                if not (level / name).read_text().strip():
+                    (level / name).write_text((level.parent / name).read_text())
+
+
+def _remove(folder: Path) -> None:
+    end = time.monotonic() + _REMOVE_WAIT
+    while True:
+        try:
+            for entry in os.scandir(folder):
+                if entry.is_dir():
+                    os.rmdir(entry.path)
+            folder.rmdir()
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            # a process that was killed is in its group until the kernel is through with it
+            if error.errno != errno.EBUSY or time.monotonic() > end:
+                raise
+        time.sleep(_REMOVE_STEP)
+
+
+def wake() -> None:
+    """Let the kernel get ready for moving a process, which takes it a dozen milliseconds the first time.
+
+    A thread that is put where it is already makes it wait for all CPUs; whoever moves something right after
+    does not have to.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/thread-self/cgroup").read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0" or not controllers:
+                continue
+            mounts = find_mounts(None, controllers.split(","))
+            base = mounts.v1.get(controllers.split(",")[0])
+            if base is not None:
+                (base / path.lstrip("/") / "tasks").write_text(str(threading.get_native_id()))
+                return

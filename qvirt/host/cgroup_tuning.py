@@ -1,0 +1,199 @@
+"""Reading and setting what control groups limit, in libvirt's units, by whichever version has the controller.
+
+Each function takes the group and, where threads have groups of their own, whose. Blocking; raises
+OperationInvalid when the controller is not to be had, SystemError_ when the kernel refuses.
+"""
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from qvirt.errors import InvalidArg, OperationInvalid, SystemError_
+from qvirt.host.cgroup import Group
+from qvirt.xml.codecs import format_cpuset, parse_cpuset
+
+#: KiB; no limit, in libvirt's interface
+UNLIMITED = 9007199254740991
+#: microseconds; version 2's "max" as libvirt shows it
+NO_QUOTA = 17592186044415
+
+#: libvirt's name -> (file of version 1, file of version 2)
+MEMORY = {
+    "hard_limit": ("memory.limit_in_bytes", "memory.max"),
+    "soft_limit": ("memory.soft_limit_in_bytes", "memory.high"),
+    "swap_hard_limit": ("memory.memsw.limit_in_bytes", "memory.swap.max"),
+}
+#: libvirt's name -> (file of version 1, key in version 2's io.max)
+THROTTLE = {
+    "read_iops_sec": ("blkio.throttle.read_iops_device", "riops"),
+    "write_iops_sec": ("blkio.throttle.write_iops_device", "wiops"),
+    "read_bytes_sec": ("blkio.throttle.read_bps_device", "rbps"),
+    "write_bytes_sec": ("blkio.throttle.write_bps_device", "wbps"),
+}
+
+
+def _write(path: Path, value: object) -> None:
+    try:
+        path.write_text(str(value))
+    except OSError as error:
+        raise SystemError_(f"Unable to write '{value}' to '{path}'", error) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise SystemError_(f"Unable to read from '{path}'", error) from error
+
+
+# ------------------------------------------------------------------------------ cpu
+
+
+def set_shares(group: Group, value: int) -> None:
+    """Set the guest's weight among all that want a CPU."""
+    name = "cpu.shares" if group.version("cpu") == 1 else "cpu.weight"
+    _write(group.folder("cpu") / name, value)
+
+
+def shares(group: Group) -> int:
+    """Return the weight."""
+    name = "cpu.shares" if group.version("cpu") == 1 else "cpu.weight"
+    return int(_read(group.folder("cpu") / name))
+
+
+def set_bandwidth(group: Group, thread: str, period: int, quota: int) -> None:
+    """Set how much CPU time may be used in a period, both in microseconds; 0 leaves one as it is.
+
+    A negative quota is none.
+    """
+    folder = group.folder("cpu", thread)
+    if group.version("cpu") == 1:
+        if period:
+            before = _read(folder / "cpu.cfs_period_us")
+            _write(folder / "cpu.cfs_period_us", period)
+        if quota:
+            try:
+                _write(folder / "cpu.cfs_quota_us", -1 if quota < 0 or quota >= NO_QUOTA else quota)
+            except SystemError_:
+                if period:
+                    _write(folder / "cpu.cfs_period_us", before)
+                raise
+        return
+    now_quota, now_period = _read(folder / "cpu.max").split()
+    wanted = now_quota if not quota else "max" if quota < 0 or quota >= NO_QUOTA else quota
+    _write(folder / "cpu.max", f"{wanted} {period or now_period}")
+
+
+def bandwidth(group: Group, thread: str) -> tuple[int, int]:
+    """Return period and quota in microseconds."""
+    folder = group.folder("cpu", thread)
+    if group.version("cpu") == 1:
+        quota = int(_read(folder / "cpu.cfs_quota_us"))
+        return int(_read(folder / "cpu.cfs_period_us")), quota
+    text, period = _read(folder / "cpu.max").split()
+    return int(period), NO_QUOTA if text == "max" else int(text)
+
+
+# --------------------------------------------------------------------------- cpuset
+
+
+def set_cpus(group: Group, thread: str, cpus: Iterable[int]) -> None:
+    """Let threads run on these CPUs, as far as the host has them, as the scheduler's affinity does."""
+    folder = group.folder("cpuset", thread)
+    name = "cpuset.effective_cpus" if group.version("cpuset") == 1 else "cpuset.cpus.effective"
+    there = parse_cpuset(_read(folder.parent / name))
+    _write(folder / "cpuset.cpus", format_cpuset(frozenset(cpus) & there or frozenset(cpus)))
+
+
+def set_nodes(group: Group, thread: str, nodes: Iterable[int]) -> None:
+    """Let the memory of threads come from these nodes of the host."""
+    _write(group.folder("cpuset", thread) / "cpuset.mems", format_cpuset(frozenset(nodes)))
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def set_memory(group: Group, kind: str, kib: int) -> None:
+    """Set a limit on memory, a key of `MEMORY`."""
+    folder, (first, second) = group.folder("memory"), MEMORY[kind]
+    if group.version("memory") == 1:
+        _write(folder / first, -1 if kib >= UNLIMITED else kib << 10)
+        return
+    # libvirt's swap limit is of memory and swap together, version 2's of swap alone
+    if kind == "swap_hard_limit" and kib < UNLIMITED:
+        hard = memory(group, "hard_limit")
+        kib = max(0, kib - hard) if hard < UNLIMITED else kib
+    _write(folder / second, "max" if kib >= UNLIMITED else kib << 10)
+
+
+def memory(group: Group, kind: str) -> int:
+    """Return a limit in KiB; a kernel that does not count swap has none there."""
+    folder, (first, second) = group.folder("memory"), MEMORY[kind]
+    version = group.version("memory")
+    path = folder / (first if version == 1 else second)
+    if kind == "swap_hard_limit" and not path.exists():
+        return UNLIMITED
+    text = _read(path)
+    kib = UNLIMITED if text == "max" else min(int(text) >> 10, UNLIMITED)
+    if version == 2 and kind == "swap_hard_limit" and kib < UNLIMITED:
+        hard = memory(group, "hard_limit")
+        kib = min(UNLIMITED, kib + hard) if hard < UNLIMITED else kib
+    return kib
+
+
+# ---------------------------------------------------------------------------- blkio
+
+
+def device_number(path: str) -> str:
+    """Return ``major:minor`` of a block device. Raises SystemError_, InvalidArg."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise SystemError_(f"Path '{path}' is not accessible", error) from error
+    if not stat.S_ISBLK(status.st_mode):
+        raise InvalidArg(f"Path '{path}' must be a block device")
+    return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+
+
+def _weight_file(group: Group, *, device: bool = False) -> tuple[Path, str]:
+    """Return the file of weights and what stands before a weight in it."""
+    folder = group.folder("blkio")
+    if group.version("blkio") == 1:
+        names = ("blkio.weight_device", "blkio.bfq.weight_device") if device else (
+            "blkio.weight", "blkio.bfq.weight")  # fmt: skip
+    else:
+        names = ("io.weight", "io.bfq.weight")
+    for name in names:
+        if (folder / name).exists():
+            return folder / name, "default " if group.version("blkio") == 2 and not device else ""
+    raise OperationInvalid("blkio device weight is valid only for bfq or cfq scheduler")
+
+
+def set_weight(group: Group, value: int) -> None:
+    """Set the guest's weight among all that use disks."""
+    path, before = _weight_file(group)
+    _write(path, f"{before}{value}")
+
+
+def weight(group: Group) -> int:
+    """Return the weight."""
+    path, _ = _weight_file(group)
+    return int(_read(path).split("\n")[0].removeprefix("default "))
+
+
+def set_device_weight(group: Group, device: str, value: int) -> None:
+    """Set the weight for one disk of the host; 0 takes it away."""
+    path, _ = _weight_file(group, device=True)
+    unset = "default" if group.version("blkio") == 2 else "0"
+    _write(path, f"{device_number(device)} {value or unset}")
+
+
+def set_throttle(group: Group, device: str, kind: str, value: int) -> None:
+    """Set a rate for one disk of the host, a key of `THROTTLE`, per second; 0 is no limit."""
+    folder, (first, second) = group.folder("blkio"), THROTTLE[kind]
+    number = device_number(device)
+    if group.version("blkio") == 1:
+        _write(folder / first, f"{number} {value}")
+    else:
+        _write(folder / "io.max", f"{number} {second}={value or 'max'}")

@@ -1,0 +1,254 @@
+"""The control groups of running guests: made before QEMU is, filled before it executes, gone when it is."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qvirt.errors import QvirtError, SystemError_
+from qvirt.host import bpf, cgroup
+from qvirt.host import cgroup_tuning as knobs
+from qvirt.host.bpf import Rule
+from qvirt.host.cgroup import Group, Mounts, machine_name
+from qvirt.host.config import QemuConfig
+from qvirt.model.domain import Domain as Definition
+from qvirt.qemu import vcpu_slots
+from qvirt.qemu.devices.base import FileResource, Resource
+from qvirt.qemu.smp import iothread_ids
+from qvirt.runtime import pinning
+from qvirt.runtime.paths import Paths
+from qvirt.runtime.running import Running
+from qvirt.security import devices
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+log = logging.getLogger(__name__)
+
+
+class Cgroups:
+    """What a daemon knows of this machine's control groups.
+
+    mounts: None for a daemon that is not root, whose guests have none. reports: what is not to be had, one
+    sentence each.
+    """
+
+    def __init__(self, paths: Paths, config: QemuConfig) -> None:
+        self._config = config
+        self._root = str(paths.etc.parent.parent) if paths.kind == "root" else None
+        self.reports: list[str] = []
+        self.mounts: Mounts | None = None
+        self.confines_devices = False
+        if os.geteuid() != 0:
+            return
+        found = cgroup.find_mounts()
+        if not found.v1 and found.v2 is None:
+            self.reports.append("no control groups are mounted: guests run without limits and device lists")
+            return
+        self.mounts = found
+        have = {*found.v1, *({"blkio"} if "io" in found.v2_has else ()), *found.v2_has}
+        if found.v2 is not None:
+            have |= {"cpuacct", "devices"}
+        missing = [name for name in config.controllers if name not in have]
+        if missing:
+            self.reports.append(f"control groups without {', '.join(missing)}: what they limit is refused")
+        self.confines_devices = "devices" in config.controllers and "devices" in have
+        if self.confines_devices and found.v2 is not None and (reason := bpf.refusal()) is not None:
+            self.confines_devices = False
+            self.reports.append(f"no device lists for guests: the kernel takes no such programs: {reason}")
+
+    def group(self, path: str) -> Group | None:
+        """Return the group at a path; None where there are no control groups or it has none."""
+        return (
+            Group(self.mounts, path, self._config.controllers) if self.mounts is not None and path else None
+        )
+
+    def path_of(self, definition: Definition, id: int) -> str:
+        """Return where a guest's group is, '' without control groups."""
+        if self.mounts is None:
+            return ""
+        partition = definition.resource.partition if definition.resource is not None else None
+        parts = [part for part in (partition or "/machine").split("/") if part]
+        folders = [part if part == "machine" else f"{part}.partition" for part in parts]
+        return "/".join([*folders, machine_name(id, definition.name, self._root)])
+
+    # ------------------------------------------------------------- blocking
+
+    def make(self, group: Group, definition: Definition, files: Iterable[Resource]) -> None:
+        """Make a guest's groups with its list of devices and the limits of the whole guest. Blocking.
+
+        Raises SystemError_, and OperationInvalid for a limit that needs what is not mounted.
+        """
+        group.make()
+        if self.confines_devices:
+            rules = devices.default_rules(self._config.device_acl)
+            try:
+                devices.confine(group, [*rules, *rules_for(files)])
+            except OSError as error:
+                raise SystemError_(f"cannot confine '{definition.name}' to its devices", error) from error
+        limit(group, definition, self._config.max_threads)
+
+    def allow(self, running: Running, files: Iterable[Resource]) -> None:
+        """Let a running guest open nodes of devices that are plugged in. Blocking. Raises SystemError_."""
+        rules = rules_for(files)
+        group = running.group
+        if group is None or not self.confines_devices or not rules:
+            return
+        try:
+            devices.allow(group, rules)
+        except OSError as error:
+            raise SystemError_(f"cannot add to the devices of '{running.definition.name}'", error) from error
+
+    def deny(self, running: Running, gone: Iterable[Resource], kept: Iterable[Resource]) -> list[str]:
+        """Take the nodes of unplugged devices away. Blocking. Returns what could not be."""
+        group = running.group
+        if group is None or not self.confines_devices:
+            return []
+        still = {rule.key for rule in (*devices.default_rules(self._config.device_acl), *rules_for(kept))}
+        try:
+            devices.deny(group, [rule for rule in rules_for(gone) if rule.key not in still])
+        except OSError as error:
+            return [f"cannot take from the devices of '{running.definition.name}': {error.strerror}"]
+        return []
+
+
+def rules_for(files: Iterable[Resource]) -> list[Rule]:
+    """Return the rules for the device nodes among resources. Blocking."""
+    nodes = (resource for resource in files if isinstance(resource, FileResource))
+    return [rule for x in nodes if (rule := devices.rule_of(x.path, writable=x.writable)) is not None]
+
+
+def limit(group: Group, definition: Definition, max_threads: int = 0) -> None:
+    """Set what the document says of the whole guest. Blocking."""
+    said = definition.__dict__
+    if "cputune" in said:
+        tune = definition.cputune
+        if tune.shares:
+            knobs.set_shares(group, tune.shares)
+        if tune.global_period or tune.global_quota:
+            knobs.set_bandwidth(group, "", tune.global_period or 0, tune.global_quota or 0)
+        if tune.emulator_period or tune.emulator_quota:
+            knobs.set_bandwidth(group, "emulator", tune.emulator_period or 0, tune.emulator_quota or 0)
+    if "memtune" in said:
+        for kind in knobs.MEMORY:
+            wanted = getattr(definition.memtune, kind)
+            if wanted is not None:
+                knobs.set_memory(group, kind, wanted.value)
+    if "blkiotune" in said:
+        if definition.blkiotune.weight:
+            knobs.set_weight(group, definition.blkiotune.weight)
+        for device in definition.blkiotune.devices:
+            if device.weight:
+                knobs.set_device_weight(group, device.path, device.weight)
+            for kind in knobs.THROTTLE:
+                rate = getattr(device, kind)
+                if rate:
+                    knobs.set_throttle(group, device.path, kind, rate)
+    cpus = pinning.emulator_cpus(definition)
+    if cpus and group.version("cpuset"):
+        knobs.set_cpus(group, "emulator", cpus)
+    nodes = memory_nodes(definition)
+    if nodes:
+        for thread in ("", "emulator"):
+            knobs.set_nodes(group, thread, nodes)
+    if max_threads and group.version("pids"):
+        folder = group.folder("pids")
+        with contextlib.suppress(FileNotFoundError):
+            (folder / "pids.max").write_text(str(max_threads))
+
+
+def memory_nodes(definition: Definition) -> frozenset[int] | None:
+    """Return the host's nodes that all memory of a guest has to come from."""
+    memory = definition.numatune.memory if "numatune" in definition.__dict__ else None
+    if memory is None or memory.mode not in ("strict", "restrictive"):
+        return None
+    return memory.nodeset
+
+
+# -------------------------------------------------------------------------- threads
+
+
+async def place_threads(domain: "Domain", running: Running) -> None:
+    """Give every vCPU and iothread a group of its own with its limits, and take away those of threads gone.
+
+    Raises SystemError_.
+    """
+    group = running.group
+    if group is None or running.finishing:
+        return
+    threads = {
+        f"vcpu{number}": running.vcpu_threads[number]
+        for number in vcpu_slots.online(running.definition)
+        if number < len(running.vcpu_threads) and running.vcpu_threads[number]
+    }
+    if iothread_ids(running.definition):
+        threads |= {f"iothread{n}": tid for n, tid in (await pinning.iothread_threads(running)).items()}
+    await domain.hypervisor.files.run(
+        f"control groups of '{domain.name}'", partial(_place, group, running.definition, threads)
+    )
+
+
+async def place_at_start(domain: "Domain", running: Running) -> None:
+    """Place the threads of a new QEMU; nobody waits where they have no limits of their own.
+
+    Moving one takes the kernel a dozen milliseconds, and the group of the whole guest confines them anyway.
+    """
+    definition = running.definition
+    said = definition.__dict__
+    has_limits = "cputune" in said or memory_nodes(definition) or pinning.emulator_cpus(definition)
+    if running.group is None or has_limits:
+        await place_threads(domain, running)
+    else:
+        work = place_threads(domain, running)
+        running.placing = domain.hypervisor.background(work, f"control groups of {domain.name}")
+
+
+async def placed(running: Running) -> None:
+    """Wait until the threads of a QEMU that has just started are in their groups, or cannot be."""
+    if running.placing is not None:
+        await asyncio.wait([running.placing])
+        running.placing = None
+
+
+def _place(group: Group, definition: Definition, threads: dict[str, int]) -> None:
+    there = set(group.threads()) - {"emulator"}
+    try:
+        for thread, tid in threads.items():
+            if thread not in there:
+                group.make_thread(thread)
+            limit_thread(group, definition, thread)
+            group.attach_thread(thread, tid)
+        for thread in there - threads.keys():
+            group.remove_thread(thread)
+    except OSError as error:
+        raise SystemError_(f"cannot place threads of '{definition.name}'", error) from error
+
+
+def limit_thread(group: Group, definition: Definition, thread: str) -> None:
+    """Set what the document says of a thread. Blocking."""
+    said = definition.__dict__
+    kind = thread.rstrip("0123456789")
+    if "cputune" in said:
+        tune = definition.cputune
+        period, quota = (
+            (tune.iothread_period, tune.iothread_quota) if kind == "iothread" else (tune.period, tune.quota)
+        )
+        if period or quota:
+            knobs.set_bandwidth(group, thread, period or 0, quota or 0)
+    cpus = pinning.cpus_of(definition, kind, int(thread[len(kind) :]))
+    if cpus and group.version("cpuset"):
+        knobs.set_cpus(group, thread, cpus)
+    nodes = memory_nodes(definition)
+    if nodes:
+        knobs.set_nodes(group, thread, nodes)
+
+
+async def after_reconnect(domain: "Domain", running: Running) -> None:
+    """Put the threads of a guest found again where they belong, should they not be there."""
+    try:
+        await place_threads(domain, running)
+    except QvirtError as error:
+        log.warning("domain '%s': %s", domain.name, error)

@@ -1,0 +1,67 @@
+"""Which device nodes a guest's QEMU may open: the default list, and its own devices. Blocking."""
+
+import os
+import stat
+from collections.abc import Iterable
+
+from qvirt.host import bpf
+from qvirt.host.bpf import BLOCK, CHAR, READ, WRITE, Rule
+from qvirt.host.cgroup import Group
+
+#: major number of pseudo terminals
+_PTY = 136
+
+
+def rule_of(path: str, *, writable: bool = True) -> Rule | None:
+    """Return what lets a device node be opened; None for what is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    kind = BLOCK if stat.S_ISBLK(status.st_mode) else CHAR if stat.S_ISCHR(status.st_mode) else 0
+    if not kind:
+        return None
+    access = READ | WRITE if writable else READ
+    return Rule(kind, os.major(status.st_rdev), os.minor(status.st_rdev), access)
+
+
+def default_rules(paths: Iterable[str]) -> list[Rule]:
+    """Return what every guest may open: ``cgroup_device_acl``, and its own pseudo terminals."""
+    found = [rule for path in paths if (rule := rule_of(path)) is not None]
+    return [*found, Rule(CHAR, _PTY, None)]
+
+
+def _line(rule: Rule) -> str:
+    minor = "*" if rule.minor is None else rule.minor
+    access = "".join(char for bit, char in ((READ, "r"), (WRITE, "w")) if rule.access & bit)
+    return f"{'b' if rule.type == BLOCK else 'c'} {rule.major}:{minor} {access}"
+
+
+def confine(group: Group, rules: Iterable[Rule]) -> None:
+    """Let a group open these devices and no other. Raises OSError."""
+    if group.v2 is not None:
+        bpf.confine(group.v2, list(rules))
+        return
+    folder = group.devices_v1
+    if folder is not None:
+        (folder / "devices.deny").write_text("a")
+        for rule in rules:
+            (folder / "devices.allow").write_text(_line(rule))
+
+
+def allow(group: Group, rules: Iterable[Rule]) -> None:
+    """Add devices. Raises OSError."""
+    for rule in rules:
+        if group.v2 is not None:
+            bpf.allow(group.v2, rule)
+        elif group.devices_v1 is not None:
+            (group.devices_v1 / "devices.allow").write_text(_line(rule))
+
+
+def deny(group: Group, rules: Iterable[Rule]) -> None:
+    """Take devices away again. Raises OSError."""
+    for rule in rules:
+        if group.v2 is not None:
+            bpf.deny(group.v2, rule)
+        elif group.devices_v1 is not None:
+            (group.devices_v1 / "devices.deny").write_text(_line(rule))
