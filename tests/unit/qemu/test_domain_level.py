@@ -191,7 +191,9 @@ def test_what_cannot_be_started_is_named_with_its_line() -> None:
     )
     domain = completed(document(inner))
     assert unsupported_for_start(domain) == ["<perf> (line 4)", "<emulatorsched> (line 3)"]
-    with pytest.raises(ConfigUnsupported, match=r"cannot be started yet with <perf> \(line 4\), <emulatorsched>"):
+    with pytest.raises(
+        ConfigUnsupported, match=r"cannot be started yet with <perf> \(line 4\), <emulatorsched>"
+    ):
         prepare_domain(domain, context(domain))
     assert not unsupported_for_start(completed(document(devices=DISKS)))
 
