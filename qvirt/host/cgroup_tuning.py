@@ -69,8 +69,8 @@ def set_bandwidth(group: Group, thread: str, period: int, quota: int) -> None:
     """
     folder = group.folder("cpu", thread)
     if group.version("cpu") == 1:
+        before = _read(folder / "cpu.cfs_period_us")
         if period:
-            before = _read(folder / "cpu.cfs_period_us")
             _write(folder / "cpu.cfs_period_us", period)
         if quota:
             try:
