@@ -13,6 +13,7 @@ MODULES: Final = (
     "domain_cpu",
     "domain_memory",
     "domain_vcpus",
+    "domain_tuning",
     "domain_memory_set",
     "domain_iothreads",
     "domain_hotplug",

@@ -111,6 +111,12 @@ def set_nodes(group: Group, thread: str, nodes: Iterable[int]) -> None:
     _write(group.folder("cpuset", thread) / "cpuset.mems", format_cpuset(frozenset(nodes)))
 
 
+def nodes(group: Group, thread: str) -> str:
+    """Return the host's nodes that memory of threads comes from."""
+    path = group.folder("cpuset", thread) / "cpuset.mems"
+    return _read(path) or _read(path.with_name("cpuset.mems.effective"))
+
+
 # --------------------------------------------------------------------------- memory
 
 
@@ -167,7 +173,8 @@ def _weight_file(group: Group, *, device: bool = False) -> tuple[Path, str]:
     for name in names:
         if (folder / name).exists():
             return folder / name, "default " if group.version("blkio") == 2 and not device else ""
-    raise OperationInvalid("blkio device weight is valid only for bfq or cfq scheduler")
+    what = "blkio device weight" if device else "blkio weight"
+    raise OperationInvalid(f"{what} is valid only for bfq or cfq scheduler")
 
 
 def set_weight(group: Group, value: int) -> None:
