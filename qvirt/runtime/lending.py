@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from qvirt.errors import SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.qemu.devices.base import FileResource, Resource
+from qvirt.record import Record
 from qvirt.runtime.running import Running
 from qvirt.security import acl, dac
 from qvirt.security.owners import Loan
@@ -72,6 +73,17 @@ async def take_back(
 # ------------------------------------------------------------------------- blocking
 
 
+class Terms(Record):
+    """On what terms QEMU opens files. user: its own; None for the daemon's. lends: files may change owner.
+
+    keeps_power: root's QEMU may do as root does.
+    """
+
+    user: QemuUser | None
+    lends: bool = True
+    keeps_power: bool = False
+
+
 def open_folders(hv: "Hypervisor", user: QemuUser | None) -> None:
     """Let a user that is not the instance's search its folders, where the guest's own are. Blocking."""
     if user is None or hv.user is None or user.uid == hv.user.uid:
@@ -115,20 +127,21 @@ def prepare(hv: "Hypervisor", running: Running, resources: Iterable[Resource]) -
             _create(resource.path)
     loans = {loan.path: loan for loan in running.footprint.loans}
     before = len(loans)
-    user = running.user
+    terms = Terms(
+        running.user,
+        hv.config.dynamic_ownership and running.relabel,
+        not hv.config.clear_emulator_capabilities,
+    )
     for resource, path in _each(files):
         if not os.path.exists(path):
             if not resource.optional:
                 raise _missing(path)
             continue
-        if user is None or (resource.optional and not resource.relabel):
-            continue
-        for obstacle in _obstacles(hv, running, user, resource, path):
-            raise SystemError_(
-                f"Cannot access storage file '{path}' (as uid:{user.uid}, gid:{user.gid}): "
-                f"Permission denied: {obstacle}"
-            )
-        owner = _new_owner(hv, running, user, resource, path)
+        for obstacle in _obstacles(terms, resource, path):
+            user = terms.user
+            who = f" (as uid:{user.uid}, gid:{user.gid})" if user is not None else ""
+            raise SystemError_(f"Cannot access storage file '{path}'{who}: Permission denied: {obstacle}")
+        owner = _new_owner(terms, resource, path)
         loan = hv.owners.plan(path, owner) if owner is not None else None
         if loan is not None:
             loans.setdefault(loan.path, loan)
@@ -154,16 +167,18 @@ def _create(path: str) -> None:
         raise SystemError_(f"Unable to pre-create chardev file '{path}'", error) from error
 
 
-def troubles(hv: "Hypervisor", running: Running, files: Iterable[FileResource]) -> list[str]:
+def troubles(terms: Terms, resources: Iterable[Resource]) -> list[str]:
     """Return all that would keep QEMU from its files, each once. Blocking."""
+    files = [resource for resource in resources if isinstance(resource, FileResource)]
     found: dict[str, None] = {}
     for resource, path in _each(files):
         if not os.path.exists(path):
             if not resource.create and not resource.optional:
-                found[str(_missing(path))] = None
-        elif running.user is not None:
-            for obstacle in _obstacles(hv, running, running.user, resource, path):
-                found[f"{path}: {obstacle}"] = None
+                found[str(_missing(path).detail)] = None
+        else:
+            for obstacle in _obstacles(terms, resource, path):
+                about = "" if obstacle.path in obstacle.what else f"file '{path}': "
+                found[f"{about}{obstacle}"] = None
     return list(found)
 
 
@@ -183,22 +198,21 @@ def _missing(path: str) -> SystemError_:
     )
 
 
-def _new_owner(
-    hv: "Hypervisor", running: Running, user: QemuUser, resource: FileResource, path: str
-) -> tuple[int, int] | None:
+def _new_owner(terms: Terms, resource: FileResource, path: str) -> tuple[int, int] | None:
     """Return whom a file is lent to; None when it stays as it is."""
-    if not (hv.config.dynamic_ownership and running.relabel and resource.relabel):
+    if not (terms.user is not None and terms.lends and resource.relabel):
         return None
     if resource.label:
         labelled = dac.parse_label(resource.label)
         return labelled.uid, labelled.gid
-    return None if dac.is_open_to_all(path, user, write=resource.writable) else (user.uid, user.gid)
+    if dac.is_open_to_all(path, terms.user, write=resource.writable):
+        return None
+    return terms.user.uid, terms.user.gid
 
 
-def _obstacles(
-    hv: "Hypervisor", running: Running, user: QemuUser, resource: FileResource, path: str
-) -> Iterator[dac.Obstacle]:
-    if user.uid == 0 and not hv.config.clear_emulator_capabilities:
+def _obstacles(terms: Terms, resource: FileResource, path: str) -> Iterator[dac.Obstacle]:
+    user = terms.user
+    if user is None or (user.uid == 0 and terms.keeps_power) or (resource.optional and not resource.relabel):
         return iter(())
-    owner = _new_owner(hv, running, user, resource, path)
+    owner = _new_owner(terms, resource, path)
     return dac.obstacles(path, user, write=resource.writable, owner=owner)

@@ -3,7 +3,18 @@
 from typing import Final
 
 from qvirt.cli.command import Command
-from qvirt.cli.commands import console, event, export, host, interfaces, lifecycle, monitor, native, network
+from qvirt.cli.commands import (
+    console,
+    doctor,
+    event,
+    export,
+    host,
+    interfaces,
+    lifecycle,
+    monitor,
+    native,
+    network,
+)
 
 COMMANDS: Final[tuple[Command, ...]] = (
     *monitor.COMMANDS,
@@ -15,4 +26,5 @@ COMMANDS: Final[tuple[Command, ...]] = (
     *native.COMMANDS,
     *interfaces.COMMANDS,
     *network.COMMANDS,
+    *doctor.COMMANDS,
 )

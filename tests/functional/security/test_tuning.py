@@ -1,4 +1,4 @@
-"""Limits of guests through the stock client: what virsh sets is what the kernel has, at the next start too."""
+"""Limits of guests through the stock client: what virsh sets is what the kernel has, at the next start."""
 
 import os
 from collections.abc import Iterator

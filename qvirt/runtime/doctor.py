@@ -1,0 +1,55 @@
+"""What keeps QEMU's user from a domain's files: ``python -m qvirt.runtime.doctor LABEL``, document on stdin.
+
+LABEL is ``USER:GROUP``, as the capabilities name it. Prints one finding per line; nothing when all is well.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from qvirt.errors import QvirtError
+from qvirt.host import images
+from qvirt.host.probe import EmulatorTable
+from qvirt.model.domain import Domain, parse_domain
+from qvirt.qemu.context import Context
+from qvirt.qemu.devices.base import FileResource, Resource, handler
+from qvirt.runtime import lending
+from qvirt.security import dac
+
+
+async def findings(definition: Domain, label: str) -> list[str]:
+    """Look at everything a start would open. Raises QvirtError for a document that cannot be read."""
+    user, lends = dac.user_of(definition.seclabels, dac.parse_label(label))
+    found: list[str] = []
+    for disk in definition.devices.disks:
+        try:
+            images.fill_in(images.look_below([disk]))
+        except QvirtError as error:
+            found.append(f"disk '{disk.name}': {error.detail}")
+    caps = await EmulatorTable(None).caps(definition.devices.emulator or "qemu-system-x86_64")
+    ctx = Context(domain=definition, caps=caps, generate_mac=str, generate_uuid=str)
+    files: list[Resource] = [
+        resource for dev in definition.devices.all() for resource in handler(dev).resources(dev, ctx)
+    ]
+    os_ = definition.os
+    files += [FileResource(os_, path, writable=False) for path in (os_.kernel, os_.initrd, os_.dtb) if path]
+    if os_.loader is not None and os_.loader.path:
+        files.append(FileResource(os_.loader, os_.loader.path, writable=False, relabel=False))
+    if os_.nvram is not None and os_.nvram.file:
+        files.append(FileResource(os_.nvram, os_.nvram.file, optional=True))
+    found += lending.troubles(lending.Terms(user, lends), files)
+    return [line for line in dict.fromkeys(found) if line]
+
+
+def main() -> int:
+    """Print the findings; the status is 1 when there are some."""
+    try:
+        found = asyncio.run(findings(parse_domain(Path("/dev/stdin").read_text()), sys.argv[1]))
+    except QvirtError as error:
+        found = [str(error)]
+    print("\n".join(found))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
