@@ -1,7 +1,5 @@
 """Network cards and what they are plugged into, as ``<interface>``."""
 
-from typing import TYPE_CHECKING
-
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.interface import (
     Interface,
@@ -17,9 +15,7 @@ from qvirt.model.storage_source import Reconnect
 from qvirt.qemu.devices.interface import VIRTIO_NET
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS
 from qvirt.qemu.importer.parts import Part, Unfit, integer
-
-if TYPE_CHECKING:
-    from qvirt.qemu.importer.devices import Reading
+from qvirt.qemu.importer.reader import Reading
 
 #: the script QEMU runs for a tap that names none
 DEFAULT_SCRIPT = "/etc/qemu-ifup"
@@ -30,7 +26,7 @@ _TAP_KEYS = (
 FIRST_MAC = 0x56
 
 
-def read_interface(r: "Reading") -> Device:
+def read_interface(r: Reading) -> Device:
     """Read a card and its backend. Raises Unfit."""
     part = r.part
     dev = Interface()
@@ -51,7 +47,7 @@ def read_interface(r: "Reading") -> Device:
     return dev
 
 
-def next_mac(r: "Reading") -> str:
+def next_mac(r: Reading) -> str:
     """Return the card's address: its own, or the one QEMU gives by counting from 52:54:00:12:34:56."""
     said = r.part.text("mac")
     if said is not None:
@@ -65,7 +61,7 @@ def next_mac(r: "Reading") -> str:
     return f"52:54:00:12:34:{number:02x}"
 
 
-def _backend(r: "Reading", dev: Interface, backend: Part) -> None:
+def _backend(r: Reading, dev: Interface, backend: Part) -> None:
     kind = backend.text("type") or ""
     reader = {
         "user": _user,
@@ -92,7 +88,7 @@ def _check(backend: Part, *keys: str) -> None:
         raise Unfit(f"its netdev says {', '.join(sorted(strange))}, which has no XML")
 
 
-def _user(r: "Reading", dev: Interface, backend: Part) -> None:
+def _user(r: Reading, dev: Interface, backend: Part) -> None:
     """QEMU's own NAT. What it says beyond addresses keeps the netdev, to which the card is then plugged."""
     dev.type = InterfaceType.USER
     strange = set(backend.props) - {"type", "id", "net", "ipv6-prefix", "ipv6-prefixlen"}
@@ -119,7 +115,7 @@ def _user(r: "Reading", dev: Interface, backend: Part) -> None:
     r.keep_netdev(backend, f"{', '.join(sorted(strange))}: no XML")
 
 
-def _tap(r: "Reading", dev: Interface, backend: Part) -> None:
+def _tap(r: Reading, dev: Interface, backend: Part) -> None:
     _check(backend, *_TAP_KEYS)
     bridge = backend.text("br")
     dev.type = InterfaceType.ETHERNET
@@ -155,14 +151,14 @@ def _tap(r: "Reading", dev: Interface, backend: Part) -> None:
     r.used.append(backend)
 
 
-def _bridge(r: "Reading", dev: Interface, backend: Part) -> None:
+def _bridge(r: Reading, dev: Interface, backend: Part) -> None:
     _check(backend, "br", "helper")
     dev.type = InterfaceType.BRIDGE
     dev.source = InterfaceSource(bridge=backend.text("br") or "br0")
     r.used.append(backend)
 
 
-def _socket(r: "Reading", dev: Interface, backend: Part) -> None:
+def _socket(r: Reading, dev: Interface, backend: Part) -> None:
     _check(backend, "listen", "connect", "mcast", "udp", "localaddr")
     source = InterfaceSource()
     for key, kind in (
@@ -190,7 +186,7 @@ def _host_port(text: str) -> tuple[str | None, int]:
     return address or None, integer(port, "port")
 
 
-def _vhost_user(r: "Reading", dev: Interface, backend: Part) -> None:
+def _vhost_user(r: Reading, dev: Interface, backend: Part) -> None:
     _check(backend, "chardev", "queues", "vhostforce")
     chardev = r.line.parts.find("chardev", backend.props.get("chardev"))
     if chardev is None or chardev.text("path") is None:
@@ -208,7 +204,7 @@ def _vhost_user(r: "Reading", dev: Interface, backend: Part) -> None:
     r.used += [backend, chardev]
 
 
-def _vdpa(r: "Reading", dev: Interface, backend: Part) -> None:
+def _vdpa(r: Reading, dev: Interface, backend: Part) -> None:
     _check(backend, "vhostdev", "queues")
     dev.type = InterfaceType.VDPA
     dev.source = InterfaceSource(dev=backend.text("vhostdev"))

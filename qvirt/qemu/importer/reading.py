@@ -19,7 +19,8 @@ from qvirt.qemu.context import BuildContext
 from qvirt.qemu.importer.account import Account, Outcome
 from qvirt.qemu.importer.boarded import read_board
 from qvirt.qemu.importer.buses import Buses, is_pci
-from qvirt.qemu.importer.devices import READERS, Reading, q35_usb
+from qvirt.qemu.importer.controllers import q35_usb
+from qvirt.qemu.importer.devices import READERS
 from qvirt.qemu.importer.firmware import read_firmware
 from qvirt.qemu.importer.graphics import finish_displays, read_displays
 from qvirt.qemu.importer.legacy import read_objects, read_parts
@@ -27,6 +28,7 @@ from qvirt.qemu.importer.line import VARIABLES, IsBlock, Line, Probe
 from qvirt.qemu.importer.machine import NO_UUID, read_machine
 from qvirt.qemu.importer.options import Argument, is_known, read_arguments
 from qvirt.qemu.importer.parts import Part, Unfit
+from qvirt.qemu.importer.reader import Reading
 from qvirt.qemu.importer.settle import prove
 from qvirt.record import Record
 from qvirt.xml.fields import Children
