@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from qvirt.model.cpu import Cpu, CpuCache, CpuFeature, CpuModel, MaxPhysAddr
+from qvirt.model.devices.panic import Panic
 from qvirt.model.features import Apic, Hyperv, HypervVendorId, Kvm, RequiredState, Spinlocks, State, Stimer
 from qvirt.qemu.cpumodels import from_qemu
 from qvirt.qemu.importer.line import Line
@@ -114,6 +115,9 @@ def _hyperv(line: Line, key: str, value: str, state: bool | None) -> bool:
         return True
     if key == "passthrough" and state:
         hyperv.mode = "passthrough"
+    elif key == "crash" and state:
+        line.domain.devices.panics.append(Panic(model="hyperv"))
+        return True
     elif key == "spinlocks":
         hyperv.spinlocks = Spinlocks(state=True, retries=integer(value, key))
     elif key == "vendor-id":

@@ -1,8 +1,17 @@
 """Images: ``-drive`` and trees of ``-blockdev`` as the source of a ``<disk>``."""
 
+import re
+
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice, Transient
-from qvirt.model.storage_source import BackingStore, ChainFormat, SourceType, StorageSource
+from qvirt.model.storage_source import (
+    BackingStore,
+    ChainFormat,
+    Host,
+    Protocol,
+    SourceType,
+    StorageSource,
+)
 from qvirt.qemu.backing import parse_backing
 from qvirt.qemu.devices.blockdev import CACHE_MODES
 from qvirt.qemu.devices.disk import THROTTLE
@@ -15,6 +24,8 @@ _FORMATS = frozenset(
     {"raw", "qcow", "qcow2", "qed", "vmdk", "vdi", "vpc", "vhdx", "bochs", "cloop", "dmg", "parallels"}
 )
 _XML_FORMATS = {"vhdx": "vhd", "parallels": "ploop"}
+#: sheepdog:HOST:PORT:NAME, the host left out or not
+_SHEEPDOG = re.compile(r"sheepdog:(?:([^:/]+):([0-9]+):)?([^/].*)")
 _CACHE = {"off": "none"}
 #: what a file's name says of its format, where nothing else does
 _SUFFIXES = {
@@ -167,10 +178,18 @@ def locate(line: Line, disk: Disk, path: str) -> None:
     scheme = path.partition(":")[0]
     if scheme in ("fat", "json", "blkdebug", "blkverify", "null-co", "null-aio", "nvme", "vvfat", "quorum"):
         raise Unfit(f"images of the kind '{scheme}:' have no XML")
+    old = _SHEEPDOG.fullmatch(path)
+    if old is not None:
+        disk.type = SourceType.NETWORK
+        disk.source = StorageSource(protocol=Protocol.SHEEPDOG, name=old[3])
+        disk.source.hosts = [Host(name=old[1], port=old[2])] if old[1] is not None else []
+        return
     try:
         kind, source = parse_backing(path, None)
     except ConfigUnsupported as error:
         raise Unfit(str(error)) from None
+    if source.protocol == Protocol.RBD and not source.hosts:
+        source.hosts = _monitors(line.env.get("CEPH_ARGS", ""))
     disk.type = kind
     if (
         kind == SourceType.FILE
@@ -179,6 +198,16 @@ def locate(line: Line, disk: Disk, path: str) -> None:
     ):
         disk.type, source = SourceType.BLOCK, StorageSource(dev=source.file)
     disk.source = source
+
+
+def _monitors(text: str) -> list[Host]:
+    """Return the servers that CEPH_ARGS names with ``-m``."""
+    found = re.search(r"(?:^|\s)-m\s*(\S+)", text)
+    hosts: list[Host] = []
+    for word in found[1].split(",") if found is not None else ():
+        name, _, port = word.partition(":")
+        hosts.append(Host(name=name, port=port or None))
+    return hosts
 
 
 def _probe(line: Line, path: str, part: Part) -> str | None:

@@ -41,6 +41,13 @@ def read_displays(line: Line) -> None:
         if argument.name == "sdl" and _window(line, argument, {}):
             continue
         line.drop([argument], _NO_WINDOW)
+    said = line.given("nographic", "vnc", "spice", "display", *_OF_A_WINDOW)
+    if not said and line.defaults and "DISPLAY" in line.env:
+        # what QEMU does when nothing is said, and a screen is there
+        line.domain.devices.graphics.append(
+            Graphics(type="sdl", display=line.env["DISPLAY"], xauth=line.env.get("XAUTHORITY"))
+        )
+        line.note("a window on the screen that DISPLAY names: <graphics type='sdl'>")
     _keyboard(line)
 
 
@@ -215,6 +222,7 @@ def _keyboard(line: Line) -> None:
         line.drop(given, "a keyboard layout belongs to a VNC or SPICE screen, and there is none")
 
 
+AUDIO_VARIABLE = "QEMU_AUDIO_DRV"
 _AUDIO = {
     "pa": "pulseaudio", "alsa": "alsa", "sdl": "sdl", "spice": "spice", "none": "none", "oss": "oss",
     "jack": "jack", "dbus": "dbus", "wav": "file",
@@ -224,6 +232,10 @@ _AUDIO = {
 def _sound(line: Line) -> None:
     """Read where the sound goes; one backend for all cards, as XML has it by default."""
     listed = line.parts.of("audiodev")
+    wanted = _AUDIO.get(line.env.get(AUDIO_VARIABLE, ""))
+    if wanted is not None and not listed:
+        line.domain.devices.audios.append(Audio(id=1, type=wanted))
+        line.note(f"{AUDIO_VARIABLE}={line.env[AUDIO_VARIABLE]}: <audio type='{wanted}'>")
     for number, part in enumerate(listed, 1):
         kind = _AUDIO.get(part.text("driver") or "")
         strange = set(part.props) - {"driver", "id", "server", "timer-period", "path"}

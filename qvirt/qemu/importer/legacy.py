@@ -99,6 +99,12 @@ def read_parts(line: Line) -> None:
         props, json = to_props(argument)
         part = line.parts.add(Part("device", props, (argument,), json))
         _unalias(line, part)
+        if part.driver == "pci-assign":
+            part.props["driver"] = "vfio-pci"
+            line.note("the kernel's old device assignment is gone; VFIO is what came after it", [argument])
+    for argument in line.given("pcidevice"):
+        host = dict(split_opts(argument.value or "")).get("host")
+        line.parts.add(Part("device", {"driver": "vfio-pci", "host": host}, (argument,)))
     for argument in line.given("virtfs"):
         _virtfs(line, argument)
     for argument in line.given("balloon"):

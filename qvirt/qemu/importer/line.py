@@ -216,9 +216,15 @@ class Line(Record, frozen=False):
 
     def _variables(self) -> dict[str, str]:
         """Return the variables that QEMU or its libraries look at; the rest are a login's own."""
-        return {name: value for name, value in self.env.items() if name.startswith(VARIABLES)}
+        return {
+            name: value
+            for name, value in self.env.items()
+            if name.startswith(VARIABLES) and name not in _SAID_IN_XML
+        }
 
 
+#: variables that became elements
+_SAID_IN_XML = frozenset({"QEMU_AUDIO_DRV"})
 #: beginnings of the variables that mean something to QEMU and its libraries
 VARIABLES = (
     "QEMU_",

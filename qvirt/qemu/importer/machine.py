@@ -6,6 +6,7 @@ from qvirt.model.clock import Clock, Timer
 from qvirt.model.cpu import Cpu, Topology
 from qvirt.model.domain import Pm, Suspend
 from qvirt.model.features import Gic, Ioapic, ScaledSize, Smm, State, Tcg, Tseg
+from qvirt.model.launch import Cipher, KeyWrap
 from qvirt.model.memory import MaxMemory, MemoryAllocation, TotalMemory
 from qvirt.model.os import BootMenu, OsBoot, SmbiosMode
 from qvirt.model.sysinfo import BaseBoard, Chassis, Entry, OemStrings, Sysinfo, SysinfoBios, SysinfoSystem
@@ -251,6 +252,13 @@ def _features(line: Line) -> None:
     version = machine.get("gic-version")
     if line.family == "virt" and version in ("2", "3", "host"):
         features.gic = Gic(version=str(version))
+    wrapped = [
+        Cipher(name=name, state=bool(line.machine_switch(f"{name}-key-wrap")))
+        for name in ("aes", "dea")
+        if line.arch == "s390x" and line.machine_switch(f"{name}-key-wrap") is not None
+    ]
+    if wrapped:
+        line.domain.keywrap = KeyWrap(ciphers=wrapped)
     if machine.get("dump-guest-core") is not None and line.domain.memory is not None:
         line.domain.memory.dump_core = line.machine_switch("dump-guest-core")
     if line.machine_switch("mem-merge") is False:

@@ -30,9 +30,12 @@ from qvirt.qemu.importer.options import Argument, is_known, read_arguments
 from qvirt.qemu.importer.parts import Part, Unfit
 from qvirt.qemu.importer.reader import Reading
 from qvirt.qemu.importer.settle import prove
+from qvirt.qemu.importer.text import emulator_first
 from qvirt.record import Record
 from qvirt.xml.fields import Children
 
+#: variables that are read
+_READ = frozenset({"DISPLAY", "XAUTHORITY", "TZ", "CEPH_ARGS"})
 #: attempts to find the one part that a refused document owes its refusal to
 _MOST_EXCLUDED = 6
 
@@ -66,7 +69,8 @@ def import_command_line(argv: Sequence[str], env: Mapping[str, str], around: Sur
     Raises InvalidArg for a command line that cannot be read, and the error of the document's completion where
     even the plainest one is refused.
     """
-    arguments = read_arguments(argv[1:])
+    env, words = emulator_first(env, argv)
+    arguments = read_arguments(words[1:])
     excluded: dict[str, str] = {}
     reason = ""
     for _ in range(_MOST_EXCLUDED):
@@ -286,7 +290,6 @@ _HOST_SIDE: dict[str, str] = {
     "old-param": "QEMU has no such switch any more",
     "std-vga": "",
     "bt": "QEMU has no Bluetooth any more",
-    "pcidevice": "devices are passed through with VFIO: <hostdev>",
     "L": "where QEMU finds its firmware is its own",
     "preconfig": "the machine is configured by its document",
     "compat": "how deprecated uses are met is <qemu:deprecation>",
@@ -408,7 +411,7 @@ def _boot_orders(line: Line) -> None:
 def _finish(line: Line) -> Imported:
     """Write the words that are handed on, and what is known of the rest."""
     for name, value in line.env.items():
-        if not name.startswith(VARIABLES) and name not in ("DISPLAY", "XAUTHORITY", "TZ"):
+        if not name.startswith(VARIABLES) and name not in _READ:
             line.note(
                 f"{name}={value} in the environment: the daemon's guests have an environment of their own"
             )

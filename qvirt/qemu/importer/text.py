@@ -6,7 +6,7 @@ used.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from qvirt.errors import InvalidArg
 from qvirt.record import Record, field
@@ -109,7 +109,29 @@ def _command(script: _Script) -> Command | None:
             f"line {line}: the command depends on {problem}, which only running the script would tell; "
             "write its value instead"
         )
-    return Command(env, tuple(words), line)
+    settled, argv = emulator_first(env, words)
+    return Command(settled, tuple(argv), line)
+
+
+def emulator_first(env: Mapping[str, str], words: Sequence[str]) -> tuple[Mapping[str, str], list[str]]:
+    """Return environment and words with the emulator as the first word.
+
+    Assignments in front become variables; words between them and the emulator belong to the last one's value,
+    which libvirt wrote without quotes.
+    """
+    made, left = dict(env), list(words)
+    place = next((at for at, word in enumerate(left) if _EMULATOR.match(word)), 0)
+    last = next(reversed(made), None)
+    for word in left[:place]:
+        assigned = _ASSIGNMENT.match(word)
+        if assigned is not None:
+            last = assigned[1]
+            made[last] = word[assigned.end() :]
+        elif last is not None:
+            made[last] += f" {word}"
+        else:
+            return env, left
+    return made, left[place:]
 
 
 def _advance(script: _Script, count: int = 1) -> None:
