@@ -19,6 +19,7 @@ from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.complete import complete
 from qvirt.qemu.context import BuildContext
+from qvirt.qemu.importer import Surroundings, import_command_line
 from qvirt.qemu.names import assign_aliases
 
 HERE = Path(__file__).parent
@@ -65,6 +66,8 @@ class Layers:
         ctx = self._context(self.native)
         complete(self.native, ctx)
         assign_aliases(self.native, ctx)
+        self.argv = build(self.native, ctx).argv()
+        self.around = Surroundings(caps=caps, context=self._context)
 
     def _context(self, domain: Domain) -> BuildContext:
         return BuildContext(
@@ -110,8 +113,12 @@ class Layers:
         assign_aliases(domain, ctx)
         return build(domain, ctx).argv()
 
+    def from_native(self) -> object:
+        """What domxml-from-native does with the words of this document's own command line."""
+        return import_command_line(self.argv, {}, self.around).domain
 
-NAMES = ("parse", "format", "copy", "complete", "build", "define", "to_native")
+
+NAMES = ("parse", "format", "copy", "complete", "build", "define", "to_native", "from_native")
 
 
 def every_layer(layers: Layers) -> dict[str, Callable[[], object]]:
