@@ -23,6 +23,7 @@ from qvirt.host.firmware import FirmwareTable, firmware_dirs
 from qvirt.host.queries import HostQueries
 from qvirt.qemu.cpumodels import model_names
 from qvirt.runtime.records import Param, ParamValue
+from qvirt.security.dac import kvm_usable
 
 if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
@@ -61,6 +62,7 @@ class Node:
             hypervisor.emulators,
             FirmwareTable(firmware_dirs(config_home)),
             security=self._security_models,
+            is_kvm_offered=lambda: kvm_usable(hypervisor.user),
             uuid_source=uuid_source,
             uuid=uuid,
         )

@@ -88,9 +88,16 @@ def sleep_states(root: Path = ROOT) -> tuple[str, ...]:
 
 
 def capabilities(
-    host: HostFacts, emulators: Mapping[str, Overview], security: Sequence[SecurityModel] = ()
+    host: HostFacts,
+    emulators: Mapping[str, Overview],
+    security: Sequence[SecurityModel] = (),
+    *,
+    offers_kvm: bool = True,
 ) -> str:
-    """Write the capabilities document. emulators: by libvirt's architecture."""
+    """Write the capabilities document.
+
+    emulators: by libvirt's architecture. offers_kvm: guests may use KVM where their emulator can.
+    """
     out = Writer()
     with out.element("capabilities"):
         out.blank()
@@ -99,7 +106,7 @@ def capabilities(
         for architecture in ARCHITECTURES:
             caps = emulators.get(architecture.name)
             if caps is not None:
-                _guest(out, architecture, caps)
+                _guest(out, architecture, caps, offers_kvm=offers_kvm)
                 out.blank()
     return out.text()
 
@@ -187,7 +194,7 @@ def _cache_bank(out: Writer, bank: CacheBank) -> None:
     out.leaf("bank", id=bank.id, level=bank.level, type=bank.type, size=size, unit=unit, cpus=cpus)
 
 
-def _guest(out: Writer, architecture: Architecture, caps: Overview) -> None:
+def _guest(out: Writer, architecture: Architecture, caps: Overview, *, offers_kvm: bool) -> None:
     with out.element("guest"):
         out.leaf("os_type", "hvm")
         with out.element("arch", name=architecture.name):
@@ -206,7 +213,7 @@ def _guest(out: Writer, architecture: Architecture, caps: Overview) -> None:
                     )
             if "tcg" in caps.accels:
                 out.leaf("domain", type="qemu")
-            if caps.kvm:
+            if caps.kvm and offers_kvm:
                 out.leaf("domain", type="kvm")
         with out.element("features"):
             if architecture.name == "i686":

@@ -19,7 +19,7 @@ from qvirt.host.capabilities import HostFacts, SecurityModel, capabilities, read
 from qvirt.host.cpu import HostCpu, host_arch, read_cpu
 from qvirt.host.firmware import FirmwareTable
 from qvirt.host.identity import host_uuid
-from qvirt.host.kvm import kvm_max_vcpus
+from qvirt.host.kvm import kvm_max_vcpus, kvm_usable
 from qvirt.host.probe import SEARCH_PATH, EmulatorTable, find_emulator
 from qvirt.host.sysinfo import sysinfo
 from qvirt.qemu.architectures import ARCHITECTURES, BY_NAME, Architecture
@@ -65,7 +65,8 @@ class Resolved(Record):
 class HostQueries:
     """Answers for one instance of the driver.
 
-    security: the security drivers in use, for capabilities. uuid_source, uuid: as configured for the daemon.
+    security: the security drivers in use, for capabilities. is_kvm_offered: guests here may use KVM, where an
+    emulator can. uuid_source, uuid: as configured for the daemon.
     nvram: loaders and templates configured in qemu.conf, offered where no firmware descriptor fits.
     """
 
@@ -77,12 +78,14 @@ class HostQueries:
         security: Callable[[], Sequence[SecurityModel]] = tuple,
         uuid_source: str = "smbios",
         uuid: str | None = None,
+        is_kvm_offered: Callable[[], bool] = kvm_usable,
         nvram: Sequence[tuple[str, str]] = DEFAULT_NVRAM,
         search: Sequence[str] = SEARCH_PATH,
     ) -> None:
         self._emulators = emulators
         self._firmwares = firmwares
         self._security = security
+        self._is_kvm_offered = is_kvm_offered
         self._uuid_source = uuid_source
         self._uuid = uuid
         self._nvram = nvram
@@ -107,7 +110,8 @@ class HostQueries:
                 case BaseException() as error:
                     raise error
         host = await asyncio.to_thread(self._read_host)
-        return capabilities(host, found, self._security())
+        offers_kvm = await asyncio.to_thread(self._is_kvm_offered)
+        return capabilities(host, found, self._security(), offers_kvm=offers_kvm)
 
     async def domain_capabilities(
         self, emulator: str | None, arch: str | None, machine: str | None, virt_type: str | None
@@ -153,7 +157,7 @@ class HostQueries:
         if arch is not None and not _runs(caps, arch):
             raise InvalidArg(f"Emulator '{caps.emulator}' does not support arch '{arch}'")
         if virt_type is None:
-            virt_type = "kvm" if caps.kvm else "qemu"
+            virt_type = "kvm" if caps.kvm and await asyncio.to_thread(self._is_kvm_offered) else "qemu"
         elif ("tcg" if virt_type == "qemu" else virt_type) not in caps.accels:
             raise InvalidArg(f"Emulator '{caps.emulator}' does not support virt type '{virt_type}'")
         chosen = caps.default_machine or next(iter(caps.machines), None)

@@ -6,7 +6,6 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from functools import partial
 from typing import Any, Self
 
 from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, ErrorDomain
@@ -32,7 +31,7 @@ from qvirt.runtime.jobs import Job
 from qvirt.runtime.paths import InstanceLock, Paths, make_folders
 from qvirt.runtime.process import become_reaper
 from qvirt.runtime.records import DomainStats
-from qvirt.security.dac import kvm_usable, unsearchable
+from qvirt.security.dac import unsearchable
 from qvirt.security.owners import Owners, daemon_word
 
 log = logging.getLogger(__name__)
@@ -138,9 +137,7 @@ class Hypervisor:
         self.events = EventBus()
         self.reports: list[str] = []
         self.files = FileWorker()
-        self.emulators = EmulatorTable(
-            paths.cache / "capabilities", is_kvm_usable=partial(kvm_usable, config.user)
-        )
+        self.emulators = EmulatorTable(paths.cache / "capabilities")
         self.documents = Documents(paths, config, self.emulators)
         #: what the CPUs of guests turned out to have, for the next guest that is asked for the same
         self.cpus_seen: dict[tuple[object, ...], tuple[EmulatorCaps, CpuSeen]] = {}

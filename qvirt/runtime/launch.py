@@ -21,7 +21,7 @@ from qvirt.errors import (
     QvirtError,
     SystemError_,
 )
-from qvirt.host import links
+from qvirt.host import kvm, links
 from qvirt.host.config import QemuUser
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
 from qvirt.host.persist import write_atomic
@@ -135,6 +135,8 @@ def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     prepare_domain(definition, ctx)
     plan = Plan(folders=directories(definition, ctx), overlays=made)
     survey_devices(definition.devices.all(), ctx, plan)
+    if definition.type == "kvm":
+        plan.files.append(FileResource(definition, str(kvm.DEVICE), shared=True, relabel=False))
     new = {overlay.path for overlay in made}
     plan.files = [wanted for wanted in plan.files if wanted.path not in new]
     os_ = definition.os

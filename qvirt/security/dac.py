@@ -110,7 +110,11 @@ def is_open_to_all(path: str, user: QemuUser, *, write: bool) -> bool:
 
 
 def kvm_usable(user: QemuUser | None) -> bool:
-    """Tell whether KVM is there for guests: for us, who ask emulators about it, and for QEMU's user."""
+    """Tell whether KVM is there for guests: for us, who ask emulators about it, and for QEMU's user.
+
+    What is not is not offered. A definition may ask for it all the same: a device node's mode changes, and
+    nothing that is kept may depend on it; it is the start that is refused.
+    """
     if not kvm.kvm_usable():
         return False
     return user is None or next(obstacles(str(kvm.DEVICE), user, write=True), None) is None
