@@ -80,7 +80,9 @@ async def start(
         for left in range(tries - 1, -1, -1):
             again = definition.copy() if left else definition
             try:
-                await _start_once(domain, definition, paused=paused, owner=owner, reset_nvram=reset_nvram)
+                await _start_once(
+                    domain, definition, paused=paused, owner=owner, reset_nvram=reset_nvram, last=not left
+                )
             except PortTaken as error:
                 if not left:
                     raise
@@ -103,7 +105,13 @@ class PortTaken(InternalError):
 
 
 async def _start_once(
-    domain: "Domain", definition: Definition, *, paused: bool, owner: object | None, reset_nvram: bool
+    domain: "Domain",
+    definition: Definition,
+    *,
+    paused: bool,
+    owner: object | None,
+    reset_nvram: bool,
+    last: bool,
 ) -> None:
     hv = domain.hypervisor
     hv.checkpoint("start")
@@ -114,7 +122,8 @@ async def _start_once(
     try:
         await _start(domain, running, paused=paused, reset_nvram=reset_nvram)
     except BaseException as error:
-        await asyncio.shield(_undo_start(domain, running, error))
+        comes_again = isinstance(error, PortTaken) and not last
+        await asyncio.shield(_undo_start(domain, running, error, keep=comes_again))
         raise
     domain.publish(Lifecycle(domain.ref, DomainEventType.STARTED, DomainEventStartedDetailType.BOOTED))
     if paused:
@@ -453,7 +462,7 @@ def _take_note(answer: "asyncio.Future[Json]") -> None:
         log.debug("the answer to the first resume: %s", answer.exception())
 
 
-async def _undo_start(domain: "Domain", running: Running, error: BaseException) -> None:
+async def _undo_start(domain: "Domain", running: Running, error: BaseException, *, keep: bool) -> None:
     log.info("start of '%s' failed: %s", domain.name, error)
     if running.process is not None and not running.process.is_gone:
         running.process.close_gate()
@@ -461,7 +470,7 @@ async def _undo_start(domain: "Domain", running: Running, error: BaseException) 
         await running.process.wait(KILL_WAIT)
     if running.stop_reason is None:
         running.stop_reason = (DomainShutoffReason.FAILED, DomainEventStoppedDetailType.FAILED, "failed")
-    await finish(domain, running, quiet=running.stage == "starting")
+    await finish(domain, running, quiet=running.stage == "starting", keep=keep)
 
 
 # ------------------------------------------------------------------------------ end
@@ -549,9 +558,10 @@ def process_ended(domain: "Domain", running: Running) -> None:
     domain.hypervisor.background(finish(domain, running), f"end of {domain.name}")
 
 
-async def finish(domain: "Domain", running: Running, *, quiet: bool = False) -> None:
-    """Clear up after a QEMU that has ended, tell everybody, once. quiet: it never was running.
+async def finish(domain: "Domain", running: Running, *, quiet: bool = False, keep: bool = False) -> None:
+    """Clear up after a QEMU that has ended, tell everybody, once.
 
+    quiet: it never was running. keep: the domain stays known, transient or not, as it is started again.
     Whoever comes second waits for the first.
     """
     if running.finishing:
@@ -580,7 +590,8 @@ async def finish(domain: "Domain", running: Running, *, quiet: bool = False) -> 
     domain.running = None
     domain.set_state(DomainState.SHUTOFF, reason)
     ref = domain.ref_with(running.id)
-    hv.domain_stopped(domain)
+    if not keep:
+        hv.domain_stopped(domain)
     if not quiet:
         domain.publish(Lifecycle(ref, DomainEventType.STOPPED, detail))
     if not running.ended.done():

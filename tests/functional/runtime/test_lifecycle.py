@@ -471,11 +471,13 @@ def test_port_that_another_program_takes_first() -> None:
                 domain = await hv.create(document("vnc", "<graphics type='vnc' port='-1'/>"))
                 assert port < (domain.live.devices.graphics[0].port or 0) <= port + 20
                 assert seen.lifecycle() == [(4, 0), (2, 0)]
+                assert hv.domains.find(domain.uuid) is domain
                 await domain.destroy()
+                assert list(hv.domains) == []
                 fixed = document("fixed", f"<graphics type='vnc' port='{port}' autoport='no'/>")
                 with pytest.raises(InternalError, match=r"(?s)Address already in use.*<graphics>"):
                     await hv.create(fixed)
-                assert it.traces() == []
+                assert (list(hv.domains), it.traces()) == ([], [])
 
     run(scenario())
 
