@@ -153,10 +153,9 @@ def _drives(line: Line) -> list[Part]:
     for argument in line.given("drive", *_SHORT_DRIVES):
         props = _drive_props(argument)
         _drive(line, props, (argument,), taken, made, late)
+    has_ide = line.family == "pc" or (line.family == "q35" and line.machine_switch("sata") is not False)
     if line.defaults:
-        if line.family in ("pc", "q35") and not _has_device(
-            line, frozenset({"ide-cd", "ide-hd", "scsi-cd", "scsi-hd"})
-        ):
+        if has_ide and not _has_device(line, frozenset({"ide-cd", "ide-hd", "scsi-cd", "scsi-hd"})):
             _default_drive(line, {"if": "ide", "index": "2", "media": "cdrom"}, taken, made, late)
         if line.family == "pc" and not _has_device(line, frozenset({"isa-fdc", "floppy"})):
             _default_drive(line, {"if": "floppy", "index": "0"}, taken, made, late)

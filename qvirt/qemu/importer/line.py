@@ -112,7 +112,7 @@ class Line(Record, frozen=False):
             if not named.settled and named.kind != "device":
                 self.pass_part(named, f"for {part.id or part.driver or part.kind}")
         props = {key: self._renamed(key, value) for key, value in part.props.items()}
-        if part.kind == "drive":
+        if part.kind == "drive" and part.props.get("if") not in _ONBOARD:
             props = {"if": "none", **without(props, ("if", "index", "bus", "unit", "media", "boot"))}
             if part.props.get("media") == "cdrom":
                 props["read-only"] = "on"
@@ -249,6 +249,8 @@ _OURS = re.compile(
     r"sata|scsi|fdc|ccid|virtio-serial|virtio-disk|usb-disk|pci|isa)[0-9]*(?:[-.][0-9.-]*)?(?:-codec[0-9]+)?$|nvram$|"
     r"mach-virt\.ram$|[a-z0-9_]+\.ram$"
 )
+#: drives that are the board's own
+_ONBOARD = ("pflash", "mtd", "sd")
 #: beginnings of the types of devices that sit on another device's bus
 _BUSED = ("virtserialport", "virtconsole", "usb-", "scsi-", "hda-", "ccid-", "u2f-", "nvme-ns")
 

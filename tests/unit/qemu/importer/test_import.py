@@ -129,3 +129,29 @@ def test_the_account_says_why() -> None:
     assert dropped == {"daemonize", "monitor", "pidfile", "tdf"}
     assert all(entry.text for entry in account.entries)
     assert any(entry.outcome is Outcome.XML for entry in account.entries)
+
+
+def test_flash_that_xml_cannot_say_stays_flash() -> None:
+    made = imported(
+        "qemu-system-x86_64 -M q35 -nodefaults -drive if=pflash,format=qcow2,readonly=on,file=code.qcow2"
+    )
+    assert made.domain.os.loader is None
+    assert "if=pflash,format=qcow2,readonly=on,file=code.qcow2,id=pflash0-0" in words(made)
+
+
+def test_flash_in_both_spellings() -> None:
+    for line in (
+        "-drive if=pflash,format=raw,unit=0,readonly=on,file=c.fd"
+        " -drive if=pflash,format=raw,unit=1,file=v.fd",
+        "-blockdev driver=raw,node-name=c,read-only=on,file.driver=file,file.filename=c.fd"
+        " -blockdev driver=raw,node-name=v,file.driver=file,file.filename=v.fd -machine pflash0=c,pflash1=v",
+    ):
+        os = imported(f"qemu-system-x86_64 -M q35 -nodefaults {line}").domain.os
+        assert os.loader is not None
+        assert (os.loader.type, os.loader.readonly, os.loader.path) == ("pflash", True, "c.fd")
+        assert os.nvram is not None
+        assert os.nvram.path == "v.fd"
+
+
+def test_a_q35_without_sata_has_no_cdrom() -> None:
+    assert not imported("qemu-system-x86_64 -M q35,sata=off").domain.devices.disks
