@@ -197,11 +197,11 @@ async def place_at_start(domain: "Domain", running: Running) -> None:
     Moving one takes the kernel a dozen milliseconds, and the group of the whole guest confines them anyway.
     """
     definition = running.definition
-    said = definition.__dict__
-    has_limits = "cputune" in said or memory_nodes(definition) or pinning.emulator_cpus(definition)
-    if running.group is None or has_limits:
+    tune = definition.__dict__.get("cputune")
+    is_tuned = tune is not None and not tune.is_empty()
+    if is_tuned or memory_nodes(definition) or pinning.emulator_cpus(definition):
         await place_threads(domain, running)
-    else:
+    elif running.group is not None:
         work = place_threads(domain, running)
         running.placing = domain.hypervisor.background(work, f"control groups of {domain.name}")
 

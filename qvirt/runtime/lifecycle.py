@@ -185,6 +185,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         hv.checkpoint("checked")
         await domain.save_status(then=partial(_make, hv, plan, running, descriptors.master_key, reset_nvram))
         hv.checkpoint("host prepared")
+        grouping = asyncio.ensure_future(_make_groups(domain, running, plan))
+        stack.push_async_callback(asyncio.wait, [grouping])
         for interface in definition.devices.interfaces:
             with await interfaces.connect(domain, running, interface) as connection:
                 for name, fds in connection.take().items():
@@ -216,6 +218,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             limits=Limits(hv.config.max_core, hv.config.max_files, hv.config.max_processes),
         )
         hv.checkpoint("spawned")
+        await grouping
         if running.group is not None:
             await hv.files.run(
                 f"control groups of '{domain.name}'", partial(running.group.attach, running.pid)
@@ -254,8 +257,14 @@ def _make(
     if plan.nvram is not None:
         launch.prepare_nvram(*plan.nvram, user, reset=reset_nvram)
     hv.owners.give(running.id, running.footprint.loans)
-    if running.group is not None:
-        hv.cgroups.make(running.group, running.definition, plan.files)
+
+
+async def _make_groups(domain: "Domain", running: Running, plan: launch.Plan) -> None:
+    """Make the control groups while the rest is prepared: the kernel may have to wait for all CPUs."""
+    hv, group = domain.hypervisor, running.group
+    if group is not None:
+        make = partial(hv.cgroups.make, group, running.definition, plan.files)
+        await hv.files.run(f"control groups of '{domain.name}'", make)
 
 
 async def _drop_missing(domain: "Domain", ctx: BuildContext) -> None:
