@@ -14,6 +14,7 @@ from qvirt.host import cgroup_tuning as knobs
 from qvirt.host.bpf import Rule
 from qvirt.host.cgroup import Group, Mounts, machine_name
 from qvirt.host.config import QemuConfig
+from qvirt.host.persist import FileWorker
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
 from qvirt.qemu.devices.base import FileResource, Resource
@@ -40,6 +41,10 @@ class Cgroups:
         self._config = config
         self._root = str(paths.etc.parent.parent) if paths.kind == "root" else None
         self.reports: list[str] = []
+        #: the kernel changes one group at a time: who waits for it holds up nobody else's file work
+        self.worker = FileWorker(1)
+        self.later = FileWorker(1)
+        self._waking = False
         self.mounts: Mounts | None = None
         self.confines_devices = False
         if os.geteuid() != 0:
@@ -74,6 +79,21 @@ class Cgroups:
         parts = [part for part in (partition or "/machine").split("/") if part]
         folders = [part if part == "machine" else f"{part}.partition" for part in parts]
         return "/".join([*folders, machine_name(id, definition.name, self._root)])
+
+    async def wake(self) -> None:
+        """Let the kernel get ready for moving processes, once for all who start something now."""
+        if self.mounts is None or self._waking:
+            return
+        self._waking = True
+        try:
+            await self.later.run("control groups", cgroup.wake)
+        finally:
+            self._waking = False
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        await self.worker.close()
+        await self.later.close()
 
     # ------------------------------------------------------------- blocking
 
@@ -186,7 +206,7 @@ async def place_threads(domain: "Domain", running: Running) -> None:
     }
     if iothread_ids(running.definition):
         threads |= {f"iothread{n}": tid for n, tid in (await pinning.iothread_threads(running)).items()}
-    await domain.hypervisor.files.run(
+    await domain.hypervisor.cgroups.later.run(
         f"control groups of '{domain.name}'", partial(_place, group, running.definition, threads)
     )
 

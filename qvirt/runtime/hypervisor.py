@@ -244,6 +244,7 @@ class Hypervisor:
                 running.link.close()
         if self.networks is not None:
             await self.networks.close()
+        await self.cgroups.close()
         await self.files.close()
         if self._lock is not None:
             self._lock.release()

@@ -21,7 +21,7 @@ from qvirt.constants import (
     DomainState,
 )
 from qvirt.errors import InternalError, OperationFailed, QvirtError, SystemError_
-from qvirt.host import cgroup, images, overlays
+from qvirt.host import images, overlays
 from qvirt.host.config import QemuUser
 from qvirt.model.devices.disk import Disk, DiskDevice
 from qvirt.model.domain import Domain as Definition
@@ -140,8 +140,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         definition.seclabels, hv.user, require=hv.config.security_require_confined
     )
     running.user = user
-    if hv.cgroups.mounts is not None:
-        hv.background(hv.files.run("control groups", cgroup.wake), "control groups")
+    hv.background(hv.cgroups.wake(), "control groups")
     running.caps = await hv.documents.start_caps(definition)
     async with contextlib.AsyncExitStack() as stack:
         descriptors = launch.Descriptors(running.id)
@@ -220,9 +219,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         hv.checkpoint("spawned")
         await grouping
         if running.group is not None:
-            await hv.files.run(
-                f"control groups of '{domain.name}'", partial(running.group.attach, running.pid)
-            )
+            attach = partial(running.group.attach, running.pid)
+            await hv.cgroups.worker.run(f"control groups of '{domain.name}'", attach)
             hv.checkpoint("in its control groups")
         await domain.save_status()
         hv.checkpoint("pid written")
@@ -264,7 +262,7 @@ async def _make_groups(domain: "Domain", running: Running, plan: launch.Plan) ->
     hv, group = domain.hypervisor, running.group
     if group is not None:
         make = partial(hv.cgroups.make, group, running.definition, plan.files)
-        await hv.files.run(f"control groups of '{domain.name}'", make)
+        await hv.cgroups.worker.run(f"control groups of '{domain.name}'", make)
 
 
 async def _drop_missing(domain: "Domain", ctx: BuildContext) -> None:
