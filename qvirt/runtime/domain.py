@@ -309,6 +309,7 @@ class Domain:
             fake_reboot=running.fake_reboot,
             autodestroy=running.owner is not None,
             clock_base=running.clock_base,
+            names=running.names.listed(),
         )
 
     # ------------------------------------------------------------------ lifecycle
@@ -589,7 +590,9 @@ class Domain:
             id = f"libvirt-{running.next_command_id()}"
             answer: dict[str, JsonValue]
             try:
-                value = await running.execute(name, arguments, fds=fds, deadline=COMMAND_DEADLINE)
+                value = await running.execute(
+                    name, arguments, fds=fds, deadline=COMMAND_DEADLINE, verbatim=True
+                )
                 answer = {"return": value, "id": id}
             except QmpError as error:
                 answer = {"id": id, "error": {"class": error.error_class, "desc": error.desc}}

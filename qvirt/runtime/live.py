@@ -114,14 +114,14 @@ async def after_reconnect(domain: "Domain", running: Running) -> str:
     if len(questions) > 2:
         _take_chardevs(domain, running, answers[2], booted=False)
     if has_balloon:
-        _take_balloon(definition, await running.monitor.submit("query-balloon"))
+        _take_balloon(definition, await running.submit("query-balloon"))
     running.touch()
     return str(status.get("status")) if isinstance(status, dict) else "running"
 
 
 async def _ask(running: Running, calls: list[Call]) -> list[Reply]:
     """Send all at once and wait for all answers. Raises QmpError for the first that was refused."""
-    futures = [running.monitor.submit(command, arguments) for command, arguments in calls]
+    futures = [running.submit(command, arguments) for command, arguments in calls]
     async with asyncio.timeout(COMMAND_DEADLINE):
         replies = list(await asyncio.gather(*futures))
     for (command, _), reply in zip(calls, replies, strict=True):

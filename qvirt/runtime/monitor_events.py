@@ -109,7 +109,7 @@ def handle(domain: "Domain", running: Running, event: Event) -> None:
     domain.publish(events.MonitorEvent(domain.ref, event.name, event.seconds, event.microseconds, details))
     handler = HANDLERS.get(event.name)
     if handler is not None:
-        handler(domain, running, event.data)
+        handler(domain, running, running.names.event(event.name, event.data))
 
 
 def publish_control_error(domain: "Domain") -> None:

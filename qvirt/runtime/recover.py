@@ -30,6 +30,7 @@ from qvirt.qemu.context import Launch
 from qvirt.qemu.names import assign_aliases
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
+from qvirt.qmp.renaming import Names
 from qvirt.record import Record
 from qvirt.runtime import cgroups, endings, hotplug, iothreads, lifecycle, live, vcpus
 from qvirt.runtime.domain import Domain
@@ -302,6 +303,7 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
         fake_reboot=status.fake_reboot,
         clock_base=status.clock_base,
         owner=_GONE_OWNER if status.autodestroy else None,
+        names=Names(status.names),
     )
     with contextlib.suppress(QvirtError):  # the user was removed
         running.user, running.relabel = dac.user_of(definition.seclabels, hv.user)

@@ -14,8 +14,9 @@ from qvirt.model.live import format_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
-from qvirt.qmp.wire import Json, JsonObject, JsonValue
-from qvirt.record import Record, field
+from qvirt.qmp.renaming import Names
+from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply
+from qvirt.record import Record, field, replace
 from qvirt.runtime.process import Process
 from qvirt.runtime.state import Footprint
 from qvirt.xml.document import parse_element
@@ -89,6 +90,8 @@ class Running(Record, frozen=False, eq=False):
     balloon_asked: float = 0.0
     deprecations: list[str] = field(default_factory=list)
     monitor_failed: bool = False
+    #: what a QEMU that somebody else started calls things
+    names: Names = field(default_factory=Names)
     status_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     save_pending: bool = False
     finishing: bool = False
@@ -129,19 +132,41 @@ class Running(Record, frozen=False, eq=False):
         fds: Sequence[int] = (),
         deadline: float | None = QUERY_DEADLINE,
         oob: bool = False,
+        verbatim: bool = False,
     ) -> Json:
-        """Run a monitor command and keep count of what is unanswered; an Executor for `qmp.commands`."""
+        """Run a monitor command and keep count of what is unanswered; an Executor for `qmp.commands`.
+
+        verbatim: names are QEMU's own, in the command and in the answer.
+        """
+        if not verbatim and self.names:
+            if self.names.goes_by_itself(command, arguments):
+                return {}
+            arguments = self.names.outward(command, arguments)
         if not self._asked:
             self._since = asyncio.get_running_loop().time()
         self._asked += 1
         try:
-            return await self.monitor.execute(command, arguments, fds=fds, deadline=deadline, oob=oob)
+            answer = await self.monitor.execute(command, arguments, fds=fds, deadline=deadline, oob=oob)
         except OperationTimeout as error:
             raise OperationTimeout(
                 f"{error.detail}; the process (pid {self.pid}) may be stopped or stuck"
             ) from error
         finally:
             self._asked -= 1
+        return answer if verbatim else self.names.inward(answer, command)
+
+    def submit(
+        self, command: str, arguments: Mapping[str, JsonValue] | None = None
+    ) -> "asyncio.Future[Reply]":
+        """Send a monitor command now; the future brings its reply, an error reply included."""
+        if not self.names:
+            return self.monitor.submit(command, arguments)
+        answer = self.monitor.submit(command, self.names.outward(command, arguments))
+        return asyncio.ensure_future(self._renamed(command, answer))
+
+    async def _renamed(self, command: str, answer: "asyncio.Future[Reply]") -> Reply:
+        reply = await answer
+        return replace(reply, value=self.names.inward(reply.value, command))
 
     def next_command_id(self) -> int:
         """Number a command whose answer shows its id."""

@@ -20,6 +20,7 @@ from qvirt.constants import (
     DomainState,
 )
 from qvirt.errors import XmlError
+from qvirt.qmp.renaming import Kind, Name
 from qvirt.record import Record, field
 from qvirt.security.owners import Loan
 from qvirt.xml.document import parse_element
@@ -98,7 +99,7 @@ class Status(Record, frozen=False):
 
     stage: "starting" or "running". xml: the live definition, secrets included. inactive_xml: what a transient
     domain was started from. extras: elements of libvirt's that we do not use and hand back to it.
-    start_time: of the process, in clock ticks since boot; 0 when a foreign file does not say. boot_id: the
+    names: what a QEMU that somebody else started calls things. start_time: of the process, in clock ticks since boot; 0 when a foreign file does not say. boot_id: the
     boot those ticks belong to.
     """
 
@@ -121,6 +122,7 @@ class Status(Record, frozen=False):
     clock_base: int = 0
     inactive_xml: str = ""
     extras: list[str] = field(default_factory=list)
+    names: list[Name] = field(default_factory=list)
     version: int = VERSION
 
     def to_text(self, header: str) -> str:
@@ -161,6 +163,11 @@ class Status(Record, frozen=False):
         out += [f"    <plugging alias='{escape(alias)}'/>\n" for alias in mark.plugging]
         if mark.cgroup:
             out.append(f"    <cgroup path='{escape(mark.cgroup)}'/>\n")
+        out += [
+            f"    <name kind='{name.kind}' ours='{escape(name.ours)}' theirs='{escape(name.theirs)}'"
+            f" implicit='{'yes' if name.implicit else 'no'}'/>\n"
+            for name in self.names
+        ]
         if self.inactive_xml:
             out.append("    <inactive>\n")
             out += [f"      {line}\n" for line in self.inactive_xml.rstrip("\n").split("\n")]
@@ -214,6 +221,7 @@ def read_status(text: str, source: str) -> Status:
         clock_base=0 if ours is None else _number(ours.get("clockBase"), 0),
         inactive_xml=_inactive(ours),
         extras=[_whole(el) for el in root if isinstance(el.tag, str) and el.tag not in _KNOWN],
+        names=_names(ours),
         autodestroy=ours is not None and ours.get("autodestroy") == "yes",
         version=0 if ours is None else _number(ours.get("version"), 0),
     )
@@ -250,6 +258,22 @@ def _footprint(ours: etree._Element | None) -> Footprint:
         macs={el.get("device", ""): el.get("address", "") for el in ours.iterfind("mac")},
         plugging=[el.get("alias", "") for el in ours.iterfind("plugging")],
     )
+
+
+def _names(ours: etree._Element | None) -> list[Name]:
+    if ours is None:
+        return []
+    kinds = {str(kind): kind for kind in Kind}
+    return [
+        Name(
+            kinds[el.get("kind", "")],
+            el.get("ours", ""),
+            el.get("theirs", ""),
+            el.get("implicit") == "yes",
+        )
+        for el in ours.iterfind("name")
+        if el.get("kind") in kinds
+    ]
 
 
 def _ids(owner: tuple[int, int]) -> str:

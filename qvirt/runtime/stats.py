@@ -137,7 +137,7 @@ def _refresh_balloon(domain: "Domain", running: Running) -> None:
             running.balloon_sample = cast("JsonObject", answer.result().value)
 
     try:
-        running.link.submit("qom-get", {"path": path, "property": "guest-stats"}).add_done_callback(take)
+        running.submit("qom-get", {"path": path, "property": "guest-stats"}).add_done_callback(take)
     except MonitorClosed:
         return  # the end of the domain is told by other means
 
@@ -157,7 +157,7 @@ async def _ask(
         names = list(questions)
         async with asyncio.timeout_at(end):
             replies: list[Reply] = list(
-                await asyncio.gather(*(running.monitor.submit(*questions[name]) for name in names))
+                await asyncio.gather(*(running.submit(*questions[name]) for name in names))
             )
     return {name: reply.value for name, reply in zip(names, replies, strict=True) if reply.error is None}
 
