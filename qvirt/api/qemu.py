@@ -1,7 +1,7 @@
 """The QEMU-specific program: monitor and agent commands, raw monitor events."""
 
 from qvirt.api.flags import check_flags
-from qvirt.api.handle import DomainHandle, find, uuid_text
+from qvirt.api.handle import DomainHandle, Handle, find, handle, uuid_text
 from qvirt.api.registry import qemu
 from qvirt.api.session import Session
 from qvirt.constants import ConnectDomainQemuMonitorEventRegisterFlags as MonitorEventFlags
@@ -27,6 +27,13 @@ async def domain_monitor_command_with_files(
         raise InvalidArg("at most 1 fd can be passed to qemu along with a command")
     hmp = bool(flags & DomainQemuMonitorCommandFlags.HMP)
     return await find(session, dom).monitor_command(cmd, hmp=hmp, fds=tuple(fds))
+
+
+@qemu
+async def domain_attach(session: Session, pid_value: int, flags: int) -> Handle:
+    """Make a domain of a running QEMU that somebody else started, by its process id."""
+    check_flags(flags, 0, "qemuDomainQemuAttach")
+    return handle(await session.hypervisor.adopt(pid_value))
 
 
 @qemu

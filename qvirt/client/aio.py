@@ -264,6 +264,10 @@ class Connection:
         """Start a domain that leaves no definition behind."""
         return Domain(self, (await self.call("DOMAIN_CREATE_XML", xml_desc=xml, flags=flags)).dom)
 
+    async def attach_qemu(self, pid: int) -> Domain:
+        """Make a domain of a running QEMU that somebody else started."""
+        return Domain(self, (await self.call("DOMAIN_ATTACH", program="qemu", pid_value=pid)).dom)
+
     async def domain_xml_to_native(self, xml: str, format_: str = "qemu-argv") -> str:
         """Give the command line QEMU would be started with."""
         answer = await self.call("CONNECT_DOMAIN_XML_TO_NATIVE", nativeFormat=format_, domainXml=xml)

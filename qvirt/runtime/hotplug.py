@@ -20,6 +20,7 @@ from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices.base import handler
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Step
+from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed, QmpError
 from qvirt.runtime import hostside, live, unplug
 from qvirt.runtime.events import DeviceAdded, DeviceRemoved
@@ -293,6 +294,7 @@ async def after_reconnect(domain: "Domain", running: Running) -> None:
         if isinstance(peripheral, list)
         else set()
     )
+    there |= await _without_id(running)
     missing = [
         dev
         for dev in running.definition.devices.all()
@@ -308,6 +310,17 @@ async def after_reconnect(domain: "Domain", running: Running) -> None:
     mark.plugging = []
     for alias in plugged:
         domain.publish(DeviceAdded(domain.ref, alias))
+
+
+async def _without_id(running: Running) -> set[str]:
+    """Return our names of the devices there are that QEMU has without an id."""
+    paths = running.names.devices()
+    if not paths:
+        return set()
+    folder = "/machine/peripheral-anon"
+    listed = as_objects(await running.execute("qom-list", {"path": folder}), "qom-list")
+    there = {f"{folder}/{item.get('name')}" for item in listed}
+    return {ours for ours, path in paths.items() if not path.startswith(f"{folder}/") or path in there}
 
 
 def _should_be_there(dev: Device, ctx: BuildContext) -> bool:

@@ -20,7 +20,7 @@ from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.qemu.importer import Imported
 from qvirt.record import replace
-from qvirt.runtime import interfaces, lifecycle, recover, stats
+from qvirt.runtime import adopt, interfaces, lifecycle, recover, stats
 from qvirt.runtime.cgroups import Cgroups
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
@@ -312,7 +312,7 @@ class Hypervisor:
 
     # -------------------------------------------------------------------- domains
 
-    def _claim(self, definition: Definition) -> Domain | None:
+    def claim(self, definition: Definition) -> Domain | None:
         """Return the domain a document is about, None when it is new.
 
         Raises OperationFailed when its name or uuid is another domain's.
@@ -340,7 +340,7 @@ class Hypervisor:
         """
         definition = await self.documents.read(xml, validate=validate)
         definition.id = None
-        domain = self._claim(definition)
+        domain = self.claim(definition)
         is_new = domain is None
         if domain is None:
             domain = Domain(self, definition.name, uuid_of(definition))
@@ -349,7 +349,7 @@ class Hypervisor:
             async with domain.job(Job.MODIFY, "define"):
                 if self.domains.find(domain.uuid) is not domain:
                     # it was undefined while we waited
-                    self._claim(definition)
+                    self.claim(definition)
                     self.domains.add(domain)
                 await domain.keep(definition)
                 was_persistent, domain.persistent = domain.persistent, True
@@ -373,7 +373,7 @@ class Hypervisor:
         """Start a transient domain (virDomainCreateXML). autodestroy: the owner, see `drop_owner`."""
         definition = await self.documents.read(xml, validate=validate)
         definition.id = None
-        domain = self._claim(definition)
+        domain = self.claim(definition)
         if domain is None:
             domain = Domain(self, definition.name, uuid_of(definition))
             domain.take_definition(None, self.documents.write(definition, secure=True))
@@ -388,7 +388,7 @@ class Hypervisor:
                     raise OperationInvalid(f"domain '{domain.name}' is already active")
                 if self.domains.find(domain.uuid) is not domain:
                     # it was undefined while we waited
-                    self._claim(definition)
+                    self.claim(definition)
                     self.domains.add(domain)
                 await lifecycle.start(
                     domain, definition, paused=paused, owner=autodestroy, reset_nvram=reset_nvram
@@ -398,6 +398,10 @@ class Hypervisor:
                 self.domains.remove(domain)
             raise
         return domain
+
+    async def adopt(self, pid: int) -> Domain:
+        """Make a domain of a QEMU that somebody else started (virDomainQemuAttach)."""
+        return await adopt.adopt(self, pid)
 
     async def drop_owner(self, owner: object) -> None:
         """Destroy the domains that were started to live as long as ``owner`` (a connection)."""

@@ -35,12 +35,12 @@ async def import_text(documents: Documents, text: str) -> Imported:
     return imported
 
 
-async def import_command(documents: Documents, command: Command) -> Imported:
-    """Return the domain that a command line and its environment describe."""
+async def import_command(documents: Documents, command: Command, folder: str = "") -> Imported:
+    """Return the domain that a command line and its environment describe. folder: where its paths begin."""
     target, kvm = emulator_target(command.argv[0])
     path = find_emulator(command.argv[0], target)
     caps = await documents.emulators.caps(path)
-    around = _surroundings(documents, caps, kvm=kvm)
+    around = _surroundings(documents, caps, folder, kvm=kvm)
     # images are looked at on the way
     return await asyncio.to_thread(import_command_line, command.argv, command.env, around)
 
@@ -58,11 +58,14 @@ def find_emulator(program: str, target: str) -> str:
     raise InvalidArg(f"no emulator for '{program}' here: qemu-system-{target} is not installed")
 
 
-def _surroundings(documents: Documents, caps: EmulatorCaps, *, kvm: bool) -> Surroundings:
+def _surroundings(documents: Documents, caps: EmulatorCaps, folder: str, *, kvm: bool) -> Surroundings:
     def context(domain: Domain) -> BuildContext:
         return documents.build_context(domain, caps, Launch())
 
-    return Surroundings(caps=caps, context=context, probe=probe_format, is_block=_is_block, kvm=kvm)
+    def probe(path: str) -> str | None:
+        return probe_format(os.path.join(folder, path))
+
+    return Surroundings(caps=caps, context=context, probe=probe, is_block=_is_block, kvm=kvm)
 
 
 def probe_format(path: str) -> str | None:

@@ -235,7 +235,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
     running.process.exited.add_done_callback(lambda _: process_ended(domain, running))
     running.stage = "running"
     domain.set_state(DomainState.PAUSED, DomainPausedReason.USER)
-    await _note_taints(domain, running)
+    await note_taints(domain, running)
     if paused:
         await domain.save_status()
     else:
@@ -305,7 +305,7 @@ def _label(definition: Definition, user: QemuUser | None) -> None:
     )
 
 
-async def _note_taints(domain: "Domain", running: Running) -> None:
+async def note_taints(domain: "Domain", running: Running) -> None:
     """Note what somebody who looks into a problem of this guest should know."""
     definition = running.definition
     own = definition.qemu_commandline

@@ -30,11 +30,11 @@ from qvirt.qemu.context import Launch
 from qvirt.qemu.names import assign_aliases
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
-from qvirt.qmp.renaming import Names
 from qvirt.record import Record
 from qvirt.runtime import cgroups, endings, hotplug, iothreads, lifecycle, live, vcpus
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.process import Process, start_time
+from qvirt.runtime.renaming import Names
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import VERSION, Footprint, Status, boot_id, read_status
 from qvirt.security import dac
@@ -264,7 +264,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
             log.error("domain '%s': QEMU refused a question: %s", domain.name, error)
         await _unreachable(hv, domain, running, str(error))
         return
-    _take_state(domain, running, status, word)
+    take_state(domain, running, status, word)
     process.exited.add_done_callback(lambda _: lifecycle.process_ended(domain, running))
     if domain.state == DomainState.SHUTDOWN and running.stage == "running":
         running.got_shutdown = True
@@ -392,12 +392,12 @@ async def _try_again(hv: "Hypervisor", domain: Domain, running: Running) -> None
             log.warning("domain '%s' still does not answer: %s", domain.name, error)
             continue
         running.monitor_failed = False
-        _take_state(domain, running, None, word)
+        take_state(domain, running, None, word)
         await domain.save_status()
         return
 
 
-def _take_state(domain: Domain, running: Running, status: Status | None, word: str) -> None:
+def take_state(domain: Domain, running: Running, status: Status | None, word: str) -> None:
     """Take QEMU's run state, keeping the reason where the state is the one we knew."""
     state, reason = _RUN_STATES.get(word, (DomainState.RUNNING, DomainRunningReason.UNKNOWN))
     if status is not None and status.state == state:

@@ -14,10 +14,10 @@ from qvirt.model.live import format_domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
-from qvirt.qmp.renaming import Names
 from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply
 from qvirt.record import Record, field, replace
 from qvirt.runtime.process import Process
+from qvirt.runtime.renaming import Names
 from qvirt.runtime.state import Footprint
 from qvirt.xml.document import parse_element
 

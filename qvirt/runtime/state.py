@@ -20,8 +20,8 @@ from qvirt.constants import (
     DomainState,
 )
 from qvirt.errors import XmlError
-from qvirt.qmp.renaming import Kind, Name
 from qvirt.record import Record, field
+from qvirt.runtime.renaming import Kind, Name
 from qvirt.security.owners import Loan
 from qvirt.xml.document import parse_element
 from qvirt.xml.fields import escape
@@ -99,8 +99,8 @@ class Status(Record, frozen=False):
 
     stage: "starting" or "running". xml: the live definition, secrets included. inactive_xml: what a transient
     domain was started from. extras: elements of libvirt's that we do not use and hand back to it.
-    names: what a QEMU that somebody else started calls things. start_time: of the process, in clock ticks since boot; 0 when a foreign file does not say. boot_id: the
-    boot those ticks belong to.
+    names: what a QEMU that somebody else started calls things. start_time: of the process, in clock ticks
+    since boot; 0 when a foreign file does not say. boot_id: the boot those ticks belong to.
     """
 
     name: str

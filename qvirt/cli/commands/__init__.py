@@ -4,6 +4,7 @@ from typing import Final
 
 from qvirt.cli.command import Command
 from qvirt.cli.commands import (
+    adopt,
     console,
     doctor,
     event,
@@ -24,6 +25,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     *host.COMMANDS,
     *export.COMMANDS,
     *native.COMMANDS,
+    *adopt.COMMANDS,
     *interfaces.COMMANDS,
     *network.COMMANDS,
     *doctor.COMMANDS,

@@ -41,10 +41,14 @@ _MOST_EXCLUDED = 6
 
 
 class Imported(Record):
-    """The outcome: a document that can be defined, and the account of every argument."""
+    """The outcome: a document that can be defined, and the account of every argument.
+
+    devices: every device of the command line in QEMU's order, and its element; None for one without XML.
+    """
 
     domain: Domain
     account: Account
+    devices: list[tuple[Part, Device | None]]
 
 
 class Surroundings(Record):
@@ -420,7 +424,9 @@ def _finish(line: Line) -> Imported:
             "the screen and the terminal are gone; virsh console shows a serial port of type pty"
         )
     line.write_commandline()
-    return Imported(line.domain, line.account)
+    nodes = {id(part): node for part, node in line.nodes}
+    devices = [(part, nodes.get(id(part))) for part in line.parts.of("device")]
+    return Imported(line.domain, line.account, devices)
 
 
 def emulator_target(path: str) -> tuple[str, bool]:

@@ -169,7 +169,7 @@ class Names:
         return path
 
     def event(self, name: str, data: JsonObject) -> JsonObject:
-        """Return an event's data in our names; what is told of a device by its path only gets its name, too."""
+        """Return an event's data in our names; a device told of by its path only gets its name, too."""
         found = self.inward(data)
         if not isinstance(found, dict):
             return data
