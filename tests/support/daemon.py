@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tests.support.groups import remove_groups
+
 #: seconds; how long a test waits for something that should come at once
 PATIENCE = 30.0
 
@@ -137,6 +139,7 @@ class Daemon:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.qemu_pids(), "the guests are gone")
+        remove_groups(self.root)
         shutil.rmtree(self.root, ignore_errors=True)
 
     # ------------------------------------------------------------ stock clients

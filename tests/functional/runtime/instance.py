@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qvirt.constants import DomainEventType
-from qvirt.host.cgroup import machine_name
 from qvirt.runtime.events import DomainEvent, Lifecycle, MonitorEvent
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
+from tests.support.groups import groups_of, remove_groups
 
 T = TypeVar("T")
 
@@ -86,9 +86,7 @@ class Instance:
         left += [path.name for path in (self.paths.lib / "channel/target").glob("*")]
         # the mark that autostarts are done may just be being written
         left += [path.name for path in self.root.rglob("*.new") if path.name != "autostarted.new"]
-        mine = machine_name(1, "x", str(self.root)).rpartition("-1-")[0]
-        left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/machine/{mine}-*")]
-        left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"machine/{mine}-*")]
+        left += map(str, groups_of(self.root))
         return left
 
     def close(self) -> None:
@@ -96,6 +94,7 @@ class Instance:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        remove_groups(self.root)
         shutil.rmtree(self.root, ignore_errors=True)
 
 
