@@ -17,10 +17,10 @@ from qvirt.errors import (
 )
 from qvirt.host.capabilities import HostFacts, SecurityModel, capabilities, read_host
 from qvirt.host.cpu import HostCpu, host_arch, read_cpu
+from qvirt.host.emulators import SEARCH_PATH, EmulatorTable, find_emulator
 from qvirt.host.firmware import FirmwareTable
 from qvirt.host.identity import host_uuid
 from qvirt.host.kvm import kvm_max_vcpus, kvm_usable
-from qvirt.host.probe import SEARCH_PATH, EmulatorTable, find_emulator
 from qvirt.host.sysinfo import sysinfo
 from qvirt.qemu.architectures import ARCHITECTURES, BY_NAME, Architecture
 from qvirt.qemu.caps import EmulatorCaps, Machine, Overview, PropertyValue
@@ -98,8 +98,7 @@ class HostQueries:
     async def capabilities(self) -> str:
         """Return the capabilities document; an emulator that cannot be probed is left out."""
         paths = await asyncio.to_thread(self._emulators_by_arch)
-        asked = {path: asyncio.ensure_future(self._emulators.overview(path)) for path in set(paths.values())}
-        results = dict(zip(asked, await asyncio.gather(*asked.values(), return_exceptions=True), strict=True))
+        results = await self._emulators.overviews(set(paths.values()))
         found: dict[str, Overview] = {}
         for arch, path in paths.items():
             match results[path]:
@@ -107,8 +106,6 @@ class HostQueries:
                     found[arch] = overview
                 case QvirtError() as error:
                     log.warning("emulator '%s' is left out of the capabilities: %s", path, error)
-                case BaseException() as error:
-                    raise error
         host = await asyncio.to_thread(self._read_host)
         offers_kvm = await asyncio.to_thread(self._is_kvm_offered)
         return capabilities(host, found, self._security(), offers_kvm=offers_kvm)

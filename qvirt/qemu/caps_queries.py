@@ -5,9 +5,10 @@ under KVM for what depends on it. All questions go out at once; one that this QE
 error reply and means "no".
 """
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from qvirt.qemu import schema
@@ -17,6 +18,7 @@ from qvirt.qemu.caps import (
     EmulatorCaps,
     Machine,
     ModelExpansion,
+    Overview,
     PropertyValue,
     interned,
     pack_schema,
@@ -115,21 +117,22 @@ MAIN_ACCEL = "tcg:kvm"
 
 KVM_ACCEL = "kvm"
 
-_QUESTIONS: Mapping[str, tuple[Question, ...]] = {
+_BRIEF: tuple[Question, ...] = (("query-kvm", None), ("query-target", None), ("query-machines", None))
+
+FULL: Mapping[str, tuple[Question, ...]] = {
     MAIN_ACCEL: (*_COMMON, *_ACCEL, *_PROPERTIES),
     KVM_ACCEL: (("query-kvm", None), *_ACCEL),
 }
+"""What a process under MAIN_ACCEL or KVM_ACCEL is asked for `read_answers`, in order."""
 
-
-def questions(accel: str) -> tuple[Question, ...]:
-    """Return what a process under MAIN_ACCEL or KVM_ACCEL is asked, in order."""
-    return _QUESTIONS[accel]
+BRIEF: Mapping[str, tuple[Question, ...]] = {MAIN_ACCEL: _BRIEF, KVM_ACCEL: _BRIEF[:1]}
+"""What they are asked for `read_overview`."""
 
 
 @functools.cache
 def fingerprint() -> str:
     """Return a digest of everything asked: stored answers to other questions are not complete."""
-    return hashlib.sha256(repr((_QUESTIONS, SCHEMA_QUESTIONS)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((FULL, BRIEF, SCHEMA_QUESTIONS)).encode()).hexdigest()[:16]
 
 
 class _Answers(Record, frozen=False):
@@ -147,8 +150,26 @@ def read_answers(emulator: str, main: Sequence[Answer], kvm: Sequence[Answer] | 
 
     Raises ValueError when an answer has an unknown form.
     """
-    try:
+    with _known_form(emulator):
         return _read(emulator, main, kvm)
+
+
+def read_overview(emulator: str, main: Sequence[Answer], kvm: Sequence[Answer] | None) -> Overview:
+    """Make the overview from the answers to BRIEF; raises as `read_answers` does."""
+    with _known_form(emulator):
+        answers = _Answers(iter(main))
+        accels = {"kvm" if answers.take({}).get("enabled") else "tcg"}
+        target = answers.take({}).get("arch", "")
+        machines = _machines(answers.take([]))
+        if kvm is not None and _Answers(iter(kvm)).take({}).get("enabled"):
+            accels.add("kvm")
+        return Overview(emulator, target, machines, tuple(sorted(accels)))
+
+
+@contextlib.contextmanager
+def _known_form(emulator: str) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, StopIteration) as e:
         raise ValueError(f"emulator '{emulator}' describes itself in an unknown form: {e!r}") from e
 
@@ -183,7 +204,7 @@ def _read(emulator: str, main: Sequence[Answer], kvm: Sequence[Answer] | None) -
         version=(qemu["major"], qemu["minor"], qemu["micro"]),
         package=version.get("package", "").strip().removeprefix("(").removesuffix(")"),
         target=target,
-        machines=tuple(_machine(m) for m in machines if m["name"] != "none"),
+        machines=_machines(machines),
         types=interned(t["name"] for t in types if not t["name"].endswith(("-machine", "-cpu"))),
         properties=properties,
         options={o["option"]: interned(p["name"] for p in o["parameters"]) for o in options},
@@ -225,6 +246,10 @@ def _model(answer: Answer) -> ModelExpansion | None:
     model = answer["model"]
     properties: dict[str, PropertyValue] = model.get("props") or {}
     return ModelExpansion(model["name"], properties)
+
+
+def _machines(listed: Iterable[Mapping[str, Any]]) -> tuple[Machine, ...]:
+    return tuple(_machine(item) for item in listed if item["name"] != "none")
 
 
 def _machine(item: Mapping[str, Any]) -> Machine:

@@ -15,9 +15,9 @@ from qvirt.constants import DomainXMLFlags
 from qvirt.errors import InvalidArg, OsType, SystemError_
 from qvirt.host.config import QemuConfig
 from qvirt.host.cpu import host_arch, read_cpu
+from qvirt.host.emulators import RECHECK_AFTER, SEARCH_PATH, EmulatorTable
 from qvirt.host.firmware import FirmwareTable, firmware_dirs
 from qvirt.host.kvm import kvm_usable
-from qvirt.host.probe import RECHECK_AFTER, SEARCH_PATH, EmulatorTable
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.model.live import format_domain
 from qvirt.qemu.capability_names import overrule

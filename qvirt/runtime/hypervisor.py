@@ -12,9 +12,9 @@ from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, E
 from qvirt.drivers.network.driver import Networks
 from qvirt.errors import InternalError, NoDomain, OperationFailed, OperationInvalid, QvirtError
 from qvirt.host.config import QemuConfig, QemuUser, read_config
+from qvirt.host.emulators import EmulatorTable
 from qvirt.host.persist import FileWorker
 from qvirt.host.ports import PortAllocator
-from qvirt.host.probe import EmulatorTable
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen

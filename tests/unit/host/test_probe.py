@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import pytest
 
 from qvirt.errors import InternalError, OperationTimeout, SystemError_
+from qvirt.host.emulators import EmulatorTable, find_emulator
 from qvirt.host.kvm import kvm_usable
-from qvirt.host.probe import EmulatorTable, find_emulator, probe
+from qvirt.host.probe import probe
 from qvirt.qemu.caps import Overview
 
 QEMU = shutil.which("qemu-system-x86_64")
@@ -74,24 +75,49 @@ def test_the_cache(tmp_path: Path) -> None:
     file.write_text(f"{head}\n" + json.dumps({**json.loads(rest), "machines": 5}))
     assert run(ask()) == 1
 
-    async def overview() -> None:
-        full = await EmulatorTable(cache, is_kvm_usable=lambda: False).caps(emulator)
-        log.write_text("")
-        brief = await EmulatorTable(cache, is_kvm_usable=lambda: False).overview(emulator)
-        assert type(brief) is Overview
-        assert (brief.emulator, brief.machines, brief.arch) == (full.emulator, full.machines, full.arch)
-        assert brief.default_machine == full.default_machine
-        assert set(brief.accels) == set(full.accels)
-        assert log.read_text() == ""
-        head = json.loads(file.read_text().partition("\n")[0])
-        file.write_text(json.dumps({**head, "overview": {}}))
-        again = await EmulatorTable(cache, is_kvm_usable=lambda: False).overview(emulator)
-        assert again.machines == full.machines
-        assert log.read_text().count("run") == 1
-
-    run(overview())
     emulator.write_text(emulator.read_text() + "# another\n")
     assert run(ask()) == 1
+    assert [f.name for f in cache.iterdir()] == [file.name]
+
+
+@pytest.mark.qemu
+@needs_qemu
+def test_overviews(tmp_path: Path) -> None:
+    assert QEMU is not None
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    emulator = str(script(tmp_path / "qemu-system-x86_64", f'echo run >>{log}\nexec {QEMU} "$@"\n'))
+    broken = str(script(tmp_path / "qemu-system-arm", "exit 1\n"))
+    missing = str(tmp_path / "none")
+
+    async def ask(times: int = 1) -> tuple[Overview, int]:
+        """Return the overview and how many processes it took."""
+        log.write_text("")
+        table = EmulatorTable(cache, is_kvm_usable=kvm_usable)
+        found, *_ = await asyncio.gather(
+            *(table.overviews([emulator, broken, missing]) for _ in range(times))
+        )
+        assert isinstance(found[broken], InternalError)
+        assert isinstance(found[missing], SystemError_)
+        overview = found[emulator]
+        assert isinstance(overview, Overview)
+        return overview, log.read_text().count("run")
+
+    once = 1 + kvm_usable()
+    brief, runs = run(ask(3))  # asked by three at once
+    assert runs == once
+    full = run(probe(QEMU, kvm=kvm_usable()))
+    assert (brief.machines, brief.arch) == (full.machines, full.arch)
+    assert brief.default_machine == full.default_machine
+    assert set(brief.accels) == set(full.accels)
+    stored, runs = run(ask())
+    assert (stored, runs) == (brief, 0)
+    (file,) = cache.iterdir()
+    whole = file.read_text()
+    for damaged in (whole[:1000], "{}", whole.replace('"machines"', '"machine"')):
+        file.write_text(damaged)
+        assert run(ask()) == (brief, once)
+    Path(emulator).write_text(Path(emulator).read_text() + "# another\n")
+    assert run(ask())[1] == once
     assert [f.name for f in cache.iterdir()] == [file.name]
 
 

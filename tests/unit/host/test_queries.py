@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,10 +10,10 @@ import pytest
 
 from qvirt.errors import CpuIncompatible, QvirtError
 from qvirt.host.cpu import host_arch
+from qvirt.host.emulators import EmulatorTable
 from qvirt.host.firmware import FirmwareTable
-from qvirt.host.probe import EmulatorTable
 from qvirt.host.queries import HostQueries
-from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.caps import EmulatorCaps, Overview
 
 DATA = Path(__file__).parents[2] / "data" / "caps"
 T = TypeVar("T")
@@ -27,6 +27,9 @@ class RecordedTable(EmulatorTable):
         target = Path(emulator).name.removeprefix("qemu-system-")
         value = json.loads((DATA / f"qemu-7.2-{target}.json").read_bytes())
         return EmulatorCaps.from_json(value | {"emulator": str(emulator)})
+
+    async def overviews(self, emulators: Iterable[str]) -> dict[str, Overview | QvirtError]:
+        return {path: await self.caps(path) for path in emulators}
 
 
 @pytest.fixture

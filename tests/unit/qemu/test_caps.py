@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from qvirt.qemu.caps import EmulatorCaps
-from qvirt.qemu.caps_queries import KVM_ACCEL, MAIN_ACCEL, questions, read_answers
+from qvirt.qemu.caps_queries import FULL, KVM_ACCEL, MAIN_ACCEL, read_answers
 
 DATA = Path(__file__).parents[2] / "data" / "caps"
 
@@ -125,11 +125,11 @@ def test_missing_part_is_refused(stored: dict[str, Any]) -> None:
 
 
 def test_an_emulator_that_knows_nothing() -> None:
-    answers: list[Any] = [None] * len(questions(MAIN_ACCEL))
+    answers: list[Any] = [None] * len(FULL[MAIN_ACCEL])
     with pytest.raises(ValueError, match="unknown form"):
         read_answers("/usr/bin/qemu", answers, None)
     answers[1] = {"qemu": {"major": 9, "minor": 1, "micro": 0}, "package": ""}
-    caps = read_answers("/usr/bin/qemu", answers, [None] * len(questions(KVM_ACCEL)))
+    caps = read_answers("/usr/bin/qemu", answers, [None] * len(FULL[KVM_ACCEL]))
     assert caps.version == (9, 1, 0)
     assert not caps.kvm
     assert not caps.has_device("virtio-blk-pci")
@@ -137,7 +137,7 @@ def test_an_emulator_that_knows_nothing() -> None:
 
 
 def test_an_emulator_without_tcg() -> None:
-    answers: list[Any] = [None] * len(questions(MAIN_ACCEL))
+    answers: list[Any] = [None] * len(FULL[MAIN_ACCEL])
     answers[0] = {"enabled": True, "present": True}
     answers[1] = {"qemu": {"major": 9, "minor": 1, "micro": 0}}
     assert set(read_answers("/usr/bin/qemu", answers, None).accels) == {"kvm"}
