@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qvirt.errors import QvirtError
 from qvirt.host import images
-from qvirt.host.probe import EmulatorTable
+from qvirt.host.emulators import EmulatorTable
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.context import Context
 from qvirt.qemu.devices.base import FileResource, Resource, handler

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, ErrorDomain
 from qvirt.drivers.network.driver import Networks
@@ -18,7 +18,6 @@ from qvirt.host.ports import PortAllocator
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen
-from qvirt.qemu.importer import Imported
 from qvirt.record import replace
 from qvirt.runtime import adopt, interfaces, lifecycle, recover, stats
 from qvirt.runtime.cgroups import Cgroups
@@ -26,13 +25,15 @@ from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import EventBus
-from qvirt.runtime.importing import import_text
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.paths import InstanceLock, Paths, make_folders
 from qvirt.runtime.process import become_reaper
 from qvirt.runtime.records import DomainStats
 from qvirt.security.dac import unsearchable
 from qvirt.security.owners import Owners, daemon_word
+
+if TYPE_CHECKING:
+    from qvirt.qemu.importer import Imported
 
 log = logging.getLogger(__name__)
 
@@ -422,8 +423,10 @@ class Hypervisor:
                 except QvirtError as error:
                     log.error("autodestroy of '%s' failed: %s", domain.name, error)
 
-    async def from_native(self, text: str) -> Imported:
+    async def from_native(self, text: str) -> "Imported":
         """Return the document a QEMU command line stands for, and what became of each argument."""
+        from qvirt.runtime.importing import import_text  # seldom asked; every start would pay for it
+
         return await import_text(self.documents, text)
 
     async def bulk_stats(
