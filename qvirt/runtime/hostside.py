@@ -1,12 +1,12 @@
 """The host's side of devices that come to a running guest and go: images, owners, sockets, taps.
 
-look      find out what is below the images; changes only the new documents
+look      find out what is below the images and what is needed; changes only the new documents
 claim     write down what is going to be made, then make it; raises, and `release` takes away what there is
 release   take away and give back what only these devices had
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,13 @@ from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.interface import Interface
 from qvirt.qemu.context import BuildContext, Launch
 from qvirt.qemu.devices.base import ListenResource, Resource, handler
+from qvirt.record import Record
 from qvirt.runtime import interfaces, launch, lending
 from qvirt.runtime.launch import Passed
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import Footprint
 from qvirt.security import dac
+from qvirt.security.owners import Loan
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -47,28 +49,47 @@ async def context(domain: "Domain", running: Running, *, passing: bool = False) 
     return ctx
 
 
-async def look(domain: "Domain", running: Running, devices: Sequence[Device]) -> None:
-    """Find the images below the ones that new disks name. Raises what keeps one from being read."""
+class Needs(Record):
+    """What devices need of the host. loans: files that QEMU's user is to be let at."""
+
+    plan: launch.Plan
+    loans: list[Loan]
+
+
+async def look(
+    domain: "Domain",
+    running: Running,
+    devices: Sequence[Device],
+    ctx: BuildContext,
+    name: Callable[[], None],
+) -> Needs:
+    """Find the images below the ones that new disks name, and check whether QEMU gets at all it needs.
+
+    name: gives aliases to the devices and the images found. As nobody else has these documents yet, all is
+    one piece of file work. Raises what keeps a file from being read.
+    """
+    hv = domain.hypervisor
     disks = [dev for dev in devices if isinstance(dev, Disk)]
-    if not disks:
-        return
-    user, _ = dac.user_of(running.definition.seclabels, domain.hypervisor.user)
+    user, _ = dac.user_of(running.definition.seclabels, hv.user)
     owner = (user.uid, user.gid) if user is not None else None
-    below = partial(images.look_below, disks, user=owner)
-    images.fill_in(await domain.hypervisor.files.run(f"images of '{domain.name}'", below))
+
+    def work() -> Needs:
+        images.fill_in(images.look_below(disks, user=owner))
+        name()
+        plan = launch.Plan()
+        launch.survey_devices(devices, ctx, plan)
+        return Needs(plan, lending.prepare(hv, running, plan.files))
+
+    return await hv.files.run(f"host's side of '{domain.name}'", work)
 
 
 async def claim(
-    domain: "Domain", running: Running, devices: Sequence[Device], ctx: BuildContext, passed: Passed
+    domain: "Domain", running: Running, devices: Sequence[Device], needs: Needs, passed: Passed
 ) -> None:
     """Make what the devices, which are in the live definition, need of the host."""
     hv = domain.hypervisor
     mark = running.footprint
-    plan = launch.Plan()
-    launch.survey_devices(devices, ctx, plan)
-    loans = await hv.files.run(
-        f"host's side of '{domain.name}'", partial(lending.prepare, hv, running, plan.files)
-    )
+    plan, loans = needs.plan, needs.loans
     for interface in _interfaces(devices):
         await interfaces.reserve(domain, running, interface)
     mark.loans += loans
@@ -124,14 +145,20 @@ async def release(
 
 
 async def change(
-    domain: "Domain", running: Running, old: Device, new: Device, ctx: BuildContext, passed: Passed
+    domain: "Domain",
+    running: Running,
+    old: Device,
+    new: Device,
+    needs: Needs,
+    ctx: BuildContext,
+    passed: Passed,
 ) -> None:
     """Bring the host's side of a device of the live definition to a new description; on failure as it was."""
     if isinstance(old, Interface) and isinstance(new, Interface):
         await interfaces.update(domain, running, old, new)
         return
     try:
-        await claim(domain, running, [new], ctx, passed)
+        await claim(domain, running, [new], needs, passed)
     except BaseException:
         await asyncio.shield(release(domain, running, [new], ctx))
         raise

@@ -8,6 +8,7 @@ whoever comes after a crash finds either the whole device or something to take a
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from qvirt.constants import DomainDeviceModifyFlags, ErrorDomain
@@ -128,15 +129,14 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
     assert isinstance(passed, Passed)  # noqa: S101 - for the type checker
     ctx.domain = definition.copy()
     devices = plug.place(dev, ctx)
-    await hostside.look(domain, running, devices)
-    plug.name(devices, ctx)
+    needs = await hostside.look(domain, running, devices, ctx, partial(plug.name, devices, ctx))
     for one in devices:
         plug.enter(one, definition)
     running.touch()
     mark.plugging = [str(one.alias.name) for one in devices]
     played: Played = []
     try:
-        await hostside.claim(domain, running, devices, ctx, passed)
+        await hostside.claim(domain, running, devices, needs, passed)
         steps = [(dev, step) for step in passed.steps()] + plug.steps(devices, ctx)
         await _play(domain, running, steps, played)
         await live.after_plug(domain, running, devices)
@@ -347,12 +347,11 @@ async def _update(domain: "Domain", running: Running, new: Device, *, force: boo
     ctx.domain = running.definition.copy()
     twin = ctx.domain.devices.list_of(old)[place]
     plug.replace(twin, new, ctx)
-    await hostside.look(domain, running, [new])
-    plug.name_beside(new, twin, ctx)
+    needs = await hostside.look(domain, running, [new], ctx, partial(plug.name_beside, new, twin, ctx))
     steps = [(new, step) for step in plug.update(twin, new, ctx, force=force)]
     played: Played = []
     try:
-        await hostside.change(domain, running, old, new, ctx, passed)
+        await hostside.change(domain, running, old, new, needs, ctx, passed)
         try:
             await _play(domain, running, steps, played)
         except BaseException:
