@@ -233,6 +233,17 @@ def replace(old: Device, new: Device, ctx: Context) -> None:
     handler(new).validate(new, ctx)
 
 
+def settle(old: Device, new: Device, domain: Domain) -> None:
+    """Put the new description of a device that has changed into the live definition."""
+    handler(new).meanwhile(old, new)
+    domain.devices.replace(old, new)
+
+
+def restore(old: Device, new: Device) -> None:
+    """Let a device be what it was when it began to change, where the change itself shows on it."""
+    handler(old).meanwhile(new, old)
+
+
 def check_update(dev: Device) -> None:
     """Raise ConfigUnsupported for a kind of device that stays as it is in a running guest."""
     if not handler(dev).live_update:

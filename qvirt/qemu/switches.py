@@ -45,12 +45,14 @@ class Step(Record):
     """One command to a running QEMU, and the one that takes its effect back.
 
     undo: None for what leaves nothing behind, or goes with the device it belongs to. fds: sent along.
+    tray: the alias of a drive whose tray has to be open before the next step; the guest may take its time.
     """
 
     command: str
     arguments: dict[str, JsonValue]
     undo: tuple[str, dict[str, JsonValue]] | None = None
     fds: tuple[int, ...] = ()
+    tray: str | None = None
 
     @property
     def device(self) -> str | None:

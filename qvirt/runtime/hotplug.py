@@ -23,7 +23,7 @@ from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Step
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed, QmpError
-from qvirt.runtime import hostside, live, unplug
+from qvirt.runtime import drives, hostside, live, unplug
 from qvirt.runtime.events import DeviceAdded, DeviceRemoved
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.launch import Passed
@@ -178,6 +178,9 @@ async def _play(domain: "Domain", running: Running, steps: Played, played: Playe
         ]
         if failed:
             raise failed[0]
+        for _, step in batch:
+            if step.tray is not None:
+                await unplug.tray_open(running, step.tray)
         if answers:
             domain.hypervisor.checkpoint(f"{batch[-1][1].command} done")
 
@@ -285,9 +288,12 @@ async def take_late(domain: "Domain", running: Running, alias: str) -> None:
 async def after_reconnect(domain: "Domain", running: Running) -> None:
     """Bring the live definition and the guest together: what came or went while nobody watched.
 
-    A device that was being plugged and is not whole is taken away; one that the guest let go of goes, too.
+    A device that was being plugged and is not whole is taken away; one that the guest let go of goes, too;
+    one that was being changed is what the definition says.
     """
     mark = running.footprint
+    await _finish_change(domain, running)
+    await drives.after_reconnect(running)
     peripheral = await running.execute("qom-list", {"path": "/machine/peripheral"})
     there = (
         {str(item.get("name")) for item in peripheral if isinstance(item, dict)}
@@ -342,14 +348,12 @@ async def _update(domain: "Domain", running: Running, new: Device, *, force: boo
     passed = ctx.launch
     assert isinstance(passed, Passed)  # noqa: S101 - for the type checker
     plug.check_update(new)
-    old = plug.find(new, ctx, live=True, update=True)
-    place = next(i for i, dev in enumerate(ctx.domain.devices.list_of(old)) if dev is old)
-    ctx.domain = running.definition.copy()
-    twin = ctx.domain.devices.list_of(old)[place]
-    plug.replace(twin, new, ctx)
+    old, twin = _prepare_update(running, new, ctx)
     needs = await hostside.look(domain, running, [new], ctx, partial(plug.name_beside, new, twin, ctx))
     steps = [(new, step) for step in plug.update(twin, new, ctx, force=force)]
     played: Played = []
+    mark = running.footprint
+    mark.changing = new.to_xml()
     try:
         await hostside.change(domain, running, old, new, needs, ctx, passed)
         try:
@@ -357,11 +361,29 @@ async def _update(domain: "Domain", running: Running, new: Device, *, force: boo
         except BaseException:
             await asyncio.shield(_change_back(domain, running, old, new, played, ctx))
             raise
+        plug.settle(old, new, running.definition)
+        running.touch()
+        mark.changing = old.to_xml()
+        await domain.save_status()  # from here on it is the old one that is taken away
+        domain.hypervisor.checkpoint("device changed")
+        _log(domain, await hostside.forget(domain, running, old, ctx))
+        domain.hypervisor.checkpoint("device's old host side released")
     finally:
+        mark.changing = ""
         passed.close()
-    running.definition.devices.replace(old, new)
-    running.touch()
-    _log(domain, await hostside.forget(domain, running, old, ctx))
+
+
+def _prepare_update(running: Running, new: Device, ctx: BuildContext) -> tuple[Device, Device]:
+    """Complete the new description of a device; returns the old one, and its twin in a definition of its own.
+
+    The context's domain, which was the live definition, is a copy of it from then on, with the new one in it.
+    """
+    old = plug.find(new, ctx, live=True, update=True)
+    place = next(i for i, dev in enumerate(ctx.domain.devices.list_of(old)) if dev is old)
+    ctx.domain = running.definition.copy()
+    twin = ctx.domain.devices.list_of(old)[place]
+    plug.replace(twin, new, ctx)
+    return old, twin
 
 
 async def _change_back(
@@ -370,6 +392,28 @@ async def _change_back(
     """Undo an update that failed half way."""
     await _undo(running, played)
     _log(domain, await hostside.change_back(domain, running, old, new, ctx))
+
+
+async def _finish_change(domain: "Domain", running: Running) -> None:
+    """Bring a device that was being updated to what the live definition says, and take the other one away.
+
+    All the steps that lead to the other one are undone; those that were not taken are passed over.
+    """
+    mark = running.footprint
+    if not mark.changing:
+        return
+    new = parse_device(mark.changing)
+    ctx = await hostside.context(domain, running)
+    try:
+        plug.restore(plug.find(new, ctx, live=True, update=True), new)
+        old, twin = _prepare_update(running, new, ctx)
+        plug.name_beside(new, twin, ctx)
+        steps = [(new, step) for step in plug.update(twin, new, ctx, force=True)]
+        await _change_back(domain, running, old, new, steps, ctx)
+    except QvirtError as error:
+        log.error("domain '%s': what was being changed cannot be put back: %s", domain.name, error)
+    mark.changing = ""
+    running.touch()
 
 
 def _log(domain: "Domain", failures: Sequence[str]) -> None:

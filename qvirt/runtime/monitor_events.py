@@ -317,6 +317,7 @@ def _tray(domain: "Domain", running: Running, data: JsonObject) -> None:
     is_open = data.get("tray-open") is True
     disk.target.tray = "open" if is_open else "closed"
     running.touch()
+    unplug.tray_moved(running, disk.alias.name or "", is_open=is_open)
     reasons = DomainEventTrayChangeReason
     domain.publish(
         events.TrayChange(domain.ref, disk.alias.name or "", reasons.OPEN if is_open else reasons.CLOSE)

@@ -61,6 +61,8 @@ class Running(Record, frozen=False, eq=False):
     vcpu_threads: list[int] = field(default_factory=list)
     #: id of a device -> done with True when the guest has let go of it, False when it will not
     unplugs: dict[str, "asyncio.Future[bool]"] = field(default_factory=dict)
+    #: alias of a drive -> done when its tray is open
+    trays: dict[str, "asyncio.Future[None]"] = field(default_factory=dict)
     #: what libvirt's status file said beside, kept for the day it takes over again
     extras: list[str] = field(default_factory=list)
     taints: list[str] = field(default_factory=list)

@@ -82,6 +82,7 @@ class Footprint(Record, frozen=False):
     macs: devices of the host that have a guest's MAC address meanwhile, and their own.
     plugging: aliases of the devices that are being plugged in and may not be there yet.
     cgroup: where its control groups are, below each hierarchy.
+    changing: while a device changes, the document of the one that is not in the definition; else empty.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Footprint(Record, frozen=False):
     macs: dict[str, str] = field(default_factory=dict)
     plugging: list[str] = field(default_factory=list)
     cgroup: str = ""
+    changing: str = ""
 
 
 class Status(Record, frozen=False):
@@ -163,6 +165,8 @@ class Status(Record, frozen=False):
         out += [f"    <plugging alias='{escape(alias)}'/>\n" for alias in mark.plugging]
         if mark.cgroup:
             out.append(f"    <cgroup path='{escape(mark.cgroup)}'/>\n")
+        if mark.changing:
+            out.append(f"    <changing>{escape(mark.changing)}</changing>\n")
         out += [
             f"    <name kind='{name.kind}' ours='{escape(name.ours)}' theirs='{escape(name.theirs)}'"
             f" implicit='{'yes' if name.implicit else 'no'}'/>\n"
@@ -257,6 +261,7 @@ def _footprint(ours: etree._Element | None) -> Footprint:
         links=[el.get("name", "") for el in ours.iterfind("link")],
         macs={el.get("device", ""): el.get("address", "") for el in ours.iterfind("mac")},
         plugging=[el.get("alias", "") for el in ours.iterfind("plugging")],
+        changing=ours.findtext("changing", ""),
     )
 
 

@@ -7,6 +7,7 @@ whoever looks at the monitor's events.
 import asyncio
 from enum import Enum, auto
 
+from qvirt.errors import OperationFailed
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonObject
@@ -68,6 +69,34 @@ def answered(running: Running, id: str, *, gone: bool) -> bool:
     if not waiting.done():
         waiting.set_result(gone)
     return True
+
+
+async def tray_open(running: Running, alias: str, *, patience: float = PATIENCE) -> None:
+    """Wait for a drive's tray to be open, which a guest that has locked it was asked for.
+
+    Raises OperationFailed when it stays shut for ``patience`` seconds.
+    """
+    drive = next((disk for disk in running.definition.devices.disks if disk.alias.name == alias), None)
+    if drive is None or drive.target.tray == "open":
+        return
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    running.trays[alias] = answer
+    try:
+        await asyncio.wait([answer], timeout=patience)
+    finally:
+        del running.trays[alias]
+    if not answer.done():
+        raise OperationFailed(
+            f"timed out waiting to open tray of '{drive.name}': the guest has locked it; "
+            "eject it there, or use force"
+        )
+
+
+def tray_moved(running: Running, alias: str, *, is_open: bool) -> None:
+    """Take the news of a drive's tray."""
+    waiting = running.trays.get(alias)
+    if waiting is not None and is_open and not waiting.done():
+        waiting.set_result(None)
 
 
 def refusal(data: JsonObject) -> str | None:

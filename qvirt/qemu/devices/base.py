@@ -19,7 +19,7 @@ Those of a kind that comes, goes or changes while the guest runs; with `live` un
                raise what cannot be plugged, or let go of, while the guest runs
     same       which of the domain's devices a document means
     missing    what to say where it is none of them
-    keep, update
+    keep, update, meanwhile
                how a device of a running guest becomes another one
 """
 
@@ -201,6 +201,9 @@ class Handler(Generic[D]):
         force: whatever the guest says. Raises what cannot change.
         """
         return iter(())
+
+    def meanwhile(self, old: D, new: D) -> None:
+        """Give the new description what the guest has done to the old device while it became the new one."""
 
 
 def word(dev: Device) -> str:

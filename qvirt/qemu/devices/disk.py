@@ -181,14 +181,17 @@ class DiskHandler(Handler[Disk], kind=Disk):
         disk_live.keep(old, new)
 
     def update(self, old: Disk, new: Disk, ctx: BuildContext, *, force: bool) -> Iterator[Step]:
-        disk_live.check_update(old, new)
         if old.source is new.source:
             return
-        mediums = [
+        before, after = (
             disk_live.Medium(top_node(disk), [switch.to_step() for switch in chain_switches(disk, ctx)])
             for disk in (old, new)
-        ]
-        yield from disk_live.change_medium(old, *mediums, force=force)
+        )
+        settings = list(self.settings(new, ctx))
+        yield from disk_live.change_medium(old, qom_name(old), before, after, settings, force=force)
+
+    def meanwhile(self, old: Disk, new: Disk) -> None:
+        new.target.tray = old.target.tray
 
     def backend(self, dev: Disk, ctx: BuildContext) -> Iterator[Switch]:
         """Yield what the frontend is plugged into: the chain's nodes, or the socket of a vhost-user disk."""

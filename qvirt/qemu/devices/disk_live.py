@@ -100,10 +100,29 @@ def check_update(old: Disk, new: Disk) -> None:
             raise ConfigUnsupported("disk source can be changed only in removable drives")
 
 
+#: what a new description of a drive says of its medium; the rest of it is the drive's and stays
+_MEDIUM = ("line", "type", "source", "backing_store", "driver", "auth", "encryption")
+
+
 def keep(old: Disk, new: Disk) -> None:
-    """Leave the medium in the drive where both documents name the same one."""
+    """Make the new description the old drive with another medium. Raises what cannot change.
+
+    Where both documents name the same medium it stays in the drive.
+    """
     if _medium(old) == _medium(new):
+        if old.source is not None and new.source is not None:
+            old.source.startup_policy = new.source.startup_policy
         new.source, new.backing_store, new.driver.type = old.source, old.backing_store, old.driver.type
+    check_update(old, new)
+    said = {name: value for name, value in new.__dict__.items() if name in _MEDIUM}
+    new.__dict__.clear()
+    new.__dict__.update(old.copy().__dict__)
+    for name in _MEDIUM:
+        new.__dict__.pop(name, None)
+    new.__dict__.update(said)
+    driver = old.driver.copy()
+    driver.type, driver.metadata_cache = new.driver.type, new.driver.metadata_cache
+    new.driver = driver
 
 
 def _medium(disk: Disk) -> tuple[object, ...]:
@@ -121,21 +140,35 @@ class Medium(Record):
     nodes: list[Step]
 
 
-def change_medium(disk: Disk, old: Medium, new: Medium, *, force: bool) -> Iterator[Step]:
+def has_tray(disk: Disk) -> bool:
+    """Tell whether a drive has a tray that opens and closes; what is on USB has one where it is removable."""
+    return disk.device == DiskDevice.CDROM and (disk.target.bus != DiskBus.USB or bool(disk.target.removable))
+
+
+def change_medium(
+    drive: Disk, id: str, old: Medium, new: Medium, settings: list[Step], *, force: bool
+) -> Iterator[Step]:
     """Yield the commands that take one medium out of a drive and put another in.
 
-    force: even when the guest has locked the tray.
+    id: what QEMU calls the drive. settings: what is set once the new medium is in. force: even when the guest
+    has locked the tray; else it is asked to open it, which it may do at once, later or never.
     """
-    drive: dict[str, JsonValue] = {"id": disk.alias.name}
+    where: dict[str, JsonValue] = {"id": id}
+    open_tray: tuple[str, dict[str, JsonValue]] = ("blockdev-open-tray", {**where, "force": True})
+    close_tray: tuple[str, dict[str, JsonValue]] = ("blockdev-close-tray", {**where})
     yield from new.nodes
-    yield Step("blockdev-open-tray", {**drive, "force": force}, ("blockdev-close-tray", {**drive}))
+    if has_tray(drive) and drive.target.tray != "open":
+        asked: dict[str, JsonValue] = {**where, "force": force}
+        yield Step("blockdev-open-tray", asked, close_tray, tray=drive.alias.name)
     if old.top is not None:
-        back: tuple[str, dict[str, JsonValue]] = ("blockdev-insert-medium", {**drive, "node-name": old.top})
-        yield Step("blockdev-remove-medium", {**drive}, back)
+        back: tuple[str, dict[str, JsonValue]] = ("blockdev-insert-medium", {**where, "node-name": old.top})
+        yield Step("blockdev-remove-medium", {**where}, back)
     if new.top is not None:
-        there: tuple[str, dict[str, JsonValue]] = ("blockdev-remove-medium", {**drive})
-        yield Step("blockdev-insert-medium", {**drive, "node-name": new.top}, there)
-        yield Step("blockdev-close-tray", {**drive})
+        there: tuple[str, dict[str, JsonValue]] = ("blockdev-remove-medium", {**where})
+        yield Step("blockdev-insert-medium", {**where, "node-name": new.top}, there)
+        yield from settings
+    if has_tray(drive):
+        yield Step(*close_tray, undo=open_tray)
     for step in reversed(old.nodes):
         if step.undo is not None:
             yield Step(*step.undo, undo=(step.command, step.arguments))

@@ -4,6 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +14,17 @@ from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
 from tests.functional.runtime.instance import Instance, instance, run
-from tests.functional.runtime.victim import UUID, plugged_document
+from tests.functional.runtime.victim import (
+    UUID,
+    card_document,
+    drive_document,
+    plugged_document,
+    tap_name,
+)
 
 pytestmark = pytest.mark.qemu
+
+LIVE = DomainDeviceModifyFlags.LIVE
 
 #: more than any work has; the test fails if one has more
 MOST_STEPS = 40
@@ -126,25 +136,96 @@ async def check_plugged(it: Instance, what: str) -> None:
     assert image.stat().st_uid == os.getuid()
 
 
-#: the steps between which everything that matters happens
-PLUGGING = {
-    "attach": {"blockdev-add done", "device_add done", "device plugged"},
-    "detach": {"device deleted", "device's backends removed", "device's host side released"},
+async def check_medium(it: Instance, _: str) -> None:
+    """One of two media is in the drive, in the document and lent; the other is neither; the tray is shut."""
+    media = [it.root / "first.iso", it.root / "second.iso"]
+    async with it.serve(autostart=False) as hv:
+        domain = hv.domains.by_uuid(UUID)
+        running = domain.need_running()
+        assert running.footprint.changing == ""
+        text = await domain.xml_desc()
+        inside = [path for path in media if str(path) in text]
+        assert len(inside) == 1
+        blocks = await running.execute("query-block")
+        assert isinstance(blocks, list)
+        drive = next(one for one in blocks if isinstance(one, dict) and "ide0-1-0" in str(one.get("qdev")))
+        assert str(inside[0]) in str(drive["inserted"])
+        assert drive["tray_open"] is False
+        assert "tray=" not in text
+        nodes = str(await running.execute("query-named-block-nodes", {"flat": True}))
+        for path in media:
+            assert (str(path) in nodes) == (path in inside)
+            if hv.user is not None:
+                assert (path.stat().st_uid == hv.user.uid) == (path in inside)
+        assert domain.text.count("second.iso") == 0 or media[1] in inside
+        for name in ("second.iso", "first.iso"):
+            flags = DomainDeviceModifyFlags.LIVE | DomainDeviceModifyFlags.FORCE
+            await hotplug.update(domain, drive_document(it.root, name), flags)
+            assert name in await domain.xml_desc()
+        await domain.destroy()
+    assert it.processes() == []
+    assert it.traces() == []
+    assert {path.stat().st_uid for path in media} == {os.getuid()}
+
+
+async def check_card(it: Instance, what: str) -> None:
+    """A card and its tap are there or not, its link is up or down, and both can change."""
+    async with it.serve(autostart=False) as hv:
+        domain = hv.domains.by_uuid(UUID)
+        running = domain.need_running()
+        assert (running.footprint.plugging, running.footprint.changing) == ([], "")
+        text = await domain.xml_desc()
+        live = "52:54:00:66:77:88" in text
+        tap = Path("/sys/class/net") / tap_name(it.root)
+        tree = await running.execute("qom-list", {"path": "/machine/peripheral"})
+        assert (tap.exists(), "net0" in str(tree)) == (live, live)
+        assert live or what == "card"
+        down = "<link state='down'/>" in text
+        if not live:
+            await hotplug.attach(domain, card_document(it.root), LIVE)
+        assert tap.exists()
+        await hotplug.update(domain, card_document(it.root, "up" if down else "down"), LIVE)
+        assert ("<link state='down'/>" in await domain.xml_desc()) != down
+        await domain.destroy()
+        assert not tap.exists()
+    assert it.processes() == []
+    assert it.traces() == []
+
+
+#: what looks at the outcome, and the steps between which everything that matters happens
+PLUGGING: dict[str, tuple[Callable[[Instance, str], Awaitable[None]], set[str]]] = {
+    "attach": (check_plugged, {"blockdev-add done", "device_add done", "device plugged"}),
+    "detach": (
+        check_plugged,
+        {"device deleted", "device's backends removed", "device's host side released"},
+    ),
+    "medium": (
+        check_medium,
+        {"blockdev-open-tray done", "blockdev-insert-medium done", "blockdev-del done", "device changed"},
+    ),
+    "card": (check_card, {"device written down", "device_add done", "device plugged"}),
+    "link": (check_card, {"set_link done", "device changed"}),
 }
 
 
-@pytest.mark.parametrize("what", PLUGGING)
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(what, marks=pytest.mark.root) if what in ("card", "link") else what for what in PLUGGING],
+)
 def test_killed_while_plugging(what: str) -> None:
+    look, known = PLUGGING[what]
+
     async def scenario() -> None:
         for step in range(MOST_STEPS):
             with instance() as it:
                 it.image()
-                it.image("plugged.img")
+                for name in ("plugged.img", "first.iso", "second.iso"):
+                    it.image(name)
                 killed, steps = await asyncio.to_thread(strike, it, what, step)
-                await check_plugged(it, what)
+                await look(it, what)
                 if not killed:
                     assert len(steps) == step
-                    assert set(steps) > PLUGGING[what]
+                    assert set(steps) > known
                     return
         raise AssertionError("there are more steps than the test goes through")
 

@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import sys
+import zlib
 from pathlib import Path
 
 from qvirt.constants import DomainDeviceModifyFlags
@@ -45,6 +46,7 @@ def victim_document(root: Path, title: str) -> str:
         "<controller type='scsi' index='0' model='virtio-scsi'/>",
         channel,
         "<graphics type='vnc' port='-1'/>",
+        drive_document(root, "first.iso"),
         on=f"<title>{title}</title>",
         uuid=UUID,
     )
@@ -56,6 +58,28 @@ def plugged_document(root: Path) -> str:
     return disk(root / "plugged.img", "sda", limit).replace("'virtio'", "'scsi'")
 
 
+def drive_document(root: Path, medium: str) -> str:
+    """Return the drive with a medium in it."""
+    return (
+        "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>"
+        f"<source file='{root}/{medium}' startupPolicy='optional'/>"
+        "<target dev='hdc' bus='ide'/><readonly/></disk>"
+    )
+
+
+def card_document(root: Path, link: str = "up") -> str:
+    """Return the card that is plugged in, whose tap has a name of this tree's own."""
+    return (
+        f"<interface type='ethernet'><mac address='52:54:00:66:77:88'/><target dev='{tap_name(root)}'/>"
+        f"<model type='virtio'/><link state='{link}'/></interface>"
+    )
+
+
+def tap_name(root: Path) -> str:
+    """Return the name of the card's tap."""
+    return f"kill{zlib.crc32(str(root).encode()):08x}"
+
+
 async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
     """Do one piece of work with the steps armed."""
     root = hv.paths.etc.parent.parent
@@ -65,10 +89,14 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
         await hv.define(new)
         return
     domain = await hv.define(old)
-    if what in ("destroy", "poweroff", "attach", "detach"):
+    if what in ("destroy", "poweroff", "attach", "detach", "medium", "card", "link"):
         await domain.start()
     if what == "detach":
         await hotplug.attach(domain, plugged_document(root), BOTH)
+    if what == "medium":
+        await domain.suspend()  # firmware that looks for something to boot moves the tray itself
+    if what == "link":
+        await hotplug.attach(domain, card_document(root), BOTH)
     steps.armed = True
     match what:
         case "redefine":
@@ -85,6 +113,13 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
             await hotplug.attach(domain, plugged_document(root), BOTH)
         case "detach":
             await hotplug.detach(domain, plugged_document(root), BOTH)
+        case "medium":
+            flags = BOTH | DomainDeviceModifyFlags.FORCE
+            await hotplug.update(domain, drive_document(root, "second.iso"), flags)
+        case "card":
+            await hotplug.attach(domain, card_document(root), BOTH)
+        case "link":
+            await hotplug.update(domain, card_document(root, "down"), BOTH)
         case "undefine":
             await domain.undefine()
         case "rename":
