@@ -43,7 +43,10 @@ _TOLD: Props = {
 #: what tells devices of one type from each other
 _TELLING = ("unit", "nr", "mac", "scsi-id", "lun", "index")
 #: types QEMU has another name for than command lines
-_TYPES = {"serial-port": "isa-serial", "parallel-port": "isa-parallel"}
+_TYPES = {
+    "serial-port": "isa-serial", "parallel-port": "isa-parallel", "ahci": "ich9-ahci", "lsi": "lsi53c895a",
+    "ac97": "AC97", "es1370": "ES1370", "e1000-82540em": "e1000",
+}  # fmt: skip
 FORMATS = frozenset(
     {"raw", "qcow", "qcow2", "qed", "vmdk", "vdi", "vpc", "vhdx", "bochs", "cloop", "dmg", "parallels",
      "luks"}
@@ -66,12 +69,8 @@ class Found(Record, eq=False):
         return name if folder == "/machine/peripheral" else None
 
     @property
-    def is_ours_to_tell(self) -> bool:
-        """Tell whether it is there because somebody asked for it, not as a part of the board."""
-        return not self.path.startswith("/machine/unattached/")
-
-    @property
     def hotplugged(self) -> bool:
+        """Tell whether it was plugged into the running machine."""
         return self.props.get("hotplugged") is True
 
     @property
@@ -112,7 +111,7 @@ class Machine(Record):
 def match(
     parts: Sequence[Part], devices: Sequence[Found], fresh: Sequence[Found] = ()
 ) -> tuple[list[Found | None], list[Found]]:
-    """Return the running device for each of a command line's, and those that the command line does not have.
+    """Return the running device for each of a command line's, and those plugged in that it does not have.
 
     fresh: those plugged in that the command line has meanwhile. Raises OperationUnsupported where it cannot
     be told which of several devices without id is gone.
@@ -142,13 +141,13 @@ def match(
                 "give devices ids (-device …,id=NAME), then unplugged ones are known"
             )
     known = {id(found) for found in matched if found is not None}
-    return matched, [found for found in devices if id(found) not in known and found.is_ours_to_tell]
+    return matched, [found for found in devices if id(found) not in known and found.hotplugged]
 
 
 def _find(part: Part, left: Sequence[Found], *, sure: bool) -> Found | None:
     type = _TYPES.get(part.driver, part.driver)
     if part.id is not None:
-        named = next((found for found in left if found.id == part.id and found.type == type), None)
+        named = next((found for found in left if found.id == part.id), None)
         if named is not None or (part.given and part.given[0].name == "device"):
             return named
     nameless = (found for found in left if found.id is None and found.type == type)
@@ -332,19 +331,18 @@ def correct(domain: Domain, pairs: Sequence[tuple[Device | None, Found | None]],
             notes += _medium(device, found, now)
         devfn = found.props.get("addr")
         if isinstance(devfn, int) and devfn >= 0 and isinstance(device.address, (PciAddress, type(None))):
-            _place(device, found, devfn, notes)
+            _place(device, found, devfn)
     _absolute(domain, now.folder)
     return notes
 
 
-def _place(device: Device, found: Found, devfn: int, notes: list[str]) -> None:
+def _place(device: Device, found: Found, devfn: int) -> None:
     where = device.address
     if where is None:
         if found.bus not in ("pci.0", "pcie.0"):
             return
         device.address = PciAddress(domain=0, bus=0, slot=devfn >> 3, function=devfn & 7)
-    elif isinstance(where, PciAddress) and (where.slot or 0, where.function or 0) != (devfn >> 3, devfn & 7):
-        notes.append(f"{found.type} is at {devfn >> 3:02x}.{devfn & 7}")
+    elif isinstance(where, PciAddress):
         where.slot, where.function = devfn >> 3, devfn & 7
 
 
@@ -361,7 +359,7 @@ def _medium(disk: Disk, found: Found, now: Machine) -> list[str]:
             disk.driver.type = None
             return [f"the drive {disk.name} is empty; it had {had}"]
         return []
-    file = str(inserted.get("file") or "")
+    file = _storage(inserted.get("file"))
     format = str(inserted.get("drv") or "raw")
     path = os.path.join(now.folder, file)
     if had is not None and os.path.join(now.folder, had) == path:
@@ -378,6 +376,19 @@ def _medium(disk: Disk, found: Found, now: Machine) -> list[str]:
     if format in FORMATS:
         disk.driver.type = _XML_FORMATS.get(format, format)
     return [f"the drive {disk.name} has {path}, no longer {had or 'nothing'}"]
+
+
+def _storage(said: object) -> str:
+    """Return the file at the bottom of what QEMU calls a node's; it writes filters as JSON."""
+    file = str(said or "")
+    while file.startswith("json:"):
+        node: object = json.loads(file[5:])
+        while isinstance(node, dict) and isinstance(node.get("file"), dict):
+            node = node["file"]
+        if not isinstance(node, dict) or not isinstance(node.get("filename"), str):
+            return file
+        file = node["filename"]
+    return file
 
 
 def _absolute(domain: Domain, folder: str) -> None:
@@ -493,7 +504,7 @@ def _node(path: str, now: Machine, *, formats: bool) -> str | None:
         driver = str(node.get("drv"))
         if driver in _FILTERS or (driver in FORMATS) is not formats:
             continue
-        if path and _path(str(node.get("file") or ""), now) == path:
+        if path and _path(_storage(node.get("file")), now) == path:
             return str(node.get("node-name"))
     return None
 

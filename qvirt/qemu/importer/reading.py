@@ -425,8 +425,9 @@ def _finish(line: Line) -> Imported:
         )
     line.write_commandline()
     nodes = {id(part): node for part, node in line.nodes}
-    devices = [(part, nodes.get(id(part))) for part in line.parts.of("device")]
-    return Imported(line.domain, line.account, devices)
+    made = [part for part in line.parts.of("device") if part.driver != "q35-usb"]
+    made += [part for part, _ in line.nodes if all(part is not known for known in made)]
+    return Imported(line.domain, line.account, [(part, nodes.get(id(part))) for part in made])
 
 
 def emulator_target(path: str) -> tuple[str, bool]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import socket
@@ -203,15 +204,19 @@ def test_a_guest_shuts_down(mine: Daemon, linux: Guest) -> None:
         )
         assert events.stdout is not None
         try:
-            mine.virsh("suspend", "alive")
-            mine.virsh("resume", "alive")
+            while not select.select([events.stdout], [], [], 0.1)[0]:  # until virsh has subscribed
+                mine.virsh("suspend", "alive")
+                mine.virsh("resume", "alive")
             mine.virsh("shutdown", "alive", "--mode", "acpi")
-            told = [events.stdout.readline() for _ in range(4)]
+            told = ""
+            while "Stopped" not in told and "timed out" not in told:
+                told += events.stdout.readline()
         finally:
             events.kill()
             events.wait()
-        assert "Shutdown Finished" in told[2] or "Shutdown" in told[2]
-        assert "Stopped Shutdown" in told[3]
+        assert "Resumed" in told
+        assert "Shutdown Finished" in told
+        assert "Stopped Shutdown" in told
         assert "alive" not in mine.virsh("list", "--all", "--name")
 
 

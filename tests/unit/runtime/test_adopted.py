@@ -59,3 +59,13 @@ def test_which_of_two_is_gone_cannot_be_told() -> None:
         match([part("virtio-rng-pci"), part("virtio-rng-pci")], [left])
     matched, _ = match([part("virtio-rng-pci", addr="4"), part("virtio-rng-pci", addr="5")], [left])
     assert matched == [None, left]
+
+
+def test_names_that_stand_for_a_type_and_boards_of_the_machine() -> None:
+    adapter = found("peripheral-anon/device[0]", "ich9-ahci", addr=16)
+    board = found("unattached/device[9]", "isa-serial", index=0)
+    strange = found("peripheral/from-a-config-file", "VGA")
+    serial = Part("device", {"driver": "serial-port", "index": "0"})
+    matched, fresh = match([part("ahci"), serial], [adapter, board, strange])
+    assert matched == [adapter, board]
+    assert fresh == []
