@@ -15,7 +15,7 @@ from qvirt.xml.node import Node
 
 #: what needs control groups, helpers or hardware the driver does not set up yet
 _ELEMENTS = ("idmap", "perf", "keywrap", "launch_security")
-_DEVICES = ("leases", "filesystems", "smartcards", "tpms", "hostdevs", "shmems", "vsocks", "cryptos")
+_DEVICES = ("leases", "filesystems", "smartcards", "tpms", "shmems", "vsocks", "cryptos")
 
 
 def unsupported_for_start(domain: Domain) -> list[str]:
@@ -34,6 +34,7 @@ def unsupported_for_start(domain: Domain) -> list[str]:
         found += _untouched(cputune)
     for name in _DEVICES:
         found += domain.devices.__dict__.get(name, ())
+    found += [dev for dev in domain.devices.hostdevs if not dev.is_subsystem("usb")]
     return [f"<{node.tag}>" + (f" (line {node.line})" if node.line else "") for node in found]
 
 

@@ -18,7 +18,7 @@ from qvirt.model.devices.interface import Interface
 from qvirt.qemu.context import BuildContext, Launch
 from qvirt.qemu.devices.base import ListenResource, Resource, handler
 from qvirt.record import Record
-from qvirt.runtime import interfaces, launch, lending
+from qvirt.runtime import interfaces, launch, lending, usb
 from qvirt.runtime.launch import Passed
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import Footprint
@@ -63,12 +63,13 @@ async def look(
     ctx: BuildContext,
     name: Callable[[], None],
 ) -> Needs:
-    """Find the images below the ones that new disks name, and check whether QEMU gets at all it needs.
+    """Find the images below the ones that new disks name and USB devices, and check that QEMU gets at all.
 
     name: gives aliases to the devices and the images found. As nobody else has these documents yet, all is
     one piece of file work. Raises what keeps a file from being read.
     """
     hv = domain.hypervisor
+    await usb.find(domain, devices)
     disks = [dev for dev in devices if isinstance(dev, Disk)]
     user, _ = dac.user_of(running.definition.seclabels, hv.user)
     owner = (user.uid, user.gid) if user is not None else None

@@ -34,7 +34,7 @@ from qvirt.qemu.switches import CommandLine
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event, Json
-from qvirt.runtime import cgroups, interfaces, launch, lending, live, monitor_events, pinning, vcpus
+from qvirt.runtime import cgroups, interfaces, launch, lending, live, monitor_events, pinning, usb, vcpus
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Limits, Process
@@ -148,6 +148,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         running.master_key = descriptors.master_key
         ctx = hv.documents.build_context(definition, running.caps, descriptors)
         await _drop_missing(domain, ctx)
+        for dev in await usb.find(domain, definition.devices.hostdevs, starting=True):
+            definition.devices.hostdevs.remove(dev)
         images.fill_in(
             await hv.files.run(
                 f"images of '{domain.name}'",

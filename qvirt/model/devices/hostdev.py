@@ -52,6 +52,11 @@ class UsbHostAddress(HostAddress, tag="address"):
     device: int | None = attr(uint)
     port: str | None = attr(string)
 
+    @property
+    def name(self) -> str:
+        """What libvirt's messages call the device: both numbers in octal."""
+        return f"{self.bus or 0:03o}:{self.device or 0:03o}"
+
 
 class ScsiHostAddress(HostAddress, tag="address"):
     """A SCSI device of the host, below its adapter."""

@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.errors import (
+    ConfigUnsupported,
+    DeviceMissing,
+    InternalError,
+    OperationInvalid,
+    OperationUnsupported,
+    QvirtError,
+    XmlError,
+)
 from qvirt.model.devices.address import CcwAddress, DriveAddress, PciAddress, UnassignedAddress, UsbAddress
 from qvirt.model.devices.controller import ControllerType
 from qvirt.model.devices.hostdev import (
@@ -28,6 +36,8 @@ from qvirt.qemu.switches import Blockdev, Device, Switch
 
 H = TypeVar("H", bound=HostAddress)
 
+#: where the device nodes of USB devices are
+USB_NODES = "/dev/bus/usb"
 TYPES = frozenset({"usb", "pci", "scsi", "scsi_host", "mdev"})
 VIRTIO_MODELS = frozenset({"virtio", "virtio-transitional", "virtio-non-transitional"})
 _PROTOCOLS: dict[str, frozenset[str | None]] = {
@@ -45,6 +55,8 @@ _GUEST_RESETS: dict[str, dict[str, JsonValue]] = {
 
 class HostdevHandler(Handler[Hostdev], kind=Hostdev):
     """A device of the host."""
+
+    live = True
 
     def defaults(self, dev: Hostdev, ctx: Context) -> None:
         if dev.mode not in ("subsystem", "capabilities"):
@@ -132,10 +144,51 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
             made.origin = dev
             yield made
 
+    def clash(self, dev: Hostdev, ctx: Context, *, live: bool) -> QvirtError | None:
+        twin = next((known for known in ctx.domain.devices.hostdevs if self.same(dev, known, ctx)), None)
+        if twin is None:
+            return None
+        if not live:
+            return OperationInvalid("device is already in the domain configuration")
+        where = twin.host_address
+        if not isinstance(where, UsbHostAddress):
+            return None
+        return OperationInvalid(f"USB device {where.name} is in use by driver QEMU, domain {ctx.domain.name}")
+
+    def check_plug(self, dev: Hostdev, ctx: Context) -> None:
+        _check_usb(dev, "plugged into")
+
+    def check_unplug(self, dev: Hostdev, ctx: Context) -> None:
+        _check_usb(dev, "taken from")
+
+    def same(self, wanted: Hostdev, known: Hostdev, ctx: Context) -> bool:
+        if wanted.type != "usb" or known.type != "usb" or isinstance(wanted.host_address, UsbHostAddress):
+            return is_same(wanted, known)
+        if wanted.source is None or known.source is None:
+            return False
+        return (wanted.source.vendor, wanted.source.product) == (known.source.vendor, known.source.product)
+
+    def missing(self, dev: Hostdev, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        if not live:
+            return DeviceMissing("device not present in domain configuration")
+        where, source = dev.host_address, dev.source
+        if isinstance(where, UsbHostAddress):
+            return DeviceMissing(f"host usb device {where.bus or 0:03d}.{where.device or 0:03d} not found")
+        if source is not None and source.vendor is not None and source.product is not None:
+            return DeviceMissing(
+                f"host usb device vendor=0x{source.vendor.id:04x} product=0x{source.product.id:04x} not found"
+            )
+        return super().missing(dev, ctx, live=live, update=update)
+
+
+def _check_usb(dev: Hostdev, what: str) -> None:
+    if dev.type != "usb":
+        raise OperationUnsupported(f"host devices of type '{dev.type}' cannot be {what} a running guest yet")
+
 
 def usb_path(where: UsbHostAddress) -> str:
     """Return the device node of a USB device."""
-    return f"/dev/bus/usb/{where.bus or 0:03d}/{where.device or 0:03d}"
+    return f"{USB_NODES}/{where.bus or 0:03d}/{where.device or 0:03d}"
 
 
 def is_same(one: Hostdev, other: Hostdev) -> bool:

@@ -1,0 +1,74 @@
+"""USB devices of the host that guests are given: found when they are needed, each in one guest at a time."""
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvirt.constants import ErrorDomain
+from qvirt.errors import InternalError, OperationInvalid
+from qvirt.host import usb
+from qvirt.model.devices.device import Device
+from qvirt.model.devices.hostdev import Hostdev, UsbHostAddress
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+log = logging.getLogger(__name__)
+
+#: where sysfs is
+ROOT = Path("/")
+
+
+async def find(domain: "Domain", devices: Iterable[Device], *, starting: bool = False) -> list[Hostdev]:
+    """Write into USB devices of the host where they are plugged in now.
+
+    Returns those that are not there and may be missing, which only a start does without. Raises
+    InternalError for others that are not there, OperationFailed for a description that fits several,
+    OperationInvalid for one that a guest has.
+    """
+    wanted = [dev for dev in devices if isinstance(dev, Hostdev) and dev.is_subsystem("usb")]
+    if not wanted:
+        return []
+    work = partial(usb.list_devices, ROOT)
+    present = await domain.hypervisor.files.run(f"USB devices of '{domain.name}'", work)
+    missing: list[Hostdev] = []
+    for dev in wanted:
+        source = dev.source
+        try:
+            found = usb.find(dev, present)
+        except InternalError as error:
+            if not starting or source is None or source.startup_policy != "optional":
+                raise
+            log.info("domain '%s' does without a USB device: %s", domain.name, error)
+            missing.append(dev)
+            continue
+        if source is not None:
+            line = source.address.line if source.address is not None else source.line
+            source.address = UsbHostAddress(bus=found.bus, device=found.device)
+            source.address.line = line
+    there = [dev for dev in wanted if all(dev is not one for one in missing)]
+    for place, dev in enumerate(there):
+        _check_free(domain, dev, there, there[:place])
+    return missing
+
+
+def _check_free(domain: "Domain", dev: Hostdev, new: list[Hostdev], before: list[Hostdev]) -> None:
+    """Raise OperationInvalid for a device that another guest has, or another one of the new ones is."""
+    where = dev.host_address
+    if not isinstance(where, UsbHostAddress):
+        return
+    if any(other.host_address == where for other in before):
+        raise OperationInvalid(f"USB device {where.name} is already in use", domain=ErrorDomain.NONE)
+    for other in domain.hypervisor.domains:
+        known = other.running.definition.devices.hostdevs if other.running is not None else []
+        if any(
+            one.is_subsystem("usb") and one.host_address == where
+            for one in known
+            if all(one is not mine for mine in new)
+        ):
+            raise OperationInvalid(
+                f"USB device {where.name} is in use by driver QEMU, domain {other.name}",
+                domain=ErrorDomain.NONE,
+            )
