@@ -128,15 +128,16 @@ def numa_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     use_backends = any(one.needed for one in made) or machine is None or not machine.numa_mem_supported
     has_hmat = numa.interconnects is not None or any(cell.caches for cell in known)
     for cell, one in zip(known, made, strict=True):
-        if use_backends:
+        use_backend = use_backends and cell.memory > 0  # QEMU has no backend of no size
+        if use_backend:
             yield from one.switches
         pairs: list[tuple[str, JsonValue]] = [("nodeid", cell.id)]
         pairs += [("cpus", part) for part in format_cpuset(cell.cpus or frozenset()).split(",") if part]
         if has_hmat:
             pairs.append(("initiator", _initiator(numa, cell)))
-        if use_backends:
+        if use_backend:
             pairs.append(("memdev", f"ram-node{cell.id}"))
-        else:
+        elif not use_backends:
             pairs.append(("mem", round_up(cell.memory, align) // 1024))
         yield _numa("node", pairs, cell)
     if numa.nodes_distances():

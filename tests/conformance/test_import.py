@@ -218,8 +218,9 @@ def facts(domain: Domain) -> collections.Counter[str]:
     for balloon in devices.memballoons:
         add("balloon", balloon.model)
     words = [arg.value for arg in domain.qemu_commandline.args] if domain.qemu_commandline else []
-    if words[:1] == ["-uuid"]:
-        del words[:2]
+    if "-uuid" in words:
+        place = words.index("-uuid")
+        del words[place : place + 2]
     if words:
         add("args", *words)
     return found

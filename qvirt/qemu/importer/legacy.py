@@ -371,7 +371,10 @@ def _redirections(line: Line) -> list[tuple[Argument, str]]:
 def _plug(
     line: Line, number: int, nics: list[Part], backends: list[Part], forwards: list[tuple[Argument, str]]
 ) -> list[Part]:
-    """Plug cards into backends: directly, or into a hub where there are several."""
+    """Plug cards into backends: directly, or into a hub where there are several or QEMU keeps the network.
+
+    QEMU has a hub in between always. A tap and a socket are the daemon's to make, and one card sees no hub.
+    """
     user = next((part for part in backends if part.props["type"] == "user"), None)
     if user is not None and forwards:
         known = user.props.get("hostfwd")
@@ -380,7 +383,7 @@ def _plug(
         user.given = (*user.given, *(argument for argument, _ in forwards))
     for part in backends:
         line.parts.add(part)
-    if len(nics) == 1 and len(backends) == 1:
+    if len(nics) == 1 and len(backends) == 1 and user is None:
         nics[0].props["netdev"] = backends[0].id
         return nics
     if not nics:

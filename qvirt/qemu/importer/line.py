@@ -111,7 +111,7 @@ class Line(Record, frozen=False):
         for named in self._referred(part.props):
             if not named.settled and named.kind != "device":
                 self.pass_part(named, f"for {part.id or part.driver or part.kind}")
-        props = {key: self._renamed(key, value) for key, value in part.props.items()}
+        props = {key: self._renamed(part.kind, key, value) for key, value in part.props.items()}
         if part.kind == "drive" and part.props.get("if") not in _ONBOARD:
             props = {"if": "none", **without(props, ("if", "index", "bus", "unit", "media", "boot"))}
             if part.props.get("media") == "cdrom":
@@ -141,16 +141,16 @@ class Line(Record, frozen=False):
             if named is not None:
                 yield named
 
-    def _renamed(self, key: str, value: JsonValue) -> JsonValue:
+    def _renamed(self, kind: str, key: str, value: JsonValue) -> JsonValue:
         """Return a property's value with every name in it as it is now."""
         if isinstance(value, dict):
-            return {name: self._renamed(name, item) for name, item in value.items()}
+            return {name: self._renamed(kind, name, item) for name, item in value.items()}
         if isinstance(value, list):
-            return [self._renamed(key, item) for item in value]
+            return [self._renamed(kind, key, item) for item in value]
         if not isinstance(value, str):
             return value
         if key in ("id", "node-name"):
-            return new_id(value)
+            return new_id(value, kind)
         named = self.parts.named(key, value)
         if named is None or named.id is None:
             return value
@@ -164,7 +164,7 @@ class Line(Record, frozen=False):
         if alias is not None:
             self.wanted.add(part.id or "")
             return alias
-        return new_id(part.id or "")
+        return new_id(part.id or "", part.kind)
 
     def keep_machine(self, key: str, reason: str) -> None:
         """Hand one property of the machine to QEMU as it is."""
@@ -249,15 +249,21 @@ _OURS = re.compile(
     r"sata|scsi|fdc|ccid|virtio-serial|virtio-disk|usb-disk|pci|isa)[0-9]*(?:[-.][0-9.-]*)?(?:-codec[0-9]+)?$|nvram$|"
     r"mach-virt\.ram$|[a-z0-9_]+\.ram$"
 )
+#: the same for kinds of parts that have their names to themselves
+_OURS_BY_KIND = {
+    "netdev": re.compile(r"host|import-"),
+    "chardev": re.compile(r"char|chr-vu-|import-"),
+    "tpmdev": re.compile(r"tpm-|import-"),
+}
 #: drives that are the board's own
 _ONBOARD = ("pflash", "mtd", "sd")
 #: beginnings of the types of devices that sit on another device's bus
 _BUSED = ("virtserialport", "virtconsole", "usb-", "scsi-", "hda-", "ccid-", "u2f-", "nvme-ns")
 
 
-def new_id(name: str) -> str:
-    """Return the name that a part which is handed on goes by: none that the daemon would give."""
-    if not _OURS.match(name):
+def new_id(name: str, kind: str = "device") -> str:
+    """Return the name that a part which is handed on goes by: none that the daemon would give its kind."""
+    if not _OURS_BY_KIND.get(kind, _OURS).match(name):
         return name
     made = f"import-{name}"
     # a block node's name has no room for more

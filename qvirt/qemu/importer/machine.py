@@ -426,6 +426,7 @@ def _reboot(line: Line) -> None:
     if no_reboot:
         line.domain.on_reboot = "destroy"
         line.to_xml(no_reboot, "<on_reboot>destroy</on_reboot>")
+        line.pass_on(no_reboot[-1:], ["-no-reboot"], "QEMU itself ends, too, when nobody listens")
     line.drop(
         line.given("no-shutdown"),
         "the daemon always holds the guest at its end, to say how it ended; on_poweroff decides what follows",

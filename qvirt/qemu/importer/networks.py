@@ -70,6 +70,7 @@ def _backend(r: Reading, dev: Interface, backend: Part) -> None:
         "socket": _socket,
         "vhost-user": _vhost_user,
         "vhost-vdpa": _vdpa,
+        "hubport": _hub,
     }.get(kind)
     if reader is None:
         raise Unfit(f"network backend '{kind}' has no XML")
@@ -113,6 +114,22 @@ def _user(r: Reading, dev: Interface, backend: Part) -> None:
         return
     dev.ips = []
     r.keep_netdev(backend, f"{', '.join(sorted(strange))}: no XML")
+
+
+def _hub(r: Reading, dev: Interface, port: Part) -> None:
+    """A hub with this card and QEMU's own NAT, as ``-net`` makes it. Raises Unfit for any other."""
+    netdevs = r.line.parts.of("netdev")
+    others = [
+        part
+        for part in netdevs
+        if part.text("type") == "hubport" and part.text("hubid") == port.text("hubid") and part is not port
+    ]
+    backend = r.line.parts.find("netdev", others[0].props.get("netdev")) if len(others) == 1 else None
+    if backend is None or backend.text("type") != "user":
+        raise Unfit("its hub joins more than a card and a user network, which has no XML")
+    dev.type = InterfaceType.USER
+    r.keep_netdev(port, "-net has a hub in between")
+    r.line.pass_part(others[0], "-net has a hub in between")
 
 
 def _tap(r: Reading, dev: Interface, backend: Part) -> None:

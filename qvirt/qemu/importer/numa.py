@@ -6,6 +6,7 @@ from qvirt.model.numa import MemNode, NumaMemory
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.options import Argument, split_opts
 from qvirt.qemu.importer.parts import Part, integer, size, switch
+from qvirt.qemu.keyval import format_pairs
 
 #: what a backend may say and XML can repeat
 _BACKEND = frozenset(
@@ -27,11 +28,16 @@ def read_numa(line: Line) -> None:
     problem = _cells(line, given)
     if problem is None:
         return
-    for argument in given:
-        line.pass_on([argument], ["-numa", argument.value or ""], problem)
     for part in line.parts.of("object"):
         if part.settled == "numa":
             part.settled = ""
+    for argument in given:
+        pairs = split_opts(argument.value or "", "type")
+        backend = line.parts.find("object", dict(pairs).get("memdev"))
+        if backend is not None:
+            line.pass_part(backend, "for the node")
+            pairs = [(key, line.name_of(backend) if key == "memdev" else value) for key, value in pairs]
+        line.pass_on([argument], ["-numa", format_pairs([*pairs], "type")], problem)
     if line.domain.cpu is not None:
         line.domain.cpu.numa = None
 

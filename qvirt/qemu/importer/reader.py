@@ -29,7 +29,7 @@ class Reading:
 
     def keep_netdev(self, backend: Part, reason: str) -> None:
         """Hand a netdev to QEMU as it is, and plug the card into it."""
-        self.forced["netdev"] = new_id(backend.id or "")
+        self.forced["netdev"] = new_id(backend.id or "", backend.kind)
         self.line.pass_part(backend, reason)
 
     def place(self, dev: Device) -> None:
