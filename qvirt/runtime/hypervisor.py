@@ -29,7 +29,7 @@ from qvirt.runtime.jobs import Job
 from qvirt.runtime.paths import InstanceLock, Paths, make_folders
 from qvirt.runtime.process import become_reaper
 from qvirt.runtime.records import DomainStats
-from qvirt.security.dac import unsearchable
+from qvirt.security.dac import kvm_usable, unsearchable
 from qvirt.security.owners import Owners, daemon_word
 
 if TYPE_CHECKING:
@@ -427,7 +427,8 @@ class Hypervisor:
         """Return the document a QEMU command line stands for, and what became of each argument."""
         from qvirt.runtime.importing import import_text  # seldom asked; every start would pay for it
 
-        return await import_text(self.documents, text)
+        offers_kvm = await asyncio.to_thread(kvm_usable, self.user)
+        return await import_text(self.documents, text, offers_kvm=offers_kvm)
 
     async def bulk_stats(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 
 from qvirt.errors import InvalidArg
 from qvirt.host.images import is_block, read_info
@@ -22,12 +23,17 @@ from qvirt.runtime.documents import Documents
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/libexec")
 #: programs that start an emulator and are none themselves
 _WRAPPERS = frozenset({"kvm", "qemu", "qemu-kvm"})
+#: bytes of a configuration file that are read
+_LARGEST_CONFIG = 1 << 20
 
 
-async def import_text(documents: Documents, text: str) -> Imported:
-    """Return the domain of the first QEMU command in a text. Raises InvalidArg and what completion raises."""
+async def import_text(documents: Documents, text: str, *, offers_kvm: bool) -> Imported:
+    """Return the domain of the first QEMU command in a text. Raises InvalidArg and what completion raises.
+
+    offers_kvm: guests that are started here may use KVM, where their emulator can; the others are emulated.
+    """
     commands = parse_commands(text)
-    imported = await import_command(documents, commands[0])
+    imported = await import_command(documents, commands[0], offers_kvm=offers_kvm)
     if len(commands) > 1:
         imported.account.note(
             f"the text has {len(commands)} QEMU commands; this is the first, of line {commands[0].line}"
@@ -35,12 +41,14 @@ async def import_text(documents: Documents, text: str) -> Imported:
     return imported
 
 
-async def import_command(documents: Documents, command: Command, folder: str = "") -> Imported:
+async def import_command(
+    documents: Documents, command: Command, folder: str = "", *, offers_kvm: bool = True
+) -> Imported:
     """Return the domain that a command line and its environment describe. folder: where its paths begin."""
     target, kvm = emulator_target(command.argv[0])
     path = find_emulator(command.argv[0], target)
     caps = await documents.emulators.caps(path)
-    around = _surroundings(documents, caps, folder, kvm=kvm)
+    around = _surroundings(documents, caps, folder, kvm=kvm, offers_kvm=offers_kvm)
     # images are looked at on the way
     return await asyncio.to_thread(import_command_line, command.argv, command.env, around)
 
@@ -58,14 +66,27 @@ def find_emulator(program: str, target: str) -> str:
     raise InvalidArg(f"no emulator for '{program}' here: qemu-system-{target} is not installed")
 
 
-def _surroundings(documents: Documents, caps: EmulatorCaps, folder: str, *, kvm: bool) -> Surroundings:
+def _surroundings(
+    documents: Documents, caps: EmulatorCaps, folder: str, *, kvm: bool, offers_kvm: bool
+) -> Surroundings:
     def context(domain: Domain) -> BuildContext:
         return documents.build_context(domain, caps, Launch())
 
     def probe(path: str) -> str | None:
         return probe_format(os.path.join(folder, path))
 
-    return Surroundings(caps=caps, context=context, probe=probe, is_block=_is_block, kvm=kvm)
+    def read(path: str) -> str | None:
+        return _read_config(os.path.join(folder, path))
+
+    return Surroundings(
+        caps=caps,
+        context=context,
+        probe=probe,
+        is_block=_is_block,
+        kvm=kvm,
+        offers_kvm=offers_kvm,
+        read=read,
+    )
 
 
 def probe_format(path: str) -> str | None:
@@ -73,6 +94,22 @@ def probe_format(path: str) -> str | None:
     try:
         return read_info(path).format
     except OSError:
+        return None
+
+
+def _read_config(path: str) -> str | None:
+    """Return the text of one of QEMU's configuration files, None for what is none. Blocking."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        data = file.read(_LARGEST_CONFIG + 1)
+    try:
+        return data.decode() if len(data) <= _LARGEST_CONFIG else None
+    except UnicodeDecodeError:
         return None
 
 

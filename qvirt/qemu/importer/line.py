@@ -47,6 +47,7 @@ class Line(Record, frozen=False):
     spelled: dict[str, str] = field(default_factory=dict)
     family: str = ""
     kvm: bool = False
+    offers_kvm: bool = True
     defaults: bool = True
     extra: list[tuple[tuple[Argument, ...], list[str]]] = field(default_factory=list)
     nodes: list[tuple[Part, Device]] = field(default_factory=list)

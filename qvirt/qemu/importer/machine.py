@@ -90,7 +90,7 @@ def _accelerator(line: Line) -> None:
     for name in asked:
         if name == "tcg":
             break
-        if name == "kvm" and line.caps.kvm:
+        if name == "kvm" and line.caps.kvm and line.offers_kvm:
             line.domain.type = "kvm"
             break
         line.note(

@@ -185,6 +185,7 @@ def read_tpm(r: Reading) -> Device:
 
 
 _PCI_NAME = re.compile(r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])$")
+_LAST_SLOT = 0x1F
 
 
 def read_vfio(r: Reading) -> Device:
@@ -192,7 +193,7 @@ def read_vfio(r: Reading) -> Device:
     host, path = r.part.text("host"), r.part.text("sysfsdev")
     if host is not None:
         match = _PCI_NAME.match(host.lower())
-        if match is None:
+        if match is None or int(match[3], 16) > _LAST_SLOT:
             raise Unfit(f"'{host}' is no PCI address")
         dev.source = HostdevSource(
             address=PciHostAddress(

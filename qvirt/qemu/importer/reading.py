@@ -19,6 +19,7 @@ from qvirt.qemu.context import BuildContext
 from qvirt.qemu.importer.account import Account, Outcome
 from qvirt.qemu.importer.boarded import read_board
 from qvirt.qemu.importer.buses import Buses, is_pci
+from qvirt.qemu.importer.config import EXPANDED, ReadConfig, expand
 from qvirt.qemu.importer.controllers import q35_usb
 from qvirt.qemu.importer.devices import READERS
 from qvirt.qemu.importer.firmware import read_firmware
@@ -56,7 +57,8 @@ class Surroundings(Record):
 
     caps: the emulator's. context: the context in which a document is completed and built. probe: the format
     of an image, None where it cannot be looked at. is_block: whether a path is a block device. kvm: the
-    program's name asks for KVM.
+    program's name asks for KVM. offers_kvm: guests may use it here, where the emulator can. read: the text
+    of a configuration file, None where it cannot be read.
     """
 
     caps: EmulatorCaps
@@ -64,6 +66,8 @@ class Surroundings(Record):
     probe: Probe = lambda path: None
     is_block: IsBlock = lambda path: False
     kvm: bool = False
+    offers_kvm: bool = True
+    read: ReadConfig = lambda path: None
 
 
 def import_command_line(argv: Sequence[str], env: Mapping[str, str], around: Surroundings) -> Imported:
@@ -74,7 +78,7 @@ def import_command_line(argv: Sequence[str], env: Mapping[str, str], around: Sur
     even the plainest one is refused.
     """
     env, words = emulator_first(env, argv)
-    arguments = read_arguments(words[1:])
+    arguments = expand(read_arguments(words[1:]), around.read)
     excluded: dict[str, str] = {}
     reason = ""
     for _ in range(_MOST_EXCLUDED):
@@ -135,6 +139,7 @@ def _read(
         is_block=around.is_block,
         account=Account(arguments=arguments),
         kvm=around.kvm,
+        offers_kvm=around.offers_kvm,
         excluded=excluded,
     )
     line.defaults = not line.given("nodefaults")
@@ -357,6 +362,8 @@ def _managed(line: Line) -> None:
         name = argument.name
         if name == "mon" or name in _HOST_SIDE:
             line.drop([argument], _HOST_SIDE[name])
+        elif name == EXPANDED:
+            line.to_xml([argument], "its sections, which follow")
         elif name in _AS_IS:
             words = [f"-{name}"] if argument.value is None else [f"-{name}", argument.value]
             line.pass_on([argument], words, "no XML")

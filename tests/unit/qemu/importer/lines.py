@@ -12,12 +12,13 @@ def imported(
     *,
     env: Mapping[str, str] | None = None,
     probe: Callable[[str], str | None] = lambda path: None,
+    read: Callable[[str], str | None] = lambda path: None,
 ) -> Imported:
     """Import one line; every argument must be accounted for."""
     argv = shlex.split(line)
     target, kvm = emulator_target(argv[0])
     caps = pure.caps(target)
-    around = Surroundings(caps=caps, context=pure.context, probe=probe, kvm=kvm)
+    around = Surroundings(caps=caps, context=pure.context, probe=probe, kvm=kvm, read=read)
     made = import_command_line(argv, env or {}, around)
     assert made.account.unaccounted() == []
     return made

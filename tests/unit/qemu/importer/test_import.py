@@ -2,7 +2,12 @@
 
 import pytest
 
+from qvirt.errors import InvalidArg
+from qvirt.model.domain import parse_domain
+from qvirt.qemu.build import build
+from qvirt.qemu.complete import complete
 from qvirt.qemu.importer.account import Outcome
+from tests.support import pure
 from tests.unit.qemu.importer.lines import imported, words
 
 DOCUMENTED = (
@@ -155,3 +160,99 @@ def test_flash_in_both_spellings() -> None:
 
 def test_a_q35_without_sata_has_no_cdrom() -> None:
     assert not imported("qemu-system-x86_64 -M q35,sata=off").domain.devices.disks
+
+
+@pytest.mark.parametrize("line", ["", "-net nic -net user", "-net nic,vlan=3 -net user,vlan=3"])
+def test_the_hub_of_a_user_network_is_kept(line: str) -> None:
+    made = imported(f"qemu-system-x86_64 {line}")
+    (card,) = made.domain.devices.interfaces
+    assert card.type == "user"
+    (change,) = made.domain.qemu_override.devices if made.domain.qemu_override else ()
+    assert change.alias == card.alias.name
+    assert [(one.name, one.value) for one in change.frontend.properties if change.frontend] == [
+        ("netdev", f"hub{3 if 'vlan' in line else 0}port0")
+    ]
+    assert sum("hubport" in word for word in words(made)) == 2
+
+
+def test_a_socket_needs_no_hub() -> None:
+    made = imported("qemu-system-x86_64 -net nic -net socket,listen=127.0.0.1:1234")
+    assert made.domain.devices.interfaces[0].type == "server"
+    assert made.domain.qemu_override is None
+
+
+def test_a_guest_that_may_not_reboot_says_so_twice() -> None:
+    made = imported("qemu-system-x86_64 -no-reboot")
+    assert made.domain.on_reboot == "destroy"
+    assert "-no-reboot" in words(made)
+
+
+def test_names_change_only_where_the_daemon_could_give_them() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -chardev socket,path=/run/tpm,id=char0"
+        " -tpmdev emulator,id=tpm0,chardev=char0"
+        " -netdev user,id=net0 -object filter-dump,netdev=net0,file=/tmp/dump,id=net0"
+    )
+    handed = " ".join(words(made))
+    assert "emulator,id=tpm0,chardev=import-char0" in handed
+    assert "user,id=net0" in handed
+    assert "filter-dump,netdev=net0,file=/tmp/dump,id=import-net0" in handed
+
+
+CONFIG = """
+# as Proxmox writes it
+[device "ehci"]
+  driver = "ich9-usb-ehci1"
+  addr = "1d.7"
+[memory]
+  size = "512"
+[global]
+  driver = "isa-fdc"
+  property = "fallback"
+  value = "144"
+"""
+
+
+def test_configuration_files_are_read() -> None:
+    made = imported("qemu-system-x86_64 -readconfig /etc/vm.cfg -name kept", read={"/etc/vm.cfg": CONFIG}.get)
+    assert made.domain.memory is not None
+    assert made.domain.memory.value == 512 << 10
+    assert any(dev.model == "ich9-ehci1" for dev in made.domain.devices.controllers)
+    assert "driver=isa-fdc,property=fallback,value=144" in words(made)
+    report = list(made.account.lines())
+    assert report[report.index("-readconfig /etc/vm.cfg") + 1] == "    -> its sections, which follow"
+
+
+def test_a_configuration_file_that_cannot_be_read_is_handed_on() -> None:
+    assert "-readconfig" in words(imported("qemu-system-x86_64 -readconfig /etc/vm.cfg"))
+
+
+@pytest.mark.parametrize("text", ["[nosuch]\n", "key = 1\n", "[device]\n  driver = bare\n"])
+def test_what_qemu_would_not_read_is_refused_with_its_line(text: str) -> None:
+    with pytest.raises(InvalidArg, match=r"/etc/vm.cfg, line [12]: "):
+        imported("qemu-system-x86_64 -readconfig /etc/vm.cfg", read={"/etc/vm.cfg": text}.get)
+
+
+def test_a_node_without_memory_has_no_backend() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -m 64 -smp 2 -object memory-backend-ram,id=a,size=64M"
+        " -numa node,cpus=0-1,memdev=a -numa node"
+    )
+    assert made.domain.cpu is not None
+    assert made.domain.cpu.numa is not None
+    assert [cell.memory for cell in made.domain.cpu.numa.cells] == [64 << 10, 0]
+    domain = parse_domain(made.domain.to_xml(), validate=True)
+    ctx = pure.context(domain)
+    complete(domain, ctx)
+    ctx.launch.id = 1
+    argv = build(domain, ctx).argv()
+    assert [argv[at + 1] for at, word in enumerate(argv) if word == "-numa"] == [
+        "node,nodeid=0,cpus=0-1,memdev=ram-node0",
+        "node,nodeid=1",
+    ]
+
+
+def test_a_host_device_of_no_pci_address_is_handed_on() -> None:
+    made = imported("qemu-system-x86_64 -device vfio-pci,host=0000:f0:43.0")
+    assert not made.domain.devices.hostdevs
+    assert any("host=0000:f0:43.0" in word for word in words(made))
