@@ -167,9 +167,11 @@ def test_the_hub_of_a_user_network_is_kept(line: str) -> None:
     made = imported(f"qemu-system-x86_64 {line}")
     (card,) = made.domain.devices.interfaces
     assert card.type == "user"
-    (change,) = made.domain.qemu_override.devices if made.domain.qemu_override else ()
+    assert made.domain.qemu_override is not None
+    (change,) = made.domain.qemu_override.devices
     assert change.alias == card.alias.name
-    assert [(one.name, one.value) for one in change.frontend.properties if change.frontend] == [
+    assert change.frontend is not None
+    assert [(one.name, one.value) for one in change.frontend.properties] == [
         ("netdev", f"hub{3 if 'vlan' in line else 0}port0")
     ]
     assert sum("hubport" in word for word in words(made)) == 2
