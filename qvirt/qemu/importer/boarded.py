@@ -6,6 +6,7 @@ A start says ``-nodefaults``, so what the board has by default is said as well.
 from qvirt.qemu.importer.account import Outcome
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.options import Argument, collect, split_opts, to_props
+from qvirt.qemu.keyval import JsonValue
 
 #: switches of devices and of what is behind them
 _DEVICES = (
@@ -24,7 +25,11 @@ _SHORT = {
 def read_board(line: Line, reason: str = _REASON) -> None:
     """Hand over every device, and spell out the defaults."""
     _defaults(line)
+    monitors = _monitors(line)
     for argument in line.given(*_DEVICES):
+        if argument.name == "chardev" and to_props(argument)[0].get("id") in monitors:
+            line.drop([argument], "a monitor's line; the daemon has its own")
+            continue
         words = _modern(line, argument)
         if words is None:
             continue
@@ -36,6 +41,15 @@ def read_board(line: Line, reason: str = _REASON) -> None:
             line.pass_on(line.given("machine"), ["-machine", f"{key}={value}"], reason)
     for part in line.parts.all():
         part.settled = part.settled or "commandline"
+
+
+def _monitors(line: Line) -> set[JsonValue]:
+    """Return the chardevs of monitors that nothing else uses."""
+    named: set[JsonValue] = {to_props(argument)[0].get("chardev") for argument in line.given("mon")}
+    for argument in line.given("device", "serial", "parallel", "netdev", "object", "tpmdev"):
+        props, _ = to_props(argument)
+        named -= {props.get("chardev"), (argument.value or "").removeprefix("chardev:")}
+    return named - {None}
 
 
 def _modern(line: Line, argument: Argument) -> list[str] | None:

@@ -127,6 +127,11 @@ def _hyperv(line: Line, key: str, value: str, state: bool | None) -> bool:
         hyperv.stimer.direct = RequiredState(state=True)
     elif key == "stimer" and state:
         hyperv.stimer = hyperv.stimer or Stimer(state=True)
+    elif key == "vpindex" and state and line.domain.type != "kvm":
+        line.note(
+            "hv-vpindex is refused for guests that are emulated: add <vpindex> with KVM", line.given("cpu")
+        )
+        return True
     elif key in _HYPERV and state is not None:
         setattr(hyperv, _HYPERV[key], RequiredState(state=state))
     else:

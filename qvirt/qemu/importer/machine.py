@@ -250,6 +250,9 @@ def _features(line: Line) -> None:
     if irqchip in ("split", "on") and line.family in ("pc", "q35") and line.domain.type == "kvm":
         features.ioapic = Ioapic(driver="qemu" if irqchip == "split" else "kvm")
     version = machine.get("gic-version")
+    if version == "host" and line.domain.type != "kvm":
+        line.note("the host's interrupt controller comes with KVM: an emulated guest has version 2", given)
+        version = machine["gic-version"] = "2"
     if line.family == "virt" and version in ("2", "3", "host"):
         features.gic = Gic(version=str(version))
     wrapped = [

@@ -200,13 +200,16 @@ def _free_alias(line: "Line", part: Part, node: DeviceNode) -> str:
     return name
 
 
+_SWITCHES = ("on", "off", "yes", "no", "true", "false")
+
+
 def _property(key: str, value: JsonValue) -> QemuProperty:
     if value is None:
         return QemuProperty(name=key, type="remove")
     state = switch(value)
     if state is not None and key in _WORDS:
         return QemuProperty(name=key, type="string", value="on" if state else "off")
-    if isinstance(value, bool) or (isinstance(value, str) and value in ("on", "off") and state is not None):
+    if isinstance(value, bool) or value in _SWITCHES:
         return QemuProperty(name=key, type="bool", value="true" if state else "false")
     if isinstance(value, int):
         return QemuProperty(name=key, type="unsigned" if value >= 0 else "signed", value=str(value))

@@ -13,12 +13,15 @@ def imported(
     env: Mapping[str, str] | None = None,
     probe: Callable[[str], str | None] = lambda path: None,
     read: Callable[[str], str | None] = lambda path: None,
+    offers_kvm: bool = True,
 ) -> Imported:
     """Import one line; every argument must be accounted for."""
     argv = shlex.split(line)
     target, kvm = emulator_target(argv[0])
     caps = pure.caps(target)
-    around = Surroundings(caps=caps, context=pure.context, probe=probe, kvm=kvm, read=read)
+    around = Surroundings(
+        caps=caps, context=pure.context, probe=probe, kvm=kvm, offers_kvm=offers_kvm, read=read
+    )
     made = import_command_line(argv, env or {}, around)
     assert made.account.unaccounted() == []
     return made

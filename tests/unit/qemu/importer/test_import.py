@@ -258,3 +258,43 @@ def test_a_host_device_of_no_pci_address_is_handed_on() -> None:
     made = imported("qemu-system-x86_64 -device vfio-pci,host=0000:f0:43.0")
     assert not made.domain.devices.hostdevs
     assert any("host=0000:f0:43.0" in word for word in words(made))
+
+
+def test_an_emulated_guest_has_no_vpindex() -> None:
+    made = imported("qemu-system-x86_64 -cpu qemu64,hv_relaxed,hv_vpindex")
+    assert made.domain.features.hyperv is not None
+    assert made.domain.features.hyperv.relaxed is not None
+    assert made.domain.features.hyperv.vpindex is None
+    assert any("hv-vpindex" in note for note in made.account.notes)
+
+
+def test_where_kvm_is_not_offered_the_guest_is_emulated() -> None:
+    assert imported("qemu-system-x86_64 -enable-kvm").domain.type == "kvm"
+    made = imported("qemu-system-x86_64 -enable-kvm", offers_kvm=False)
+    assert made.domain.type == "qemu"
+    assert any("KVM cannot be used here" in note for note in made.account.notes)
+
+
+def test_an_emulated_guest_has_no_interrupt_controller_of_the_host() -> None:
+    made = imported("qemu-system-aarch64 -M virt,gic-version=host -cpu cortex-a57")
+    assert made.domain.features.gic is not None
+    assert made.domain.features.gic.version == "2"
+    assert not any("gic-version" in word for word in words(made))
+
+
+def test_a_board_keeps_no_line_of_a_monitor() -> None:
+    made = imported(
+        "qemu-system-aarch64 -M raspi3b -chardev socket,id=q,path=/q,server=on -mon q,mode=control"
+        " -chardev file,id=log,path=/log -mon log -serial chardev:log"
+    )
+    assert "socket,id=q,path=/q,server=on" not in words(made)
+    assert "file,id=log,path=/log" in words(made)
+
+
+@pytest.mark.parametrize("word", ["on", "true", "yes"])
+def test_switches_in_overrides_are_switches(word: str) -> None:
+    made = imported(f"qemu-system-x86_64 -nodefaults -device virtio-gpu-pci,indirect_desc=off,blob={word}")
+    assert made.domain.qemu_override is not None
+    frontend = made.domain.qemu_override.devices[0].frontend
+    assert frontend is not None
+    assert ("blob", "bool", "true") in [(x.name, x.type, x.value) for x in frontend.properties]
