@@ -6,7 +6,6 @@ A start says ``-nodefaults``, so what the board has by default is said as well.
 from qvirt.qemu.importer.account import Outcome
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.options import Argument, collect, split_opts, to_props
-from qvirt.qemu.keyval import JsonValue
 
 #: switches of devices and of what is behind them
 _DEVICES = (
@@ -27,7 +26,7 @@ def read_board(line: Line, reason: str = _REASON) -> None:
     _defaults(line)
     monitors = _monitors(line)
     for argument in line.given(*_DEVICES):
-        if argument.name == "chardev" and to_props(argument)[0].get("id") in monitors:
+        if argument.name == "chardev" and str(to_props(argument)[0].get("id")) in monitors:
             line.drop([argument], "a monitor's line; the daemon has its own")
             continue
         words = _modern(line, argument)
@@ -43,13 +42,13 @@ def read_board(line: Line, reason: str = _REASON) -> None:
         part.settled = part.settled or "commandline"
 
 
-def _monitors(line: Line) -> set[JsonValue]:
+def _monitors(line: Line) -> set[str]:
     """Return the chardevs of monitors that nothing else uses."""
-    named: set[JsonValue] = {to_props(argument)[0].get("chardev") for argument in line.given("mon")}
+    named = {str(to_props(argument)[0].get("chardev")) for argument in line.given("mon")}
     for argument in line.given("device", "serial", "parallel", "netdev", "object", "tpmdev"):
         props, _ = to_props(argument)
-        named -= {props.get("chardev"), (argument.value or "").removeprefix("chardev:")}
-    return named - {None}
+        named -= {str(props.get("chardev")), (argument.value or "").removeprefix("chardev:")}
+    return named
 
 
 def _modern(line: Line, argument: Argument) -> list[str] | None:
