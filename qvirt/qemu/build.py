@@ -156,6 +156,8 @@ def _monitor(ctx: BuildContext) -> Iterator[Switch]:
 def _devices(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     for name in DEVICE_ORDER:
         yield from _kind(name, domain, ctx)
+        if name == "controllers":
+            yield from legacy_usb_switches(domain)
     if ctx.launch.incoming is not None:
         yield Option("incoming", ctx.launch.incoming)
     for name in AFTER_INCOMING:
@@ -177,6 +179,8 @@ def _last(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
 
 def _kind(name: str, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     devices = domain.devices.__dict__.get(name, ())
+    if not devices:
+        return
     if name == "controllers":
         devices = sorted(devices, key=lambda dev: _CONTROLLER_RANKS.get(dev.type, len(_CONTROLLER_RANKS)))
     for dev in devices:
@@ -185,8 +189,6 @@ def _kind(name: str, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
             if zpci is not None and isinstance(switch, Device) and switch.props.get("id") == dev.alias.name:
                 yield zpci
             yield switch
-    if name == "controllers":
-        yield from legacy_usb_switches(domain)
 
 
 class Word(Option, frozen=False):

@@ -6,6 +6,7 @@ attributes that no field names are left out, and reported to the Reader, which t
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
@@ -537,5 +538,8 @@ def _class_default(field: f.Field) -> object:
     if isinstance(field, (f.Children, f.Texts, f.Opaque)):
         return _Empty(field.name, list)
     if isinstance(field, f.Child) and field.part:
-        return _Empty(field.name, field.target)
+        target = field.target
+        # a class without a constructor of its own is spared the call of the one that takes nothing
+        plain = target.__init__ is Node.__init__
+        return _Empty(field.name, partial(object.__new__, target) if plain else target)
     return field.default()

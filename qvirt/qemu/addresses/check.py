@@ -11,9 +11,12 @@ from qvirt.qemu.machines import is_s390_ccw
 def check_address(dev: Device, ctx: Context) -> None:
     """Raise ConfigUnsupported for an address this machine cannot have."""
     where = dev.address
-    if isinstance(where, UnassignedAddress) and not isinstance(dev, Hostdev):
+    is_pci = isinstance(where, PciAddress)
+    if where is None or is_pci:
+        pass
+    elif isinstance(where, UnassignedAddress) and not isinstance(dev, Hostdev):
         raise ConfigUnsupported(f"address of type '{where.type}' is supported only for hostdevs")
-    if isinstance(where, CcwAddress) and not is_s390_ccw(ctx.domain):
+    elif isinstance(where, CcwAddress) and not is_s390_ccw(ctx.domain):
         raise ConfigUnsupported(
             f"cannot use CCW address type for device '{dev.tag}' using machine type "
             f"'{ctx.domain.os.type.machine}'"

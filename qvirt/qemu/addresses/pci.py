@@ -4,6 +4,8 @@ Two passes: the first finds out how many buses there must be, the second gives t
 says is never changed.
 """
 
+from typing import TypeAlias
+
 from qvirt.errors import ConfigUnsupported, InternalError
 from qvirt.model.devices.address import PciAddress
 from qvirt.model.devices.controller import Controller, ControllerType, PciControllerModel
@@ -38,6 +40,9 @@ _GIVEN_ORDER = (
 )  # fmt: skip
 
 
+Wanting: TypeAlias = list[tuple[Device, int]]
+"""Devices without a place, and the slots they need."""
+
 #: the highest number of a PCI bus
 MAX_INDEX = 255
 
@@ -52,7 +57,7 @@ def assign_pci(ctx: Context) -> None:
         raise ConfigUnsupported(f"PCI controller index {highest} too high, maximum is {MAX_INDEX}")
     slots = Slots(ctx)
     count = highest + 1
-    settled = False
+    settled, wanting = False, None
     if count > 0:
         rehearsal = _buses(ctx, slots, count, growing=True)
         wanting = _rehearse(ctx, rehearsal, slots, highest)
@@ -63,7 +68,7 @@ def assign_pci(ctx: Context) -> None:
     if not settled:  # everything was there already in a document that has been here before
         buses = _buses(ctx, slots, count, growing=False)
         reserve_builtin(ctx, buses, slots)
-        _assign_devices(ctx, buses, slots)
+        _assign_devices(ctx, buses, _wanting(ctx, slots) if wanting is None else wanting)
     _set_multifunction(ctx)
     for controller in domain.devices.controllers:
         if controller.type is ControllerType.PCI:
@@ -81,13 +86,13 @@ def assign_pci_live(ctx: Context) -> None:
     slots = Slots(ctx)
     buses = _buses(ctx, slots, highest + 1, growing=False)
     reserve_builtin(ctx, buses, slots)
-    _assign_devices(ctx, buses, slots)
+    _assign_devices(ctx, buses, _wanting(ctx, slots))
 
 
-def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> bool:
+def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> Wanting:
     """Count the places everything takes, and add the controllers for the buses that turn out to be needed.
 
-    Return whether anything is still without a place.
+    Return what is still without a place, the controllers that were added among it.
 
     As in libvirt nothing is written down here but the chipset's fixed places, so each part of a USB2 group
     that has no address yet counts as a slot of its own.
@@ -96,20 +101,28 @@ def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> bool:
     reserve_builtin(ctx, buses, slots)
     if root_model(domain) == "pci-root" and not all(bus.is_full for bus in buses.buses):
         buses.next(PCI)  # for the bridge that one device too many would need
-    wanting = _assign_devices(ctx, buses, slots)
+    wanting = _wanting(ctx, slots)
+    _assign_devices(ctx, buses, wanting)
     if highest <= 0 and len(buses) > highest + 1 and root_model(domain) == "pcie-root":
         buses.next(PCIE)  # one free port, so that something can be plugged in later
+    known = sum(_is_pci_controller(dev) for dev, _ in wanting)
+    added: Wanting = []
     number = 1
     while number < len(buses):  # placing a controller may add another bus
         if find_controller(domain, ControllerType.PCI, number) is None:
-            added = Controller(type=ControllerType.PCI, index=number, model=buses.buses[number].model)
-            domain.devices.controllers.append(added)
-            needs = slots.needs(added)
+            new = Controller(type=ControllerType.PCI, index=number, model=buses.buses[number].model)
+            domain.devices.controllers.append(new)
+            needs = slots.needs(new)
             if needs:
+                added.append((new, needs))
                 # a bridge that was added finds a port as any device does; one of the document must have one
                 buses.next(needs | PCIE if needs & Connect.PCIE_TO_PCI else needs)
         number += 1
-    return wanting
+    return [*wanting[:known], *added, *wanting[known:]]
+
+
+def _is_pci_controller(dev: Device) -> bool:
+    return isinstance(dev, Controller) and dev.type is ControllerType.PCI
 
 
 def _buses(ctx: Context, slots: Slots, count: int, growing: bool) -> Buses:
@@ -186,27 +199,30 @@ def _in_order(ctx: Context) -> list[Device]:
     ]
 
 
-def _assign_devices(ctx: Context, buses: Buses, slots: Slots) -> bool:
-    """Find a place for each device without one; return whether there was any."""
-    wanting = False
+def _wanting(ctx: Context, slots: Slots) -> Wanting:
+    """Return the devices without a place and the slots they need, in the order in which they choose."""
+    wanting: Wanting = []
     for dev in _in_order(ctx):
         if not wants_pci(dev):
             continue
         needs = slots.needs(dev)
         if not needs and not _is_expected(dev):
             continue
-        if isinstance(dev, Controller):
-            if dev.type is ControllerType.IDE and dev.index == 0:
-                continue  # in the chipset, or refused
-            wanting = True
-            if dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS:
-                _assign_usb2(ctx, dev, buses, needs)
-                continue
-        wanting = True
+        if isinstance(dev, Controller) and dev.type is ControllerType.IDE and dev.index == 0:
+            continue  # in the chipset, or refused
+        wanting.append((dev, needs))
+    return wanting
+
+
+def _assign_devices(ctx: Context, buses: Buses, wanting: Wanting) -> None:
+    """Find a place for each device without one."""
+    for dev, needs in wanting:
+        if isinstance(dev, Controller) and dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS:
+            _assign_usb2(ctx, dev, buses, needs)
+            continue
         found = buses.next(needs)
         if not buses.growing:
             place(dev, found)
-    return wanting
 
 
 def _is_expected(dev: Device) -> bool:

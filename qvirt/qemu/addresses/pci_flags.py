@@ -88,7 +88,8 @@ class Slots:
                 return Connect.NONE
 
     def disk(self, dev: Disk) -> int:
-        return self.virtio(said(dev, "model")) if said(dev, "target.bus") == "virtio" else Connect.NONE
+        target = dev.target
+        return self.virtio(dev.model) if target is not None and target.bus == "virtio" else Connect.NONE
 
     def interface(self, dev: Interface) -> int:
         model = said(dev, "model.type")
@@ -139,7 +140,7 @@ def _nothing(_: Slots, __: Any) -> int:
 
 
 def _virtio_model(slots: Slots, dev: Any) -> int:
-    model = said(dev, "model")
+    model = dev.model
     return slots.virtio(model) if model is None or model.startswith("virtio") else Connect.NONE
 
 

@@ -13,6 +13,7 @@ from qvirt.model.devices.address import (
     UsbAddress,
     VirtioMmioAddress,
 )
+from qvirt.model.devices.controller import ControllerType
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.qemu.context import Context
 from qvirt.qemu.devices.props import Prop, PropTable
@@ -127,10 +128,10 @@ def _pci(dev: Device, where: PciAddress, ctx: Context) -> dict[str, JsonValue]:
 def _pci_bus(where: PciAddress, ctx: Context) -> str:
     index = where.bus or 0
     for known in ctx.domain.devices.controllers:
-        if getattr(known, "type", None) != "pci" or (getattr(known, "index", None) or 0) != index:
+        if known.type is not ControllerType.PCI or (known.index or 0) != index:
             continue
         name = known.alias.name or f"pci.{index}"
-        if getattr(known, "model", None) == "pci-root" and ctx.domain.os.type.arch in ("ppc64", "ppc64le"):
+        if known.model == "pci-root" and ctx.domain.os.type.arch in ("ppc64", "ppc64le"):
             # every pseries host bridge has one bus; the first is named by the machine, others by their alias
             return f"{name}.0" if index else "pci.0"
         return name
