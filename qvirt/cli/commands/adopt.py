@@ -32,7 +32,7 @@ async def adopt(context: Context) -> None:
     args = context.args
     if bool(args.qemu) == bool(args.all):
         raise CommandError("which QEMU? Give process ids or monitor sockets, or --all")
-    pids = _all_pids() if args.all else [_pid_of(word) for word in args.qemu]
+    pids = all_pids() if args.all else [_pid_of(word) for word in args.qemu]
     connection = await context.connection()
     failed = 0
     for pid in pids:
@@ -74,7 +74,7 @@ def _pid_of(word: str) -> int:
     return int(struct.unpack("3i", credentials)[0])
 
 
-def _all_pids() -> list[int]:
+def all_pids() -> list[int]:
     """Return every QEMU on this machine that we may look at."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from qvirt.cli.commands.adopt import all_pids
 from tests.support.daemon import Daemon, running_daemon, wait_until
 from tests.support.guest import Guest
 
@@ -85,6 +86,16 @@ def folder_of(daemon: Daemon, name: str) -> Path:
     for image in ("b.img", "c.img", "d.img", "e.img"):
         (folder / image).write_bytes(bytes(1 << 20))
     return folder
+
+
+def qvirt(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "qvirt.cli.main", "-c", daemon.uri, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 LEGACY = (
@@ -158,13 +169,8 @@ def test_what_was_plugged_in_before(mine: Daemon) -> None:
         before("blockdev-change-medium", id="thecd", filename=str(folder / "c.img"), format="raw")
         before("device_del", id="mydisk")  # SCSI goes without asking the guest
         before.close()
-        done = subprocess.run(
-            [sys.executable, "-m", "qvirt.cli.main", "-c", mine.uri, "adopt", str(folder / "q.sock")],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        assert pid in all_pids()
+        done = qvirt(mine, "adopt", str(folder / "q.sock"))
         assert done.stdout.strip() == f"Domain 'modern' adopted from pid {pid}", done.stderr
         xml = mine.virsh("dumpxml", "modern")
         for alias in ("hotdisk", "thecd", "scsi", "nic0", "ser", "bal", "rp2"):
@@ -241,6 +247,8 @@ def test_a_monitor_out_of_reach(mine: Daemon, tmp_path: Path, monitor: str, sent
 def test_refusals(mine: Daemon, tmp_path: Path) -> None:
     assert "Unable to resolve /proc/" in mine.virsh_run("qemu-attach", "4194303").stderr
     assert "is no QEMU" in mine.virsh_run("qemu-attach", str(os.getpid())).stderr
+    assert "which QEMU?" in qvirt(mine, "adopt").stderr
+    assert "no process id and no socket" in qvirt(mine, "adopt", str(tmp_path / "none")).stderr
     words = "-name taken -nodefaults -m 16 -S"
     document = (
         "<domain type='qemu'><name>taken</name><memory>16384</memory>"
@@ -255,7 +263,9 @@ def test_refusals(mine: Daemon, tmp_path: Path) -> None:
         assert "domain 'taken' already exists with uuid" in refused.stderr
         mine.virsh("undefine", "taken")
         # nothing of the refusals is left: it goes now
-        mine.virsh("qemu-attach", str(pid))
+        assert "and defined" in qvirt(mine, "adopt", "--define", str(pid)).stdout
         assert mine.virsh("domstate", "taken").strip() == "paused"
+        assert f"(pid {pid}) exists already" in qvirt(mine, "adopt", str(pid)).stderr
         mine.virsh("destroy", "taken")
+        mine.virsh("undefine", "taken")
     assert not list((mine.root / "run/libvirt/qemu").glob("taken*"))
