@@ -30,7 +30,7 @@ from qvirt.model.live import STATUS, format_domain
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
-from qvirt.runtime import console, display, guest, lifecycle, manage, power, reading
+from qvirt.runtime import console, display, guest, handback, lifecycle, manage, power, reading
 from qvirt.runtime.console import ConsoleStream
 from qvirt.runtime.display import Screenshot
 from qvirt.runtime.documents import header
@@ -295,7 +295,9 @@ class Domain:
             state=self.state,
             reason=self.reason,
             stage=running.stage,
-            xml=running.text(DomainXMLFlags.SECURE | STATUS),
+            xml=handback.domain_text(
+                running.text(DomainXMLFlags.SECURE | STATUS), running.definition, running.folder
+            ),
             inactive_xml="" if self.persistent else self._text,
             monitor=running.monitor_path,
             pid=running.pid,
@@ -304,7 +306,15 @@ class Domain:
             folder=running.folder,
             vcpu_pids=running.vcpu_threads,
             taints=running.taints,
-            extras=running.extras,
+            extras=list(
+                handback.elements(
+                    running.definition,
+                    running.extras,
+                    running.folder,
+                    self.hypervisor.paths.dirs.channel,
+                    remembers=self.hypervisor.owners.remember,
+                )
+            ),
             footprint=running.footprint,
             fake_reboot=running.fake_reboot,
             autodestroy=running.owner is not None,

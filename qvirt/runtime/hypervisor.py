@@ -28,7 +28,9 @@ from qvirt.runtime.events import EventBus
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.paths import InstanceLock, Paths, make_folders
 from qvirt.runtime.process import become_reaper
+from qvirt.runtime.recorded import Recorded
 from qvirt.runtime.records import DomainStats
+from qvirt.runtime.state import Status
 from qvirt.security.dac import kvm_usable, unsearchable
 from qvirt.security.owners import Owners, daemon_word
 
@@ -147,6 +149,10 @@ class Hypervisor:
         #: what guests are limited by
         self.cgroups = Cgroups(paths, config)
         self.reports += self.cgroups.reports
+        #: what libvirt says of emulators
+        self.recorded = Recorded(paths.cache)
+        #: libvirt's guests that run and were not taken over, by name
+        self.untaken: dict[str, Status] = {}
         #: the files lent to QEMU's user
         self.owners = Owners(daemon_word(str(paths.lib)), remember=config.remember_owner)
         #: the virtual networks that interfaces are plugged into; None where there are none

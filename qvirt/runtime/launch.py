@@ -151,6 +151,21 @@ def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     return plan
 
 
+def files_of(definition: Domain, ctx: BuildContext) -> list[str]:
+    """Return the files of a definition that runs already. Blocking."""
+    found = [
+        resource.path
+        for device in definition.devices.all()
+        for resource in handler(device).resources(device, ctx)
+        if isinstance(resource, FileResource) and resource.relabel
+    ]
+    os_ = definition.os
+    found += [path for path in (os_.kernel, os_.initrd, os_.dtb) if path]
+    if os_.nvram is not None and os_.nvram.file:
+        found.append(os_.nvram.file)
+    return found
+
+
 def survey_devices(devices: Iterable[Device], ctx: BuildContext, plan: Plan) -> None:
     """Ask devices what they need of the host, and note it. Raises what cannot be had at all."""
     for device in devices:

@@ -34,7 +34,19 @@ from qvirt.qemu.switches import CommandLine
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event, Json
-from qvirt.runtime import cgroups, interfaces, launch, lending, live, monitor_events, pinning, usb, vcpus
+from qvirt.runtime import (
+    cgroups,
+    handback,
+    interfaces,
+    launch,
+    lending,
+    live,
+    monitor_events,
+    pinning,
+    takeover,
+    usb,
+    vcpus,
+)
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Limits, Process
@@ -74,6 +86,7 @@ async def start(
     Raises whatever keeps it from starting; then nothing is left behind. Where a port we chose was taken by
     somebody else before QEMU had it, the start is tried again with others.
     """
+    takeover.refuse_untaken(domain.hypervisor.untaken, domain.name, domain.uuid)
     tries = PORT_TRIES if any(graphics.autoport for graphics in definition.devices.graphics) else 1
     lost = launch.PortPlan()
     try:
@@ -142,6 +155,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
     running.user = user
     hv.background(hv.cgroups.wake(), "control groups")
     running.caps = await hv.documents.start_caps(definition)
+    await handback.record(hv, running, running.caps)
     async with contextlib.AsyncExitStack() as stack:
         descriptors = launch.Descriptors(running.id)
         stack.callback(descriptors.close)

@@ -31,7 +31,18 @@ from qvirt.qemu.names import assign_aliases
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
 from qvirt.record import Record
-from qvirt.runtime import cgroups, endings, hotplug, iothreads, lifecycle, live, vcpus
+from qvirt.runtime import (
+    cgroups,
+    endings,
+    handback,
+    hotplug,
+    iothreads,
+    launch,
+    lifecycle,
+    live,
+    takeover,
+    vcpus,
+)
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.process import Process, start_time
 from qvirt.runtime.renaming import Names
@@ -160,6 +171,7 @@ async def reconnect_all(hv: "Hypervisor") -> None:
                 "taken over with its definition"
             )
             found.append(status)
+    found = await _left_out(hv, found)
     for status in found:
         if status.version not in (0, VERSION):
             hv.reports.append(
@@ -169,6 +181,39 @@ async def reconnect_all(hv: "Hypervisor") -> None:
         hv.note_id(status.id)
         await hv.files.run(f"files of '{status.name}'", partial(_note_loans, hv, status))
     await asyncio.gather(*(_reconnect(hv, status) for status in found))
+
+
+async def _left_out(hv: "Hypervisor", found: list[Status]) -> list[Status]:
+    """Leave libvirt's guests alone that are not for us; returns the others."""
+    taken: list[Status] = []
+    for status in found:
+        if status.version == 0:
+            look = await hv.files.run(f"status of '{status.name}'", partial(takeover.examine, status))
+            if look.obstacles:
+                hv.untaken[status.name] = status
+                hv.note_id(status.id)
+                hv.reports.append(
+                    f"domain '{status.name}' runs under libvirt (pid {status.pid}) and is left to it: "
+                    f"{'; '.join(look.obstacles)}"
+                )
+                continue
+        taken.append(status)
+    return taken
+
+
+async def _take_over(hv: "Hypervisor", running: Running, status: Status) -> None:
+    """Take down what libvirt made on the host for a guest, as if we had."""
+    definition = running.definition
+    pidfile = hv.paths.pidfile(status.name)
+    cgroup = running.group.path if running.group is not None else ""
+    running.footprint = mark = takeover.footprint(status, pidfile, cgroup, definition)
+    if running.caps is None:
+        return
+    ctx = hv.documents.build_context(definition, running.caps, Launch())
+    paths = partial(launch.files_of, definition, ctx)
+    mark.loans = await hv.files.run(
+        f"files of '{status.name}'", lambda: hv.owners.take_over(status.id, paths())
+    )
 
 
 def _group(hv: "Hypervisor", status: Status, definition: Definition) -> Group | None:
@@ -310,7 +355,11 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
     with contextlib.suppress(QvirtError):  # the emulator was removed; its QEMU runs on without our knowing
         running.caps = await hv.documents.start_caps(definition)
     running.group = _group(hv, status, definition)
-    for port in status.footprint.ports:
+    if running.caps is not None:
+        await handback.record(hv, running, running.caps)
+    if status.version == 0:
+        await _take_over(hv, running, status)
+    for port in running.footprint.ports:
         hv.display_ports.reserve(port)
         hv.websocket_ports.reserve(port)
     domain.running = running
@@ -328,11 +377,7 @@ def _adopt(status: Status) -> Process:
     began = status.start_time
     if not began:
         # libvirt's file does not say when the process began; its command line must name the domain
-        try:
-            words = Path(f"/proc/{status.pid}/cmdline").read_bytes()
-        except OSError:
-            raise ProcessLookupError(status.pid) from None
-        if f"guest={status.name}".encode() not in words:
+        if not takeover.is_of(status):
             raise ProcessLookupError(status.pid)
         began = start_time(status.pid) or 0
     return Process.adopt(status.pid, began)

@@ -85,6 +85,31 @@ class Owners:
                 status = os.stat(loan.path)
                 self._enter(run, loan, (status.st_dev, status.st_ino))
 
+    def take_over(self, run: int, paths: Iterable[str]) -> list[Loan]:
+        """Take down as ours a run's uses that libvirt has marked; the files and their owners stay.
+
+        A share of ours that no run has is of a guest that was given back, and comes again.
+        """
+        loans: list[Loan] = []
+        for path in dict.fromkeys(os.path.realpath(path) for path in paths):
+            with contextlib.suppress(OSError), marks.opened(path) as (name, status):
+                inode = (status.st_dev, status.st_ino)
+                with self._lock(inode):
+                    mark = marks.read(name) if self.remember else None
+                    entry = self._files.get(inode)
+                    mine = entry.total if entry is not None else 0
+                    if mark is None or mark.is_stale:
+                        continue
+                    if mark.shares.get(self.daemon, 0) <= mine:
+                        if not mark.foreign:
+                            continue
+                        shares = {**mark.shares, self.daemon: mine + 1}
+                        marks.write(name, Mark(mark.owner, mark.count, shares), mark)
+                    loan = Loan(path, mark.owner, (status.st_uid, status.st_gid))
+                    self._enter(run, loan, inode)
+                    loans.append(loan)
+        return loans
+
     def _enter(self, run: int, loan: Loan, inode: _Inode) -> None:
         self._inodes[run, loan.path] = inode
         uses = self._files.setdefault(inode, _Entry(loan.owner)).uses

@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -33,9 +34,60 @@ def missing() -> str | None:
     return None
 
 
+class Tree:
+    """libvirt's folders of a mount namespace of their own, for whatever daemon is run on them."""
+
+    def __init__(self, directory: Path, holder: "subprocess.Popen[str]", stack: ExitStack) -> None:
+        self.directory = directory
+        self._holder = holder
+        self._stack = stack
+
+    @property
+    def socket(self) -> Path:
+        """The daemon's socket, as it is seen from outside."""
+        return self.directory / "run/libvirt-sock"
+
+    @property
+    def uri(self) -> str:
+        """The URI to reach the daemon by."""
+        return f"qemu:///system?socket={self.socket}"
+
+    def inside(self, *argv: str) -> list[str]:
+        """Give the command that runs another one inside."""
+        return ["nsenter", "-m", "-n", "-t", str(self._holder.pid), "-w/", *argv]
+
+    def start(self, *argv: str) -> "subprocess.Popen[str]":
+        """Start a program inside, to be ended with the tree at the latest."""
+        log = self._stack.enter_context((self.directory / "out").open("ab"))
+        process = subprocess.Popen(
+            self.inside(*argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True
+        )
+        self._stack.callback(stop, process)
+        return process
+
+    def serve(self, *argv: str) -> "subprocess.Popen[str]":
+        """Start a daemon inside and wait for its socket."""
+        self.socket.unlink(missing_ok=True)
+        daemon = self.start(*argv)
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self.socket.exists():
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{argv[0]} did not start: {(self.directory / 'out').read_text()}")
+            time.sleep(0.02)
+        return daemon
+
+    def serve_libvirtd(self) -> "subprocess.Popen[str]":
+        """Start libvirtd."""
+        return self.serve(LIBVIRTD, "-p", str(self.directory / "libvirtd.pid"))
+
+
 @contextmanager
-def private_libvirtd(directory: Path) -> Iterator[str]:
-    """Run libvirtd on trees below `directory`; gives the URI of its socket, leaves no process behind."""
+def private_tree(directory: Path, *, own_network: bool = False) -> Iterator[Tree]:
+    """Make libvirt's folders below `directory`, with virtlogd running; leaves no process of its own behind.
+
+    own_network: in a network namespace of its own, with a /dev/kvm that QEMU's user may open, and nothing of
+    the machine's in /run and of its control groups, so that daemons run with their usual options.
+    """
     with ExitStack() as stack:
         for name, place in BINDS.items():
             (directory / name).mkdir()
@@ -48,35 +100,45 @@ def private_libvirtd(directory: Path) -> Iterator[str]:
             dirs_exist_ok=True,
         )
         binds = {**BINDS, **_with_its_user(directory)}
+        if own_network and os.path.exists("/dev/kvm"):
+            node = directory / "kvm"
+            os.mknod(node, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
+            node.chmod(0o666)
+            binds["kvm"] = "/dev/kvm"
         script = "; ".join(f"mount --bind {directory / name} {place}" for name, place in binds.items())
+        if own_network:
+            # a new /sys shows the new namespace's devices
+            script = (
+                f"mount -t tmpfs tmpfs /run; mkdir /run/libvirt; {script}; "
+                "umount -R -l /sys; mount -t sysfs sysfs /sys"
+            )
         holder = subprocess.Popen(
-            ["unshare", "-m", "sh", "-ec", f"{script}; echo ok; exec sleep infinity"],
+            [
+                "unshare",
+                "-mn" if own_network else "-m",
+                "sh",
+                "-ec",
+                f"{script}; echo ok; exec sleep infinity",
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
-        stack.callback(_stop, holder)
+        stack.callback(stop, holder)
         assert holder.stdout
         stack.callback(holder.stdout.close)
         if holder.stdout.readline() != "ok\n":
             raise RuntimeError("no mount namespace")
-        daemon = holder
-        for program, pid_file in ((VIRTLOGD, "virtlogd.pid"), (LIBVIRTD, "libvirtd.pid")):
-            log = stack.enter_context((directory / "out").open("ab"))
-            daemon = subprocess.Popen(
-                ["nsenter", "-m", "-t", str(holder.pid), "-w/", program, "-p", str(directory / pid_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                text=True,
-            )
-            stack.callback(_stop, daemon)
-        socket = directory / "run/libvirt-sock"
-        deadline = time.monotonic() + START_TIMEOUT
-        while not socket.exists():
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"libvirtd did not start: {(directory / 'out').read_text()}")
-            time.sleep(0.02)
-        yield f"qemu:///system?socket={socket}"
+        tree = Tree(directory, holder, stack)
+        tree.start(VIRTLOGD, "-p", str(directory / "virtlogd.pid"))
+        yield tree
+
+
+@contextmanager
+def private_libvirtd(directory: Path) -> Iterator[str]:
+    """Run libvirtd on trees below `directory`; gives the URI of its socket, leaves no process behind."""
+    with private_tree(directory) as tree:
+        tree.serve_libvirtd()
+        yield tree.uri
 
 
 def _with_its_user(directory: Path) -> dict[str, str]:
@@ -94,7 +156,8 @@ def _with_its_user(directory: Path) -> dict[str, str]:
     return {"passwd": "/etc/passwd", "group": "/etc/group"}
 
 
-def _stop(process: "subprocess.Popen[str]") -> None:
+def stop(process: "subprocess.Popen[str]") -> None:
+    """End a process."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_TIMEOUT)

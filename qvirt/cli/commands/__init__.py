@@ -15,6 +15,7 @@ from qvirt.cli.commands import (
     monitor,
     native,
     network,
+    takeover,
 )
 
 COMMANDS: Final[tuple[Command, ...]] = (
@@ -29,4 +30,5 @@ COMMANDS: Final[tuple[Command, ...]] = (
     *interfaces.COMMANDS,
     *network.COMMANDS,
     *doctor.COMMANDS,
+    *takeover.COMMANDS,
 )

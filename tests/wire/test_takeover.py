@@ -1,0 +1,253 @@
+"""Guests of Debian's libvirtd taken over by ours, and given back: none stops, nothing of them is lost."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.wire import libvirtd
+from tests.wire.guests import guest_xml
+
+pytestmark = pytest.mark.qemu
+
+#: a boot sector that writes points to the serial line for ever
+BUSY = bytes.fromhex("baf803b02eeeebfd").ljust(510, b"\0") + b"\x55\xaa"
+NETWORK = """<network><name>n</name><bridge name='virbr7'/>
+  <ip address='10.7.7.1' netmask='255.255.255.0'/></network>"""
+GUESTS = 10
+RUNNING = 3
+WAIT = 30.0
+
+
+def test_ten_guests_over_and_back(tmp_path: Path) -> None:
+    reason = libvirtd.missing()
+    if reason:
+        pytest.skip(reason)
+    with libvirtd.private_tree(tmp_path, own_network=True) as tree, ExitStack() as undo:
+        undo.callback(_end_all, tmp_path)
+        _settings(tmp_path)
+        subprocess.run(tree.inside("ip", "link", "set", "lo", "up"), check=True)
+        tree.serve_libvirtd()
+        _virsh(tree, "net-create", _file(tmp_path, "n", NETWORK))
+        names = [f"g{number}" for number in range(GUESTS)]
+        for number, name in enumerate(names):
+            _make(tree, tmp_path, name, transient=number % 2 == 1, paused=number >= RUNNING)
+        before = {name: _shape(tree, tmp_path, name) for name in names}
+        ours = _change(tree, "--check")
+        assert ours.count(": ready\n") == GUESTS, ours
+        assert {name: _shape(tree, tmp_path, name) for name in names} == before
+
+        _grows(tmp_path, lambda: _change(tree))
+        assert {name: _shape(tree, tmp_path, name) for name in names} == before
+        assert "qvirt" in _daemon_words(tmp_path)
+        # what libvirt started is ours to change and to end, and what we start is libvirt's to go on with
+        _attach(tree, tmp_path, "g0", "vdb")
+        _virsh(tree, "destroy", "g9")
+        image = tmp_path / "lib/g9.qcow2"
+        assert (image.stat().st_uid, os.listxattr(image)) == (0, [])
+        assert not (tmp_path / "lib/qemu/domain-10-g9").exists()
+        _make(tree, tmp_path, "h", transient=True, paused=True)
+        names = [*names[:-1], "h"]
+        before = {name: _shape(tree, tmp_path, name) for name in names}
+
+        _grows(tmp_path, lambda: _change(tree, "--back"))
+        assert {name: _shape(tree, tmp_path, name) for name in names} == before
+        assert "libvirtd" in _daemon_words(tmp_path)
+        _attach(tree, tmp_path, "g0", "vdc")
+        _attach(tree, tmp_path, "h", "vdb")
+        _virsh(tree, "destroy", "h")
+
+        _change(tree)
+        names = names[:-1]
+        after = {name: _shape(tree, tmp_path, name) for name in names}
+        assert {name: shape[:2] for name, shape in after.items()} == {
+            name: before[name][:2] for name in names
+        }
+
+
+def test_a_guest_that_cannot_be_taken_is_left_as_it_is(tmp_path: Path) -> None:
+    reason = libvirtd.missing()
+    if reason:
+        pytest.skip(reason)
+    with libvirtd.private_tree(tmp_path, own_network=True) as tree, ExitStack() as undo:
+        undo.callback(_end_all, tmp_path)
+        _settings(tmp_path)
+        tree.serve_libvirtd()
+        _virsh(tree, "define", _file(tmp_path, "g0", _document("g0", with_network=False)))
+        _image(tmp_path, "g0")
+        _image(tmp_path, "copy")
+        _virsh(tree, "start", "g0", "--paused")
+        _virsh(tree, "blockcopy", "g0", "vda", "/var/lib/libvirt/copy.qcow2", "--reuse-external",
+               "--transient-job")  # fmt: skip
+        status = tmp_path / "run/qemu/g0.xml"
+        text, pid = status.read_text(), _pid(tmp_path, "g0")
+
+        said = _change(tree, "--check", fails=True)
+        assert "g0: not ready" in said
+        assert "block job" in said
+        assert "nothing is changed" in _change(tree, fails=True)
+        assert "libvirtd" in _daemon_words(tmp_path)
+
+        _change(tree, "--leave")
+        assert status.read_text() == text
+        refused = subprocess.run(
+            ["virsh", "-c", tree.uri, "start", "g0"], capture_output=True, text=True, check=False
+        )
+        assert "runs under libvirt" in refused.stderr
+        _change(tree, "--back")
+        assert _pid(tmp_path, "g0") == pid
+        assert "Copy" in _virsh(tree, "blockjob", "g0", "vda", "--raw")
+
+
+# ----------------------------------------------------------------------------- guests
+
+
+def _settings(directory: Path) -> None:
+    with (directory / "etc/qemu.conf").open("a") as file:
+        file.write('\ncgroup_controllers = []\nnamespaces = []\nsecurity_driver = "none"\n')
+
+
+def _file(directory: Path, name: str, text: str) -> str:
+    path = directory / f"{name}.def"
+    path.write_text(text)
+    return str(path)
+
+
+def _image(directory: Path, name: str) -> None:
+    """Make an image that starts with the boot sector."""
+    path = directory / f"lib/{name}.qcow2"
+    sector = directory / "sector"
+    sector.write_bytes(BUSY.ljust(1 << 20, b"\0"))
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", sector, path], check=True)
+
+
+def _document(name: str, *, with_network: bool = True) -> str:
+    network = "<interface type='network'><source network='n'/><model type='virtio'/></interface>"
+    return (
+        guest_xml(
+            name,
+            f"""<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
+      <source file='/var/lib/libvirt/{name}.qcow2'/><target dev='vda' bus='virtio'/></disk>
+    <serial type='file'><source path='/var/log/libvirt/{name}.serial'/></serial>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    {network if with_network else ""}""",
+        )
+        .replace("<devices>", "<features><acpi/></features><devices>")
+        .replace("<serial type='pty'/>", "")
+    )
+
+
+def _make(tree: libvirtd.Tree, directory: Path, name: str, *, transient: bool, paused: bool) -> None:
+    _image(directory, name)
+    state = ["--paused"] if paused else []
+    file = _file(directory, name, _document(name))
+    if transient:
+        _virsh(tree, "create", file, *state)
+    else:
+        _virsh(tree, "define", file)
+        _virsh(tree, "start", name, *state)
+
+
+def _pid(directory: Path, name: str) -> int:
+    return int((directory / f"run/qemu/{name}.pid").read_text())
+
+
+def _shape(tree: libvirtd.Tree, directory: Path, name: str) -> tuple[int, str, str, str, str, list[str]]:
+    """Return what must not change: process, id, state, disks, network; and the devices by alias."""
+    pid = _pid(directory, name)
+    os.kill(pid, 0)
+    live = _virsh(tree, "dumpxml", name)
+    return (
+        pid,
+        _virsh(tree, "domid", name),
+        _virsh(tree, "domstate", name, "--reason"),
+        _virsh(tree, "domblklist", name, "--details"),
+        _virsh(tree, "domiflist", name),
+        sorted(line.strip() for line in live.splitlines() if "<alias" in line and "'usb'" not in line),
+    )
+
+
+def _attach(tree: libvirtd.Tree, directory: Path, name: str, target: str) -> None:
+    _image(directory, f"{name}-{target}")
+    path = f"/var/lib/libvirt/{name}-{target}.qcow2"
+    _virsh(tree, "attach-disk", name, path, target, "--subdriver", "qcow2")
+    assert path in _virsh(tree, "domblklist", name)
+    assert path in _virsh(tree, "qemu-monitor-command", name, "--hmp", "info block")
+
+
+def _grows(directory: Path, change: Callable[[], object]) -> None:
+    """Make sure that running guests run before a change of daemons, and after."""
+    for step in (None, change):
+        if step is not None:
+            step()
+        for number in range(RUNNING):
+            path = directory / f"log/g{number}.serial"
+            size = _written(path)
+            deadline = time.monotonic() + WAIT
+            while _written(path) == size:
+                assert time.monotonic() < deadline, f"g{number} writes no more"
+                time.sleep(0.02)
+
+
+def _written(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_ino
+
+
+# ---------------------------------------------------------------------------- daemons
+
+
+def _virsh(tree: libvirtd.Tree, *words: str) -> str:
+    done = subprocess.run(
+        ["virsh", "-q", "-c", tree.uri, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (words, done.stderr)
+    return done.stdout
+
+
+def _change(tree: libvirtd.Tree, *words: str, fails: bool = False) -> str:
+    done = subprocess.run(
+        tree.inside(sys.executable, "-m", "qvirt.cli.main", "takeover", *words),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        timeout=120,
+    )
+    said = done.stdout + done.stderr
+    assert (done.returncode != 0) is fails, said
+    return said
+
+
+def _daemon_pid(directory: Path) -> int:
+    return int((directory / "run/qemu/driver.pid").read_text())
+
+
+def _daemon_words(directory: Path) -> str:
+    return Path(f"/proc/{_daemon_pid(directory)}/cmdline").read_text().replace("\0", " ")
+
+
+def _end_all(directory: Path) -> None:
+    """End the daemon that was started last, then what outlives it."""
+    with suppress(OSError, ValueError):
+        watch = os.pidfd_open(_daemon_pid(directory))
+        try:
+            signal.pidfd_send_signal(watch, signal.SIGTERM)
+            select.select([watch], [], [], WAIT)
+        finally:
+            os.close(watch)
+    for path in (directory / "run/qemu").glob("*.pid"):
+        with suppress(ProcessLookupError, ValueError):
+            if path.name != "driver.pid":
+                os.kill(int(path.read_text()), signal.SIGKILL)
+    for path in (directory / "run/network").glob("*.pid"):
+        with suppress(ProcessLookupError, ValueError):
+            if path.name != "driver.pid":
+                os.kill(int(path.read_text()), signal.SIGKILL)
