@@ -23,7 +23,7 @@ async def takeover(context: Context) -> None:
 COMMANDS: Final = (
     Command(
         "takeover",
-        "take over libvirtd's running guests, or give them back: takeover [--check] [--back]",
+        "take over libvirtd's running guests, or give them back",
         takeover,
         (
             flag("check", "only say for each guest whether it is ready, and what stands in the way"),
