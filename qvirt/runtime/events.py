@@ -4,14 +4,11 @@ One record per event of libvirt's API; the names of the fields are libvirt's. Wh
 publishes; subscribers are called in the order they came, before publish returns, and must not block.
 """
 
-import logging
-from collections.abc import Callable
 from typing import ClassVar
 
 from qvirt.constants import DomainEventID
+from qvirt.drivers import events
 from qvirt.record import Record
-
-log = logging.getLogger(__name__)
 
 
 class DomainRef(Record):
@@ -226,33 +223,4 @@ class MonitorEvent(DomainEvent):
     details: str | None
 
 
-Subscriber = Callable[[DomainEvent], None]
-
-
-class EventBus:
-    """Synchronous publish and subscribe."""
-
-    def __init__(self) -> None:
-        self._subscribers: dict[int, Subscriber] = {}
-        self._next = 0
-
-    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Call ``subscriber`` with every event from now on; returns what ends that."""
-        key = self._next
-        self._next += 1
-        self._subscribers[key] = subscriber
-
-        def unsubscribe() -> None:
-            self._subscribers.pop(key, None)
-
-        return unsubscribe
-
-    def publish(self, event: DomainEvent) -> None:
-        """Tell every subscriber; one that fails is logged and harms nobody."""
-        for key, subscriber in list(self._subscribers.items()):
-            if key not in self._subscribers:
-                continue
-            try:
-                subscriber(event)
-            except Exception:
-                log.exception("subscriber failed on %s", type(event).__name__)
+EventBus = events.EventBus[DomainEvent]
