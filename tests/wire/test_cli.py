@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from qvirt.client import blocking
+from tests.support.daemon import wait_until
 from tests.wire.guests import guest_xml
 
 QVIRT = [sys.executable, "-m", "qvirt.cli.main"]
@@ -112,14 +113,26 @@ def test_version(daemon_uri: str) -> None:
 def test_events_of_a_life(daemon_uri: str, tmp_path: Path) -> None:
     name = f"qt-{uuid4().hex[:8]}"
     (tmp_path / "xml").write_text(guest_xml(name))
-    line = ["-c", daemon_uri, "event", "--all", "--loop", "--timeout", str(LIMIT)]
-    watchers = [
-        subprocess.Popen(["stdbuf", "-oL", *program, *line], stdout=subprocess.PIPE, text=True)
-        for program in (VIRSH, QVIRT)
-    ]
+    probe = f"qt-{uuid4().hex[:8]}"
+    (tmp_path / "probe").write_text(guest_xml(probe))
+    line = ["-c", daemon_uri, "event", "--all", "--loop", "--timeout", str(10 * LIMIT)]
+    watchers, logs = [], []
+    for program in (VIRSH, QVIRT):
+        logs.append(tmp_path / f"heard-{len(logs)}")
+        with logs[-1].open("wb") as log:
+            watchers.append(subprocess.Popen(["stdbuf", "-oL", *program, *line], stdout=log))
+
+    def about(name: str) -> list[list[str]]:
+        return [[line for line in log.read_text().splitlines() if f"domain '{name}'" in line] for log in logs]
+
+    def both_hear() -> bool:
+        assert run(QVIRT, daemon_uri, "define", str(tmp_path / "probe"))[0] == 0
+        assert run(QVIRT, daemon_uri, "undefine", probe)[0] == 0
+        return all(about(probe))
+
     try:
-        # Neither says when it has subscribed; the first to be seen by both is the start.
-        time.sleep(2)
+        # neither says when it has subscribed: make something happen until it is heard
+        wait_until(both_hear, "both hear events")
         for command in (
             ["create", str(tmp_path / "xml")],
             ["suspend", name],
@@ -127,22 +140,14 @@ def test_events_of_a_life(daemon_uri: str, tmp_path: Path) -> None:
             ["destroy", name],
         ):
             assert run(QVIRT, daemon_uri, *command)[0] == 0
-        heard = []
-        for watcher in watchers:
-            assert watcher.stdout
-            lines: list[str] = []
-            while not lines or "Stopped" not in lines[-1]:
-                lines.append(watcher.stdout.readline())
-                assert lines[-1]
-            heard.append(lines)
-        assert heard[0] == heard[1]
-        assert f"event 'lifecycle' for domain '{name}': Started Booted\n" in heard[1]
+        wait_until(lambda: all("Stopped" in "".join(lines) for lines in about(name)), "both hear the end")
+        virsh, ours = about(name)
+        assert virsh == ours
+        assert f"event 'lifecycle' for domain '{name}': Started Booted" in ours
     finally:
         for watcher in watchers:
             watcher.terminate()
             watcher.wait(LIMIT)
-            if watcher.stdout:
-                watcher.stdout.close()
 
 
 def test_console_through_pipes(daemon_uri: str, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ import threading
 other = [libvirt.open(conn.getURI()) for _ in range(10)]
 for each in other:
     threading.Thread(target=lambda c=each: fails(c.lookupByName("frozen").suspend), daemon=True).start()
-time.sleep(0.3)
+until(lambda: conn.lookupByName("frozen").controlInfo()[0], "a call waits for the frozen one")
 start = time.monotonic()
 fine, frozen = conn.lookupByName("fine"), conn.lookupByName("frozen")
 same(fine.info()[0], 1)

@@ -10,6 +10,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.virsh]
 LISTEN = """
 import threading
 heard = []
+FENCE = "<domain type='qemu'><name>fence</name><memory>1024</memory><os><type>hvm</type></os></domain>"
 
 def listener():
     while True:
@@ -20,11 +21,22 @@ threading.Thread(target=listener, daemon=True).start()
 ears = libvirt.open(sys.argv[-1])
 
 def lifecycle(conn_, dom, event, detail, opaque):
-    heard.append((dom.name(), event, detail))
+    if dom.name() != "fence":
+        heard.append((dom.name(), event, detail))
+
+def settle():
+    '''Return when all that has happened so far is heard: events come in order, and a last one is heard.'''
+    last = []
+    fence = ears.lookupByUUID(conn.defineXML(FENCE).UUID())
+    note = lambda *_: last.append(True)
+    number = ears.domainEventRegisterAny(fence, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
+    fence.undefine()
+    until(lambda: last, "the fence is heard")
+    ears.domainEventDeregisterAny(number)
 
 def expect(wanted):
     until(lambda: len(heard) >= len(wanted), f"{wanted} heard, so far {heard}")
-    time.sleep(0.05)
+    settle()
     same(heard, wanted)
     heard.clear()
 """
@@ -82,7 +94,7 @@ one.undefine()
 expect([("one", 1, 0)])
 ears.domainEventDeregisterAny(number)
 conn.defineXML(sys.argv[1])
-time.sleep(0.2)
+settle()
 same(heard, [])
 same(fails(ears.domainEventDeregisterAny, 99)[0] in (1, 8), True)
 """,
@@ -133,7 +145,7 @@ conn.defineXML(sys.argv[1]).undefine()
 expect([("old", 0, 0), ("old", 1, 0)])
 ears.domainEventDeregister(lifecycle)
 conn.defineXML(sys.argv[1]).undefine()
-time.sleep(0.2)
+settle()
 same(heard, [])
 """,
         domain("old"),
