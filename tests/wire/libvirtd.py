@@ -20,6 +20,7 @@ BINDS = {
     "etc": "/etc/libvirt",
     "log": "/var/log/libvirt",
 }
+EMULATORS = ("qemu-system-x86_64", "qemu-system-i386")
 START_TIMEOUT = 40.0
 STOP_TIMEOUT = 20.0
 
@@ -100,12 +101,16 @@ def private_tree(directory: Path, *, own_network: bool = False) -> Iterator[Tree
             dirs_exist_ok=True,
         )
         binds = {**BINDS, **_with_its_user(directory)}
-        if own_network and os.path.exists("/dev/kvm"):
+        if not own_network:
+            binds |= _without_kvm(directory)
+        elif os.path.exists("/dev/kvm"):
             node = directory / "kvm"
             os.mknod(node, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
             node.chmod(0o666)
             binds["kvm"] = "/dev/kvm"
-        script = "; ".join(f"mount --bind {directory / name} {place}" for name, place in binds.items())
+        mounts = [(str(directory / name), place) for name, place in binds.items()]
+        mounts += [("/dev/null", emulator) for emulator in _foreign_emulators()]
+        script = "; ".join(f"mount --bind {what} {place}" for what, place in mounts)
         if own_network:
             # a new /sys shows the new namespace's devices
             script = (
@@ -139,6 +144,26 @@ def private_libvirtd(directory: Path) -> Iterator[str]:
     with private_tree(directory) as tree:
         tree.serve_libvirtd()
         yield tree.uri
+
+
+def _without_kvm(directory: Path) -> dict[str, str]:
+    """Give what to mount so that nobody can use KVM.
+
+    Where root alone may, libvirtd asks an emulator with it, then takes the answer for outdated as QEMU's user
+    may not, and asks again: several seconds in each call.
+    """
+    if not os.path.exists("/dev/kvm"):
+        return {}
+    (directory / "no-kvm").touch(mode=0o600)
+    # it cannot keep what is mounted there in a /dev of the guest's own
+    with (directory / "etc/qemu.conf").open("a") as settings:
+        settings.write("\nnamespaces = [ ]\n")
+    return {"no-kvm": "/dev/kvm"}
+
+
+def _foreign_emulators() -> list[str]:
+    """Return the emulators no test starts, as libvirtd asks every one it finds, which takes seconds each."""
+    return [str(path) for path in Path("/usr/bin").glob("qemu-system-*") if path.name not in EMULATORS]
 
 
 def _with_its_user(directory: Path) -> dict[str, str]:
