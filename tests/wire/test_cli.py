@@ -116,7 +116,8 @@ def test_events_of_a_life(daemon_uri: str, tmp_path: Path) -> None:
     probe = f"qt-{uuid4().hex[:8]}"
     (tmp_path / "probe").write_text(guest_xml(probe))
     line = ["-c", daemon_uri, "event", "--all", "--loop", "--timeout", str(10 * LIMIT)]
-    watchers, logs = [], []
+    watchers: list[subprocess.Popen[bytes]] = []
+    logs: list[Path] = []
     for program in (VIRSH, QVIRT):
         logs.append(tmp_path / f"heard-{len(logs)}")
         with logs[-1].open("wb") as log:
