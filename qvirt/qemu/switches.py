@@ -46,6 +46,7 @@ class Step(Record):
 
     undo: None for what leaves nothing behind, or goes with the device it belongs to. fds: sent along.
     tray: the alias of a drive whose tray has to be open before the next step; the guest may take its time.
+    reopen: opens the tray that this, or its undoing, needs open and that the guest may have closed meanwhile.
     """
 
     command: str
@@ -53,6 +54,7 @@ class Step(Record):
     undo: tuple[str, dict[str, JsonValue]] | None = None
     fds: tuple[int, ...] = ()
     tray: str | None = None
+    reopen: tuple[str, dict[str, JsonValue]] | None = None
 
     @property
     def device(self) -> str | None:

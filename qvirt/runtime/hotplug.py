@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: how often a guest may close the tray of a drive while its medium changes
+_REOPENINGS = 5
+
 Played: TypeAlias = list[tuple[Device, Step]]
 
 
@@ -160,9 +163,7 @@ async def _play(domain: "Domain", running: Running, steps: Played, played: Playe
     first = next((at for at, (_, step) in enumerate(steps) if not step.is_backend), len(steps))
     for batch in (steps[:first], *([pair] for pair in steps[first:])):
         asked = [
-            asyncio.ensure_future(
-                running.execute(step.command, step.arguments, fds=step.fds, deadline=COMMAND_DEADLINE)
-            )
+            asyncio.ensure_future(_execute(running, step, step.command, step.arguments, fds=step.fds))
             for _, step in batch
         ]
         try:
@@ -185,6 +186,22 @@ async def _play(domain: "Domain", running: Running, steps: Played, played: Playe
             domain.hypervisor.checkpoint(f"{batch[-1][1].command} done")
 
 
+async def _execute(
+    running: Running, step: Step, command: str, arguments: dict[str, JsonValue], fds: Sequence[int] = ()
+) -> None:
+    """Run a step's command, or its undoing; a tray that the guest has closed meanwhile is opened again."""
+    for left in range(_REOPENINGS, -1, -1):
+        try:
+            await running.execute(command, arguments, fds=fds, deadline=COMMAND_DEADLINE)
+        except QmpError as error:
+            if step.reopen is None or not left or "is not open" not in error.desc:
+                raise
+            log.info("domain '%s': %s; it is opened again", running.definition.name, error.desc)
+            await running.execute(*step.reopen, deadline=COMMAND_DEADLINE)
+        else:
+            return
+
+
 async def _undo(running: Running, played: Played) -> list[Device]:
     """Take back what was done, the last first. Returns the devices the guest has not let go of.
 
@@ -196,7 +213,7 @@ async def _undo(running: Running, played: Played) -> list[Device]:
             continue
         try:
             if step.device is None:
-                await running.execute(*step.undo, deadline=COMMAND_DEADLINE)
+                await _execute(running, step, *step.undo)
             elif await unplug.ask(running, step.device) is not Outcome.GONE:
                 kept.append(dev)
         except MonitorClosed:

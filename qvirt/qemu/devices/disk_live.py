@@ -157,15 +157,17 @@ def change_medium(
     open_tray: tuple[str, dict[str, JsonValue]] = ("blockdev-open-tray", {**where, "force": True})
     close_tray: tuple[str, dict[str, JsonValue]] = ("blockdev-close-tray", {**where})
     yield from new.nodes
-    if has_tray(drive) and drive.target.tray != "open":
-        asked: dict[str, JsonValue] = {**where, "force": force}
-        yield Step("blockdev-open-tray", asked, close_tray, tray=drive.alias.name)
+    reopen: tuple[str, dict[str, JsonValue]] | None = None
+    if has_tray(drive):
+        reopen = "blockdev-open-tray", {**where, "force": force}
+        if drive.target.tray != "open":
+            yield Step(*reopen, close_tray, tray=drive.alias.name)
     if old.top is not None:
         back: tuple[str, dict[str, JsonValue]] = ("blockdev-insert-medium", {**where, "node-name": old.top})
-        yield Step("blockdev-remove-medium", {**where}, back)
+        yield Step("blockdev-remove-medium", {**where}, back, reopen=reopen)
     if new.top is not None:
         there: tuple[str, dict[str, JsonValue]] = ("blockdev-remove-medium", {**where})
-        yield Step("blockdev-insert-medium", {**where, "node-name": new.top}, there)
+        yield Step("blockdev-insert-medium", {**where, "node-name": new.top}, there, reopen=reopen)
         yield from settings
     if has_tray(drive):
         yield Step(*close_tray, undo=open_tray)

@@ -506,6 +506,54 @@ def test_definition_follows() -> None:
     run(scenario())
 
 
+class Closing:
+    """A monitor of a guest that closes the tray right before one command of a kind; the rest is QEMU's."""
+
+    def __init__(self, monitor: Monitor, command: str, drive: str) -> None:
+        self.monitor = monitor
+        self.command = command
+        self.drive = drive
+        self.closed = 0
+
+    async def execute(
+        self, command: str, arguments: Mapping[str, JsonValue] | None = None, **more: Any
+    ) -> Json:
+        if command == self.command and not self.closed:
+            self.closed += 1
+            await self.monitor.execute("blockdev-close-tray", {"id": self.drive})
+        return await self.monitor.execute(command, arguments, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.monitor, name)
+
+
+@pytest.mark.parametrize("command", ["blockdev-remove-medium", "blockdev-insert-medium"])
+def test_a_guest_that_closes_the_tray_meanwhile(command: str) -> None:
+    """It is opened again, and the new medium is in."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            first, second = it.image("a.iso"), it.image("b.iso")
+            drive = (
+                "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{}'/>"
+                "<target dev='hdc' bus='ide'/><readonly/></disk>"
+            )
+            async with it.serve() as hv:
+                domain = await hv.create(document("closes", drive.format(first)), paused=True)
+                running = domain.need_running()
+                monitor = running.monitor
+                running.link = closing = Closing(monitor, command, "ide0-1-0")  # type: ignore[assignment]
+                await hotplug.update(domain, drive.format(second), Modify.LIVE | Modify.FORCE)
+                running.link = monitor
+                assert closing.closed == 1
+                nodes = str(await running.execute("query-named-block-nodes", {"flat": True}))
+                assert str(second) in nodes
+                assert str(first) not in nodes
+                assert f"<source file='{second}' " in await domain.xml_desc()
+
+    run(scenario())
+
+
 def test_medium_changes() -> None:
     """A drive's medium is ejected, put in and changed; nodes and owners of the old one go."""
 
