@@ -64,7 +64,8 @@ def select(session: Session, flags: int) -> list[Domain]:
         for group in _GROUPS
         if (tests := [test for flag, test in group if flags & flag]) and len(tests) < len(group)
     ]
-    domains = list(session.hypervisor.domains)
+    # one that is just being defined is not there yet
+    domains = [domain for domain in session.hypervisor.domains if domain.persistent or domain.active]
     for tests in wanted:
         domains = [domain for domain in domains if any(test(domain) for test in tests)]
     return domains

@@ -212,10 +212,10 @@ class Domain:
         if self._text_is_exact:
             self._parsed = None
 
-    async def keep(self, definition: Definition) -> None:
-        """Write a definition to disk and take it; on failure the old one stays."""
+    async def keep(self, definition: Definition, text: str | None = None) -> None:
+        """Write a definition to disk and take it; on failure the old one stays. text: as it is written."""
         hv = self.hypervisor
-        text = hv.documents.write(definition, secure=True)
+        text = text or hv.documents.write(definition, secure=True)
         hv.checkpoint("define")
         write = partial(manage.write_definition, hv.paths.definitions, self.name, self.uuid, text)
         await hv.files.run(f"definition of '{self.name}'", write)

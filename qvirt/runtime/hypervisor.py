@@ -19,7 +19,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.record import replace
-from qvirt.runtime import adopt, interfaces, lifecycle, recover, stats
+from qvirt.runtime import interfaces, lifecycle, recover, stats
 from qvirt.runtime.cgroups import Cgroups
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
@@ -349,8 +349,10 @@ class Hypervisor:
         definition.id = None
         domain = self.claim(definition)
         is_new = domain is None
+        text = self.documents.write(definition, secure=True)
         if domain is None:
             domain = Domain(self, definition.name, uuid_of(definition))
+            domain.take_definition(definition, text)  # who finds it while it is being written can read it
             self.domains.add(domain)  # from here on nobody else can take the name
         try:
             async with domain.job(Job.MODIFY, "define"):
@@ -358,7 +360,7 @@ class Hypervisor:
                     # it was undefined while we waited
                     self.claim(definition)
                     self.domains.add(domain)
-                await domain.keep(definition)
+                await domain.keep(definition, text)
                 was_persistent, domain.persistent = domain.persistent, True
                 domain.updated = domain.active
                 domain.publish_defined(updated=was_persistent)
@@ -408,7 +410,9 @@ class Hypervisor:
 
     async def adopt(self, pid: int) -> Domain:
         """Make a domain of a QEMU that somebody else started (virDomainQemuAttach)."""
-        return await adopt.adopt(self, pid)
+        from qvirt.runtime.adopt import adopt  # as the importer, which it brings along
+
+        return await adopt(self, pid)
 
     async def drop_owner(self, owner: object) -> None:
         """Destroy the domains that were started to live as long as ``owner`` (a connection)."""
