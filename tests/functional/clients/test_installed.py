@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import select
 import shutil
 import signal
 import stat
@@ -183,6 +184,20 @@ class Session:
         return found
 
 
+def kill(pid: int) -> None:
+    """Kill a process that is not our child and wait for its end.
+
+    Its memory goes first (then no command line is left to look for), its sockets afterwards: only the
+    pidfd says when a connection can no longer reach it.
+    """
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        assert select.select([pidfd], [], [], 30)[0], f"process {pid} does not end"
+    finally:
+        os.close(pidfd)
+
+
 @pytest.fixture
 def session(environment: Path) -> Iterator[Session]:
     """A user's session; everything in it ends with the test."""
@@ -221,8 +236,7 @@ def test_clients_start_the_daemon_of_a_session(session: Session) -> None:
     assert "<source path='/dev/pts/" in live
     assert "model='dac'" not in live
     # the daemon may go and come back, the guest goes on
-    os.kill(daemon, signal.SIGKILL)
-    wait_until(lambda: daemon not in session.processes(), "the daemon is gone")
+    kill(daemon)
     assert session.virsh("domstate", "mine").strip() == "running"
     session.virsh("destroy", "mine")
     session.virsh("undefine", "mine")
