@@ -152,6 +152,20 @@ class Group:
         base = self.mounts.v1.get("devices")
         return base / self.path if base is not None and self.mounts.v2 is None else None
 
+    @property
+    def guard(self) -> Path | None:
+        """The folder of version 1's device list beside version 2: for a start, see `runtime.cgroups`."""
+        base = self.mounts.v1.get("devices") if "devices" in self._wanted else None
+        return base / self.path if base is not None and self.mounts.v2 is not None else None
+
+    @property
+    def limits_by_v2(self) -> bool:
+        """Tell whether version 2 has any controller for this guest."""
+        return any(
+            name not in self.mounts.v1 and _V2_NAMES.get(name, name) in self.mounts.v2_has
+            for name in self._wanted
+        )
+
     # --------------------------------------------------------------- making
 
     def make(self) -> None:
@@ -221,12 +235,35 @@ class Group:
 
     # --------------------------------------------------------------- filling
 
-    def attach(self, pid: int) -> None:
-        """Put a process into the groups, into ``emulator`` where threads have some. Raises SystemError_."""
+    def doors(self) -> Iterator[tuple[int, str]]:
+        """Yield (version, file) of what a process writes 0 into, to be in the groups.
+
+        It is in ``emulator`` where threads have groups. A process with one thread that moves itself in
+        version 1 need not wait for the kernel; all other moves may have to, for a grace period.
+        """
         threaded = set(self._folders("emulator"))
         for folder in self._folders():
             inner = folder / "emulator"
-            self._put(inner if inner in threaded else folder, "cgroup.procs", pid)
+            version = 2 if folder == self.v2 else 1
+            name = "cgroup.procs" if version == 2 else "tasks"
+            yield version, f"{inner if inner in threaded else folder}/{name}"
+
+    def attach(self, pid: int) -> None:
+        """Put a process into version 2's group. Raises SystemError_."""
+        if self.v2 is not None:
+            self._put(self.v2 / "emulator", "cgroup.procs", pid)
+
+    def lift_guard(self, pid: int) -> None:
+        """Take a process out of version 1's device list, back to where we are. Raises SystemError_."""
+        guard = self.guard
+        if guard is None or not guard.is_dir():
+            return
+        base = self.mounts.v1["devices"]
+        self._put(base / path_of("devices").lstrip("/"), "cgroup.procs", pid)
+        try:
+            _remove(guard)
+        except OSError as error:
+            raise SystemError_(f"cannot remove control group '{guard}'", error) from error
 
     def attach_thread(self, thread: str, tid: int) -> None:
         """Put one thread of the guest into a group of threads. Raises SystemError_."""
@@ -251,7 +288,7 @@ class Group:
     def remove(self) -> list[str]:
         """Take the groups away once their processes are gone; returns what could not be."""
         failures = []
-        for folder in self._folders():
+        for folder in (*self._folders(), *([self.guard] if self.guard is not None else [])):
             try:
                 _remove(folder)
             except OSError as error:
@@ -260,7 +297,8 @@ class Group:
 
     def exists(self) -> bool:
         """Tell whether anything of it is there."""
-        return any(folder.is_dir() for folder in self._folders())
+        guard = self.guard
+        return any(folder.is_dir() for folder in self._folders()) or (guard is not None and guard.is_dir())
 
 
 def _make(folder: Path) -> None:
@@ -268,13 +306,15 @@ def _make(folder: Path) -> None:
     folder.parent.mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-    for level in (folder.parent, folder):
-        for name in ("cpuset.cpus", "cpuset.mems"):
-            with contextlib.suppress(FileNotFoundError):
-                if not (level / "tasks").exists():
-                    return
+    if not (folder / "tasks").exists():
+        return
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        for level in (folder.parent, folder):
+            try:
                 if not (level / name).read_text().strip():
                     (level / name).write_text((level.parent / name).read_text())
+            except FileNotFoundError:
+                return
 
 
 def _remove(folder: Path) -> None:
@@ -295,19 +335,23 @@ def _remove(folder: Path) -> None:
         time.sleep(_REMOVE_STEP)
 
 
-def wake() -> None:
+def path_of(controller: str) -> str:
+    """Return where this process is in version 1's hierarchy of a controller, '' for version 2's."""
+    for line in Path("/proc/self/cgroup").read_text(errors="surrogateescape").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return path
+    raise SystemError_(f"control group of '{controller}'", OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
+
+
+def wake(mounts: Mounts) -> None:
     """Let the kernel get ready for moving a process, which takes it a dozen milliseconds the first time.
 
     A thread that is put where it is already makes it wait for all CPUs; whoever moves something right after
     does not have to.
     """
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/thread-self/cgroup").read_text().splitlines():
-            number, controllers, path = line.split(":", 2)
-            if number == "0" or not controllers:
-                continue
-            mounts = find_mounts(None, controllers.split(","))
-            base = mounts.v1.get(controllers.split(",")[0])
-            if base is not None:
-                (base / path.lstrip("/") / "tasks").write_text(str(threading.get_native_id()))
-                return
+    if mounts.v2 is None:
+        return
+    with contextlib.suppress(OSError, SystemError_):
+        folder = mounts.v2 / path_of("").lstrip("/")
+        (folder / "cgroup.threads").write_text(str(threading.get_native_id()))

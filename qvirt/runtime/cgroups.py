@@ -19,6 +19,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
 from qvirt.qemu.devices.base import FileResource, Resource
 from qvirt.qemu.smp import iothread_ids
+from qvirt.record import Record, field
 from qvirt.runtime import pinning
 from qvirt.runtime.paths import Paths
 from qvirt.runtime.running import Running
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
 log = logging.getLogger(__name__)
+
+
+class Doors(Record):
+    """By which files a process gets into its groups before it executes QEMU, see `Group.doors`.
+
+    is_late: version 2's group is not among them, and is entered while QEMU loads.
+    """
+
+    files: list[str] = field(default_factory=list)
+    is_late: bool = False
 
 
 class Cgroups:
@@ -44,7 +55,7 @@ class Cgroups:
         #: the kernel changes one group at a time: who waits for it holds up nobody else's file work
         self.worker = FileWorker(1)
         self.later = FileWorker(1)
-        self._waking = False
+        self._waking = self._guards = False
         self.mounts: Mounts | None = None
         self.confines_devices = False
         if os.geteuid() != 0:
@@ -64,6 +75,8 @@ class Cgroups:
         if self.confines_devices and found.v2 is not None and (reason := bpf.refusal()) is not None:
             self.confines_devices = False
             self.reports.append(f"no device lists for guests: the kernel takes no such programs: {reason}")
+        #: version 1's device list stands in for version 2's while a guest starts
+        self._guards = self.confines_devices and found.v2 is not None and "devices" in found.v1
 
     def group(self, path: str) -> Group | None:
         """Return the group at a path; None where there are no control groups or it has none."""
@@ -82,11 +95,11 @@ class Cgroups:
 
     async def wake(self) -> None:
         """Let the kernel get ready for moving processes, once for all who start something now."""
-        if self.mounts is None or self._waking:
+        if self.mounts is None or self._waking or self._guards:
             return
         self._waking = True
         try:
-            await self.later.run("control groups", cgroup.wake)
+            await self.later.run("control groups", partial(cgroup.wake, self.mounts))
         finally:
             self._waking = False
 
@@ -97,19 +110,37 @@ class Cgroups:
 
     # ------------------------------------------------------------- blocking
 
-    def make(self, group: Group, definition: Definition, files: Iterable[Resource]) -> None:
+    def make(self, group: Group, definition: Definition, files: Iterable[Resource]) -> Doors:
         """Make a guest's groups with its list of devices and the limits of the whole guest. Blocking.
 
+        Who gets into version 2's group waits for a grace period of the kernel's, so QEMU does not: it is let
+        go in version 1's groups, confined by version 1's device list, and `join` does the rest. Where version
+        2 limits, or confines alone, it is entered first.
         Raises SystemError_, and OperationInvalid for a limit that needs what is not mounted.
         """
         group.make()
+        guarded = False
         if self.confines_devices:
-            rules = devices.default_rules(self._config.device_acl)
+            rules = [*devices.default_rules(self._config.device_acl), *rules_for(files)]
+            guarded = self._guards and not group.limits_by_v2 and devices.guard(group, rules)
             try:
-                devices.confine(group, [*rules, *rules_for(files)])
+                devices.confine(group, rules)
             except OSError as error:
                 raise SystemError_(f"cannot confine '{definition.name}' to its devices", error) from error
         limit(group, definition, self._config.max_threads)
+        is_late = group.v2 is not None and not group.limits_by_v2 and (guarded or not self.confines_devices)
+        doors = [door for version, door in group.doors() if version == 1 or not is_late]
+        if guarded:
+            doors.append(f"{group.guard}/tasks")
+        return Doors(doors, is_late)
+
+    def join(self, group: Group, pid: int) -> None:
+        """Put a process that came in by doors that leave version 2 for later there, too. Blocking.
+
+        Raises SystemError_.
+        """
+        group.attach(pid)
+        group.lift_guard(pid)
 
     def allow(self, running: Running, files: Iterable[Resource]) -> None:
         """Let a running guest open nodes of devices that are plugged in. Blocking. Raises SystemError_."""

@@ -233,20 +233,20 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             limits=Limits(hv.config.max_core, hv.config.max_files, hv.config.max_processes),
         )
         hv.checkpoint("spawned")
-        await grouping
-        if running.group is not None:
-            attach = partial(running.group.attach, running.pid)
-            await hv.cgroups.worker.run(f"control groups of '{domain.name}'", attach)
-            hv.checkpoint("in its control groups")
+        doors = await grouping
+        hv.checkpoint("control groups made")
         await domain.save_status()
         hv.checkpoint("pid written")
         _write_pid(domain, running)
         if running.being_destroyed:
             raise OperationFailed(f"domain '{domain.name}' was destroyed while it started")
-        running.process.go()
+        running.process.go(doors.files)
         hv.checkpoint("executed")
         descriptors.close()
-        await _race(domain, running, asyncio.ensure_future(_talk(domain, running)), domain_log, command)
+        joining = asyncio.ensure_future(_join_groups(domain, running, doors))
+        stack.push_async_callback(asyncio.wait, [joining])
+        talking = asyncio.ensure_future(_talk(domain, running, joining))
+        await _race(domain, running, talking, domain_log, command)
     hv.checkpoint("monitor ready")
     running.process.exited.add_done_callback(lambda _: process_ended(domain, running))
     running.stage = "running"
@@ -273,12 +273,24 @@ def _make(
     hv.owners.give(running.id, running.footprint.loans)
 
 
-async def _make_groups(domain: "Domain", running: Running, plan: launch.Plan) -> None:
+async def _make_groups(domain: "Domain", running: Running, plan: launch.Plan) -> cgroups.Doors:
     """Make the control groups while the rest is prepared: the kernel may have to wait for all CPUs."""
     hv, group = domain.hypervisor, running.group
-    if group is not None:
-        make = partial(hv.cgroups.make, group, running.definition, plan.files)
-        await hv.cgroups.worker.run(f"control groups of '{domain.name}'", make)
+    if group is None:
+        return cgroups.Doors()
+    make = partial(hv.cgroups.make, group, running.definition, plan.files)
+    return await hv.cgroups.worker.run(f"control groups of '{domain.name}'", make)
+
+
+async def _join_groups(domain: "Domain", running: Running, doors: cgroups.Doors) -> None:
+    """Put QEMU into the group that it need not be in from the first, while it loads."""
+    hv, group = domain.hypervisor, running.group
+    if group is None or not doors.is_late:
+        return
+    await running.qemu.executed
+    join = partial(hv.cgroups.join, group, running.pid)
+    await hv.cgroups.later.run(f"control groups of '{domain.name}'", join)
+    hv.checkpoint("in its control groups")
 
 
 async def _drop_missing(domain: "Domain", ctx: BuildContext) -> None:
@@ -395,9 +407,10 @@ def _write_pid(domain: "Domain", running: Running) -> None:
         os.close(fd)
 
 
-async def _talk(domain: "Domain", running: Running) -> None:
+async def _talk(domain: "Domain", running: Running, joining: "asyncio.Future[None]") -> None:
     """Negotiate, and bring what only a running QEMU knows into the live definition."""
     await running.monitor.negotiate(domain.hypervisor.start_deadline)
+    await asyncio.shield(joining)
     domain.hypervisor.checkpoint("monitor connected")
     await vcpus.plug_at_start(running)
     await live.after_start(domain, running)

@@ -14,7 +14,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self
 
 from qvirt.errors import InternalError, OperationTimeout, SystemError_
@@ -28,13 +28,20 @@ SPAWN_DEADLINE = 20.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 # $1: limits, as ulimit words; the rest is what to execute. dash knows descriptors of one digit only, so the
-# word comes over standard input and the answer over standard output; both are replaced at the exec.
+# word comes over standard input and the answer over standard output; both are replaced at the exec. The word
+# is a line for each control group to enter, and an empty one.
 _SCRIPT = """
 limits=$1; shift
 for limit in $limits; do ulimit "${limit%%=*}" "${limit#*=}"; done
 unset PWD OLDPWD
 exec 3<&0
-{ trap - INT QUIT; read -r word <&3 && exec "$@" </dev/null >&2 3<&-; } &
+{
+    trap - INT QUIT
+    while IFS= read -r door <&3; do
+        [ "$door" ] || exec "$@" </dev/null >&2 3<&-
+        echo 0 >"$door" || { echo "cannot enter the control group of '$door'" >&2; exit 1; }
+    done
+} &
 echo $!
 """
 
@@ -123,7 +130,10 @@ class Process:
         self.pid = pid
         self.start_time = began
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        #: done when it executes its command, or has ended before
+        self.executed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._gate = -1
+        self._answer = -1
         self._watch = ExitWatch(pid, self._gone)
 
     @classmethod
@@ -190,7 +200,21 @@ class Process:
             except ProcessLookupError as error:
                 raise InternalError(f"the launcher of '{argv[0]}' ended before it was told to go") from error
             process._gate = gate_write.detach()
+            process._listen(answer_read.detach())
         return process
+
+    def _listen(self, answer: int) -> None:
+        """Wait for the launcher to give up its standard output, as it does when it executes its command."""
+        self._answer = answer
+        asyncio.get_running_loop().add_reader(answer, self._at_exec)
+
+    def _at_exec(self) -> None:
+        if self._answer >= 0:
+            asyncio.get_running_loop().remove_reader(self._answer)
+            os.close(self._answer)
+            self._answer = -1
+        if not self.executed.done():
+            self.executed.set_result(None)
 
     @property
     def is_gone(self) -> bool:
@@ -207,12 +231,12 @@ class Process:
             return f"was killed by signal {signal.Signals(os.WTERMSIG(status)).name}"
         return f"exited with status {os.waitstatus_to_exitcode(status)}"
 
-    def go(self) -> None:
-        """Let it execute its command."""
+    def go(self, doors: Iterable[str] = ()) -> None:
+        """Let it enter control groups, each by writing 0 into a file, and execute its command."""
         if self._gate < 0:
             return  # it has ended already; `exited` tells
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._gate, b"go\n")
+            os.write(self._gate, os.fsencode("".join(f"{door}\n" for door in (*doors, ""))))
         self.close_gate()
 
     def send(self, number: signal.Signals) -> None:
@@ -234,6 +258,7 @@ class Process:
     def close(self) -> None:
         """Stop watching; a process that was not told to go will end."""
         self.close_gate()
+        self._at_exec()
         self._watch.close()
 
     def close_gate(self) -> None:
@@ -244,6 +269,7 @@ class Process:
 
     def _gone(self) -> None:
         self.close_gate()
+        self._at_exec()
         if not self.exited.done():
             self.exited.set_result(None)
 

@@ -1,12 +1,16 @@
 """Which device nodes a guest's QEMU may open: the default list, and its own devices. Blocking."""
 
+import logging
 import os
 import stat
 from collections.abc import Iterable
+from pathlib import Path
 
 from qvirt.host import bpf
 from qvirt.host.bpf import BLOCK, CHAR, READ, WRITE, Rule
 from qvirt.host.cgroup import Group
+
+log = logging.getLogger(__name__)
 
 #: major number of pseudo terminals
 _PTY = 136
@@ -42,11 +46,32 @@ def confine(group: Group, rules: Iterable[Rule]) -> None:
     if group.v2 is not None:
         bpf.confine(group.v2, list(rules))
         return
-    folder = group.devices_v1
-    if folder is not None:
-        (folder / "devices.deny").write_text("a")
-        for rule in rules:
-            (folder / "devices.allow").write_text(_line(rule))
+    if group.devices_v1 is not None:
+        _list(group.devices_v1, rules)
+
+
+def guard(group: Group, rules: Iterable[Rule]) -> bool:
+    """Make a list of version 1 that confines a process until it is in version 2's group.
+
+    Tells whether there is one.
+    """
+    folder = group.guard
+    if folder is None:
+        return False
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        _list(folder, rules)
+    except OSError as error:
+        log.info("no device list of version 1 in '%s': %s", folder, error.strerror)
+        return False
+    return True
+
+
+def _list(folder: Path, rules: Iterable[Rule]) -> None:
+    (folder / "devices.deny").write_text("a")
+    for rule in rules:
+        (folder / "devices.allow").write_text(_line(rule))
 
 
 def allow(group: Group, rules: Iterable[Rule]) -> None:
