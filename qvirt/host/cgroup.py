@@ -173,7 +173,7 @@ class Group:
         try:
             self._enable()
             for folder in self._folders():
-                _make(folder)
+                _make(folder, self.mounts.v1.get("cpuset"))
             v2 = self.v2
             if v2 is not None:
                 self._enable_for_threads(v2)
@@ -206,7 +206,7 @@ class Group:
     def make_thread(self, thread: str) -> None:
         """Make the group of some threads, such as ``vcpu0``. Raises OSError."""
         for folder in self._folders(thread):
-            _make(folder)
+            _make(folder, self.mounts.v1.get("cpuset"))
         if self.v2 is not None:
             kind = self.v2 / thread / "cgroup.type"
             if kind.read_text().strip() != "threaded":
@@ -301,20 +301,30 @@ class Group:
         return any(folder.is_dir() for folder in self._folders()) or (guard is not None and guard.is_dir())
 
 
-def _make(folder: Path) -> None:
-    """Make a group; a cpuset's CPUs and nodes are its parent's, without which nothing can be put there."""
-    folder.parent.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir()
-    if not (folder / "tasks").exists():
+def _make(folder: Path, cpusets: Path | None) -> None:
+    """Make a group; a cpuset's CPUs and nodes are its parent's, without which nothing can be put there.
+
+    cpusets: where version 1 has them.
+    """
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        _make(folder.parent, cpusets)
+        _make(folder, cpusets)
         return
-    for name in ("cpuset.cpus", "cpuset.mems"):
-        for level in (folder.parent, folder):
-            try:
-                if not (level / name).read_text().strip():
-                    (level / name).write_text((level.parent / name).read_text())
-            except FileNotFoundError:
-                return
+    if cpusets is not None and folder.is_relative_to(cpusets):
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            _inherit(folder, name)
+
+
+def _inherit(folder: Path, name: str) -> str:
+    text = (folder / name).read_text()
+    if not text.strip():
+        text = _inherit(folder.parent, name)
+        (folder / name).write_text(text)
+    return text
 
 
 def _remove(folder: Path) -> None:

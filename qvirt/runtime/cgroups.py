@@ -55,7 +55,7 @@ class Cgroups:
         #: the kernel changes one group at a time: who waits for it holds up nobody else's file work
         self.worker = FileWorker(1)
         self.later = FileWorker(1)
-        self._waking = self._guards = False
+        self._waking = self._guards = self._waits = False
         self.mounts: Mounts | None = None
         self.confines_devices = False
         if os.geteuid() != 0:
@@ -77,6 +77,10 @@ class Cgroups:
             self.reports.append(f"no device lists for guests: the kernel takes no such programs: {reason}")
         #: version 1's device list stands in for version 2's while a guest starts
         self._guards = self.confines_devices and found.v2 is not None and "devices" in found.v1
+        limits = self.group("machine")
+        self._waits = limits is not None and (
+            limits.limits_by_v2 or (self.confines_devices and not self._guards)
+        )
 
     def group(self, path: str) -> Group | None:
         """Return the group at a path; None where there are no control groups or it has none."""
@@ -95,7 +99,7 @@ class Cgroups:
 
     async def wake(self) -> None:
         """Let the kernel get ready for moving processes, once for all who start something now."""
-        if self.mounts is None or self._waking or self._guards:
+        if self.mounts is None or self._waking or not self._waits:
             return
         self._waking = True
         try:
@@ -242,17 +246,18 @@ async def place_threads(domain: "Domain", running: Running) -> None:
     )
 
 
-async def place_at_start(domain: "Domain", running: Running) -> None:
-    """Place the threads of a new QEMU; nobody waits where they have no limits of their own.
-
-    Moving one takes the kernel a dozen milliseconds, and the group of the whole guest confines them anyway.
-    """
-    definition = running.definition
+def has_limits(definition: Definition) -> bool:
+    """Tell whether any thread of a guest has limits of its own."""
     tune = definition.__dict__.get("cputune")
     is_tuned = tune is not None and not tune.is_empty()
-    if is_tuned or memory_nodes(definition) or pinning.emulator_cpus(definition):
-        await place_threads(domain, running)
-    elif running.group is not None:
+    return bool(is_tuned or memory_nodes(definition) or pinning.emulator_cpus(definition))
+
+
+def place_soon(domain: "Domain", running: Running) -> None:
+    """Place the threads of a QEMU that has just started, while the guest runs: the group of the whole guest
+    confines them anyway, and moving one takes the kernel a dozen milliseconds.
+    """
+    if running.group is not None:
         work = place_threads(domain, running)
         running.placing = domain.hypervisor.background(work, f"control groups of {domain.name}")
 

@@ -256,6 +256,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         await domain.save_status()
     else:
         await _first_resume(domain, running)
+    if not cgroups.has_limits(definition):
+        cgroups.place_soon(domain, running)
     hv.checkpoint("running")
 
 
@@ -414,7 +416,8 @@ async def _talk(domain: "Domain", running: Running, joining: "asyncio.Future[Non
     domain.hypervisor.checkpoint("monitor connected")
     await vcpus.plug_at_start(running)
     await live.after_start(domain, running)
-    await cgroups.place_at_start(domain, running)
+    if cgroups.has_limits(running.definition):
+        await cgroups.place_threads(domain, running)
     await pinning.pin_at_start(running)
 
 

@@ -58,6 +58,7 @@ tried |= {
     "reboot": attempt(lambda: call(libc.reboot(0))),
     "groups": attempt(lambda: open("/sys/fs/cgroup/unified/cgroup.procs", "w").write("0")),
 }
+status["groups"] = open("/proc/self/cgroup").read()
 status["fds"] = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
 json.dump({"status": status, "tried": tried, "environment": dict(os.environ),
            "umask": os.umask(0), "cwd": os.getcwd(), "core": __import__("resource").getrlimit(4)}, sys.stdout)
@@ -172,6 +173,48 @@ def test_device_list_alone_refuses_a_disk_of_the_host(loop: str) -> None:
     run(scenario('cgroup_controllers = [ "devices" ]', "Operation not permitted"))
     run(scenario('cgroup_controllers = [ "cpu" ]', "done"))
     run(scenario(f'cgroup_device_acl = [ "/dev/null", "/dev/urandom", "{loop}" ]', "done"))
+
+
+def test_it_is_in_its_groups_from_the_first_instruction() -> None:
+    """Version 2's group may be entered a moment later, if version 1's device list confines it meanwhile."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            emulator, out = wrapped(it, {})
+            async with it.serve() as hv:
+                mounts = hv.cgroups.mounts
+                if mounts is None:
+                    pytest.skip("no control groups here")
+                text = document("probed").replace(EMULATOR, str(emulator))
+                domain = await hv.create(text, paused=True)
+                running = domain.need_running()
+                group = running.group
+                assert group is not None
+                after = Path(f"/proc/{running.pid}/cgroup").read_text()
+                await domain.destroy()
+                at_first = groups_by_name(json.loads(out.read_text())["status"]["groups"])
+                for name in mounts.v1:
+                    if name != "devices" and group.version(name) == 1:
+                        assert at_first[name].startswith(f"/{group.path}"), name
+                if hv.cgroups.confines_devices:
+                    confined = at_first.get(""), at_first.get("devices")
+                    assert any(path and path.startswith(f"/{group.path}") for path in confined)
+                if mounts.v2 is not None:
+                    assert groups_by_name(after)[""] == f"/{group.path}/emulator"
+                    mine = groups_by_name(Path("/proc/self/cgroup").read_text())
+                    assert groups_by_name(after).get("devices") == mine.get("devices")
+                assert not group.exists()
+
+    run(scenario())
+
+
+def groups_by_name(text: str) -> dict[str, str]:
+    """Return the path of each controller's group, version 2's under ''."""
+    found = {}
+    for line in text.splitlines():
+        _, names, path = line.split(":", 2)
+        found |= dict.fromkeys(names.split(","), path)
+    return found
 
 
 def test_its_own_disk_of_the_host_is_in_reach_and_so_is_a_plugged_one(loop: str) -> None:

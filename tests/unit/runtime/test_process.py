@@ -114,6 +114,36 @@ def test_found_again_by_pid_and_start_time(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_it_enters_its_control_groups_itself_before_it_executes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        become_reaper()
+        doors = [tmp_path / "a tasks", tmp_path / "b\\n"]
+        process = await spawn(tmp_path / "log", "/bin/sh", "-c", f"cat '{doors[0]}' '{doors[1]}'")
+        assert not process.executed.done()
+        process.go(map(str, doors))
+        async with asyncio.timeout(10):
+            await process.executed
+        assert await process.wait(10)
+        assert (tmp_path / "log").read_text() == "0\n0\n"
+
+    asyncio.run(scenario())
+
+
+def test_it_executes_nothing_when_it_cannot_enter(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        become_reaper()
+        process = await spawn(tmp_path / "log", "/bin/sh", "-c", "echo ran")
+        process.go([f"{tmp_path}/missing/tasks"])
+        assert await process.wait(10)
+        assert process.ending == "exited with status 1"
+        assert process.executed.done()
+        said = (tmp_path / "log").read_text()
+        assert f"cannot enter the control group of '{tmp_path}/missing/tasks'" in said
+        assert "ran" not in said
+
+    asyncio.run(scenario())
+
+
 def test_low_descriptors_are_refused(tmp_path: Path) -> None:
     async def scenario() -> None:
         with pytest.raises(InternalError, match="collide"):
