@@ -210,7 +210,7 @@ def test_it_is_in_its_groups_from_the_first_instruction() -> None:
 
 def groups_by_name(text: str) -> dict[str, str]:
     """Return the path of each controller's group, version 2's under ''."""
-    found = {}
+    found: dict[str, str] = {}
     for line in text.splitlines():
         _, names, path = line.split(":", 2)
         found |= dict.fromkeys(names.split(","), path)
