@@ -202,6 +202,22 @@ class AuthFailed(QvirtError):
     default_domain = ErrorDomain.RPC
 
 
+class AuthCancelled(QvirtError):
+    """Somebody was asked for a password and would not give it."""
+
+    code = ErrorNumber.AUTH_CANCELLED
+    template = "authentication cancelled: %s"
+    default_domain = ErrorDomain.RPC
+
+
+class AuthUnavailable(QvirtError):
+    """Somebody would have to be asked, and nothing is there to ask with."""
+
+    code = ErrorNumber.AUTH_UNAVAILABLE
+    template = "authentication unavailable: %s"
+    default_domain = ErrorDomain.RPC
+
+
 class NoDomain(QvirtError):
     """No such domain."""
 

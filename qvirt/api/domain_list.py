@@ -1,6 +1,6 @@
 """Finding domains: lookups, the bulk list with its filters, and the old lists of ids and names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from qvirt.api.flags import check_flags
@@ -57,6 +57,14 @@ _GROUPS: Final[tuple[tuple[tuple[int, Test], ...], ...]] = (
 _ALL: Final = sum(flag for group in _GROUPS for flag, _ in group)
 
 
+def visible(session: Session) -> Iterator[Domain]:
+    """Give the domains that this client may know of."""
+    domains = iter(session.hypervisor.domains)
+    if session.shown is None:
+        return domains
+    return (domain for domain in domains if session.may_show(domain.uuid))
+
+
 def select(session: Session, flags: int) -> list[Domain]:
     """Give the domains that pass the filters."""
     wanted = [
@@ -65,7 +73,7 @@ def select(session: Session, flags: int) -> list[Domain]:
         if (tests := [test for flag, test in group if flags & flag]) and len(tests) < len(group)
     ]
     # one that is just being defined is not there yet
-    domains = [domain for domain in session.hypervisor.domains if domain.persistent or domain.active]
+    domains = [domain for domain in visible(session) if domain.persistent or domain.active]
     for tests in wanted:
         domains = [domain for domain in domains if any(test(domain) for test in tests)]
     return domains
@@ -86,27 +94,27 @@ def connect_list_all_domains(session: Session, need_results: int, flags: int) ->
 @remote
 def connect_num_of_domains(session: Session) -> int:
     """Count the active domains."""
-    return sum(domain.active for domain in session.hypervisor.domains)
+    return sum(domain.active for domain in visible(session))
 
 
 @remote
 def connect_list_domains(session: Session, maxids: int) -> list[int]:
     """List the ids of active domains."""
     _check_max("maxids", maxids)
-    return [domain.id for domain in session.hypervisor.domains if domain.active][:maxids]
+    return [domain.id for domain in visible(session) if domain.active][:maxids]
 
 
 @remote
 def connect_num_of_defined_domains(session: Session) -> int:
     """Count the inactive domains."""
-    return sum(not domain.active for domain in session.hypervisor.domains)
+    return sum(not domain.active for domain in visible(session))
 
 
 @remote
 def connect_list_defined_domains(session: Session, maxnames: int) -> list[str]:
     """List the names of inactive domains."""
     _check_max("maxnames", maxnames)
-    return [domain.name for domain in session.hypervisor.domains if not domain.active][:maxnames]
+    return [domain.name for domain in visible(session) if not domain.active][:maxnames]
 
 
 def _check_max(name: str, value: int) -> None:

@@ -241,6 +241,16 @@ class Subscriptions:
         self._raw.clear()
         self._hub.forget(self)
 
+    def has(self, message: Message, callback_id: int | None) -> bool:
+        """Tell whether somebody still waits for a message under a callback id (None: in the legacy style)."""
+        if message.event_id is None:
+            return callback_id in self._raw
+        if message.kind == "network":
+            return callback_id in self._networks
+        if callback_id is not None:
+            return callback_id in self._registered
+        return any(r.legacy and r.event_id == message.event_id for r in self._registered.values())
+
     def register(self, event_id: int, uuid: str | None, *, legacy: bool = False) -> int:
         """Register an event number and give its callback id.
 

@@ -44,7 +44,7 @@ _ALL: Final = sum(flag for group in _GROUPS for flag, _ in group)
 
 
 def _known(session: Session) -> list[Network]:
-    return list(networks(session))
+    return [network for network in networks(session) if session.may_show(network.uuid)]
 
 
 @network_call

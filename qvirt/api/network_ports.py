@@ -69,7 +69,7 @@ def network_list_all_ports(
     """List the ports of a network."""
     check_flags(flags, 0, "networkListAllPorts")
     found = find_network(session, network)
-    ports = list(found.ports.values())
+    ports = [port for uuid, port in found.ports.items() if session.may_show(uuid)]
     if len(ports) > _PORTS_MAX:
         raise RpcError(f"Too many ports '{len(ports)}' for limit '{_PORTS_MAX}'")
     return ([port_handle(found, port) for port in ports] if need_results else []), len(ports)

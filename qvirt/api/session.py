@@ -13,11 +13,19 @@ if TYPE_CHECKING:
 
 
 class Identity(Record):
-    """The process at the other end, as the kernel tells it; None where it does not (TCP)."""
+    """Who is at the other end; None where nobody tells.
+
+    pid, uid, gid, groups: as the kernel says (not for TCP). started: when the process began, in clock ticks
+    since boot; asked for only where somebody decides by it. sasl_user, x509_dn: as it has authenticated.
+    """
 
     pid: int | None = None
     uid: int | None = None
     gid: int | None = None
+    groups: tuple[int, ...] = ()
+    started: int | None = None
+    sasl_user: str | None = None
+    x509_dn: str | None = None
 
 
 class Instance(Record, frozen=False):
@@ -59,6 +67,7 @@ class Session(Record, frozen=False, eq=False):
     uri: what CONNECT_OPEN named. driver: "QEMU", or the sub-driver's name. Empty before it.
     readonly: nothing may be changed. close_callback: the client wants to be told before we close.
     owns_domains: it has started domains that end with it; they know it as their owner.
+    shown: the keys of the objects that a call which lists may show; None for all.
     authentication, start_keepalive, end: set by the daemon; end closes the connection once the reply is out.
     """
 
@@ -70,6 +79,7 @@ class Session(Record, frozen=False, eq=False):
     driver: str = ""
     close_callback: bool = False
     owns_domains: bool = False
+    shown: frozenset[str] | None = None
     authentication: object = None
     start_keepalive: Callable[[], None] = lambda: None
     end: Callable[[], None] = lambda: None
@@ -78,6 +88,10 @@ class Session(Record, frozen=False, eq=False):
     def hypervisor(self) -> "Hypervisor":
         """The domains."""
         return self.instance.hypervisor
+
+    def may_show(self, key: str) -> bool:
+        """Tell whether a call that lists may show the object with this key."""
+        return self.shown is None or key in self.shown
 
     def require_open(self) -> None:
         """Raise InternalError before CONNECT_OPEN."""

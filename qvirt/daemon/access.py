@@ -5,19 +5,20 @@ from typing import Any
 
 from qvirt.api.names import public_function
 from qvirt.errors import OperationDenied
-from qvirt.rpc.protocol import AccessRule, Procedure
+from qvirt.rpc.protocol import Procedure
 
 Check = Callable[[Sequence[Any]], None]
 """Raises OperationDenied when the arguments ask for more than reading."""
 
 
-def _only_reads(rule: AccessRule) -> bool:
-    return rule.permission in ("getattr", "read") or rule.permission.startswith("search_")
+def only_reads(permission: str) -> bool:
+    """Tell whether a permission is one of those for looking."""
+    return permission in ("getattr", "read") or permission.startswith("search_")
 
 
 def read_only_check(procedure: Procedure, program: str) -> Check | None:
     """Give the check a read-only connection's call must pass, None when it may always be made."""
-    rules = [rule for rule in procedure.acl or () if not _only_reads(rule)]
+    rules = [rule for rule in procedure.acl or () if not only_reads(rule.permission)]
     if not rules:
         return None
     name = public_function(procedure.name, program)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_SO_PEERGROUPS = 59
+_GROUPS_MAX = 256
+
 
 class Client:
     """A connection: what it sent, what runs for it, what it is owed."""
@@ -47,10 +50,12 @@ class Client:
         self.server = server
         self.service = service
         self.loop = server.loop
-        self.identity = peer_identity(sock)
+        identity = peer_identity(sock)
+        guard = server.guard
+        self.identity = identity if guard is None else guard.identify(identity)
         self.session = Session(
             server.instance,
-            Subscriptions(server.instance.hub, self.send_event),
+            Subscriptions(server.instance.hub, self.send_event if guard is None else guard.sink(self)),
             self.identity,
             readonly=service.readonly,
         )
@@ -334,7 +339,17 @@ def peer_identity(sock: socket.socket) -> Identity:
     if sock.family != socket.AF_UNIX:
         return Identity()
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return Identity(*struct.unpack("3i", credentials))
+    pid, uid, gid = struct.unpack("3i", credentials)
+    return Identity(pid, uid, gid, _peer_groups(sock))
+
+
+def _peer_groups(sock: socket.socket) -> tuple[int, ...]:
+    try:
+        data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _GROUPS_MAX)
+    except OSError:
+        # more than a policy would want to read, or a kernel before 4.13
+        return ()
+    return struct.unpack(f"{len(data) // 4}I", data)
 
 
 def _close_all(fds: Sequence[int]) -> None:

@@ -9,6 +9,9 @@ from qvirt.errors import ConfigSyntax
 from qvirt.host.conf import ConfValue, parse_conf
 from qvirt.record import Record, field, fields, replace
 
+ACCESS_DRIVERS: Final = ("polkit", "rules", "nop")
+"""Who can be asked what clients may do; nop allows everything."""
+
 AuthMode = Literal["none", "polkit"]
 
 FILES: Final = ("libvirtd.conf", "virtqemud.conf")
@@ -23,7 +26,6 @@ _LATER: Final = frozenset(
         "auth_tcp",
         "auth_tls",
         "tcp_min_ssf",
-        "access_drivers",
         "key_file",
         "cert_file",
         "ca_file",
@@ -70,6 +72,7 @@ class Config(Record):
     unix_sock_dir: str | None = None
     auth_unix_ro: AuthMode | None = None
     auth_unix_rw: AuthMode | None = None
+    access_drivers: tuple[str, ...] = ()
     max_clients: int = 5000
     max_anonymous_clients: int = 20
     max_client_requests: int = 5
@@ -151,7 +154,9 @@ def make_config(values: Mapping[str, ConfValue], source: str) -> Config:
     return replace(Config(), **known, unused=unused)
 
 
-def _convert(name: str, value: ConfValue, source: str) -> int | str:
+def _convert(name: str, value: ConfValue, source: str) -> int | str | tuple[str, ...]:
+    if name == "access_drivers":
+        return _access_drivers(value, source)
     if name in _INTEGERS:
         if not isinstance(value, int) or value < -1:
             raise ConfigSyntax(f"{source}: {name}: '{value}' is no number it can have")
@@ -166,3 +171,13 @@ def _convert(name: str, value: ConfValue, source: str) -> int | str:
     if name in _AUTH and value not in ("none", "polkit"):
         raise ConfigSyntax(f"{source}: {name}: unsupported auth '{value}', use 'none' or 'polkit'")
     return value
+
+
+def _access_drivers(value: ConfValue, source: str) -> tuple[str, ...]:
+    names = value if isinstance(value, list) else [str(value)]
+    for name in names:
+        if name not in ACCESS_DRIVERS:
+            raise ConfigSyntax(
+                f"{source}: access_drivers: there is no driver '{name}', use {', '.join(ACCESS_DRIVERS)}"
+            )
+    return tuple(name for name in names if name != "nop")

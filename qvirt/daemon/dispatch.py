@@ -15,6 +15,7 @@ from qvirt.api.names import public_function
 from qvirt.api.registry import CALLS, Call, ProgramName
 from qvirt.constants import ErrorDomain
 from qvirt.daemon.access import read_only_check
+from qvirt.daemon.guard import Guard
 from qvirt.daemon.stream import StreamRequest
 from qvirt.errors import InternalError, NoSupport, QvirtError, RpcError
 from qvirt.rpc import protocol
@@ -79,8 +80,9 @@ class Entry:
 class Dispatcher:
     """The table of procedures that are served, filled as they are first called."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard | None = None) -> None:
         calls.load()
+        self._guard = guard
         self._entries: dict[int, dict[int, Entry | None]] = {number: {} for number in _PROGRAMS}
 
     def entry(self, packet: Packet) -> Entry:
@@ -99,6 +101,8 @@ class Dispatcher:
         if procedure is None or call is None:
             # Clients recognise this sentence and turn to an older call.
             raise RpcError(f"unknown procedure: {number}")
+        if self._guard is not None:
+            call = self._guard.protect(procedure, call)
         entry = Entry(procedure, _PROGRAMS[program], call)
         self._entries[program][number] = entry
         return entry

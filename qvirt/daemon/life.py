@@ -18,8 +18,14 @@ import uvloop
 from qvirt.api.events import EventHub
 from qvirt.api.node import Node
 from qvirt.api.session import Instance
+from qvirt.daemon.auth import process_start_time
 from qvirt.daemon.config import Config, read_config
+from qvirt.daemon.guard import Guard
 from qvirt.daemon.listen import Service, activated, close_all, listen
+from qvirt.daemon.policy import Policy
+from qvirt.daemon.polkit import Polkit
+from qvirt.daemon.rules import FILE as RULES_FILE
+from qvirt.daemon.rules import Rules
 from qvirt.daemon.server import Server
 from qvirt.errors import QvirtError
 from qvirt.runtime.events import DomainEvent
@@ -48,6 +54,14 @@ def _raise_limits() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def make_guard(config: Config, etc: Path, polkit: Polkit) -> Guard | None:
+    """Make who is asked what clients may do, as `access_drivers` says; raises ConfigSyntax."""
+    policies: list[Policy] = []
+    for name in config.access_drivers:
+        policies.append(polkit if name == "polkit" else Rules(etc / RULES_FILE))
+    return Guard(policies, process_start_time) if policies else None
+
+
 class Daemon:
     """One run of qvirtd."""
 
@@ -59,6 +73,7 @@ class Daemon:
         self.config = self._read_config()
         self._ready = ready
         self._server: Server | None = None
+        self._guard: Guard | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def serve(self) -> None:
@@ -94,7 +109,10 @@ class Daemon:
             hub = EventHub(hypervisor.events, networks.events if networks is not None else None)
             stack.callback(hub.close)
             instance = Instance(hypervisor, Node(hypervisor, **self._host_uuid()), hub, self.privileged)
-            self._server = server = Server(loop, instance, self.config)
+            polkit = Polkit()
+            stack.push_async_callback(polkit.close)
+            self._guard = guard = make_guard(self.config, self.paths.etc, polkit)
+            self._server = server = Server(loop, instance, self.config, guard=guard, polkit=polkit)
             stack.push_async_callback(server.close)
             self._watch_idle(server, stack)
             self._write_pid_file(stack)
@@ -128,6 +146,8 @@ class Daemon:
     def _reload(self) -> None:
         try:
             self.config = self._read_config()
+            if self._guard is not None:
+                self._guard.reload()
         except QvirtError as error:
             log.error("the settings stay as they were: %s", error)
         if self._server is not None:

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from qvirt.daemon.auth import has_polkit
+from qvirt.daemon import polkit
 from qvirt.daemon.config import AuthMode, Config
 from qvirt.errors import OperationFailed, SystemError_
 from qvirt.host.unix import clear_stale
@@ -53,7 +53,13 @@ def auth_mode(config: Config, *, readonly: bool, privileged: bool, private: bool
     said = config.auth_unix_ro if readonly else config.auth_unix_rw
     if said:
         return said
-    return "polkit" if privileged and not private and has_polkit() else "none"
+    if not privileged or private:
+        return "none"
+    why_not = polkit.missing()
+    if why_not is None:
+        return "polkit"
+    log.info("%s: clients of the socket are let in by its permissions, not by polkit", why_not)
+    return "none"
 
 
 def permissions(config: Config, auth: AuthMode, *, readonly: bool) -> int:

@@ -14,7 +14,9 @@ from qvirt.daemon.busypoll import BusyPoll
 from qvirt.daemon.client import Client
 from qvirt.daemon.config import Config, Limits
 from qvirt.daemon.dispatch import Dispatcher
+from qvirt.daemon.guard import Guard
 from qvirt.daemon.listen import Service, close_all
+from qvirt.daemon.polkit import Polkit
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +35,19 @@ class Server:
         instance: Instance,
         config: Config,
         limits: Limits | None = None,
+        guard: Guard | None = None,
+        polkit: Polkit | None = None,
     ) -> None:
+        """guard: who is asked what clients may do, None where nobody is. polkit: who is asked who may come
+        in.
+        """
         self.loop = loop
         self.instance = instance
         self.config = config
         self.limits = limits or Limits()
-        self.dispatcher = Dispatcher()
+        self.guard = guard
+        self.polkit = polkit or Polkit()
+        self.dispatcher = Dispatcher(guard)
         self.busy_poll = BusyPoll(loop)
         self.clients: set[Client] = set()
         self.calls: set[asyncio.Task[None]] = set()

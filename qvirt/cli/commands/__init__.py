@@ -4,6 +4,7 @@ from typing import Final
 
 from qvirt.cli.command import Command
 from qvirt.cli.commands import (
+    acl,
     adopt,
     console,
     doctor,
@@ -30,5 +31,6 @@ COMMANDS: Final[tuple[Command, ...]] = (
     *interfaces.COMMANDS,
     *network.COMMANDS,
     *doctor.COMMANDS,
+    *acl.COMMANDS,
     *takeover.COMMANDS,
 )
