@@ -16,9 +16,10 @@ from typing import Self
 from qvirt.errors import AgentUnresponsive, QvirtError, SystemError_
 from qvirt.qmp.client import connect_unix
 from qvirt.qmp.errors import AgentError, AgentTimeout, WireError
+from qvirt.qmp.pace import Pace
 from qvirt.qmp.wire import (
-    AGENT_MESSAGE_LIMIT,
     DELIMITER,
+    MESSAGE_LIMIT,
     Json,
     JsonValue,
     LineBuffer,
@@ -33,6 +34,9 @@ SYNC_DEADLINE = 5.0
 
 COMMAND_DEADLINE = 60.0
 """Seconds until a command must be answered, unless the caller says otherwise."""
+
+BYTES_PER_SECOND = 32 << 20
+"""What a guest may write into its agent's channel in a second; serial lines are slower."""
 
 _READ_SIZE = 64 << 10
 
@@ -54,14 +58,15 @@ class GuestAgent:
         self.on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._sock = sock
-        self._lines = LineBuffer(AGENT_MESSAGE_LIMIT)
+        self._lines = LineBuffer(MESSAGE_LIMIT)
         self._turn = asyncio.Lock()
         self._sync_ids = itertools.count(int.from_bytes(os.urandom(4), "little") & 0x3FFFFFFF)
         self._sync_id: int | None = None
         self._waiting: asyncio.Future[Reply] | None = None
         self._output = b""
         self._failure: QvirtError | None = None
-        self._loop.add_reader(sock.fileno(), self._readable)
+        self._pace = Pace(BYTES_PER_SECOND, self._leave_alone, self._listen)
+        self._listen()
 
     @classmethod
     async def connect(
@@ -176,6 +181,12 @@ class GuestAgent:
             return
         self._loop.remove_writer(self._sock.fileno())
 
+    def _listen(self) -> None:
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def _leave_alone(self) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+
     def _readable(self) -> None:
         try:
             data = self._sock.recv(_READ_SIZE)
@@ -187,6 +198,7 @@ class GuestAgent:
         if not data:
             self._fail(AgentUnresponsive("End of file from agent socket"))
             return
+        self._pace.spend(len(data))
         try:
             lines = self._lines.feed(data)
         except WireError:
@@ -217,6 +229,7 @@ class GuestAgent:
         if self._failure is not None:
             return
         self._failure = failure
+        self._pace.close()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()

@@ -19,6 +19,7 @@ from typing import Protocol, Self
 
 from qvirt.errors import OperationTimeout, QvirtError, SystemError_
 from qvirt.qmp.errors import MonitorClosed, QmpError, WireError
+from qvirt.qmp.pace import Pace
 from qvirt.qmp.wire import Decoder, Event, Greeting, Json, JsonValue, Reply, encode_command
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ CONNECT_DEADLINE = 30.0
 
 COMMAND_DEADLINE = 60.0
 """Seconds until a command must be answered, unless the caller says otherwise."""
+
+EVENTS_PER_SECOND = 2000
+"""Events a QEMU may send in a second; an honest one limits most kinds to one."""
 
 _READ_SIZE = 256 << 10
 _RETRY = 0.01
@@ -83,7 +87,8 @@ class Monitor:
         self._greeted: asyncio.Future[Greeting] = self._loop.create_future()
         self._failure: QvirtError | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(sock.fileno(), self._readable)
+        self._pace = Pace(EVENTS_PER_SECOND, self._leave_alone, self._listen)
+        self._listen()
 
     @classmethod
     async def connect(
@@ -265,6 +270,13 @@ class Monitor:
 
     # ------------------------------------------------------------------- input
 
+    def _listen(self) -> None:
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def _leave_alone(self) -> None:
+        log.warning("monitor%s: more than %d events in a second", self._of(), EVENTS_PER_SECOND)
+        self._loop.remove_reader(self._sock.fileno())
+
     def _readable(self) -> None:
         try:
             data = self._sock.recv(_READ_SIZE)
@@ -276,6 +288,7 @@ class Monitor:
         if not data:
             self._fail(MonitorClosed(f"End of file from qemu monitor (vm='{self.name}')"))
             return
+        events = 0
         try:
             for message in self._decoder.feed(data):
                 match message:
@@ -283,6 +296,7 @@ class Monitor:
                         self._take_reply(message)
                     case Event():
                         self._take_event(message)
+                        events += 1
                     case Greeting():
                         self.greeting = message
                         if not self._greeted.done():
@@ -292,6 +306,9 @@ class Monitor:
         except WireError as e:
             log.error("monitor%s: %s", self._of(), e)
             self._fail(e)
+            return
+        if events:
+            self._pace.spend(events)
 
     def _take_reply(self, reply: Reply) -> None:
         future = self._waiting.pop(reply.id, None) if isinstance(reply.id, int) else None
@@ -317,6 +334,7 @@ class Monitor:
         if self._failure is not None:
             return
         self._failure = failure
+        self._pace.close()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()

@@ -1,9 +1,12 @@
 """Bytes to messages and back, for QMP and for the guest agent; no I/O.
 
-QEMU ends every QMP message with CR LF and never puts a line break inside one, so a message is a line.
+QEMU ends every QMP message with CR LF and never puts a line break inside one, so a message is a line. Neither
+a guest nor a QEMU that its guest has taken over is trusted: what passes here is bounded in size, depth and
+number of values, its numbers fit into 64 bits, and its strings into libvirt's (UTF-8 without NUL).
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -18,15 +21,21 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 
 JsonObject: TypeAlias = dict[str, Json]
 
-MESSAGE_LIMIT = 64 << 20
-"""Largest message accepted, in bytes; query-qmp-schema of QEMU 9 is 0.3 MiB, one query-blockstats of
-a thousand disks about 2 MiB."""
+MESSAGE_LIMIT = 10 << 20
+"""Largest message accepted, in bytes, as libvirt's; query-qmp-schema of QEMU 9 is 0.3 MiB, one
+query-blockstats of a thousand disks about 2 MiB."""
 
-AGENT_MESSAGE_LIMIT = 16 << 20
-"""Largest agent message accepted, in bytes: the guest is not trusted with our memory."""
+VALUES_LIMIT = 500_000
+"""Most commas, braces and brackets of a message: each may stand for a value of a hundred bytes of ours.
+query-blockstats of a thousand disks has a tenth of that."""
 
 DELIMITER = b"\xff"
 """A byte that cannot occur in JSON: flushes the parser on the other side of an agent channel."""
+
+_MIN, _MAX = -(1 << 63), (1 << 64) - 1
+
+#: what makes a second look necessary: long numbers, escapes of surrogates and of NUL
+_DUBIOUS = re.compile(r"\d{19}|\d[eE]\+?\d\d|\\u(?:[dD][89a-fA-F]|0000)")
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, check_circular=False).encode
 
@@ -149,14 +158,45 @@ def parse_message(line: bytes) -> Message:
 
 
 def parse_object(line: bytes) -> JsonObject:
-    """Parse one line that must be a JSON object."""
+    """Parse one line that must be a JSON object. Raises WireError for what is none, or is too much."""
+    if sum(map(line.count, (b",", b"{", b"["))) > VALUES_LIMIT:
+        raise WireError(f"{excerpt(line)} has more than {VALUES_LIMIT} values")
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as e:
+        text = line.decode("utf-8", "replace")
+        value = _decode(text)
+        if not isinstance(value, dict):
+            raise WireError(f"Parsed JSON reply {excerpt(line)} isn't an object")
+        return {_clean_text(k): _clean(v) for k, v in value.items()} if _DUBIOUS.search(text) else value
+    except (ValueError, OverflowError, RecursionError) as e:
         raise WireError(f"cannot parse json {excerpt(line)}: {e}") from e
-    if not isinstance(value, dict):
-        raise WireError(f"Parsed JSON reply {excerpt(line)} isn't an object")
-    return value
+
+
+def _no_number(word: str) -> Json:
+    raise ValueError(f"{word} is no number")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_number).decode
+
+
+def _clean(value: Json) -> Json:
+    """Return a value that every client and document can hold: numbers are clamped, characters replaced."""
+    match value:
+        case str():
+            return _clean_text(value)
+        case bool() | None:
+            return value
+        case int():
+            return min(max(value, _MIN), _MAX)
+        case float():
+            return min(max(value, float(_MIN)), float(_MAX))
+        case list():
+            return [_clean(item) for item in value]
+        case dict():
+            return {_clean_text(key): _clean(item) for key, item in value.items()}
+
+
+def _clean_text(text: str) -> str:
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def parse_reply(message: JsonObject, line: bytes) -> Reply:
@@ -169,6 +209,11 @@ def parse_reply(message: JsonObject, line: bytes) -> Reply:
             message.get("id"), None, (str(error.get("class", "GenericError")), str(error.get("desc", "")))
         )
     raise WireError(f"Unknown JSON reply {excerpt(line)}")
+
+
+def unsigned(value: Json, bits: int = 64) -> int:
+    """Narrow a value to a number of so many bits; what is none, or negative, counts nothing."""
+    return min(value, (1 << bits) - 1) if isinstance(value, int) and value > 0 else 0
 
 
 def excerpt(line: bytes, size: int = 200) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import stat
 import tty
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +118,7 @@ async def _open(
     if device.type == "pty":
         if lock:
             _check_foreign_lock(path)
-        fd = _open_pty(path)
+        fd = _open_pty(path, running.user.uid if running.user is not None else os.geteuid())
     else:
         fd = _connect(path)
     stream = ConsoleStream(running, path, fd)
@@ -136,11 +137,16 @@ def _check_foreign_lock(path: str) -> None:
         raise OperationFailed("Active console session exists for this domain")
 
 
-def _open_pty(path: str) -> int:
+def _open_pty(path: str, owner: int) -> int:
+    """Open a pseudo terminal that belongs to QEMU's user: QEMU may have named an administrator's."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise SystemError_(f"Unable to open stream for '{path}'", error) from error
+    status = os.fstat(fd)
+    if not stat.S_ISCHR(status.st_mode) or status.st_uid != owner:
+        os.close(fd)
+        raise OperationFailed(f"'{path}' is no terminal of QEMU, which runs as uid {owner}")
     with contextlib.suppress(OSError):
         tty.setraw(fd)
     return fd

@@ -1,9 +1,10 @@
 """A domain's log: when it was started, with what, and what QEMU had to say; in libvirt's form."""
 
+import contextlib
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from qvirt.qemu.switches import CommandLine
 
 #: bytes of QEMU's last words an error repeats
 TAIL_SIZE = 4096
+
+#: bytes of a log before it becomes NAME.log.0, and how many such are kept; virtlogd's defaults
+MAX_SIZE = 2 << 20
+MAX_BACKUPS = 3
+#: seconds between two looks at the logs of running guests
+BOUND_EVERY = 5.0
 
 _PTY_NOTICE = re.compile(r"^char device redirected to .*$\n?", re.MULTILINE)
 
@@ -66,7 +73,8 @@ class DomainLog:
     def tail(self) -> str:
         """Return the end of what QEMU printed, without the notices it always prints."""
         end = os.lseek(self.fd, 0, os.SEEK_END)
-        begin = max(self._begin, end - TAIL_SIZE)
+        # a log that was set aside meanwhile begins anew
+        begin = max(self._begin if self._begin <= end else 0, end - TAIL_SIZE)
         text = os.pread(self.fd, end - begin, begin).decode("utf-8", "replace")
         return _PTY_NOTICE.sub("", text).strip()
 
@@ -75,3 +83,29 @@ class DomainLog:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def bound(logs: Iterable[Path]) -> None:
+    """Set logs aside that have grown over the limit: nobody fills the host by what a QEMU prints. Blocking.
+
+    QEMU goes on writing into the file, from its beginning; what it writes in the very moment is lost. Of a
+    log that grew faster than we looked, the end is kept.
+    """
+    for log in logs:
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(log).st_size > MAX_SIZE:
+                _set_aside(log)
+
+
+def _set_aside(log: Path) -> None:
+    for number in range(MAX_BACKUPS - 1, 0, -1):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{log}.{number - 1}", f"{log}.{number}")
+    with open(log, "rb+") as file, open(f"{log}.0", "wb", opener=_private) as aside:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_SIZE))
+        aside.write(file.read(MAX_SIZE))
+        os.ftruncate(file.fileno(), 0)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -22,7 +22,7 @@ from qvirt.errors import (
 )
 from qvirt.qmp.agent import COMMAND_DEADLINE, SYNC_DEADLINE, GuestAgent
 from qvirt.qmp.errors import AgentError
-from qvirt.qmp.wire import Json, JsonObject, JsonValue
+from qvirt.qmp.wire import Json, JsonObject, JsonValue, unsigned
 from qvirt.runtime.live import AGENT_CHANNEL
 from qvirt.runtime.records import FsInfo, GuestInterface, IpAddress, Param
 from qvirt.runtime.running import Running
@@ -36,6 +36,11 @@ ULLONG = TypedParameterType.ULLONG
 STRING = TypedParameterType.STRING
 BOOLEAN = TypedParameterType.BOOLEAN
 INT = TypedParameterType.INT
+
+#: more CPUs no machine has
+_MOST_VCPUS = 1 << 16
+#: seconds; no place on Earth is farther from UTC
+_DAY = 86400
 
 #: seconds for what waits for the guest's disks
 SLOW = 300.0
@@ -116,7 +121,7 @@ async def shutdown(domain: "Domain", mode: str, *, fake_reboot: bool) -> None:
 async def time(domain: "Domain") -> tuple[int, int]:
     """Return the guest's clock: seconds, nanoseconds."""
     value = await ask(domain, "guest-get-time")
-    if not isinstance(value, int):
+    if not isinstance(value, int) or value < 0:
         raise InternalError("malformed return value of guest-get-time")
     return divmod(value, 10**9)
 
@@ -138,12 +143,12 @@ async def fs_freeze(domain: "Domain", mountpoints: Sequence[str]) -> int:
         )
     else:
         value = await ask(domain, "guest-fsfreeze-freeze", deadline=SLOW)
-    return _int(value)
+    return unsigned(value, 31)
 
 
 async def fs_thaw(domain: "Domain") -> int:
     """Thaw all frozen file systems; returns how many."""
-    return _int(await ask(domain, "guest-fsfreeze-thaw", deadline=SLOW))
+    return unsigned(await ask(domain, "guest-fsfreeze-thaw", deadline=SLOW), 31)
 
 
 async def fs_trim(domain: "Domain", mountpoint: str | None, minimum: int) -> None:
@@ -223,7 +228,7 @@ async def interfaces(domain: "Domain") -> list[GuestInterface]:
             if not isinstance(address, dict) or not isinstance(address.get("ip-address"), str):
                 raise InternalError(f"qemu agent didn't provide 'ip-address' field for interface '{name}'")
             kind = IPAddrType.IPV6 if address.get("ip-address-type") == "ipv6" else IPAddrType.IPV4
-            addresses.append(IpAddress(kind, str(address["ip-address"]), _int(address.get("prefix"))))
+            addresses.append(IpAddress(kind, str(address["ip-address"]), unsigned(address.get("prefix"), 8)))
         found[name] = GuestInterface(
             name, old.hwaddr if old is not None else (mac if isinstance(mac, str) else None), tuple(addresses)
         )
@@ -246,7 +251,9 @@ async def vcpus(domain: "Domain") -> list[Param]:
     offlinable: set[int] = set()
     for item in _list(await ask(domain, command), command):
         entry = _object(item, command)
-        number = _int(entry.get("logical-id"))
+        number = _int(entry.get("logical-id"), -1)
+        if not 0 <= number < _MOST_VCPUS:
+            raise InternalError(f"{command} reply names a CPU {number}")
         present.add(number)
         if entry.get("online"):
             online.add(number)
@@ -338,7 +345,7 @@ async def _users(domain: "Domain") -> list[Param]:
         if entry.get("domain") is not None:
             params.append(Param(f"user.{i}.domain", STRING, str(entry["domain"])))
         login = entry.get("login-time")
-        milliseconds = int(login * 1000) if isinstance(login, (int, float)) else 0
+        milliseconds = unsigned(int(login * 1000)) if isinstance(login, (int, float)) else 0
         params.append(Param(f"user.{i}.login-time", ULLONG, milliseconds))
     return params
 
@@ -355,7 +362,7 @@ async def _timezone(domain: "Domain") -> list[Param]:
     params = []
     if isinstance(info.get("zone"), str):
         params.append(Param("timezone.name", STRING, str(info["zone"])))
-    params.append(Param("timezone.offset", INT, _int(info.get("offset"))))
+    params.append(Param("timezone.offset", INT, max(-_DAY, min(_int(info.get("offset")), _DAY))))
     return params
 
 
@@ -373,7 +380,7 @@ async def _filesystems(domain: "Domain") -> list[Param]:
         params.append(Param(f"fs.{i}.fstype", STRING, str(entry.get("type", ""))))
         for key in ("total-bytes", "used-bytes"):
             if isinstance(entry.get(key), int):
-                params.append(Param(f"fs.{i}.{key}", ULLONG, _int(entry[key])))
+                params.append(Param(f"fs.{i}.{key}", ULLONG, unsigned(entry[key])))
         disks = entry.get("disk")
         listed = [disk for disk in disks if isinstance(disk, dict)] if isinstance(disks, list) else []
         params.append(Param(f"fs.{i}.disk.count", UINT, len(listed)))

@@ -6,6 +6,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, ErrorDomain
@@ -19,7 +20,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.record import replace
-from qvirt.runtime import interfaces, lifecycle, recover, stats
+from qvirt.runtime import domainlog, interfaces, lifecycle, recover, stats
 from qvirt.runtime.cgroups import Cgroups
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
@@ -203,6 +204,7 @@ class Hypervisor:
             interfaces.follow_networks(self)
             if autostart:
                 self.background(self._autostart(), "autostart")
+            self.background(self._bound_logs(), "domain logs")
         except BaseException:
             await self.close()
             raise
@@ -220,6 +222,17 @@ class Hypervisor:
         if self.networks is not None:
             await self.networks.autostart()
         await recover.autostart_all(self)
+
+    async def _bound_logs(self) -> None:
+        """Keep the logs of running guests from growing without end. @background."""
+        while True:
+            await asyncio.sleep(domainlog.BOUND_EVERY)
+            logs = [self.paths.logfile(domain.name) for domain in self.domains if domain.running is not None]
+            if logs:
+                try:
+                    await self.files.run("domain logs", partial(domainlog.bound, logs))
+                except QvirtError as error:
+                    log.warning("%s", error.detail)
 
     def _choose_user(self) -> None:
         """Run QEMU as ourselves where the tree given with --root is closed to its user."""

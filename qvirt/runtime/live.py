@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,13 @@ from qvirt.model.devices.chardev import CharDevice
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.memory import Memory
 from qvirt.model.domain import Domain as Definition
-from qvirt.qemu import cpu_live
+from qvirt.qemu import cpu_live, vcpu_slots
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.devices.base import handler
 from qvirt.qmp.client import COMMAND_DEADLINE
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import QmpError
-from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply
+from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply, unsigned
 from qvirt.runtime.events import AgentLifecycle
 from qvirt.runtime.running import Running
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
+
+#: how QEMU names a pseudo terminal; no other path is taken from it, as clients are connected to it
+_PTY = re.compile(r"pty:(/dev/pts/[0-9]+)", re.ASCII)
 
 Call = tuple[str, dict[str, JsonValue] | None]
 
@@ -167,10 +171,14 @@ def character_devices(definition: Definition) -> Iterator[CharDevice]:
 
 def take_cpus(running: Running, cpus: Sequence[JsonObject]) -> None:
     """Note each vCPU's thread, by the vCPU's number; 0 for one that is off. cpus: query-cpus-fast."""
+    most = vcpu_slots.most(running.definition)
     found = {
         index: thread
         for cpu in cpus
-        if isinstance(index := cpu.get("cpu-index"), int) and isinstance(thread := cpu.get("thread-id"), int)
+        if isinstance(index := cpu.get("cpu-index"), int)
+        and isinstance(thread := cpu.get("thread-id"), int)
+        and 0 <= index < most
+        and running.has_thread(thread)
     }
     threads: list[int] = []
     for number in range(max(found, default=-1) + 1):
@@ -185,7 +193,7 @@ def _take_memories(definition: Definition, reply: Reply) -> None:
     places: dict[str, int] = {}
     for item in as_objects(reply.value, "query-memory-devices"):
         data = item.get("data")
-        if isinstance(data, dict) and isinstance(address := data.get("addr"), int):
+        if isinstance(data, dict) and isinstance(address := data.get("addr"), int) and address >= 0:
             places[str(data.get("id"))] = address
     for module in definition.devices.memory:
         if isinstance(module.address, DimmAddress) and module.alias.name in places:
@@ -202,9 +210,9 @@ def _take_chardevs(domain: "Domain", running: Running, reply: Reply, *, booted: 
         entry = found.get(f"char{alias}")
         if entry is None:
             continue
-        filename = str(entry.get("filename", ""))
-        if device.type == "pty" and filename.startswith("pty:"):
-            device.source.path = filename.removeprefix("pty:")
+        pty = _PTY.fullmatch(str(entry.get("filename", "")))
+        if device.type == "pty" and pty is not None:
+            device.source.path = pty[1]
     for console in definition.devices.consoles:
         if console.type == "pty":
             serials = definition.devices.serials
@@ -254,10 +262,11 @@ def set_channel_state(
 
 def _take_balloon(definition: Definition, reply: Reply) -> None:
     if isinstance(reply.value, dict) and isinstance(actual := reply.value.get("actual"), int):
-        set_balloon(definition, actual)
+        set_balloon(definition, unsigned(actual))
 
 
 def set_balloon(definition: Definition, actual: int) -> None:
-    """Note the guest's memory, ``actual`` bytes."""
+    """Note the guest's memory, ``actual`` bytes; more than it has is not believed."""
     if definition.current_memory is not None:
-        definition.current_memory.value = -(-actual // 1024)
+        kib, total = -(-actual // 1024), definition.memory
+        definition.current_memory.value = min(kib, total.value) if total is not None else kib

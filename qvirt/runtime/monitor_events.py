@@ -39,7 +39,7 @@ from qvirt.constants import (
     DomainState,
 )
 from qvirt.model.devices.disk import Disk
-from qvirt.qmp.wire import Event, Json, JsonObject
+from qvirt.qmp.wire import Event, JsonObject, unsigned
 from qvirt.runtime import endings, events, hotplug, interfaces, live, unplug, vcpus
 from qvirt.runtime.running import Running
 
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
 log = logging.getLogger(__name__)
+
+#: seconds; a clock of a guest cannot be farther from the host's
+_FARTHEST = 1 << 40
 
 Handler = Callable[["Domain", Running, JsonObject], None]
 
@@ -276,7 +279,7 @@ def _io_error(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 def _balloon(domain: "Domain", running: Running, data: JsonObject) -> None:
     actual = data.get("actual")
-    if not isinstance(actual, int):
+    if not isinstance(actual, int) or actual < 0:
         return
     live.set_balloon(running.definition, actual)
     running.touch()
@@ -338,7 +341,7 @@ def _vserport(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 def _rtc(domain: "Domain", running: Running, data: JsonObject) -> None:
     offset = data.get("offset")
-    if not isinstance(offset, int):
+    if not isinstance(offset, int) or abs(offset) > _FARTHEST:
         return
     clock = running.definition.clock
     if clock is not None and clock.offset == "variable":
@@ -372,7 +375,7 @@ def _memory_failure(domain: "Domain", running: Running, data: JsonObject) -> Non
 
 def _memory_size(domain: "Domain", running: Running, data: JsonObject) -> None:
     size = data.get("size")
-    if isinstance(size, int):
+    if isinstance(size, int) and size >= 0:
         domain.publish(events.MemoryDeviceSizeChange(domain.ref, str(data.get("id")), -(-size // 1024)))
 
 
@@ -385,8 +388,8 @@ def _threshold(domain: "Domain", running: Running, data: JsonObject) -> None:
             domain.ref,
             disk.name,
             source_path(disk) or None,
-            _int(data.get("write-threshold")),
-            _int(data.get("amount-exceeded")),
+            unsigned(data.get("write-threshold")),
+            unsigned(data.get("amount-exceeded")),
         )
     )
 
@@ -439,10 +442,6 @@ def _address(end: JsonObject) -> events.GraphicsAddress:
         str(end.get("host", "")),
         str(end.get("service", end.get("port", ""))),
     )
-
-
-def _int(value: Json) -> int:
-    return value if isinstance(value, int) else 0
 
 
 HANDLERS: dict[str, Handler] = {

@@ -99,7 +99,7 @@ async def iothread_threads(running: Running) -> dict[int, int]:
     found = {}
     for thread in await commands.query_iothreads(running):
         number = thread.id.removeprefix("iothread")
-        if number.isdigit():
+        if number.isdecimal() and running.has_thread(thread.thread_id):
             found[int(number)] = thread.thread_id
     return found
 

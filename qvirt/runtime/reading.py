@@ -26,8 +26,8 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
-from qvirt.qmp.wire import Json, JsonObject
-from qvirt.runtime import guest, interfaces, procfs
+from qvirt.qmp.wire import Json, JsonObject, unsigned
+from qvirt.runtime import guest, interfaces, pinning, procfs
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.records import (
     BlockInfo,
@@ -215,13 +215,11 @@ async def iothread_info(domain: "Domain", flags: int) -> list[IothreadInfo]:
         running = domain.need_running()
         if not definition.iothreads and not definition.iothreadids.iothreads:
             return []
-        threads = await commands.query_iothreads(running)
-    found = []
-    for thread in threads:
-        number = thread.id.removeprefix("iothread")
-        if number.isdigit():
-            found.append(IothreadInfo(int(number), procfs.affinity(thread.thread_id) or procfs.online_cpus()))
-    return sorted(found, key=lambda one: one.iothread_id)
+        threads = await pinning.iothread_threads(running)
+    return [
+        IothreadInfo(number, procfs.affinity(thread) or procfs.online_cpus())
+        for number, thread in sorted(threads.items())
+    ]
 
 
 def cpu_stats(domain: "Domain") -> tuple[list[Param], dict[int, list[Param]]]:
@@ -270,8 +268,8 @@ def node_name(disk: Disk) -> str | None:
 
 
 def number(value: Json) -> int:
-    """Narrow a counter; what is missing counts nothing."""
-    return value if isinstance(value, int) else 0
+    """Narrow a counter to what the wire's signed 64 bits hold; what is missing counts nothing."""
+    return unsigned(value, 63)
 
 
 def counters(entry: JsonObject) -> JsonObject:

@@ -1,6 +1,7 @@
 """Running: what exists of a domain only while its QEMU does."""
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,10 @@ class Running(Record, frozen=False, eq=False):
     def pid(self) -> int:
         """The process's id, 0 before there is one."""
         return self.process.pid if self.process is not None else 0
+
+    def has_thread(self, thread: int) -> bool:
+        """Tell whether a thread is QEMU's. What QEMU says is no reason to move or bind somebody else's."""
+        return os.path.exists(f"/proc/{self.pid}/task/{thread}")
 
     @property
     def qemu(self) -> Process:

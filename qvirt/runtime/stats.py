@@ -1,6 +1,7 @@
 """Bulk statistics: all domains asked at once, within one deadline; whoever is silent is reported."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
@@ -9,8 +10,8 @@ from qvirt.errors import QvirtError
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
 from qvirt.qmp.commands import as_objects
-from qvirt.qmp.errors import MonitorClosed
-from qvirt.qmp.wire import JsonObject, JsonValue, Reply
+from qvirt.qmp.errors import MonitorClosed, WireError
+from qvirt.qmp.wire import JsonObject, JsonValue, Reply, unsigned
 from qvirt.runtime import procfs, reading
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.records import DomainStats, Param
@@ -18,6 +19,8 @@ from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
+
+log = logging.getLogger(__name__)
 
 INT = TypedParameterType.INT
 UINT = TypedParameterType.UINT
@@ -53,6 +56,10 @@ _BALLOON_NAMES = {
     DomainMemoryStatTags.HUGETLB_PGALLOC: "hugetlb_pgalloc",
     DomainMemoryStatTags.HUGETLB_PGFAIL: "hugetlb_pgfail",
 }
+#: digits of an iothread's number
+_LONGEST_NUMBER = 10
+
+_DIRTY_MODES = ("page-sampling", "dirty-bitmap", "dirty-ring")
 _DIRTY_STATUS = {"unstarted": 0, "measuring": 1, "measured": 2}
 
 #: seconds after which a balloon that does not report by itself is asked again
@@ -98,10 +105,18 @@ async def _one(domain: "Domain", groups: int, nowait: bool, backing: bool, end: 
         elif groups & DomainStatsTypes.BALLOON and running.balloon_sample is not None:
             answers["balloon"] = running.balloon_sample
             _refresh_balloon(domain, running)
-    for bit, gather in _GROUPS:
-        if groups & bit:
-            stats.params += gather(domain, answers)
+    try:
+        stats.params = _gather(domain, groups, answers)
+    except WireError as error:
+        log.warning("statistics of '%s': %s", domain.name, error.detail)
+        stats.answered = False
+        stats.params = _gather(domain, groups, {})
     return stats
+
+
+def _gather(domain: "Domain", groups: int, answers: Answers) -> list[Param]:
+    """Return the groups' figures. Raises WireError for an answer of another shape than QEMU's."""
+    return [param for bit, gather in _GROUPS if groups & bit for param in gather(domain, answers)]
 
 
 def _questions(running: Running, groups: int) -> dict[str, tuple[str, dict[str, JsonValue] | None]]:
@@ -294,9 +309,12 @@ def _iothread(domain: "Domain", answers: Answers) -> list[Param]:
     params = []
     for entry in as_objects(listed, "query-iothreads"):
         number = str(entry.get("id", "")).removeprefix("iothread")
+        if not number.isdecimal() or len(number) > _LONGEST_NUMBER:
+            continue
         for key, kind in (("poll-max-ns", ULLONG), ("poll-grow", UINT), ("poll-shrink", UINT)):
             if isinstance(entry.get(key), int):
-                params.append(Param(f"iothread.{number}.{key}", kind, reading.number(entry[key])))
+                bits = 32 if kind == UINT else 64
+                params.append(Param(f"iothread.{number}.{key}", kind, unsigned(entry[key], bits)))
     return [Param("iothread.count", UINT, len(listed)), *params]
 
 
@@ -310,11 +328,11 @@ def _dirtyrate(domain: "Domain", answers: Answers) -> list[Param]:
     params = [
         Param("dirtyrate.calc_status", INT, _DIRTY_STATUS.get(str(value.get("status")), 0)),
         Param("dirtyrate.calc_start_time", LLONG, reading.number(value.get("start-time"))),
-        Param("dirtyrate.calc_period", INT, reading.number(value.get("calc-time"))),
+        Param("dirtyrate.calc_period", INT, unsigned(value.get("calc-time"), 31)),
     ]
     if isinstance(value.get("dirty-rate"), int):
         params.append(Param("dirtyrate.megabytes_per_second", LLONG, reading.number(value["dirty-rate"])))
-    if isinstance(value.get("mode"), str):
+    if value.get("mode") in _DIRTY_MODES:
         params.append(Param("dirtyrate.calc_mode", STRING, str(value["mode"])))
     return params
 

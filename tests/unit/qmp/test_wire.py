@@ -1,11 +1,24 @@
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qvirt.qmp.errors import WireError
-from qvirt.qmp.wire import Decoder, Event, Greeting, LineBuffer, Message, Reply, encode_command, parse_message
+from qvirt.qmp.wire import (
+    VALUES_LIMIT,
+    Decoder,
+    Event,
+    Greeting,
+    LineBuffer,
+    Message,
+    Reply,
+    encode_command,
+    parse_message,
+    parse_object,
+    unsigned,
+)
 
 
 def test_greeting() -> None:
@@ -74,8 +87,14 @@ def test_a_message_of_the_limit_passes() -> None:
     assert LineBuffer(1000).feed(b"x" * 1000 + b"\n") == [b"x" * 1000]
 
 
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+
+
 @given(
-    st.lists(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.none()), max_size=5),
+    st.lists(
+        st.dictionaries(TEXT, st.integers(-(1 << 63), (1 << 64) - 1) | TEXT | st.booleans() | st.none()),
+        max_size=5,
+    ),
     st.lists(st.integers(0, 60), max_size=6),
 )
 def test_any_cut_gives_the_same_messages(values: list[dict[str, object]], cuts: list[int]) -> None:
@@ -99,3 +118,45 @@ def test_encode() -> None:
 def test_encode_refuses_what_is_not_json() -> None:
     with pytest.raises(WireError, match="'x'"):
         encode_command("x", {"a": object()}, 0)  # type: ignore[dict-item]
+
+
+def test_what_a_message_may_hold() -> None:
+    said = parse_object(
+        b'{"return": ["\\ud800", "a\\u0000b", "\xff", "\\ud83d\\ude00", 9999999999999999999999, -1e30, true]}'
+    )
+    assert said == {
+        "return": ["\ufffd", "a\ufffdb", "\ufffd", "\U0001f600", (1 << 64) - 1, -float(1 << 63), True]
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"return": NaN}',
+        b'{"return": -Infinity}',
+        b'{"return": %s}' % (b"9" * 5000),
+        b'{"return": %s%s}' % (b"[" * 100_000, b"]" * 100_000),
+        b'{"return": [%s]}' % b",".join([b"1"] * (VALUES_LIMIT + 2)),
+        "{'return': 1}".encode("utf-16"),
+    ],
+    ids=["nan", "infinity", "long number", "deep", "wide", "utf-16"],
+)
+def test_what_is_refused(line: bytes) -> None:
+    with pytest.raises(WireError):
+        parse_object(line)
+
+
+@pytest.mark.parametrize(
+    ("value", "bits", "narrowed"),
+    [
+        (5, 64, 5),
+        (-1, 64, 0),
+        (1 << 64, 64, (1 << 64) - 1),
+        (300, 8, 255),
+        ("5", 64, 0),
+        (None, 64, 0),
+        (2.5, 64, 0),
+    ],
+)
+def test_counters(value: Any, bits: int, narrowed: int) -> None:
+    assert unsigned(value, bits) == narrowed
