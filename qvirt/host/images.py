@@ -4,6 +4,7 @@ Headers are read, never trusted for the top image: there the document's format c
 touches a file blocks: callers run it in a worker with a deadline.
 """
 
+import contextlib
 import os
 import re
 import stat
@@ -21,6 +22,9 @@ from qvirt.record import Record
 HEADER_SIZE = 64 * 1024
 #: images in one chain; libvirt's limit
 MAX_DEPTH = 200
+
+#: what an image said was below it when its QEMU had changed that by itself
+_DISTRUSTED = "trusted.qvirt.backing.distrusted"
 
 _BACKING_GUIDE = "See https://libvirt.org/kbase/backing_chains.html for troubleshooting"
 
@@ -226,6 +230,7 @@ def find_chain(
     below: list[BackingStore] = []
     info = _info(path, format, None, user)
     while info.backing is not None:
+        _check_trust(path, info.backing)
         if len(below) >= MAX_DEPTH:
             raise InternalError(f"backing chain of '{source.local_path}' has more than {MAX_DEPTH} images")
         kind, lower = parse_backing(info.backing, path)
@@ -294,6 +299,68 @@ def _broken(path: str, above: str | None, error: OSError, user: tuple[int, int] 
         error,
         domain=ErrorDomain.STORAGE,
     )
+
+
+# ------------------------------------------------------------ trust
+
+
+def distrust_changed(disks: Iterable[Disk]) -> list[str]:
+    """Mark the images whose QEMU has ended and left another name below them than it was given. Blocking.
+
+    A guest that took its QEMU over could have the host lend it any file in that way, at the next start: what
+    is below an image is written into its header, by QEMU. Until the header says otherwise, `find_chain`
+    refuses to follow it. Returns what was found, one sentence each.
+    """
+    found = []
+    for disk in disks:
+        if disk.readonly or disk.transient is not None:
+            continue
+        chain = list(disk.images())
+        for image, lower in zip(chain, [*chain[1:], None], strict=True):
+            path = image.source.local_path
+            if image.format not in BACKING_FORMATS or path is None:
+                continue
+            if lower is not None and lower.source.local_path is None:
+                continue
+            backing = _unexpected(path, image.format, lower.source.local_path if lower is not None else None)
+            if backing is None:
+                continue
+            with contextlib.suppress(OSError):  # only root may, and not every file system keeps it
+                os.setxattr(path, _DISTRUSTED, _bytes(backing))
+            found.append(
+                f"image '{path}' names '{backing}' below it since its QEMU ran, which it was not told to do"
+            )
+    return found
+
+
+def _unexpected(path: str, format: str | None, expected: str | None) -> str | None:
+    """Return what a header says is below, where that is not what QEMU was given."""
+    try:
+        backing = read_info(path, format).backing
+        if backing is None:
+            return None
+        named = parse_backing(backing, path)[1].local_path
+        if None not in (named, expected) and os.path.realpath(str(named)) == os.path.realpath(str(expected)):
+            return None
+    except (OSError, QvirtError):
+        return None
+    return backing
+
+
+def _check_trust(path: str, backing: str) -> None:
+    try:
+        distrusted = os.getxattr(path, _DISTRUSTED)
+    except OSError:
+        return
+    if distrusted == _bytes(backing):
+        raise ConfigUnsupported(
+            f"image '{path}' names '{backing}' below it since a guest ran on it, which nobody asked for: put "
+            f"it right with 'qemu-img rebase -u', or name the image in the document's <backingStore>"
+        )
+
+
+def _bytes(backing: str) -> bytes:
+    return backing.encode("utf-8", "surrogateescape")
 
 
 class Found(Record):

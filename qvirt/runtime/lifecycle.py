@@ -663,6 +663,8 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
             failures.append(f"cannot write the log: {error.strerror}")
         if running.group is not None:
             failures += running.group.remove()
+        if "custom-monitor" not in running.taints:  # else somebody may have told it to
+            failures += images.distrust_changed(running.definition.devices.disks)
         failures += lending.close_folders(hv, running.id, running.user)
         failures += launch.sweep(running.id, running.footprint, hv.owners, hv.own_folders)
         with contextlib.suppress(FileNotFoundError):

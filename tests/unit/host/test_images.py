@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import ConfigUnsupported, InternalError, SystemError_
-from qvirt.host.images import ImageInfo, fill_in, find_chain, identify, look_below, read_info
+from qvirt.host.images import (
+    ImageInfo,
+    distrust_changed,
+    fill_in,
+    find_chain,
+    identify,
+    look_below,
+    read_info,
+)
 from qvirt.model.devices.disk import Disk, DiskDriver, DiskTarget
 from qvirt.model.storage_source import BackingStore, StorageSource
 
@@ -202,3 +210,51 @@ def test_reads_what_qemu_img_links(tmp_path: Path) -> None:
     middle = make("middle.qcow2", "-b", "base.qcow2", "-F", "qcow2")
     top = make("top.qcow2", "-b", f'json:{{"file":{{"driver":"file","filename":"{middle}"}}}}', "-F", "qcow2")
     assert chain_of(top) == [("file", middle, "qcow2"), ("file", base, "qcow2")]
+
+
+def disk_of(path: Path) -> Disk:
+    return Disk(
+        type="file",
+        driver=DiskDriver(name="qemu", type="qcow2"),
+        source=StorageSource(file=str(path)),
+        target=DiskTarget(dev="vda", bus="virtio"),
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write trusted attributes")
+def test_what_qemu_writes_into_a_header_by_itself_is_not_believed(tmp_path: Path) -> None:
+    base, top, secret = (tmp_path / name for name in ("base", "top", "secret"))
+    base.write_bytes(bytes(512))
+    secret.write_bytes(bytes(512))
+    top.write_bytes(qcow2("base", "raw"))
+    disk = disk_of(top)
+    fill_in(look_below([disk]))
+    assert distrust_changed([disk]) == []
+    assert find_chain("file", StorageSource(file=str(top)), "qcow2").source is not None
+    # the guest has taken its QEMU over
+    top.write_bytes(qcow2(str(secret), "raw"))
+    (sentence,) = distrust_changed([disk])
+    assert str(secret) in sentence
+    with pytest.raises(ConfigUnsupported, match="nobody asked for: put it right with 'qemu-img rebase -u'"):
+        look_below([disk_of(top)])
+    # who names the image in the document is believed, and so is a header put right
+    disk = disk_of(top)
+    disk.backing_store = BackingStore()
+    assert look_below([disk]) == []
+    top.write_bytes(qcow2(str(base), "raw"))
+    assert look_below([disk_of(top)])[0].below.source is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write trusted attributes")
+def test_an_image_of_its_own_that_gets_something_below(tmp_path: Path) -> None:
+    top, secret = tmp_path / "top", tmp_path / "secret"
+    secret.write_bytes(bytes(512))
+    top.write_bytes(qcow2())
+    disk = disk_of(top)
+    fill_in(look_below([disk]))
+    top.write_bytes(qcow2(str(secret), "raw"))
+    assert len(distrust_changed([disk])) == 1
+    disk = disk_of(top)
+    disk.readonly = True
+    top.write_bytes(qcow2(str(secret) + "x", "raw"))
+    assert distrust_changed([disk]) == []  # it could not have written

@@ -151,8 +151,9 @@ EVENTS: dict[str, Any] = {
     "SHUTDOWN": {"guest": True, "reason": "guest-shutdown"},
 }  # fmt: skip
 
-NASTY: st.SearchStrategy[Any] = st.sampled_from(
-    [None, True, -1, 0, 1 << 31, 1 << 63, (1 << 64) - 1, -(1 << 63), 1.5, 1e300, -1e300, "", "\0", "\ud800",
+NASTY = st.sampled_from(
+    [cast(Any, None), True,
+     -1, 0, 1 << 31, 1 << 63, (1 << 64) - 1, -(1 << 63), 1.5, 1e300, -1e300, "", "\0", "\ud800",
      "a\nb", "\x07<&>", [], {}, [[]], [None] * 3000, {"": 1}, "iothread" + "9" * 100, "pty:/etc/shadow"]
 )  # fmt: skip
 SIMPLE = st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False) | NASTY
