@@ -52,9 +52,9 @@ class QemuConfig(Record):
     """qemu.conf as it counts for this daemon.
 
     user: None when QEMU runs as the daemon itself does. max_core, max_files, max_processes, max_threads: 0 or
-    None mean "as the daemon"; max_core is in bytes. namespaces: None means the default. controllers: the
-    control groups that may be used. settings: what the XML and the command line depend on. reports: one
-    sentence for each option that is not used. other: all values as they were read.
+    None mean "as the daemon"; max_core is in bytes. private_dev: guests have a /dev of their own.
+    controllers: the control groups that may be used. settings: what the XML and the command line depend on.
+    reports: one sentence for each option that is not used. other: all values as they were read.
     """
 
     user: QemuUser | None = None
@@ -74,6 +74,7 @@ class QemuConfig(Record):
     dump_path: str | None = None
     controllers: tuple[str, ...] = CONTROLLERS
     device_acl: tuple[str, ...] = DEVICE_ACL
+    private_dev: bool = False
     settings: Settings = field(default_factory=Settings)
     reports: tuple[str, ...] = ()
     other: Mapping[str, ConfValue] = field(default_factory=dict)
@@ -122,6 +123,7 @@ _OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
     "max_threads_per_process": (_NUMBER, "max_threads"),
     "max_core": (_CORE, None),
     "max_queued": (_NUMBER, "max_queued"),
+    "namespaces": (_TEXT_OR_LIST, None),
     "log_timestamp": (_BOOL, "log_timestamp"),
 }
 
@@ -162,7 +164,6 @@ _LATER: Mapping[str, _Kind] = {
     "stdio_handler": _TEXT,
     "gluster_debug_level": _NUMBER,
     "virtiofsd_debug": _BOOL,
-    "namespaces": _TEXT_OR_LIST,
     "pr_helper": _TEXT,
     "slirp_helper": _TEXT,
     "dbus_daemon": _TEXT,
@@ -233,6 +234,7 @@ def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
         display_ports=_ports(values, "remote_display_port", 5900),
         websocket_ports=_ports(values, "remote_websocket_port", 5700),
         controllers=_controllers(values),
+        private_dev=_private_dev(values, privileged),
         settings=_settings(values),
         reports=tuple(reports),
         other=dict(values),
@@ -242,6 +244,23 @@ def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
 
 def _list(value: ConfValue) -> list[str]:
     return value if isinstance(value, list) else [str(value)]
+
+
+def _private_dev(values: Conf, privileged: bool) -> bool:
+    """Tell whether guests have mount namespaces, which only root can make."""
+    if "namespaces" not in values:
+        return privileged
+    wanted = [name for name in _list(values["namespaces"]) if name]
+    for name in wanted:
+        if name != "mount":
+            raise ConfigSyntax(
+                f"{values.where('namespaces')}: Unknown namespace: {name}; there is 'mount' only"
+            )
+    if wanted and not privileged:
+        raise ConfigSyntax(
+            f"{values.where('namespaces')}: cannot enable mount namespace: the daemon is not root"
+        )
+    return bool(wanted)
 
 
 def _settings(values: Conf) -> Settings:

@@ -102,8 +102,7 @@ async def claim(
     def make() -> None:
         hv.checkpoint("device written down")
         launch.make_folders(folders, running.user)
-        hv.owners.give(running.id, loans)
-        hv.cgroups.allow(running, plan.files)
+        lending.open_up(hv, running, loans, plan.files)
 
     await domain.save_status(then=make)
     hv.checkpoint("device's files given")
@@ -130,7 +129,8 @@ async def release(
     mark = running.footprint
     gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
     sockets = _sockets(gone) - _sockets(kept)
-    if not mark.loans and running.group is None and not sockets.intersection(mark.files):
+    confined = running.group is not None or running.private_dev
+    if not mark.loans and not confined and not sockets.intersection(mark.files):
         return []
     files = [path for path in mark.files if path in sockets]
 
@@ -138,7 +138,7 @@ async def release(
         loans = lending.unused(running, gone, kept)
         failures = launch.sweep(running.id, Footprint(loans=loans, files=files), hv.owners, hv.own_folders)
         mark.loans = [loan for loan in mark.loans if loan not in loans]
-        return failures + hv.cgroups.deny(running, gone, kept)
+        return failures + lending.shut(hv, running, gone, kept)
 
     failures = await hv.files.run(f"host's side of '{domain.name}'", sweep)
     mark.files = [path for path in mark.files if path not in files]

@@ -32,6 +32,7 @@ from qvirt.runtime.process import become_reaper
 from qvirt.runtime.recorded import Recorded
 from qvirt.runtime.records import DomainStats
 from qvirt.runtime.state import Status
+from qvirt.security import private_dev
 from qvirt.security.dac import kvm_usable, unsearchable
 from qvirt.security.owners import Owners, daemon_word
 
@@ -156,6 +157,8 @@ class Hypervisor:
         self.untaken: dict[str, Status] = {}
         #: the files lent to QEMU's user
         self.owners = Owners(daemon_word(str(paths.lib)), remember=config.remember_owner)
+        #: whether guests get a /dev of their own
+        self.private_dev = False
         #: the virtual networks that interfaces are plugged into; None where there are none
         self.networks: Networks | None = None
         self.closing = False
@@ -196,6 +199,7 @@ class Hypervisor:
             become_reaper()
             self._choose_user()
             make_folders(paths, (self.user.uid, self.user.gid) if self.user is not None else None)
+            await self._try_namespaces()
             self.networks = await self._open_networks(default_network or paths.kind == "system")
             self.reports += self.networks.reports
             await recover.load_definitions(self)
@@ -211,6 +215,17 @@ class Hypervisor:
         for report in self.reports:
             log.warning("%s", report)
         return self
+
+    async def _try_namespaces(self) -> None:
+        """Find out whether guests can have a /dev of their own, where they shall."""
+        if not self.config.private_dev or os.geteuid() != 0:
+            return
+        reason = await self.files.run("namespaces", partial(private_dev.refusal, str(self.paths.lib)))
+        self.private_dev = reason is None
+        if reason is not None:
+            self.reports.append(
+                f"no guest has a /dev of its own: the kernel refuses a mount namespace: {reason}"
+            )
 
     async def _open_networks(self, with_default: bool) -> Networks:
         return await Networks.open(
@@ -270,6 +285,11 @@ class Hypervisor:
             self._lock.release()
 
     # -------------------------------------------------------------------- service
+
+    @property
+    def marking(self) -> str | None:
+        """Our word in the marks of lent files; None where owners are not remembered."""
+        return self.owners.daemon if self.owners.remember else None
 
     @property
     def own_folders(self) -> tuple[str, ...]:

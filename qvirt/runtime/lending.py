@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from qvirt.errors import SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.qemu.devices.base import FileResource, Resource
-from qvirt.record import Record
+from qvirt.record import Record, replace
 from qvirt.runtime.running import Running
-from qvirt.security import acl, dac
+from qvirt.security import acl, dac, private_dev
 from qvirt.security.owners import Loan
+from qvirt.security.private_dev import Node
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -37,12 +38,8 @@ async def give(domain: "Domain", running: Running, resources: Iterable[Resource]
     mark = running.footprint
     mark.loans += loans
 
-    def work() -> None:
-        hv.owners.give(running.id, loans)
-        hv.cgroups.allow(running, files)
-
     try:
-        await domain.save_status(then=work)
+        await domain.save_status(then=partial(open_up, hv, running, loans, files))
     except BaseException:
         # what a file system that hangs has lent meanwhile is taken back with the rest, when the guest ends
         if not hv.owners.holds(running.id, loans):
@@ -63,7 +60,7 @@ async def take_back(
         loans = unused(running, gone, kept)
         failures = hv.owners.take_back(running.id, loans)
         mark.loans = [loan for loan in mark.loans if loan not in loans]
-        return failures + hv.cgroups.deny(running, gone, kept)
+        return failures + shut(hv, running, gone, kept)
 
     failures = await hv.files.run(f"files of '{domain.name}'", work)
     await domain.save_status()
@@ -71,6 +68,67 @@ async def take_back(
 
 
 # ------------------------------------------------------------------------- blocking
+
+
+def open_up(hv: "Hypervisor", running: Running, loans: Iterable[Loan], resources: Iterable[Resource]) -> None:
+    """Let a QEMU that runs get at files: their owners, its list of devices, its /dev. Blocking.
+
+    Raises SystemError_, OperationInvalid.
+    """
+    files = list(resources)
+    hv.owners.give(running.id, loans)
+    hv.cgroups.allow(running, files)
+    if not running.private_dev:
+        return
+    found = nodes(hv, running, files)
+    if found:
+        try:
+            private_dev.add(running.pid, found, marking=hv.marking)
+        except OSError as error:
+            paths = ", ".join(node.path for node in found)
+            raise SystemError_(
+                f"cannot add {paths} to the /dev of '{running.definition.name}'", error
+            ) from error
+
+
+def shut(hv: "Hypervisor", running: Running, gone: Iterable[Resource], kept: Iterable[Resource]) -> list[str]:
+    """Undo `open_up` but for the owners, for what is gone and not used otherwise. Blocking.
+
+    Returns what could not be.
+    """
+    failures = hv.cgroups.deny(running, gone, kept)
+    if running.private_dev and not running.qemu.is_gone:
+        still = [*hv.config.device_acl, *_paths(kept)]
+        try:
+            private_dev.remove(running.pid, _paths(gone), still)
+        except FileNotFoundError:
+            pass  # it has ended meanwhile
+        except OSError as error:
+            failures.append(f"cannot clear the /dev of '{running.definition.name}': {error.strerror}")
+    return failures
+
+
+def nodes(
+    hv: "Hypervisor", running: Running, resources: Iterable[Resource], also: Iterable[str] = ()
+) -> list[Node]:
+    """Return what QEMU's own /dev must have for resources and for other paths. Blocking."""
+    terms = _terms(hv, running)
+    found: dict[str, Node] = {}
+    for path in also:
+        node = private_dev.find(path)
+        if node is not None:
+            found[node.path] = node
+    for resource, path in _each(resource for resource in resources if isinstance(resource, FileResource)):
+        node = private_dev.find(path, _new_owner(terms, resource, path))
+        if node is not None:
+            before = found.get(node.path)
+            links = dict.fromkeys((*(before.links if before is not None else ()), *node.links))
+            found[node.path] = replace(node, links=tuple(links))
+    return list(found.values())
+
+
+def _paths(resources: Iterable[Resource]) -> list[str]:
+    return [path for _, path in _each(r for r in resources if isinstance(r, FileResource))]
 
 
 class Terms(Record):
@@ -127,11 +185,7 @@ def prepare(hv: "Hypervisor", running: Running, resources: Iterable[Resource]) -
             _create(resource.path)
     loans = {loan.path: loan for loan in running.footprint.loans}
     before = len(loans)
-    terms = Terms(
-        running.user,
-        hv.config.dynamic_ownership and running.relabel,
-        not hv.config.clear_emulator_capabilities,
-    )
+    terms = _terms(hv, running)
     for resource, path in _each(files):
         if not os.path.exists(path):
             if not resource.optional:
@@ -142,10 +196,22 @@ def prepare(hv: "Hypervisor", running: Running, resources: Iterable[Resource]) -
             who = f" (as uid:{user.uid}, gid:{user.gid})" if user is not None else ""
             raise SystemError_(f"Cannot access storage file '{path}'{who}: Permission denied: {obstacle}")
         owner = _new_owner(terms, resource, path)
+        if owner is not None and running.private_dev and _is_node(path):
+            owner = None  # it is QEMU's own node that changes hands
         loan = hv.owners.plan(path, owner) if owner is not None else None
         if loan is not None:
             loans.setdefault(loan.path, loan)
     return list(loans.values())[before:]
+
+
+def _terms(hv: "Hypervisor", running: Running) -> Terms:
+    lends = hv.config.dynamic_ownership and running.relabel
+    return Terms(running.user, lends, not hv.config.clear_emulator_capabilities)
+
+
+def _is_node(path: str) -> bool:
+    node = private_dev.find(path)
+    return node is not None and node.is_device
 
 
 def unused(running: Running, gone: Iterable[Resource], kept: Iterable[Resource]) -> list[Loan]:

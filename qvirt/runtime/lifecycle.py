@@ -51,7 +51,7 @@ from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Limits, Process
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
-from qvirt.security import dac
+from qvirt.security import dac, private_dev
 from qvirt.security.launcher import confining
 
 if TYPE_CHECKING:
@@ -153,6 +153,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         definition.seclabels, hv.user, require=hv.config.security_require_confined
     )
     running.user = user
+    if hv.private_dev:
+        running.give_private_dev()
     hv.background(hv.cgroups.wake(), "control groups")
     running.caps = await hv.documents.start_caps(definition)
     await handback.record(hv, running, running.caps)
@@ -231,6 +233,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             fds=descriptors.all(),
             wrap=confining(user, keep_capabilities=not hv.config.clear_emulator_capabilities),
             limits=Limits(hv.config.max_core, hv.config.max_files, hv.config.max_processes),
+            prepare=partial(_enclose, hv, running, plan) if running.private_dev else None,
         )
         hv.checkpoint("spawned")
         doors = await grouping
@@ -273,6 +276,16 @@ def _make(
     if plan.nvram is not None:
         launch.prepare_nvram(*plan.nvram, user, reset=reset_nvram)
     hv.owners.give(running.id, running.footprint.loans)
+
+
+def _enclose(hv: "Hypervisor", running: Running, plan: launch.Plan) -> None:
+    """Give the process that this thread makes next a /dev of its own. Blocking. Raises SystemError_."""
+    found = lending.nodes(hv, running, plan.files, hv.config.device_acl)
+    try:
+        private_dev.build(found, running.folder, marking=hv.marking)
+    except OSError as error:
+        raise SystemError_(f"cannot make the /dev of '{running.definition.name}'", error) from error
+    hv.checkpoint("own /dev made")
 
 
 async def _make_groups(domain: "Domain", running: Running, plan: launch.Plan) -> cgroups.Doors:

@@ -14,13 +14,17 @@ import os
 import select
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Self
+from functools import partial
+from typing import Self, TypeVar
 
 from qvirt.errors import InternalError, OperationTimeout, SystemError_
 from qvirt.record import Record
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: seconds for the shell to say which process it made
 SPAWN_DEADLINE = 20.0
@@ -157,11 +161,14 @@ class Process:
         fds: Sequence[int] = (),
         wrap: Sequence[str] = (),
         limits: Limits | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> Self:
         """Make a process that waits for `go` before it executes ``argv``.
 
         wrap: the words that confine it, see `security.launcher`. fds: inherited under their own numbers,
-        which must be 10 or more. log_fd: standard output and error.
+        which must be 10 or more. log_fd: standard output and error. prepare: blocking work in the thread that
+        makes the process, which inherits what is that thread's own, such as a mount namespace; it may raise
+        QvirtError.
         Raises SystemError_, OperationTimeout.
         """
         if any(fd < 10 for fd in fds):
@@ -170,23 +177,38 @@ class Process:
             gate_read, gate_write = _pipe(undo)
             answer_read, answer_write = _pipe(undo)
             words = (limits or Limits()).words()
+
+            def make() -> int:
+                if prepare is not None:
+                    prepare()
+                try:
+                    launcher = subprocess.Popen(
+                        ["/bin/sh", "-c", _SCRIPT, "sh", words, *wrap, *argv],
+                        stdin=gate_read.fd,
+                        stdout=answer_write.fd,
+                        stderr=log_fd,
+                        pass_fds=fds,
+                        cwd="/",
+                        umask=0o002,
+                        env=dict(env),
+                        start_new_session=True,
+                    )
+                except OSError as error:
+                    raise SystemError_("cannot execute '/bin/sh'", error) from error
+                launcher.returncode = 0  # it is reaped by the watch, not by subprocess
+                return launcher.pid
+
+            making = asyncio.ensure_future(_in_own_thread(make))
             try:
-                launcher = subprocess.Popen(  # noqa: ASYNC220 - vfork; returns when the shell is executed
-                    ["/bin/sh", "-c", _SCRIPT, "sh", words, *wrap, *argv],
-                    stdin=gate_read.fd,
-                    stdout=answer_write.fd,
-                    stderr=log_fd,
-                    pass_fds=fds,
-                    cwd="/",
-                    umask=0o002,
-                    env=dict(env),
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise SystemError_("cannot execute '/bin/sh'", error) from error
-            with contextlib.suppress(ProcessLookupError):
-                ExitWatch(launcher.pid)
-            launcher.returncode = 0  # it is reaped by the watch, not by subprocess
+                await asyncio.shield(making)
+            finally:
+                # the descriptors are its as long as it works
+                while not making.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([making])
+                if making.exception() is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        ExitWatch(making.result())
             answer_write.close()
             answer = await _read_line(answer_read.fd)
             if not answer.isdigit():
@@ -272,6 +294,27 @@ class Process:
         self._at_exec()
         if not self.exited.done():
             self.exited.set_result(None)
+
+
+async def _in_own_thread(work: Callable[[], T]) -> T:
+    """Run work in a thread that ends with it, whatever becomes of the one who waits."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def finish(outcome: Callable[[], None]) -> None:
+        if not done.done():
+            outcome()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            loop.call_soon_threadsafe(finish, partial(done.set_exception, error))
+        else:
+            loop.call_soon_threadsafe(finish, partial(done.set_result, result))
+
+    threading.Thread(target=run, name="qvirt-launch", daemon=True).start()
+    return await done
 
 
 class _End:

@@ -31,6 +31,9 @@ QUERY_DEADLINE = 15.0
 COMMAND_DEADLINE = 60.0
 
 
+PRIVATE_DEV = "<namespaces><mount/></namespaces>"
+
+
 class Running(Record, frozen=False, eq=False):
     """A domain's QEMU and what we know of it.
 
@@ -102,6 +105,15 @@ class Running(Record, frozen=False, eq=False):
     _since: float = 0.0
     _commands: int = 0
     _texts: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def private_dev(self) -> bool:
+        """Tell whether QEMU has a /dev of its own; libvirt's status file says so with the same words."""
+        return PRIVATE_DEV in map("".join, map(str.split, self.extras))
+
+    def give_private_dev(self) -> None:
+        """Note that QEMU is going to have a /dev of its own."""
+        self.extras.append(PRIVATE_DEV)
 
     @property
     def pid(self) -> int:

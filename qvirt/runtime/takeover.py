@@ -110,11 +110,6 @@ def _examine_element(element: etree._Element, found: Finding) -> None:
         case "job":
             if (kind := element.get("async", "none")) != "none":
                 found.obstacles.append(f"a job is under way ({kind}): wait for its end, or virsh domjobabort")
-        case "namespaces":
-            found.notes.append(
-                "it has a /dev of its own: a host's device that is plugged in is not seen there, an image in "
-                "a file is"
-            )
         case "chardevStdioLogd":
             found.notes.append("virtlogd writes its log: it goes on being needed")
         case "dbusDaemon":

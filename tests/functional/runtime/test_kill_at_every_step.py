@@ -1,10 +1,13 @@
 """The daemon is killed between any two steps; the next one finds everything old or new, and nothing else."""
 
 import asyncio
+import contextlib
 import os
+import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ from tests.functional.runtime.victim import (
     UUID,
     card_document,
     drive_document,
+    node_document,
+    node_path,
     plugged_document,
     tap_name,
 )
@@ -192,6 +197,28 @@ async def check_card(it: Instance, what: str) -> None:
     assert it.traces() == []
 
 
+async def check_node(it: Instance, _: str) -> None:
+    """A device and its node in the guest's own /dev are both there or both not."""
+    node = node_path(it.root)
+    async with it.serve(autostart=False) as hv:
+        domain = hv.domains.by_uuid(UUID)
+        running = domain.need_running()
+        assert running.footprint.plugging == []
+        assert running.private_dev == hv.private_dev
+        live = str(node) in await domain.xml_desc()
+        tree = await running.execute("qom-list", {"path": "/machine/peripheral"})
+        assert ("rng0" in str(tree)) == live
+        own = Path(f"/proc/{running.pid}/root{node}")
+        if running.private_dev:
+            assert (own.exists(), own.parent.exists()) == (live, live)
+        if not live:
+            await hotplug.attach(domain, node_document(it.root), LIVE)
+        assert own.exists()
+        await domain.destroy()
+    assert it.processes() == []
+    assert it.traces() == []
+
+
 #: what looks at the outcome, and the steps between which everything that matters happens
 PLUGGING: dict[str, tuple[Callable[[Instance, str], Awaitable[None]], set[str]]] = {
     "attach": (check_plugged, {"blockdev-add done", "device_add done", "device plugged"}),
@@ -205,12 +232,29 @@ PLUGGING: dict[str, tuple[Callable[[Instance, str], Awaitable[None]], set[str]]]
     ),
     "card": (check_card, {"device written down", "device_add done", "device plugged"}),
     "link": (check_card, {"set_link done", "device changed"}),
+    "node": (check_node, {"device written down", "device_add done", "device plugged"}),
 }
+
+#: what only root can do
+ROOTS = frozenset(("card", "link", "node"))
+
+
+@contextlib.contextmanager
+def node(it: Instance) -> Iterator[None]:
+    """A device node of this tree's own in the host's /dev."""
+    path = node_path(it.root)
+    path.parent.mkdir()
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.stat("/dev/urandom").st_rdev)
+        path.chmod(0o666)
+        yield
+    finally:
+        shutil.rmtree(path.parent)
 
 
 @pytest.mark.parametrize(
     "what",
-    [pytest.param(what, marks=pytest.mark.root) if what in ("card", "link") else what for what in PLUGGING],
+    [pytest.param(what, marks=pytest.mark.root) if what in ROOTS else what for what in PLUGGING],
 )
 def test_killed_while_plugging(what: str) -> None:
     look, known = PLUGGING[what]
@@ -221,8 +265,9 @@ def test_killed_while_plugging(what: str) -> None:
                 it.image()
                 for name in ("plugged.img", "first.iso", "second.iso"):
                     it.image(name)
-                killed, steps = await asyncio.to_thread(strike, it, what, step)
-                await look(it, what)
+                with node(it) if what == "node" else contextlib.nullcontext():
+                    killed, steps = await asyncio.to_thread(strike, it, what, step)
+                    await look(it, what)
                 if not killed:
                     assert len(steps) == step
                     assert set(steps) > known

@@ -80,6 +80,16 @@ def tap_name(root: Path) -> str:
     return f"kill{zlib.crc32(str(root).encode()):08x}"
 
 
+def node_path(root: Path) -> Path:
+    """Return a device node of this tree's own."""
+    return Path(f"/dev/qvirt-{tap_name(root)}/random")
+
+
+def node_document(root: Path) -> str:
+    """Return the source of randomness that is plugged in, whose node is the host's."""
+    return f"<rng model='virtio'><backend model='random'>{node_path(root)}</backend></rng>"
+
+
 async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
     """Do one piece of work with the steps armed."""
     root = hv.paths.etc.parent.parent
@@ -89,7 +99,7 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
         await hv.define(new)
         return
     domain = await hv.define(old)
-    if what in ("destroy", "poweroff", "attach", "detach", "medium", "card", "link"):
+    if what in ("destroy", "poweroff", "attach", "detach", "medium", "card", "link", "node"):
         await domain.start()
     if what == "detach":
         await hotplug.attach(domain, plugged_document(root), BOTH)
@@ -120,6 +130,8 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
             await hotplug.attach(domain, card_document(root), BOTH)
         case "link":
             await hotplug.update(domain, card_document(root, "down"), BOTH)
+        case "node":
+            await hotplug.attach(domain, node_document(root), BOTH)
         case "undefine":
             await domain.undefine()
         case "rename":

@@ -55,9 +55,13 @@ tried |= {
     "module": attempt(lambda: call(libc.syscall(175, b"", 0, b""))),
     "chroot": attempt(lambda: os.chroot("/")),
     "mount": attempt(lambda: call(libc.mount(b"none", b"/mnt", b"tmpfs", 0, None))),
+    "umount": attempt(lambda: call(libc.umount2(b"/dev", 2))),
+    "daemon's /dev": attempt(opened("/proc/%%d/root/dev/full" %% given["daemon"])),
+    "daemon's namespace": attempt(opened("/proc/%%d/ns/mnt" %% given["daemon"], os.O_RDONLY)),
     "reboot": attempt(lambda: call(libc.reboot(0))),
     "groups": attempt(lambda: open("/sys/fs/cgroup/unified/cgroup.procs", "w").write("0")),
 }
+status["dev"] = sorted(os.listdir("/dev"))
 status["groups"] = open("/proc/self/cgroup").read()
 status["fds"] = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
 json.dump({"status": status, "tried": tried, "environment": dict(os.environ),
@@ -126,7 +130,7 @@ def test_nothing_but_its_own_is_in_reach(user: str, loop: str) -> None:
             hv = await Hypervisor.open(it.paths, config=config)
             try:
                 found = await probe(hv, emulator, out, disk(own))
-                confines = hv.cgroups.confines_devices
+                confines, has_own_dev = hv.cgroups.confines_devices, hv.private_dev
             finally:
                 await hv.close()
             status, tried = found["status"], found["tried"]
@@ -145,7 +149,9 @@ def test_nothing_but_its_own_is_in_reach(user: str, loop: str) -> None:
                 assert tried.pop("shadow") in ("done", "Permission denied")
                 tried.pop("kill")
                 tried.pop("groups")
-            if confines:
+            if has_own_dev:
+                assert tried.pop("loop") == "No such file or directory"
+            elif confines:
                 assert tried.pop("loop") == "Operation not permitted"
             else:
                 tried.pop("loop")
@@ -154,25 +160,35 @@ def test_nothing_but_its_own_is_in_reach(user: str, loop: str) -> None:
     run(scenario())
 
 
-def test_device_list_alone_refuses_a_disk_of_the_host(loop: str) -> None:
-    """With no list the same guest opens it: nothing else keeps it away."""
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ('cgroup_controllers = [ "devices" ]\nnamespaces = [ ]', "Operation not permitted"),
+        ('cgroup_controllers = [ "cpu" ]', "No such file or directory"),
+        ('cgroup_controllers = [ "cpu" ]\nnamespaces = [ ]', "done"),
+        ('cgroup_device_acl = [ "/dev/null", "/dev/urandom", "LOOP" ]', "done"),
+    ],
+    ids=["list alone", "own /dev alone", "neither", "allowed to all"],
+)
+def test_each_layer_alone_refuses_a_disk_of_the_host(loop: str, options: str, expected: str) -> None:
+    """Without both the same guest opens it: nothing else keeps it away."""
 
-    async def scenario(options: str, expected: str) -> None:
+    async def scenario() -> None:
         with instance() as it:
             emulator, out = wrapped(it, {"loop": loop})
-            config = make_config(parse_conf(options, "qemu.conf"), privileged=True)
+            config = make_config(parse_conf(options.replace("LOOP", loop), "qemu.conf"), privileged=True)
             hv = await Hypervisor.open(it.paths, config=config)
             try:
-                if expected != "done" and not hv.cgroups.confines_devices:
+                if expected == "Operation not permitted" and not hv.cgroups.confines_devices:
                     pytest.skip("no device lists here")
+                if expected == "No such file or directory" and not hv.private_dev:
+                    pytest.skip("no mount namespaces here")
                 found = await probe(hv, emulator, out)
             finally:
                 await hv.close()
             assert found["tried"]["loop"] == expected
 
-    run(scenario('cgroup_controllers = [ "devices" ]', "Operation not permitted"))
-    run(scenario('cgroup_controllers = [ "cpu" ]', "done"))
-    run(scenario(f'cgroup_device_acl = [ "/dev/null", "/dev/urandom", "{loop}" ]', "done"))
+    run(scenario())
 
 
 def test_it_is_in_its_groups_from_the_first_instruction() -> None:
