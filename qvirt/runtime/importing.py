@@ -78,11 +78,15 @@ def _surroundings(
     def read(path: str) -> str | None:
         return _read_config(os.path.join(folder, path))
 
+    def kind(path: str) -> str:
+        whole = os.path.join(folder, path)
+        return _kind(whole) if whole.startswith("/") else ""  # whose folder is not known
+
     return Surroundings(
         caps=caps,
         context=context,
         probe=probe,
-        is_block=_is_block,
+        kind=kind,
         kvm=kvm,
         offers_kvm=offers_kvm,
         read=read,
@@ -113,8 +117,10 @@ def _read_config(path: str) -> str | None:
         return None
 
 
-def _is_block(path: str) -> bool:
+def _kind(path: str) -> str:
     try:
-        return is_block(path)
+        return "block" if is_block(path) else "file"
+    except FileNotFoundError:
+        return "missing"
     except OSError:
-        return False
+        return ""

@@ -6,10 +6,11 @@ from qvirt.model.cpu import Cpu, CpuCache, CpuFeature, CpuModel, MaxPhysAddr
 from qvirt.model.devices.panic import Panic
 from qvirt.model.features import Apic, Hyperv, HypervVendorId, Kvm, RequiredState, Spinlocks, State, Stimer
 from qvirt.qemu.cpumodels import from_qemu
+from qvirt.qemu.importer.gone import nearest_cpu
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.options import split_commas
 from qvirt.qemu.importer.parts import integer, switch
-from qvirt.qemu.x86_models import FEATURES, MODEL_BY_NAME
+from qvirt.qemu.x86_models import FEATURES, MODEL_BY_NAME, features_of
 
 #: enlightenments that are on or off, by QEMU's name without ``hv-``
 _HYPERV = {
@@ -26,6 +27,10 @@ def read_cpu(line: Line) -> None:
     if argument is None:
         return
     head, *rest = split_commas(argument.value or "")
+    nearest = nearest_cpu(line.caps, head, line.domain.type or "qemu")
+    if nearest is not None:
+        line.note(f"this emulator has no CPU '{head}'; {nearest} is all that it can have", line.given("cpu"))
+        head = nearest
     cpu = line.domain.cpu or Cpu()
     model = _model(line, cpu, head)
     left = [] if model else [head]
@@ -194,6 +199,9 @@ def _l3(line: Line, cpu: Cpu, value: str, state: bool | None) -> bool:
 
 
 def _phys_bits(line: Line, cpu: Cpu, value: str, state: bool | None) -> bool:
+    if cpu.model is not None and cpu.model.name in MODEL_BY_NAME and "lm" not in features_of(cpu.model.name):
+        line.note(f"phys-bits={value}: QEMU refuses it for a CPU of 32 bits", line.given("cpu"))
+        return True
     cpu.maxphysaddr = MaxPhysAddr(mode="emulate", bits=integer(value, "phys-bits"))
     return True
 

@@ -133,6 +133,7 @@ def read_drive(line: Line, drive: Part, disk: Disk) -> None:
         driver.type = _XML_FORMATS.get(format, format) if format is not None else None
     if drive.text("file.locking") is not None:
         line.note("locking of the image is the daemon's", drive.given)
+        _may_be_missing(line, disk, drive)
     driver.cache = _cache(drive.props)
     aio = drive.text("aio") or drive.text("file.aio")
     if aio in ("native", "threads", "io_uring"):
@@ -191,13 +192,21 @@ def locate(line: Line, disk: Disk, path: str) -> None:
     if source.protocol == Protocol.RBD and not source.hosts:
         source.hosts = _monitors(line.env.get("CEPH_ARGS", ""))
     disk.type = kind
-    if (
-        kind == SourceType.FILE
-        and source.file is not None
-        and (source.file.startswith("/dev/") or line.is_block(source.file))
-    ):
-        disk.type, source = SourceType.BLOCK, StorageSource(dev=source.file)
+    if kind == SourceType.FILE and source.file is not None:
+        found = line.kind(source.file)
+        if found == "block" or (found != "file" and source.file.startswith("/dev/")):
+            disk.type, source = SourceType.BLOCK, StorageSource(dev=source.file)
     disk.source = source
+
+
+def _may_be_missing(line: Line, disk: Disk, part: Part) -> None:
+    """Let the guest start without a disc or floppy that is not there now."""
+    is_removable = part.props.get("media") == "cdrom" or part.props.get("if") == "floppy"
+    path = disk.source.local_path if disk.source is not None else None
+    if path is None or disk.source is None or not is_removable or line.kind(path) != "missing":
+        return
+    disk.source.startup_policy = "optional"
+    line.note(f"{path} is not there: startupPolicy='optional' starts the guest without it", part.given)
 
 
 def _monitors(text: str) -> list[Host]:

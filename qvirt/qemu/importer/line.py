@@ -12,6 +12,7 @@ from qvirt.model.qemu_namespace import QemuArg, QemuCommandline, QemuEnv
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.importer.account import Account, Outcome
 from qvirt.qemu.importer.boards import Board, board
+from qvirt.qemu.importer.gone import is_gone
 from qvirt.qemu.importer.options import OPTS, Argument, collect, split_opts
 from qvirt.qemu.importer.parts import Part, Parts, Props, switch, typed, without
 from qvirt.qemu.keyval import JsonValue, format_keyval, format_pairs
@@ -19,8 +20,8 @@ from qvirt.record import Record, field
 
 #: tells the format of an image, or None where the file is not there
 Probe = Callable[[str], str | None]
-#: tells whether a path is a block device
-IsBlock = Callable[[str], bool]
+#: tells what a path is: "block", "file" for anything else, "missing", "" where nobody knows
+Kind = Callable[[str], str]
 
 
 class Line(Record, frozen=False):
@@ -39,7 +40,7 @@ class Line(Record, frozen=False):
     arguments: list[Argument]
     env: Mapping[str, str]
     probe: Probe
-    is_block: IsBlock
+    kind: Kind
     account: Account
     domain: Domain = field(default_factory=lambda: Domain(os=Os(type=OsType(value="hvm"))))
     parts: Parts = field(default_factory=Parts)
@@ -108,7 +109,13 @@ class Line(Record, frozen=False):
         """Hand a part to QEMU under a name that cannot be one of ours, with what it refers to."""
         if part.settled:
             return
+        if part.kind == "device" and is_gone(self.caps, part.driver):
+            part.settled = "dropped"
+            self.drop(part.given, f"this emulator has no device '{part.driver}'")
+            return
         part.settled = "commandline"
+        if part.kind == "device":
+            self._drop_unknown(part)
         for named in self._referred(part.props):
             if not named.settled and named.kind != "device":
                 self.pass_part(named, f"for {part.id or part.driver or part.kind}")
@@ -121,6 +128,14 @@ class Line(Record, frozen=False):
         if part.kind == "device" and not is_json and self._comes_late(part):
             props, is_json = {key: typed(key, value) for key, value in props.items()}, True
         self.pass_on(part.given, words_of(Part(part.kind, props, part.given, is_json)), reason)
+
+    def _drop_unknown(self, part: Part) -> None:
+        """Leave out the properties that this emulator's device does not have."""
+        known = self.caps.properties.get(part.driver)
+        for key in list(part.props) if known is not None else ():
+            if key not in known and key.replace("_", "-") not in known and key not in _OF_ANY_DEVICE:
+                self.note(f"this emulator's {part.driver} has no {key}", part.given)
+                del part.props[key]
 
     def _comes_late(self, part: Part) -> bool:
         """Tell whether a device sits on one of the XML's: QEMU makes those written as JSON last."""
@@ -258,6 +273,8 @@ _OURS_BY_KIND = {
 }
 #: drives that are the board's own
 _ONBOARD = ("pflash", "mtd", "sd")
+#: what any device may be told
+_OF_ANY_DEVICE = frozenset({"driver", "id", "bus"})
 #: beginnings of the types of devices that sit on another device's bus
 _BUSED = ("virtserialport", "virtconsole", "usb-", "scsi-", "hda-", "ccid-", "u2f-", "nvme-ns")
 

@@ -11,6 +11,7 @@ from qvirt.model.memory import MaxMemory, MemoryAllocation, TotalMemory
 from qvirt.model.os import BootMenu, OsBoot, SmbiosMode
 from qvirt.model.sysinfo import BaseBoard, Chassis, Entry, OemStrings, Sysinfo, SysinfoBios, SysinfoSystem
 from qvirt.model.vcpu import Vcpu
+from qvirt.qemu.importer.gone import nearest_machine
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.numa import read_numa
 from qvirt.qemu.importer.options import Argument, split_opts
@@ -53,6 +54,10 @@ def _type(line: Line) -> None:
     asked = props.get("type")
     asked = asked.removesuffix("+pve0") if asked else None
     known = line.caps.machine(asked) if asked else line.caps.default_machine
+    if known is None and asked is not None:
+        known = nearest_machine(line.caps, asked)
+        if known is not None:
+            line.note(f"this emulator has no machine '{asked}'; {known.name} comes closest", given)
     os.machine = known.name if known is not None else asked
     line.family = next(
         (
@@ -242,6 +247,9 @@ def _features(line: Line) -> None:
     if line.arch in ("x86_64", "i686"):
         features.acpi = not no_acpi and line.machine_switch("acpi") is not False
     line.to_xml(no_acpi, "no <acpi/>")
+    if line.family == "virt" and line.machine_switch("highmem") is False and _is_beyond_4g(line):
+        del machine["highmem"]
+        line.note("highmem=off is left out: the memory does not fit below 4 GiB", given)
     if machine.get("smm") is not None and line.family in ("pc", "q35"):
         features.smm = Smm(state=line.machine_switch("smm")) if machine["smm"] != "auto" else None
     if machine.get("vmport") in ("on", "off") and line.family in ("pc", "q35"):
@@ -268,6 +276,14 @@ def _features(line: Line) -> None:
         line.domain.memory_backing.nosharepages = True
     if features.smm is not None or features.vmport is not None:
         line.to_xml(given, "<features>")
+
+
+#: KiB of memory that ARM's virt has room for below 4 GiB
+_LOW_MEMORY = 3 << 20
+
+
+def _is_beyond_4g(line: Line) -> bool:
+    return line.domain.memory is not None and line.domain.memory.value > _LOW_MEMORY
 
 
 def _clock(line: Line) -> None:

@@ -323,7 +323,7 @@ def read_json(text: str, name: str) -> dict[str, JsonValue]:
 
 
 def to_props(argument: Argument) -> tuple[dict[str, JsonValue], bool]:
-    """Return the properties of an argument, and whether it was JSON; a key given again makes a list.
+    """Return the properties of an argument, and whether it was JSON.
 
     Dotted keys stay as they are: ``nest`` makes a tree of them.
     """
@@ -333,11 +333,18 @@ def to_props(argument: Argument) -> tuple[dict[str, JsonValue], bool]:
     return collect(split_opts(value, OPTS.get(argument.name))), False
 
 
+#: keys whose values add up when they are given again; of any other the last value counts
+_LISTS = frozenset(
+    {"hostfwd", "guestfwd", "dnssearch", "host-nodes", "cpus", "cpu-affinity", "node-affinity", "channel",
+     "tls-channel", "plaintext-channel"}
+)  # fmt: skip
+
+
 def collect(pairs: Iterable[tuple[str, str]]) -> dict[str, JsonValue]:
-    """Gather pairs; the values of a key that is given again become a list."""
+    """Gather pairs, by QEMU's rule for a key that is given again."""
     props: dict[str, JsonValue] = {}
     for key, value in pairs:
-        known = props.get(key)
+        known = props.get(key) if key in _LISTS else None
         if known is None:
             props[key] = value
         elif isinstance(known, list):

@@ -226,5 +226,6 @@ def read_usb_host(r: Reading) -> Device:
         source.address = UsbHostAddress(bus=bus, device=address)
     else:
         raise Unfit("XML names a USB device by vendor and product, or by bus and number")
+    source.startup_policy = "optional"  # as QEMU, which waits for one to be plugged in
     r.usb_address(dev)
     return dev

@@ -25,7 +25,7 @@ from qvirt.qemu.importer.devices import READERS
 from qvirt.qemu.importer.firmware import read_firmware
 from qvirt.qemu.importer.graphics import finish_displays, read_displays
 from qvirt.qemu.importer.legacy import read_objects, read_parts
-from qvirt.qemu.importer.line import VARIABLES, IsBlock, Line, Probe
+from qvirt.qemu.importer.line import VARIABLES, Kind, Line, Probe
 from qvirt.qemu.importer.machine import NO_UUID, read_machine
 from qvirt.qemu.importer.options import Argument, is_known, read_arguments
 from qvirt.qemu.importer.parts import Part, Unfit
@@ -56,7 +56,8 @@ class Surroundings(Record):
     """What the caller knows of this machine.
 
     caps: the emulator's. context: the context in which a document is completed and built. probe: the format
-    of an image, None where it cannot be looked at. is_block: whether a path is a block device. kvm: the
+    of an image, None where it cannot be looked at. kind: what a path is: "block", "file" for anything else,
+    "missing", "" where nobody knows. kvm: the
     program's name asks for KVM. offers_kvm: guests may use it here, where the emulator can. read: the text
     of a configuration file, None where it cannot be read.
     """
@@ -64,7 +65,7 @@ class Surroundings(Record):
     caps: EmulatorCaps
     context: Callable[[Domain], BuildContext]
     probe: Probe = lambda path: None
-    is_block: IsBlock = lambda path: False
+    kind: Kind = lambda path: ""
     kvm: bool = False
     offers_kvm: bool = True
     read: ReadConfig = lambda path: None
@@ -136,7 +137,7 @@ def _read(
         arguments=arguments,
         env=env,
         probe=around.probe,
-        is_block=around.is_block,
+        kind=around.kind,
         account=Account(arguments=arguments),
         kvm=around.kvm,
         offers_kvm=around.offers_kvm,
