@@ -26,9 +26,10 @@ def read_board(line: Line, reason: str = _REASON) -> None:
     """Hand over every device, and spell out the defaults."""
     _defaults(line)
     monitors = _monitors(line)
-    flashes = _flashes(line, reason)
+    done = _flashes(line, reason)
+    done += [argument for part in line.parts.of("object") if part.settled for argument in part.given]
     for argument in line.given(*_DEVICES):
-        if argument in flashes or _is_gone(line, argument):
+        if argument in done or _is_gone(line, argument):
             continue
         if argument.name == "chardev" and str(to_props(argument)[0].get("id")) in monitors:
             line.drop([argument], "a monitor's line; the daemon has its own")

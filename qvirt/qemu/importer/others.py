@@ -166,6 +166,8 @@ def read_dimm(r: Reading) -> Device:
     slot, base = r.part.number("slot"), r.part.number("addr")
     if slot is not None or base is not None:
         dev.address = DimmAddress(slot=slot, base=base)
+    if r.line.domain.memory is not None:
+        r.line.domain.memory.value += amount  # <memory> counts the modules in
     r.used.append(backend)
     return dev
 
