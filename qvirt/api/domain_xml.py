@@ -7,11 +7,11 @@ from qvirt.api.flags import check_flags
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.errors import InvalidArg
-from qvirt.qemu.dialect.ages import parse_age
+from qvirt.qemu.dialect.plain import parse_dialect
 from qvirt.runtime import export
 
 NATIVE_FORMAT: Final = "qemu-argv"
-"""libvirt's name; ``qemu-argv/0.12`` is the command line for a QEMU of that release."""
+"""libvirt's name; ``qemu-argv/0.12`` is for a QEMU of that release, ``qemu-argv/plain`` as one types it."""
 
 SCRIPT_FORMAT: Final = "qemu-sh"
 """Ours: a shell script that starts the domain by itself, also as ``qemu-sh/0.12``."""
@@ -35,10 +35,10 @@ async def connect_domain_xml_to_native(
     kind, slash, release = nativeFormat.partition("/")
     if kind not in (NATIVE_FORMAT, SCRIPT_FORMAT):
         raise InvalidArg(f"unsupported config type {nativeFormat}")
-    age = parse_age(release) if slash else None
+    dialect = parse_dialect(release) if slash else None
     if kind == SCRIPT_FORMAT:
-        return await export.to_script(session.hypervisor, domainXml, age)
-    argv, environment = await export.to_native(session.hypervisor, domainXml, age)
+        return await export.to_script(session.hypervisor, domainXml, dialect)
+    argv, environment = await export.to_native(session.hypervisor, domainXml, dialect)
     return command_text([*(f"{name}={value}" for name, value in environment.items()), *argv])
 
 

@@ -14,6 +14,7 @@ from qvirt.qemu.context import BuildContext, Dirs, Launch
 from qvirt.qemu.dialect.ages import Version, age_caps
 from qvirt.qemu.dialect.facts import DialectCaps
 from qvirt.qemu.dialect.older import Change, build_older
+from qvirt.qemu.dialect.plain import Plain, PlainCaps, by_hand, plain_caps
 from qvirt.qemu.machine import EMULATOR_TARGETS, emulator_names
 from qvirt.qemu.names import assign_aliases
 from qvirt.qemu.switches import CommandLine
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
 
 
-async def to_native(hv: "Hypervisor", xml: str, age: Version | None) -> tuple[list[str], dict[str, str]]:
+async def to_native(
+    hv: "Hypervisor", xml: str, age: Version | Plain | None
+) -> tuple[list[str], dict[str, str]]:
     """Return argv and environment of a domain document; starts nothing.
 
-    age: the release of QEMU whose dialect is written; None for the emulator of the document. Raises what
-    reading, completing and building raise.
+    age: the release of QEMU whose dialect is written, or the plain one; None for a start's words. Raises
+    what reading, completing and building raise.
     """
     domain, caps = await _read(hv, xml, age)
     is_native = bool(domain.devices.interfaces) and not isinstance(caps, DialectCaps)
@@ -44,7 +47,7 @@ async def to_native(hv: "Hypervisor", xml: str, age: Version | None) -> tuple[li
     return command.argv(), lifecycle.environment(ctx, command)
 
 
-async def to_script(hv: "Hypervisor", xml: str, age: Version | None) -> str:
+async def to_script(hv: "Hypervisor", xml: str, age: Version | Plain | None) -> str:
     """Return a shell script that starts the domain without us. Raises as `to_native`, ConfigUnsupported."""
     domain, caps = await _read(hv, xml, age)
     script.check(domain)
@@ -63,7 +66,7 @@ def _dirs(hv: "Hypervisor") -> Dirs:
     return replace(script.DIRS, nvram=hv.paths.dirs.nvram)
 
 
-async def _read(hv: "Hypervisor", xml: str, age: Version | None) -> tuple[Domain, EmulatorCaps]:
+async def _read(hv: "Hypervisor", xml: str, age: Version | Plain | None) -> tuple[Domain, EmulatorCaps]:
     """Read and complete a document for the emulator it is for."""
     domain = parse_domain(xml)
     caps = await _caps(hv, domain, age)
@@ -71,14 +74,15 @@ async def _read(hv: "Hypervisor", xml: str, age: Version | None) -> tuple[Domain
     return domain, caps
 
 
-async def _caps(hv: "Hypervisor", domain: Domain, age: Version | None) -> EmulatorCaps:
+async def _caps(hv: "Hypervisor", domain: Domain, age: Version | Plain | None) -> EmulatorCaps:
     """Return what the emulator can do: by its age, by the monitor, or by what it prints."""
-    if age is not None:
+    if isinstance(age, tuple):
         arch = domain.os.type.arch or hv.documents.host.arch
         emulator = domain.devices.emulator or f"/usr/bin/{emulator_names(arch)[0]}"
         return age_caps(age, emulator=emulator, target=EMULATOR_TARGETS.get(arch, arch))
     try:
-        return await hv.documents.start_caps(domain)
+        caps = await hv.documents.start_caps(domain)
+        return plain_caps(caps) if isinstance(age, Plain) else caps
     except InternalError:
         if domain.devices.emulator is None:
             raise
@@ -86,6 +90,8 @@ async def _caps(hv: "Hypervisor", domain: Domain, age: Version | None) -> Emulat
 
 
 def _build(domain: Domain, ctx: BuildContext, change: Change | None) -> CommandLine:
+    if isinstance(ctx.caps, PlainCaps) and change is None:
+        change = partial(by_hand, ctx=ctx)
     if isinstance(ctx.caps, DialectCaps):
         return build_older(domain, ctx, ctx.caps, change)
     command = build(domain, ctx)

@@ -48,7 +48,7 @@ COMMANDS: Final = (
         (
             place("source", "domain name, id or uuid, or a file with its XML (- for standard input)"),
             option("emulator", "the emulator to write for; an old one is asked by -help"),
-            option("dialect", "write for a QEMU of this release, 0.9 to 2.12 or 2.x"),
+            option("dialect", "write for a QEMU of this release, 0.9 to 2.12 or 2.x; plain: as one types it"),
             flag("standalone", "a POSIX shell script that prepares what a start needs, and undoes it"),
         ),
     ),

@@ -50,7 +50,7 @@ def rewrite(switches: Sequence[Switch], ctx: BuildContext, caps: DialectCaps) ->
         elif isinstance(switch, KeyValue) and switch.name == "drive" and not caps.says("-drive:format"):
             props = {key: value for key, value in switch.props.items() if key != "format"}
             yield KeyValue("drive", props, origin=origin)  # an SD card's
-        elif isinstance(origin, Controller) and _is_floppy_boot(switch):
+        elif isinstance(origin, Controller) and _is_floppy_boot(switch) and not caps.says("floppy"):
             continue  # said with the drives
         else:
             yield switch
@@ -103,10 +103,11 @@ def _disk(switch: Device, disk: Disk, ctx: BuildContext, caps: DialectCaps) -> I
         yield from _letter(disk, ctx)
         return
     yield KeyValue("drive", {**props, "if": "none", "id": id}, origin=disk)
-    if disk.target.bus == DiskBus.FDC:
+    if disk.target.bus == DiskBus.FDC and not caps.says("floppy"):
         yield from _floppy(disk, id, ctx, caps)
         return
-    kept = {key: value for key, value in switch.props.items() if key not in _MOVED}
+    moved = () if caps.says("@whole-frontends") else _MOVED
+    kept = {key: value for key, value in switch.props.items() if key not in moved}
     if disk.device == DiskDevice.LUN:
         kept.pop("write-cache", None)
     yield Device({**kept, "drive": id, "driver": _frontend(disk, str(kept["driver"]), caps)}, origin=disk)
@@ -144,7 +145,7 @@ def drive_props(disk: Disk, ctx: BuildContext, caps: DialectCaps) -> Props:
         props["media"] = "cdrom"
     if disk.readonly and caps.says("-drive:readonly"):
         props["readonly"] = True
-    if disk.geometry is not None:
+    if disk.geometry is not None and not caps.says("@whole-frontends"):
         props |= {"cyls": disk.geometry.cyls, "heads": disk.geometry.heads, "secs": disk.geometry.secs}
         props["trans"] = disk.geometry.trans if disk.geometry.trans != "default" else None
     if caps.says("-drive:serial"):
@@ -158,9 +159,17 @@ def drive_props(disk: Disk, ctx: BuildContext, caps: DialectCaps) -> Props:
     ):
         if caps.says(f"-drive:{name}"):
             props[name] = value
-    if caps.says("-drive:werror"):
+    if disk.transient is not None and caps.says("-drive:snapshot") and not _snaps_all(ctx):
+        props["snapshot"] = True
+    if caps.says("-drive:werror") and not caps.says("@whole-frontends"):
         props |= _error_policy(disk)
     return props | _throttle(disk, caps)
+
+
+def _snaps_all(ctx: BuildContext) -> bool:
+    """Tell whether the document hands ``-snapshot`` on."""
+    words = ctx.domain.qemu_commandline
+    return words is not None and any(arg.value == "-snapshot" for arg in words.args)
 
 
 def _tells_cdrom(disk: Disk, caps: DialectCaps) -> bool:

@@ -1,6 +1,6 @@
 """The order of the passes that turn today's records into those of an older emulator."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from qvirt.model.devices.audio import Audio
 from qvirt.model.domain import Domain
@@ -23,7 +23,7 @@ PASSES: tuple[Pass, ...] = (
 """Each reads what the one before it made; `bare` does without ``-device``, `devices` spells what is left."""
 
 
-Change = Callable[[Sequence[Switch]], Sequence[Switch]]
+Change = Callable[[Sequence[Switch]], Iterable[Switch]]
 
 
 def build_older(
@@ -39,7 +39,7 @@ def build_older(
         domain.memory.value -= domain.memory.value % 1024
     env = _sound(domain, caps)
     command = build(domain, ctx, placed=False)
-    switches = change(command.switches) if change is not None else command.switches
+    switches = list(change(command.switches)) if change is not None else command.switches
     for rewrite in PASSES:
         switches = list(rewrite(switches, ctx, caps))
     return CommandLine(command.emulator, list(switches), env | command.env)

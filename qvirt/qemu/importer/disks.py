@@ -131,9 +131,9 @@ def read_drive(line: Line, drive: Part, disk: Disk) -> None:
         if format is None:
             format = _probe(line, path, drive)
         driver.type = _XML_FORMATS.get(format, format) if format is not None else None
+        _may_be_missing(line, disk, drive)
     if drive.text("file.locking") is not None:
         line.note("locking of the image is the daemon's", drive.given)
-        _may_be_missing(line, disk, drive)
     driver.cache = _cache(drive.props)
     aio = drive.text("aio") or drive.text("file.aio")
     if aio in ("native", "threads", "io_uring"):

@@ -132,7 +132,9 @@ class Line(Record, frozen=False):
     def _drop_unknown(self, part: Part) -> None:
         """Leave out the properties that this emulator's device does not have."""
         known = self.caps.properties.get(part.driver)
-        for key in list(part.props) if known is not None else ():
+        if known is None:
+            return
+        for key in list(part.props):
             if key not in known and key.replace("_", "-") not in known and key not in _OF_ANY_DEVICE:
                 self.note(f"this emulator's {part.driver} has no {key}", part.given)
                 del part.props[key]

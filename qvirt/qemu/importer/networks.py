@@ -158,8 +158,9 @@ def _tap(r: Reading, dev: Interface, backend: Part) -> None:
     if backend.flag("vhost") and dev.is_virtio:
         dev.driver.name = "vhost"
         if r.line.domain.type != "kvm":
-            dev.driver.name = None
             r.line.note("vhost serves guests that run under KVM", backend.given)
+    elif backend.flag("vhost") is False and dev.is_virtio:
+        dev.driver.name = "qemu"
     queues = backend.number("queues")
     if queues is not None and queues > 1:
         dev.driver.queues = queues

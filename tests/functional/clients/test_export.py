@@ -245,3 +245,35 @@ def test_a_script_says_what_it_misses(daemon: Daemon, folder: Path) -> None:
     assert done.returncode == 1
     assert "name a file with the VNC password in SECRET_VNC_PASSWORD" in done.stderr
     assert [entry.name for entry in folder.iterdir()] == ["exported.xml"]
+
+
+def test_a_line_as_one_types_it(daemon: Daemon, folder: Path) -> None:
+    """QEMU takes it, with the image and the tap's names in it."""
+    image = folder / "a.img"
+    image.write_bytes(bytes(1 << 20))
+    image.chmod(0o644)
+    devices = (
+        "<disk type='file'><driver name='qemu' type='raw' cache='none' io='threads'/>"
+        f"<source file='{image}'/><target dev='vda' bus='virtio'/></disk>"
+        "<controller type='usb' model='piix3-uhci'><address type='pci' slot='1' function='2'/></controller><input type='tablet' bus='usb'/>"
+    )
+    path = document(folder, devices)
+    ours = qvirt(daemon, "export", "--dialect", "plain", path)
+    assert ours.returncode == 0, ours.stderr
+    words = shlex.split(ours.stdout)
+    words = words[next(place for place, word in enumerate(words) if word == QEMU) :]
+    assert f"file={image},format=raw,cache=none,aio=threads,if=none,id=drive-virtio-disk0" in words
+    assert not any("{" in word for word in words)
+    monitor = folder / "q"
+    run = subprocess.Popen(
+        [*words, "-display", "none", "-S", "-qmp", f"unix:{monitor},server=on,wait=off"],
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_until(lambda: monitor.exists() or run.poll() is not None, "QEMU listens")
+        assert run.poll() is None, run.stderr.read() if run.stderr else b""
+    finally:
+        run.kill()
+        run.wait()
+        if run.stderr is not None:
+            run.stderr.close()

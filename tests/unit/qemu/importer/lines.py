@@ -14,13 +14,20 @@ def imported(
     probe: Callable[[str], str | None] = lambda path: None,
     read: Callable[[str], str | None] = lambda path: None,
     offers_kvm: bool = True,
+    kind: Callable[[str], str] = lambda path: "",
 ) -> Imported:
     """Import one line; every argument must be accounted for."""
     argv = shlex.split(line)
     target, kvm = emulator_target(argv[0])
     caps = pure.caps(target)
     around = Surroundings(
-        caps=caps, context=pure.context, probe=probe, kvm=kvm, offers_kvm=offers_kvm, read=read
+        caps=caps,
+        context=pure.context,
+        probe=probe,
+        kvm=kvm,
+        offers_kvm=offers_kvm,
+        read=read,
+        kind=kind,
     )
     made = import_command_line(argv, env or {}, around)
     assert made.account.unaccounted() == []

@@ -298,3 +298,94 @@ def test_switches_in_overrides_are_switches(word: str) -> None:
     frontend = made.domain.qemu_override.devices[0].frontend
     assert frontend is not None
     assert [(x.name, x.type, x.value) for x in frontend.properties] == [("indirect_desc", "bool", "true")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "machine"),
+    [
+        ("pc-0.12", "pc-i440fx-1.4"),
+        ("pc-q35-1.3", "pc-q35-2.4"),
+        ("pc-q35-99.1", "pc-q35-7.2"),
+        ("pc-i440fx-rhel7.6.0", "pc-i440fx-7.2"),
+        ("rhel6.5.0", "pc-i440fx-7.2"),
+        ("xenfv-4.2", "pc-i440fx-4.2"),
+        ("pc-i440fx-2.9", "pc-i440fx-2.9"),
+    ],
+)
+def test_a_machine_that_is_not_there_gives_way_to_the_nearest(asked: str, machine: str) -> None:
+    made = imported(f"qemu-system-x86_64 -M {asked} -nodefaults")
+    assert made.domain.os.type.machine == machine
+    assert any(f"'{asked}'" in note for note in made.account.notes) == (asked != machine)
+
+
+def test_a_cpu_that_is_not_there_gives_way_to_all_there_is() -> None:
+    made = imported("qemu-system-x86_64 -nodefaults -cpu Sapphire99,+avx", offers_kvm=False)
+    assert made.domain.cpu is not None
+    assert made.domain.cpu.mode == "maximum"
+    assert [feature.name for feature in made.domain.cpu.features] == ["avx"]
+    assert "no CPU 'Sapphire99'" in " ".join(made.account.notes)
+
+
+def test_what_the_emulator_would_refuse_is_dropped_and_said() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -device from-the-future,id=f -device edu"
+        " -netdev user,id=n,hostfwd=tcp::1-:1 -device virtio-net-pci,netdev=n,host_tunnel=off"
+        " -cpu athlon,phys-bits=40"
+    )
+    assert words(made)[:2] == ["-device", "edu,addr=0x2"]
+    assert "from-the-future" not in " ".join(words(made))
+    assert [entry.text for entry in made.account.dropped()] == [
+        "this emulator has no device 'from-the-future'"
+    ]
+    notes = " ".join(made.account.notes)
+    assert "has no host_tunnel=off" in notes
+    assert "phys-bits=40: QEMU refuses it for a CPU of 32 bits" in notes
+    assert made.domain.cpu is not None
+    assert made.domain.cpu.maxphysaddr is None
+
+
+def test_discs_and_usb_devices_that_are_not_there_may_be_missing() -> None:
+    kinds = {"/there.iso": "file", "/hd.img": "missing", "/gone.iso": "missing", "/dev/sr0": "block"}
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -drive file=/there.iso,media=cdrom,index=1 -cdrom /gone.iso"
+        " -hda /hd.img -drive file=/dev/sr0,media=cdrom,index=3 -usb -device usb-host,vendorid=1,productid=2",
+        kind=lambda path: kinds[path],
+    )
+    policies = {
+        disk.source.local_path: disk.source.startup_policy
+        for disk in made.domain.devices.disks
+        if disk.source is not None
+    }
+    assert policies == {"/there.iso": None, "/gone.iso": "optional", "/hd.img": None, "/dev/sr0": None}
+    source = made.domain.devices.hostdevs[0].source
+    assert source is not None
+    assert source.startup_policy == "optional"
+
+
+def test_the_last_value_of_a_key_counts_unless_they_add_up() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -netdev user,id=n,hostfwd=tcp::1-:1,hostfwd=tcp::2-:2"
+        " -device e1000,netdev=n,driver=rtl8139"
+    )
+    assert [nic.model.type for nic in made.domain.devices.interfaces] == ["rtl8139"]
+    assert "user,id=n,hostfwd=tcp::1-:1,hostfwd=tcp::2-:2" in words(made)
+
+
+def test_memory_counts_the_modules_in() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -m 1G,slots=2,maxmem=4G -object memory-backend-ram,id=a,size=1G"
+        " -numa node,memdev=a -object memory-backend-ram,id=b,size=512M -device pc-dimm,memdev=b"
+    )
+    assert made.domain.memory is not None
+    assert made.domain.memory.value == 1536 << 10
+    assert len(made.domain.devices.memory) == 1
+
+
+def test_vhost_is_kept_for_where_it_can_be_used() -> None:
+    for said, name in (("on", "vhost"), ("off", "qemu")):
+        made = imported(
+            f"qemu-system-x86_64 -nodefaults -netdev tap,id=n,ifname=t,script=no,vhost={said}"
+            " -device virtio-net-pci,netdev=n",
+            offers_kvm=False,
+        )
+        assert made.domain.devices.interfaces[0].driver.name == name
