@@ -252,11 +252,10 @@ def test_a_line_as_one_types_it(daemon: Daemon, folder: Path) -> None:
     image = folder / "a.img"
     image.write_bytes(bytes(1 << 20))
     image.chmod(0o644)
-    devices = (
-        "<disk type='file'><driver name='qemu' type='raw' cache='none' io='threads'/>"
-        f"<source file='{image}'/><target dev='vda' bus='virtio'/></disk>"
-        "<controller type='usb' model='piix3-uhci'><address type='pci' slot='1' function='2'/></controller><input type='tablet' bus='usb'/>"
-    )
+    devices = f"""<disk type='file'><driver name='qemu' type='raw' cache='none' io='threads'/>
+        <source file='{image}'/><target dev='vda' bus='virtio'/></disk>
+        <controller type='usb' model='piix3-uhci'><address type='pci' slot='1' function='2'/></controller>
+        <input type='tablet' bus='usb'/>"""
     path = document(folder, devices)
     ours = qvirt(daemon, "export", "--dialect", "plain", path)
     assert ours.returncode == 0, ours.stderr
