@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.guest import Guest, MissingGuest, guest
+from tests.support.guest import Guest, MissingGuest, full_guest, guest
 
 PR_SET_CHILD_SUBREAPER = 36
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -63,6 +63,15 @@ def linux() -> Guest:
     """Kernel and initrd of a guest that really boots."""
     try:
         return guest()
+    except MissingGuest as reason:
+        pytest.skip(f"no guest to boot: {reason}")
+
+
+@pytest.fixture(scope="session")
+def full_linux() -> Guest:
+    """The same guest on a kernel with more drivers."""
+    try:
+        return full_guest()
     except MissingGuest as reason:
         pytest.skip(f"no guest to boot: {reason}")
 

@@ -22,6 +22,9 @@ from qvirt.record import Record, field
 _USERS = ("libvirt-qemu", "qemu")
 _GROUPS = ("libvirt-qemu", "qemu", "kvm")
 
+#: user and group the package of TPM software makes
+_SWTPM = "tss"
+
 #: what libvirt lets every guest use
 DEVICE_ACL = (
     "/dev/null",
@@ -53,8 +56,9 @@ class QemuConfig(Record):
 
     user: None when QEMU runs as the daemon itself does. max_core, max_files, max_processes, max_threads: 0 or
     None mean "as the daemon"; max_core is in bytes. private_dev: guests have a /dev of their own.
-    controllers: the control groups that may be used. settings: what the XML and the command line depend on.
-    reports: one sentence for each option that is not used. other: all values as they were read.
+    controllers: the control groups that may be used. swtpm_user: whom swtpm runs as, None for QEMU's user.
+    settings: what the XML and the command line depend on. reports: one sentence for each option that is not
+    used. other: all values as they were read.
     """
 
     user: QemuUser | None = None
@@ -75,6 +79,8 @@ class QemuConfig(Record):
     controllers: tuple[str, ...] = CONTROLLERS
     device_acl: tuple[str, ...] = DEVICE_ACL
     private_dev: bool = False
+    swtpm_user: QemuUser | None = None
+    virtiofsd_debug: bool = False
     settings: Settings = field(default_factory=Settings)
     reports: tuple[str, ...] = ()
     other: Mapping[str, ConfValue] = field(default_factory=dict)
@@ -125,6 +131,9 @@ _OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
     "max_queued": (_NUMBER, "max_queued"),
     "namespaces": (_TEXT_OR_LIST, None),
     "log_timestamp": (_BOOL, "log_timestamp"),
+    "virtiofsd_debug": (_BOOL, "virtiofsd_debug"),
+    "swtpm_user": (_TEXT, None),
+    "swtpm_group": (_TEXT, None),
 }
 
 #: options that do nothing so far
@@ -163,12 +172,9 @@ _LATER: Mapping[str, _Kind] = {
     "nvram": _TEXTS,
     "stdio_handler": _TEXT,
     "gluster_debug_level": _NUMBER,
-    "virtiofsd_debug": _BOOL,
     "pr_helper": _TEXT,
     "slirp_helper": _TEXT,
     "dbus_daemon": _TEXT,
-    "swtpm_user": _TEXT,
-    "swtpm_group": _TEXT,
     "capability_filters": _TEXTS,
     "sched_core": _TEXT,
     "allow_disk_format_probing": _BOOL,
@@ -231,6 +237,7 @@ def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
         known["device_acl"] = tuple(_list(values["cgroup_device_acl"]))
     return QemuConfig(
         user=_default_user(values, privileged),
+        swtpm_user=_swtpm_user(values) if privileged else None,
         display_ports=_ports(values, "remote_display_port", 5900),
         websocket_ports=_ports(values, "remote_websocket_port", 5700),
         controllers=_controllers(values),
@@ -385,6 +392,18 @@ def _default_user(values: Conf, privileged: bool) -> QemuUser | None:
         return resolve_user(user, group)
     except ConfigSyntax as error:
         said = "group" if "group" in error.detail.split("'")[0] else "user"
+        raise ConfigSyntax(f"{values.where(said)}: {error.detail}") from None
+
+
+def _swtpm_user(values: Conf) -> QemuUser | None:
+    """Return whom swtpm runs as, None where the usual user does not exist. Raises ConfigSyntax."""
+    user, group = (str(values.get(name, "")) or _SWTPM for name in ("swtpm_user", "swtpm_group"))
+    try:
+        return resolve_user(user, group)
+    except ConfigSyntax as error:
+        said = "swtpm_group" if "group" in error.detail.split("'")[0] else "swtpm_user"
+        if said not in values:
+            return None  # the package is not installed
         raise ConfigSyntax(f"{values.where(said)}: {error.detail}") from None
 
 

@@ -55,6 +55,7 @@ class Dirs(Record):
     nvram: str = "/var/lib/libvirt/qemu/nvram"
     run: str = "/run/libvirt/qemu"
     log: str = "/var/log/libvirt/qemu"
+    swtpm: str = "/run/libvirt/qemu/swtpm"
 
 
 class HostFacts(Record):

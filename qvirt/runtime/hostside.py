@@ -18,7 +18,7 @@ from qvirt.model.devices.interface import Interface
 from qvirt.qemu.context import BuildContext, Launch
 from qvirt.qemu.devices.base import ListenResource, Resource, handler
 from qvirt.record import Record
-from qvirt.runtime import interfaces, launch, lending, usb
+from qvirt.runtime import helper_kinds, helpers, interfaces, launch, lending, usb
 from qvirt.runtime.launch import Passed
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import Footprint
@@ -54,6 +54,7 @@ class Needs(Record):
 
     plan: launch.Plan
     loans: list[Loan]
+    recipes: list[helpers.Recipe]
 
 
 async def look(
@@ -79,7 +80,8 @@ async def look(
         name()
         plan = launch.Plan()
         launch.survey_devices(devices, ctx, plan)
-        return Needs(plan, lending.prepare(hv, running, plan.files))
+        recipes = helper_kinds.recipes(domain, running, devices, ctx)
+        return Needs(plan, lending.prepare(hv, running, plan.files), recipes)
 
     return await hv.files.run(f"host's side of '{domain.name}'", work)
 
@@ -97,6 +99,7 @@ async def claim(
     mark.files += [wanted.path for wanted in plan.listeners]
     folders = [folder for folder in dict.fromkeys(plan.folders) if folder not in mark.folders]
     mark.folders += folders
+    helpers.reserve(running, needs.recipes)
     hv.checkpoint("device checked")
 
     def make() -> None:
@@ -110,6 +113,7 @@ async def claim(
         with await interfaces.connect(domain, running, interface) as connection:
             for name, fds in connection.take().items():
                 passed.adopt(name, fds)
+    await helpers.start(domain, running, needs.recipes)
     if plan.listeners:
         bind = partial(launch.make_listeners, plan, passed, running.user)
         await hv.files.run(f"sockets of '{domain.name}'", bind)
@@ -126,6 +130,7 @@ async def release(
     hv = domain.hypervisor
     for interface in _interfaces(devices):
         await interfaces.disconnect(domain, running, interface)
+    await helpers.stop(domain, running, [name for dev in devices for name in helper_kinds.names(dev)])
     mark = running.footprint
     gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
     sockets = _sockets(gone) - _sockets(kept)

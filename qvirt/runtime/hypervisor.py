@@ -20,7 +20,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.record import replace
-from qvirt.runtime import domainlog, interfaces, lifecycle, recover, stats
+from qvirt.runtime import domainlog, helpers, interfaces, lifecycle, recover, stats
 from qvirt.runtime.cgroups import Cgroups
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
@@ -273,6 +273,7 @@ class Hypervisor:
                 stream.drop()
             if running.agent is not None:
                 running.agent.close()
+            helpers.let_go(running)
             if running.process is not None:
                 running.process.close()
             if running.link is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from qvirt.constants import IPAddrType, NetworkEventLifecycleType
-from qvirt.drivers.network import passt, plug, ports
+from qvirt.drivers.network import plug, ports
 from qvirt.drivers.network.events import NetworkEvent, NetworkLifecycle
 from qvirt.drivers.network.plug import Connection
 from qvirt.errors import NoNetwork, QvirtError
@@ -53,8 +53,6 @@ async def reserve(domain: "Domain", running: Running, interface: Interface) -> N
         lower = plug.lower_device(interface)
         if lower is not None and lower not in mark.macs:
             mark.macs[lower] = await domain.hypervisor.files.run(f"MAC of '{lower}'", partial(_mac, lower))
-    if interface.uses_passt:
-        mark.files += passt.traces(_passt_folder(domain), running.id, domain.name, interface)
 
 
 def _take_port(domain: "Domain", interface: Interface) -> None:
@@ -281,11 +279,6 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
         elif interface.type == InterfaceType.VDPA:
             opened = partial(plug.open_vdpa, interface, connection)
             await hv.files.run(f"interfaces of '{domain.name}'", opened, DEADLINE)
-        elif interface.uses_passt:
-            start = partial(
-                passt.start, _passt_folder(domain), running.id, domain.name, interface, running.user
-            )
-            await hv.files.run(f"passt of '{domain.name}'", start, DEADLINE)
         hv.checkpoint("interface plugged")
     except BaseException:
         connection.close()
@@ -299,11 +292,11 @@ async def disconnect(domain: "Domain", running: Running, interface: Interface) -
     """Take away what an interface has left on the host, and its place in its network."""
     hv = domain.hypervisor
     mark = running.footprint
-    if interface.target.dev or interface.uses_passt:
+    if interface.target.dev:
         try:
             failures = await hv.files.run(
                 f"interfaces of '{domain.name}'",
-                partial(_undo, _passt_folder(domain), running.id, domain.name, interface, dict(mark.macs)),
+                partial(_undo, interface, dict(mark.macs)),
                 DEADLINE,
             )
         except QvirtError as error:
@@ -391,9 +384,7 @@ def _asked_place(interface: Interface) -> tuple[str, str | None, str | None]:
     return (str(interface.type), source.network, source.portgroup)
 
 
-def _undo(folder: str, id: int, name: str, interface: Interface, macs: dict[str, str]) -> list[str]:
-    if interface.uses_passt:
-        passt.stop(folder, id, name, interface)
+def _undo(interface: Interface, macs: dict[str, str]) -> list[str]:
     failures = plug.unplug(interface)
     lower = plug.lower_device(interface)
     if lower is not None and macs.get(lower):
@@ -404,12 +395,6 @@ def _undo(folder: str, id: int, name: str, interface: Interface, macs: dict[str,
 def _is_reserved(running: Running, interface: Interface) -> bool:
     if interface.type == InterfaceType.NETWORK and interface.actual is None:
         return False
-    if interface.uses_passt:
-        return any(f"-{interface.alias.name}.socket" in path for path in running.footprint.files)
     if plug.outlives_qemu(interface):
         return interface.target.dev in running.footprint.links
     return True
-
-
-def _passt_folder(domain: "Domain") -> str:
-    return str(domain.hypervisor.paths.run / "passt")

@@ -37,12 +37,15 @@ from qvirt.qmp.wire import Event, Json
 from qvirt.runtime import (
     cgroups,
     handback,
+    helper_kinds,
+    helpers,
     interfaces,
     launch,
     lending,
     live,
     monitor_events,
     pinning,
+    swtpm,
     takeover,
     usb,
     vcpus,
@@ -186,6 +189,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         for interface in definition.devices.interfaces:
             await interfaces.reserve(domain, running, interface)
         plan = launch.survey(definition, ctx, made)
+        recipes = helper_kinds.recipes(domain, running, definition.devices.all(), ctx)
+        helpers.reserve(running, recipes)
         mark.folders = [running.folder, *dict.fromkeys(plan.folders)]
         mark.files += [
             str(hv.paths.pidfile(domain.name)),
@@ -208,6 +213,9 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             with await interfaces.connect(domain, running, interface) as connection:
                 for name, fds in connection.take().items():
                     descriptors.adopt(name, fds)
+        if recipes:
+            await grouping
+            await helpers.start(domain, running, recipes)
         if plan.listeners:
             bind = partial(launch.make_listeners, plan, descriptors, user)
             await hv.files.run(f"sockets of '{domain.name}'", bind)
@@ -454,6 +462,8 @@ async def _race(
         if not await process.wait(KILL_WAIT):
             await watcher
         said = _last_words(running, domain_log, command)
+        if words := await domain.hypervisor.files.run("helpers", partial(helpers.last_words, running)):
+            said += f"\n{words}"
         if "Address already in use" in said and running.footprint.ports:
             raise PortTaken(said, list(running.footprint.ports))
         raise InternalError(said)
@@ -661,6 +671,8 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
     """Remove what the run has left; the status file goes last, so that a crash here is made good later."""
     hv = domain.hypervisor
     await domain.settle_writes()
+    await helpers.stop(domain, running)
+    await swtpm.stopped(domain, running)
     for interface in running.definition.devices.interfaces:
         await interfaces.disconnect(domain, running, interface)
     for port in running.footprint.ports:

@@ -33,6 +33,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import Metadata
 from qvirt.qemu.validate import check_lifecycle
 from qvirt.qmp import commands
+from qvirt.runtime import swtpm
 from qvirt.runtime.documents import header
 from qvirt.runtime.events import Lifecycle, MetadataChange
 from qvirt.runtime.jobs import Job
@@ -80,6 +81,8 @@ async def undefine(domain: "Domain", flags: int) -> None:
                 if not flags & names.NVRAM:
                     raise OperationInvalid("cannot undefine domain with nvram")
                 await hv.files.run(f"nvram of '{domain.name}'", partial(_unlink, nvram))
+        if not domain.active and "<tpm" in domain.text:
+            await swtpm.undefined(domain, await domain.definition(), flags)
         if flags & names.MANAGED_SAVE and domain.has_managed_save:
             await hv.files.run("managed save", lambda: remove(hv.paths.managed_save(domain.name)))
         hv.checkpoint("undefine")

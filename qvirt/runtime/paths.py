@@ -103,6 +103,22 @@ class Paths(Record):
     def nvram(self) -> Path:
         return self.lib / "nvram"
 
+    @property
+    def swtpm_storage(self) -> Path:
+        """The folder of the emulated TPMs' state, by uuid."""
+        return self.lib.parent / "swtpm"
+
+    @property
+    def swtpm_log(self) -> Path:
+        """The folder of swtpm's logs, beside libvirt's, which its user cannot search."""
+        beside = self.log.parent.parent / "swtpm"
+        return beside / "log" if self.kind == "session" else beside / "libvirt/qemu"
+
+    @property
+    def swtpm_run(self) -> Path:
+        """The folder of swtpm's sockets."""
+        return self.sockets / "swtpm" if self.kind == "session" else self.run / "swtpm"
+
     def definition(self, name: str) -> Path:
         return self.definitions / f"{name}.xml"
 
@@ -146,6 +162,7 @@ class Paths(Record):
             nvram=str(self.nvram),
             run=str(self.run),
             log=str(self.log),
+            swtpm=str(self.swtpm_run),
         )
 
 

@@ -253,6 +253,11 @@ class Process:
             return f"was killed by signal {signal.Signals(os.WTERMSIG(status)).name}"
         return f"exited with status {os.waitstatus_to_exitcode(status)}"
 
+    @property
+    def ended_well(self) -> bool:
+        """Tell whether it has ended, and by status 0. False where the kernel did not tell us how."""
+        return self._watch.status == 0
+
     def go(self, doors: Iterable[str] = ()) -> None:
         """Let it enter control groups, each by writing 0 into a file, and execute its command."""
         if self._gate < 0:

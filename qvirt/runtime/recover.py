@@ -35,6 +35,7 @@ from qvirt.runtime import (
     cgroups,
     endings,
     handback,
+    helpers,
     hotplug,
     iothreads,
     launch,
@@ -277,6 +278,7 @@ def _rebuild(hv: "Hypervisor", path: Path) -> Status | None:
 async def _reconnect(hv: "Hypervisor", status: Status) -> None:
     """Take one QEMU over again, or clear away what is left of it."""
     domain, running = await _restore(hv, status)
+    helpers.find_again(domain, running, same_boot=status.boot_id == boot_id())
     try:
         process = _adopt(status)
     except ProcessLookupError:

@@ -73,6 +73,20 @@ def _words(cls: type) -> dict[int, str]:
 REASON_WORDS = {state: _words(cls) for state, cls in _REASONS.items()}
 
 
+class HelperMark(Record, frozen=False):
+    """A process beside QEMU that serves the guest; see runtime/helpers.py.
+
+    pid: 0 before there is one. start_time: of the process, in clock ticks since boot. log: where its last
+    words are. files: its sockets and pid file, removed with it.
+    """
+
+    name: str
+    pid: int = 0
+    start_time: int = 0
+    log: str = ""
+    files: list[str] = field(default_factory=list)
+
+
 class Footprint(Record, frozen=False):
     """What a start leaves on the host, to be undone when the domain ends, however it ends.
 
@@ -83,6 +97,7 @@ class Footprint(Record, frozen=False):
     plugging: aliases of the devices that are being plugged in and may not be there yet.
     cgroup: where its control groups are, below each hierarchy.
     changing: while a device changes, the document of the one that is not in the definition; else empty.
+    helpers: processes, ended.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -94,6 +109,7 @@ class Footprint(Record, frozen=False):
     plugging: list[str] = field(default_factory=list)
     cgroup: str = ""
     changing: str = ""
+    helpers: list[HelperMark] = field(default_factory=list)
 
 
 class Status(Record, frozen=False):
@@ -163,6 +179,13 @@ class Status(Record, frozen=False):
             f"    <mac device='{escape(name)}' address='{escape(mac)}'/>\n" for name, mac in mark.macs.items()
         ]
         out += [f"    <plugging alias='{escape(alias)}'/>\n" for alias in mark.plugging]
+        for helper in mark.helpers:
+            out.append(
+                f"    <helper name='{escape(helper.name)}' pid='{helper.pid}' startTime='{helper.start_time}'"
+                f" log='{escape(helper.log)}'>\n"
+            )
+            out += [f"      <file path='{escape(path)}'/>\n" for path in helper.files]
+            out.append("    </helper>\n")
         if mark.cgroup:
             out.append(f"    <cgroup path='{escape(mark.cgroup)}'/>\n")
         if mark.changing:
@@ -262,6 +285,16 @@ def _footprint(ours: etree._Element | None) -> Footprint:
         macs={el.get("device", ""): el.get("address", "") for el in ours.iterfind("mac")},
         plugging=[el.get("alias", "") for el in ours.iterfind("plugging")],
         changing=ours.findtext("changing", ""),
+        helpers=[
+            HelperMark(
+                el.get("name", ""),
+                _number(el.get("pid"), 0),
+                _number(el.get("startTime"), 0),
+                el.get("log", ""),
+                [file.get("path", "") for file in el.iterfind("file")],
+            )
+            for el in ours.iterfind("helper")
+        ],
     )
 
 

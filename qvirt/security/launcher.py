@@ -1,23 +1,31 @@
-"""What stands before QEMU's command: user and groups, capabilities, no way to regain any."""
+"""What stands before the command of QEMU or a helper: user, groups, capabilities, no way to regain any."""
+
+from collections.abc import Sequence
 
 from qvirt.host.config import QemuUser
 
-#: what takes every capability away, for good: root's QEMU would get back at exec what the bounding set leaves
-_NO_CAPABILITIES = ("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all")
+#: what takes every capability away, for good: a root would get back at exec what the bounding set leaves
+_NO_CAPABILITIES = ("--inh-caps=-all", "--ambient-caps=-all")
 
 
-def confining(user: QemuUser | None, *, keep_capabilities: bool = False) -> list[str]:
+def confining(
+    user: QemuUser | None, *, keep_capabilities: bool = False, keep: Sequence[str] = ()
+) -> list[str]:
     """Return the words that put a command into its user, without capabilities, unable to gain any.
 
     user: None for a daemon that is not root, which has neither to give away. keep_capabilities: an
-    administrator's word that QEMU run as root shall have root's power.
+    administrator's word that QEMU run as root shall have root's power. keep: the capabilities, named as
+    setpriv does, that a helper which runs as root gets and cannot do without.
     """
     words = ["setpriv"]
     if user is not None:
         words += [f"--reuid={user.uid}", f"--regid={user.gid}"]
         words.append(f"--groups={','.join(map(str, user.groups))}" if user.groups else "--clear-groups")
         if not keep_capabilities:
-            words += _NO_CAPABILITIES
+            words += [
+                *_NO_CAPABILITIES,
+                f"--bounding-set={','.join(['-all', *(f'+{name}' for name in keep)])}",
+            ]
     elif keep_capabilities:
         return []
     if not keep_capabilities:

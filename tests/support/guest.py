@@ -6,6 +6,9 @@ host stays as it is. Run as a module to fill the cache.
 The guest's serial console shows ``guest login: ready`` and then a shell prompt ``guest# ``. It obeys the
 ACPI power button, sets up its first network interface by DHCP when it has one, and runs the guest agent
 when it finds its channel. Told ``modules=all`` on its command line it loads the drivers of EXTRA, too.
+
+Debian's cloud kernel boots fastest and lacks some drivers; `full_guest` is the same guest on the kernel for
+all machines, which has those of trusted platform modules and of shared folders.
 """
 
 import io
@@ -60,6 +63,9 @@ EXTRA = (
     "pvpanic-pci",
     "virtio_input",
 )
+
+#: what the other kernel has, too: shared folders
+SHARING = ("netfs", "fscache", "9pnet", "9pnet_virtio", "9p", "fuse", "virtiofs")
 
 INIT = """#!/bin/sh
 /bin/busybox mount -t proc proc /proc
@@ -125,26 +131,46 @@ class Guest:
     cmdline: str = "console=ttyS0 quiet panic=-1"
 
 
+@dataclass(frozen=True)
+class _Recipe:
+    """What a guest is made of. package: whose dependency is the kernel. suffix: of its files' names."""
+
+    package: str
+    extra: tuple[str, ...]
+    suffix: str = ""
+
+    def __str__(self) -> str:
+        return "\n".join((INIT, DHCP, POWER, SHUTDOWN, " ".join(MODULES + self.extra)))
+
+
+_CLOUD = _Recipe("linux-image-cloud-amd64", EXTRA)
+_FULL = _Recipe("linux-image-amd64", EXTRA + SHARING, "-full")
+
+
 def guest() -> Guest:
     """Return the guest, made at first use. Raises MissingGuest."""
-    made = _made()
+    return _guest(_CLOUD)
+
+
+def full_guest() -> Guest:
+    """Return the guest with the kernel that has drivers for more, made at first use. Raises MissingGuest."""
+    return _guest(_FULL)
+
+
+def _guest(recipe: _Recipe) -> Guest:
+    made = _made(recipe)
     if made is None:
-        _build()
-        made = _made()
+        _build(recipe)
+        made = _made(recipe)
         assert made is not None
     return made
 
 
-def _made() -> Guest | None:
-    kernel, initrd = CACHE / "vmlinuz", CACHE / "initrd"
-    recipe = CACHE / "recipe"
-    if kernel.exists() and initrd.exists() and recipe.exists() and recipe.read_text() == _recipe():
+def _made(wanted: _Recipe) -> Guest | None:
+    kernel, initrd, recipe = (CACHE / f"{name}{wanted.suffix}" for name in ("vmlinuz", "initrd", "recipe"))
+    if kernel.exists() and initrd.exists() and recipe.exists() and recipe.read_text() == str(wanted):
         return Guest(kernel, initrd)
     return None
-
-
-def _recipe() -> str:
-    return "\n".join((INIT, DHCP, POWER, SHUTDOWN, " ".join(MODULES + EXTRA)))
 
 
 def _apt(*words: str) -> str:
@@ -172,16 +198,14 @@ def _download(name: str, into: Path) -> None:
     _apt("dpkg-deb", "-x", str(debs[0]), str(into))
 
 
-def _build() -> None:
+def _build(wanted: _Recipe) -> None:
     if not shutil.which("apt-get"):
         raise MissingGuest("the guest is made of Debian packages, and there is no apt-get here")
-    depends = re.search(
-        r"Depends: (linux-image-[0-9]\S+)", _apt("apt-cache", "depends", "linux-image-cloud-amd64")
-    )
+    depends = re.search(r"Depends: (linux-image-[0-9]\S+)", _apt("apt-cache", "depends", wanted.package))
     if depends is None:
-        raise MissingGuest("no Debian package linux-image-cloud-amd64 (is 'apt-get update' due?)")
+        raise MissingGuest(f"no Debian package {wanted.package} (is 'apt-get update' due?)")
     CACHE.mkdir(parents=True, exist_ok=True)
-    work = CACHE / f"work-{os.getpid()}"
+    work = CACHE / f"work{wanted.suffix}-{os.getpid()}"
     try:
         root = work / "root"
         root.mkdir(parents=True)
@@ -189,12 +213,13 @@ def _build() -> None:
             _download(package, root)
         kernel = next((root / "boot").glob("vmlinuz-*"))
         initrd = work / "initrd"
-        initrd.write_bytes(_initrd(root))
+        initrd.write_bytes(_initrd(root, wanted.extra))
         recipe = work / "recipe"
-        recipe.write_text(_recipe())
+        recipe.write_text(str(wanted))
         for made, name in ((kernel, "vmlinuz"), (initrd, "initrd"), (recipe, "recipe")):
-            made.replace(CACHE / name)
-            (CACHE / name).chmod(0o644)
+            target = CACHE / f"{name}{wanted.suffix}"
+            made.replace(target)
+            target.chmod(0o644)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -228,7 +253,7 @@ class _Archive:
         return self._out.getvalue()
 
 
-def _initrd(root: Path) -> bytes:
+def _initrd(root: Path, extra: tuple[str, ...]) -> bytes:
     archive = _Archive()
     for folder in (
         "bin",
@@ -254,7 +279,7 @@ def _initrd(root: Path) -> bytes:
     )
     archive.add("bin/sh", b"busybox", stat.S_IFLNK | 0o777)
     known = {path.stem: path for path in root.glob("**/lib/modules/**/*.ko")}
-    for listing, names in (("order", MODULES), ("extra", EXTRA)):
+    for listing, names in (("order", MODULES), ("extra", extra)):
         there = [name for name in names if name in known]
         for name in there:
             archive.file(f"modules/{name}.ko", known[name].read_bytes(), 0o644)
@@ -284,5 +309,6 @@ def _libraries(program: Path) -> dict[str, bytes]:
 if __name__ == "__main__":
     try:
         guest()
+        full_guest()
     except MissingGuest as reason:
         print(f"no guest to boot, tests that need one are skipped: {reason}", file=sys.stderr)

@@ -42,7 +42,7 @@ class FilesystemHandler(Handler[Filesystem], kind=Filesystem):
             raise ConfigUnsupported("fmode and dmode must be used with accessmode=mapped")
 
     def resources(self, dev: Filesystem, ctx: Context) -> Iterable[Resource]:
-        if dev.source is not None and dev.source.dir is not None:
+        if dev.source is not None and dev.source.dir is not None and dev.driver.type != "virtiofs":
             yield FileResource(dev, dev.source.dir, writable=not dev.readonly, shared=True, relabel=False)
 
     def switches(self, dev: Filesystem, ctx: BuildContext) -> Iterator[Switch]:

@@ -1,4 +1,4 @@
-"""Trusted platform modules: what they look like on the command line; a start cannot serve them yet."""
+"""Trusted platform modules: the host's, an emulated one of the guest's own, or one somebody else serves."""
 
 from collections.abc import Iterable, Iterator
 
@@ -53,10 +53,11 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
             )
 
     def prepare(self, dev: Tpm, ctx: BuildContext) -> None:
-        raise ConfigUnsupported(
-            f"<tpm>{line(dev)} with backend type '{dev.backend.type}' cannot be started yet; "
-            "remove it to start the domain"
-        )
+        if dev.backend.encryption is not None:
+            raise ConfigUnsupported(
+                f"<encryption>{line(dev.backend.encryption)} of the TPM's state needs a secret, and this "
+                "daemon keeps none yet; remove it to start the domain with its state as it is"
+            )
 
     def resources(self, dev: Tpm, ctx: Context) -> Iterable[Resource]:
         device = dev.backend.device
@@ -79,13 +80,22 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
             yield Chardev("socket", {"id": "chrtpm", "path": path}, origin=dev)
             props |= {"type": "emulator", "chardev": "chrtpm"}
         else:
-            yield Chardev("null", {"id": "chrtpm"}, origin=dev)  # stands for the socket swtpm would serve
+            if ctx.launch.id < 0:
+                # a command line for nobody: no swtpm serves it, and libvirt writes it so
+                yield Chardev("null", {"id": "chrtpm"}, origin=dev)
+            else:
+                yield Chardev("socket", {"id": "chrtpm", "path": swtpm_socket(ctx)}, origin=dev)
             props["chardev"] = "chrtpm"
         yield KeyValue("tpmdev", props, "type", origin=dev)
         yield Device(
             {"driver": _type(dev, ctx), "tpmdev": f"tpm-{name}", "id": name, **placement(dev, ctx)},
             origin=dev,
         )
+
+
+def swtpm_socket(ctx: BuildContext) -> str:
+    """Return where the swtpm of the guest listens."""
+    return f"{ctx.dirs.swtpm}/{ctx.folder_name.removeprefix('domain-')}-swtpm.sock"
 
 
 def _type(dev: Tpm, ctx: Context) -> str:

@@ -66,13 +66,23 @@ def test_the_tpm_of_each_machine(arch: str, machine: str, model: str, version: s
     assert (tpm.model, tpm.backend.version) == (model, version)
 
 
-def test_a_tpm_is_shown_but_not_started() -> None:
+def test_an_emulated_tpm_has_a_socket_only_when_somebody_starts_it() -> None:
     ctx = guest("<tpm model='tpm-tis'><backend type='emulator' version='2.0'/><alias name='tpm0'/></tpm>")
     dev = ctx.domain.devices.tpms[0]
     assert words(dev, ctx)[:4] == [
         "-chardev", "null,id=chrtpm", "-tpmdev", "emulator,id=tpm-tpm0,chardev=chrtpm",
     ]  # fmt: skip
-    with pytest.raises(ConfigUnsupported, match=r"<tpm> \(line 1\) with backend type 'emulator'"):
+    ctx.launch.id = 7
+    assert words(dev, ctx)[:2] == [
+        "-chardev", "socket,id=chrtpm,path=/run/libvirt/qemu/swtpm/7-guest-swtpm.sock",
+    ]  # fmt: skip
+
+
+def test_a_tpm_with_a_secret_is_not_started() -> None:
+    encryption = "<encryption secret='11111111-2222-3333-4444-555555555555'/>"
+    ctx = guest(f"<tpm><backend type='emulator' version='2.0'>{encryption}</backend></tpm>")
+    dev = ctx.domain.devices.tpms[0]
+    with pytest.raises(ConfigUnsupported, match=r"<encryption> \(line 1\).* keeps none yet"):
         handler(dev).prepare(dev, ctx)
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 from lxml import etree
+from qvirt.qemu.devices.interface import passt_socket
+from qvirt.runtime.passt import command
 
-from qvirt.drivers.network.passt import command, traces
 from qvirt.model.devices.interface import Interface
 
 
@@ -16,17 +17,18 @@ def interface(inside: str) -> Interface:
 
 
 def words(inside: str) -> list[str]:
-    return command("/run/1-guest-net0.socket", interface(inside))
+    return command("/run/1-guest-net0.socket", "/run/1-guest-net0-passt.pid", interface(inside))
 
 
 def test_the_least() -> None:
     socket, pid = "/run/1-guest-net0.socket", "/run/1-guest-net0-passt.pid"
-    assert words("") == ["passt", "--one-off", "--socket", socket, "--pid", pid]
-    assert traces("/run", 1, "guest", interface("")) == [socket, pid]
+    expected = ["passt", "--foreground", "--one-off", "--socket", socket, "--pid", pid, "--quiet"]
+    assert words("") == expected
+    assert passt_socket("/run", 1, "guest", interface("")) == socket
 
 
 def test_a_long_name_keeps_the_socket_short() -> None:
-    socket, _ = traces("/run", 7, "x" * 200, interface(""))
+    socket = passt_socket("/run", 7, "x" * 200, interface(""))
     assert socket == f"/run/7-{'x' * 20}-net0.socket"
 
 
@@ -50,4 +52,4 @@ def test_a_long_name_keeps_the_socket_short() -> None:
     ],
 )
 def test_what_may_be_said(inside: str, expected: list[str]) -> None:
-    assert words(inside)[6:] == expected
+    assert words(inside)[8:] == expected

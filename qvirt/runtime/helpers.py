@@ -1,0 +1,396 @@
+"""Helpers: processes beside QEMU that serve one guest, such as swtpm, virtiofsd and passt.
+
+One life for all of them, that of QEMU itself: the same launcher, user and groups, no capabilities but those
+named, a word to go that comes after the status file knows the process. Each is in its guest's control groups,
+watched, ended with the guest, and found again by the next daemon. What tells one kind from another is its
+`Recipe`; who needs which is in `helper_kinds`.
+
+    reserve    writes down what is going to be there; makes nothing
+    start      makes them; what fails says the helper's last words, and the caller stops what there is
+    stop       ends them and takes away their files; harmless when there is nothing
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import struct
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvirt.errors import InternalError, OperationTimeout, QvirtError, SystemError_
+from qvirt.host.config import QemuUser
+from qvirt.record import Record, field
+from qvirt.runtime.domainlog import DomainLog
+from qvirt.runtime.launch import FIRST_FD, listen_unix
+from qvirt.runtime.process import Limits, Process, start_time, stat_fields
+from qvirt.runtime.running import Running
+from qvirt.runtime.state import HelperMark
+from qvirt.security.launcher import confining
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+    from qvirt.runtime.hypervisor import Hypervisor
+
+log = logging.getLogger(__name__)
+
+#: seconds until a helper must be ready, to end after SIGTERM, and after SIGKILL
+READY_WAIT = 20.0
+TERM_WAIT = 3.0
+KILL_WAIT = 5.0
+#: seconds in which a helper that ends may be ahead of the QEMU it serves, whose end is why
+_AHEAD = 2.0
+#: bytes of its last words an error repeats
+_TAIL = 2000
+
+
+async def _nothing() -> None:
+    """Prepare nothing."""
+
+
+class Recipe(Record):
+    """How one helper is made.
+
+    name: unique within the guest. command: gives its words; takes the descriptor of the socket it listens
+    on, -1 without one. user: None for the daemon's own. keep: capabilities it gets. listen: the path of that
+    socket, which is QEMU's user's. files: what else of it is removed when it has ended, folders whole.
+    prepare: awaited before anything of it is made. is_ready: asked, blocking, until it says that QEMU may
+    come; None where the socket is there from the start. finish: awaited when a program that is run to its end has done well.
+    """
+
+    name: str
+    command: Callable[[int], Sequence[str]]
+    user: QemuUser | None
+    log: Path
+    keep: tuple[str, ...] = ()
+    listen: str = ""
+    pidfile: str = ""
+    files: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    prepare: Callable[[], Awaitable[None]] = _nothing
+    finish: Callable[[], Awaitable[None]] = _nothing
+    is_ready: Callable[[], bool] | None = None
+
+    def mark(self) -> HelperMark:
+        """Return what the status file has of it before there is a process."""
+        paths = [path for path in (self.listen, self.pidfile, *self.files) if path]
+        return HelperMark(self.name, log=str(self.log), files=paths)
+
+
+class Helper:
+    """A running helper. group: the process group it and its children are in."""
+
+    def __init__(self, mark: HelperMark, process: Process, began_at: int) -> None:
+        self.mark = mark
+        self.process = process
+        self.is_ending = False
+        self._began_at = began_at
+        fields = stat_fields(process.pid)
+        self.group = int(fields[2]) if fields is not None else 0
+
+    @property
+    def name(self) -> str:
+        """Its name within the guest."""
+        return self.mark.name
+
+    def last_words(self) -> str:
+        """Say how it ended, with the end of what it printed. Blocking."""
+        said = ""
+        with contextlib.suppress(OSError), open(self.mark.log, "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(self._began_at, end - _TAIL))
+            said = file.read().decode("utf-8", "replace").strip()
+        ending = f"{self.name} (pid {self.process.pid}) {self.process.ending}"
+        return f"{ending}: {said}" if said else f"{ending} and printed nothing; its log is {self.mark.log}"
+
+
+def reserve(running: Running, recipes: Iterable[Recipe]) -> None:
+    """Note helpers in the footprint; the caller writes it down before it goes on."""
+    running.footprint.helpers += [recipe.mark() for recipe in recipes]
+
+
+async def start(domain: "Domain", running: Running, recipes: Sequence[Recipe]) -> None:
+    """Start helpers that were reserved; QEMU may come to them when this returns.
+
+    Raises OperationTimeout, SystemError_, and InternalError with the last words of one that ended.
+    """
+    if not recipes:
+        return
+    hv = domain.hypervisor
+    for recipe in recipes:
+        await recipe.prepare()
+        hv.checkpoint("helper prepared")
+    started = [await _spawn(domain, running, recipe) for recipe in recipes]
+    await _let_go(domain, running, started)
+    await asyncio.gather(
+        *(_until_ready(hv, recipe, helper) for recipe, helper in zip(recipes, started, strict=True))
+    )
+    hv.checkpoint("helpers ready")
+    for helper in started:
+        watch(domain, running, helper)
+
+
+async def run(domain: "Domain", running: Running, recipe: Recipe, deadline: float) -> None:
+    """Run a program of a guest to its end; deadline: seconds.
+
+    Raises OperationTimeout, and InternalError with its last words where it fails.
+    """
+    reserve(running, [recipe])
+    await domain.save_status()
+    try:
+        await recipe.prepare()
+        helper = await _spawn(domain, running, recipe)
+        await _let_go(domain, running, [helper])
+        if not await helper.process.wait(deadline):
+            raise OperationTimeout(f"{recipe.name} of '{domain.name}' did not end within {deadline:g} s")
+        if not helper.process.ended_well:
+            words = await domain.hypervisor.files.run(f"log of {recipe.name}", helper.last_words)
+            raise InternalError(f"Could not run '{recipe.command(-1)[0]}'. {words}")
+        domain.hypervisor.checkpoint("helper ran")
+        await recipe.finish()
+    finally:
+        await asyncio.shield(stop(domain, running, [recipe.name]))
+
+
+async def _spawn(domain: "Domain", running: Running, recipe: Recipe) -> Helper:
+    """Make the process, which waits for the word to go."""
+    hv = domain.hypervisor
+    mark = next(mark for mark in running.footprint.helpers if mark.name == recipe.name)
+    with contextlib.ExitStack() as stack:
+        log_fd, began_at, listener, locked = await hv.files.run(
+            f"{recipe.name} of '{domain.name}'", partial(_make_files, recipe, running, stack)
+        )
+        process = await Process.spawn(
+            recipe.command(listener),
+            env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath), **recipe.env},
+            log_fd=log_fd,
+            fds=[fd for fd in (listener, locked) if fd >= 0],
+            wrap=confining(recipe.user, keep=recipe.keep),
+            limits=Limits(hv.config.max_core),
+        )
+        helper = Helper(mark, process, began_at)
+        running.helpers[recipe.name] = helper
+        mark.pid, mark.start_time = process.pid, process.start_time
+        if locked >= 0:
+            os.pwrite(locked, str(process.pid).encode(), 0)
+    hv.checkpoint("helper spawned")
+    return helper
+
+
+async def _let_go(domain: "Domain", running: Running, started: Sequence[Helper]) -> None:
+    """Write the processes down, put them where they belong and let them execute."""
+    hv = domain.hypervisor
+    await domain.save_status()
+    hv.checkpoint("helpers written down")
+    doors = [door for _, door in running.group.doors()] if running.group is not None else []
+    for helper in started:
+        helper.process.go(doors)
+    hv.checkpoint("helpers executed")
+
+
+def _make_files(recipe: Recipe, running: Running, stack: contextlib.ExitStack) -> tuple[int, int, int, int]:
+    """Open the log, bind the socket, lock the pid file. Blocking. Raises SystemError_.
+
+    Returns the log's descriptor and where it ends, that of the socket and that of the pid file (-1 without).
+    The lock is how libvirt knows a helper that lives; the process has the file open as long as it does.
+    """
+    recipe.log.parent.mkdir(parents=True, exist_ok=True)
+    written = DomainLog(recipe.log)
+    stack.callback(written.close)
+    DomainLog.append(recipe.log, f"starting up: {' '.join(recipe.command(-1))}")
+    began_at = os.fstat(written.fd).st_size
+    listener = locked = -1
+    if recipe.listen:
+        with listen_unix(recipe.listen, running.user) as sock:
+            listener = _raised(sock.fileno(), stack)
+    if recipe.pidfile:
+        try:
+            fd = os.open(recipe.pidfile, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise SystemError_(f"Failed to open pid file '{recipe.pidfile}'", error) from error
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+            locked = _raised(fd, stack)
+        except OSError as error:
+            raise SystemError_(f"Failed to acquire pid file '{recipe.pidfile}'", error) from error
+        finally:
+            os.close(fd)
+    return written.fd, began_at, listener, locked
+
+
+def _raised(fd: int, stack: contextlib.ExitStack) -> int:
+    """Return a copy of a descriptor with a number the launcher leaves alone, closed with the stack."""
+    copy: int = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FD)
+    stack.callback(os.close, copy)
+    return copy
+
+
+async def _until_ready(hv: "Hypervisor", recipe: Recipe, helper: Helper) -> None:
+    """Wait until it serves. Nothing tells us but its files, so they are looked at, more and more seldom."""
+    if recipe.is_ready is None:
+        return
+    pause = 0.002
+    end = asyncio.get_running_loop().time() + READY_WAIT
+    while not await hv.files.run(recipe.name, recipe.is_ready):
+        if await helper.process.wait(pause):
+            words = await hv.files.run(recipe.name, helper.last_words)
+            raise InternalError(f"Could not start '{recipe.command(-1)[0]}'. {words}")
+        if asyncio.get_running_loop().time() > end:
+            raise OperationTimeout(f"{recipe.name} is not ready after {READY_WAIT:g} s; see {recipe.log}")
+        pause = min(pause * 2, 0.05)
+
+
+# --------------------------------------------------------------------------- watching
+
+
+def watch(domain: "Domain", running: Running, helper: Helper) -> None:
+    """Say so when a helper ends while its guest runs on."""
+
+    def ended(_: object) -> None:
+        if not helper.is_ending and not domain.hypervisor.closing:
+            domain.hypervisor.background(_died(domain, running, helper), f"end of {helper.name}")
+
+    helper.process.exited.add_done_callback(ended)
+
+
+async def _died(domain: "Domain", running: Running, helper: Helper) -> None:
+    """Look after a helper that ended by itself: because QEMU did, or before its time. @background."""
+    hv = domain.hypervisor
+    for pid, began in await hv.files.run(helper.name, partial(_orphans, helper.group)):
+        if (orphan := _adopted(pid, began)) is not None:
+            await _finish_off(orphan)
+    await asyncio.wait([running.ended, *_process_of(running)], timeout=_AHEAD, return_when="FIRST_COMPLETED")
+    if running.finishing or running.process is None or running.process.is_gone or helper.is_ending:
+        return
+    # libvirt does nothing about it: the guest goes on without what the helper did for it
+    words = await hv.files.run(helper.name, helper.last_words)
+    log.error("domain '%s': %s; the guest goes on without it", domain.name, words)
+    hv.log_line(domain, f"helper {helper.name} {helper.process.ending}; the guest goes on without it")
+
+
+def _process_of(running: Running) -> "list[asyncio.Future[None]]":
+    return [running.process.exited] if running.process is not None else []
+
+
+def last_words(running: Running) -> str:
+    """Say which helpers of a guest that does not start have ended, and why; '' when none has. Blocking."""
+    return "\n".join(helper.last_words() for helper in running.helpers.values() if helper.process.is_gone)
+
+
+# ---------------------------------------------------------------------------- ending
+
+
+async def stop(domain: "Domain", running: Running, names: Iterable[str] | None = None) -> None:
+    """End a guest's helpers, all of them or those named, and take away what they leave."""
+    hv, mark = domain.hypervisor, running.footprint
+    wanted = [one for one in mark.helpers if names is None or one.name in names]
+    if not wanted:
+        return
+    helpers = [helper for one in wanted if (helper := running.helpers.pop(one.name, None)) is not None]
+    for helper in helpers:
+        helper.is_ending = True
+    await asyncio.gather(*(_end(hv, helper) for helper in helpers))
+    hv.checkpoint("helpers ended")
+
+    def sweep() -> None:
+        for path in (path for one in wanted for path in one.files):
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.isdir(path):
+                    shutil.rmtree(path)
+                else:
+                    os.unlink(path)
+
+    try:
+        await hv.files.run(f"helpers of '{domain.name}'", sweep)
+    except (QvirtError, OSError) as error:
+        log.error("domain '%s': traces of its helpers: %s", domain.name, error)
+    mark.helpers = [one for one in mark.helpers if one not in wanted]
+
+
+async def _end(hv: "Hypervisor", helper: Helper) -> None:
+    """End a helper and its children, whatever they do."""
+    helper.process.close_gate()
+    children = await hv.files.run(helper.name, partial(_children, helper.process.pid))
+    family = [process for pid, began in children if (process := _adopted(pid, began)) is not None]
+    helper.process.send(signal.SIGTERM)
+    if not helper.process.is_stopped():
+        await helper.process.wait(TERM_WAIT)
+    for process in (helper.process, *family):
+        await _finish_off(process)
+
+
+async def _finish_off(process: Process) -> None:
+    process.send(signal.SIGKILL)
+    if not await process.wait(KILL_WAIT):
+        log.error("helper process %d does not end", process.pid)
+    process.close()
+
+
+def _adopted(pid: int, began: int) -> Process | None:
+    try:
+        return Process.adopt(pid, began)
+    except ProcessLookupError:
+        return None
+
+
+def _children(pid: int) -> list[tuple[int, int]]:
+    """Return the descendants of a process, and when they began. Blocking."""
+    found: list[tuple[int, int]] = []
+    for child in _direct_children(pid):
+        began = start_time(child)
+        if began is not None:
+            found += [(child, began), *_children(child)]
+    return found
+
+
+def _direct_children(pid: int) -> Iterator[int]:
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for thread in threads:
+        with contextlib.suppress(OSError):
+            yield from map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+
+
+def _orphans(group: int) -> list[tuple[int, int]]:
+    """Return our own children in the process group of a helper that has ended; those that ended are reaped.
+
+    Blocking. It is asked right after the helper's end, before the group's number can be anybody else's.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while group and os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    found: list[tuple[int, int]] = []
+    for pid in _direct_children(os.getpid()):
+        fields = stat_fields(pid)
+        if fields is not None and int(fields[2]) == group and (began := start_time(pid)) is not None:
+            found.append((pid, began))
+    return found
+
+
+# --------------------------------------------------------------- between two daemons
+
+
+def find_again(domain: "Domain", running: Running, *, same_boot: bool) -> None:
+    """Find the helpers that a footprint names; which of them have ended meanwhile is logged."""
+    for mark in running.footprint.helpers:
+        process = _adopted(mark.pid, mark.start_time) if mark.pid and same_boot else None
+        if process is None:
+            if mark.pid and same_boot:
+                log.warning("domain '%s': %s ended while no daemon ran", domain.name, mark.name)
+            continue
+        size = os.stat(mark.log).st_size if os.path.exists(mark.log) else 0
+        helper = running.helpers[mark.name] = Helper(mark, process, size)
+        watch(domain, running, helper)
+
+
+def let_go(running: Running) -> None:
+    """Stop watching; the helpers go on without us."""
+    for helper in running.helpers.values():
+        helper.process.close()

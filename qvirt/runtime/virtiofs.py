@@ -1,0 +1,118 @@
+"""virtiofsd: serves a folder of the host to a guest, as root, shut into that folder by itself."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvirt.errors import ConfigUnsupported, InternalError, OperationFailed
+from qvirt.host.config import QemuUser
+from qvirt.model.devices.filesystem import Filesystem
+from qvirt.qemu.context import BuildContext
+from qvirt.qemu.devices.base import line
+from qvirt.qemu.devices.filesystem import virtiofs_socket
+from qvirt.runtime.helpers import Recipe
+from qvirt.runtime.running import Running
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+
+#: where packages and administrators describe programs that serve vhost-user devices; the later ones win
+_DESCRIPTIONS = ("/usr/share/qemu/vhost-user", "/etc/qemu/vhost-user")
+
+#: what it needs to serve other people's files, and what to shut itself in, which it gives up then
+_CAPABILITIES = (
+    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid", "mknod", "setfcap"),
+    *("sys_admin", "sys_resource", "setpcap"),
+)
+
+_OPTIONS = {True: "", False: "no_"}
+
+
+def name(alias: str) -> str:
+    """Return what the virtiofsd of a device is called within its guest."""
+    return f"{alias}-virtiofsd"
+
+
+def recipe(domain: "Domain", running: Running, dev: Filesystem, ctx: BuildContext) -> Recipe | None:
+    """Return how a virtiofsd is made; None for a folder that QEMU or somebody else serves. Blocking.
+
+    The live document says which program it is.
+    """
+    source = dev.source
+    if dev.driver.type != "virtiofs" or source is None or source.socket is not None:
+        return None
+    if not dev.idmap.is_empty():
+        raise ConfigUnsupported(f"<idmap>{line(dev.idmap)} of <filesystem>{line(dev)} is for containers")
+    folder = source.dir or ""
+    if not os.path.isdir(folder):
+        raise InternalError(f"the virtiofs export directory '{folder}' does not exist")
+    program = dev.binary.path or find()
+    if not os.access(program, os.X_OK):
+        raise InternalError(f"virtiofsd binary '{program}' is not executable")
+    dev.binary.path = program
+    hv, alias = domain.hypervisor, str(dev.alias.name)
+    options = _options(dev, folder)
+    chroot = ("sys_chroot",) if dev.binary.sandbox.mode == "chroot" else ()
+
+    def command(fd: int) -> list[str]:
+        words = [program, f"--fd={fd}", "-o", options]
+        if hv.config.virtiofsd_debug:
+            words.append("-d")
+        if dev.binary.thread_pool.size is not None:
+            words.append(f"--thread-pool-size={dev.binary.thread_pool.size}")
+        return words
+
+    return Recipe(
+        name(alias),
+        command,
+        QemuUser(0, 0),
+        hv.paths.log / f"{domain.name}-{alias}-virtiofsd.log",
+        keep=_CAPABILITIES + chroot,
+        listen=virtiofs_socket(dev, ctx),
+        pidfile=f"{ctx.dirs.run}/{ctx.folder_name.removeprefix('domain-')}-{alias}-fs.pid",
+    )
+
+
+def _options(dev: Filesystem, folder: str) -> str:
+    """Return the options of the program that came with QEMU; the one that followed it understands them."""
+    binary = dev.binary
+    out = [f"source={folder.replace(',', ',,')}"]
+    if binary.cache.mode:
+        out.append(f"cache={binary.cache.mode}")
+    if binary.sandbox.mode:
+        out.append(f"sandbox={binary.sandbox.mode}")
+    for said, word in (
+        (binary.xattr, "xattr"),
+        (binary.lock.flock, "flock"),
+        (binary.lock.posix, "posix_lock"),
+    ):
+        if said is not None:
+            out.append(_OPTIONS[said] + word)
+    return ",".join(out)
+
+
+def find() -> str:
+    """Return the program that is described as one that serves file systems. Blocking. Raises OperationFailed.
+
+    Descriptions are files of JSON; one that another folder has under the same name overrides it, and an empty
+    one hides it.
+    """
+    described: dict[str, Path] = {}
+    for folder in _DESCRIPTIONS:
+        if os.path.isdir(folder):
+            described |= {path.name: path for path in Path(folder).glob("*.json")}
+    for file in sorted(described):
+        text = described[file].read_text()
+        if not text.strip():
+            continue
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise InternalError(f"cannot read '{described[file]}': {error}") from error
+        if found.get("type") == "fs" and found.get("binary"):
+            return str(found["binary"])
+    raise OperationFailed(
+        "Unable to find a satisfying virtiofsd: none is described in "
+        f"{' or '.join(_DESCRIPTIONS)}; install it, or name it with <binary path='…'/>"
+    )
