@@ -60,7 +60,8 @@ class Recipe(Record):
     on, -1 without one. user: None for the daemon's own. keep: capabilities it gets. listen: the path of that
     socket, which is QEMU's user's. files: what else of it is removed when it has ended, folders whole.
     prepare: awaited before anything of it is made. is_ready: asked, blocking, until it says that QEMU may
-    come; None where the socket is there from the start. finish: awaited when a program that is run to its end has done well.
+    come; None where the socket is there from the start. finish: awaited when a program that is run to its end
+    has done well.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """passt: networking for a ``user`` interface by a process of its own, started before QEMU connects to it.
 
-It ends by itself when QEMU closes the connection (``--one-off``). It needs no power of root's, and shuts itself
-into namespaces of its own.
+It ends by itself when QEMU closes the connection (``--one-off``). It needs no power of root's, and shuts
+itself into namespaces of its own.
 """
 
 import os

@@ -2,11 +2,19 @@
 
 from collections.abc import Iterable, Iterator
 
-from qvirt.errors import ConfigUnsupported, NoSource, NoTarget
+from qvirt.errors import (
+    ConfigUnsupported,
+    DeviceMissing,
+    NoSource,
+    NoTarget,
+    OperationInvalid,
+    OperationUnsupported,
+    QvirtError,
+)
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import FileResource, Handler, Resource
+from qvirt.qemu.devices.base import FileResource, Handler, Resource, agrees
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Chardev, Device, KeyValue, Switch
@@ -17,6 +25,8 @@ SECURITY_MODELS: dict[str, str] = {"passthrough": "passthrough", "mapped": "mapp
 
 class FilesystemHandler(Handler[Filesystem], kind=Filesystem):
     """A shared directory."""
+
+    live = True
 
     def defaults(self, dev: Filesystem, ctx: Context) -> None:
         if dev.accessmode is None and (dev.source is None or dev.source.socket is None):
@@ -45,6 +55,28 @@ class FilesystemHandler(Handler[Filesystem], kind=Filesystem):
         if dev.source is not None and dev.source.dir is not None and dev.driver.type != "virtiofs":
             yield FileResource(dev, dev.source.dir, writable=not dev.readonly, shared=True, relabel=False)
 
+    def clash(self, dev: Filesystem, ctx: Context, *, live: bool) -> QvirtError | None:
+        # libvirt lets a running guest have two of one name
+        others = [] if live else [one for one in ctx.domain.devices.filesystems if one is not dev]
+        if any(_target(one) == _target(dev) for one in others):
+            return OperationInvalid("Target already exists")
+        return None
+
+    def check_plug(self, dev: Filesystem, ctx: Context) -> None:
+        if dev.driver.type != "virtiofs":
+            raise OperationUnsupported("only virtiofs filesystems can be hotplugged")
+
+    def check_unplug(self, dev: Filesystem, ctx: Context) -> None:
+        self.check_plug(dev, ctx)
+
+    def same(self, wanted: Filesystem, known: Filesystem, ctx: Context) -> bool:
+        return agrees(wanted, known) and _target(wanted) == _target(known)
+
+    def missing(self, dev: Filesystem, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        return DeviceMissing(
+            "matching filesystem not found" if live else "no matching filesystem device was found"
+        )
+
     def switches(self, dev: Filesystem, ctx: BuildContext) -> Iterator[Switch]:
         build = _virtiofs if dev.driver.type == "virtiofs" else _ninep
         for made in build(dev, ctx):
@@ -61,6 +93,11 @@ def _validate_virtiofs(dev: Filesystem, ctx: Context) -> None:
         raise ConfigUnsupported("virtiofs is not supported with this QEMU binary")
     if dev.readonly:
         raise ConfigUnsupported("virtiofs does not yet support read-only mode")
+    if ctx.host.uid:
+        raise ConfigUnsupported(
+            "virtiofs is not yet supported in session mode: its server runs as root; share the folder by 9p, "
+            "without <driver type='virtiofs'/>, or run the guest by qemu:///system"
+        )
     if dev.accessmode not in (None, "passthrough"):
         raise ConfigUnsupported("virtiofs only supports passthrough accessmode")
     if dev.driver.wrpolicy is not None:

@@ -2,10 +2,10 @@
 
 import pytest
 from lxml import etree
-from qvirt.qemu.devices.interface import passt_socket
-from qvirt.runtime.passt import command
 
 from qvirt.model.devices.interface import Interface
+from qvirt.qemu.devices.interface import passt_socket
+from qvirt.runtime.passt import command
 
 
 def interface(inside: str) -> Interface:
