@@ -105,6 +105,7 @@ def test_a_port_is_forwarded_to_a_users_guest(users_daemon: Daemon, outside: Nam
         assert "<backend type='passt'/>" in daemon.virsh("dumpxml", "mine")
         wait_until(lambda: "198.18.7.2" in guest.ask("ip addr show eth0"), "the guest has its address")
         guest.ask("(nc -l -p 22 < /dev/ttyS1) &")
+        wait_until(lambda: ":22 " in guest.ask("netstat -tln"), "the guest listens")
         with outside.start(sys.executable, "-c", CALL):
             wait_until(
                 lambda: re.search(r"198.18.7.2:22 +\S*198.18.7.1:\d+", guest.ask("netstat -tn")),
