@@ -79,8 +79,10 @@ def context(domain: Domain, **settings: object) -> BuildContext:
     )
 
 
-def completed(text: str) -> Domain:
-    """Read and complete a document."""
+def completed(text: str, caps: EmulatorCaps | None = None) -> Domain:
+    """Read and complete a document, for another emulator than the one it names if so wished."""
     domain = parse_domain(text)
-    complete(domain, context(domain))
+    ctx = context(domain)
+    ctx.caps = caps or ctx.caps
+    complete(domain, ctx)
     return domain

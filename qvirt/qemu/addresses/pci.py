@@ -13,8 +13,8 @@ from qvirt.model.devices.device import Device
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.devices.memballoon import Memballoon
-from qvirt.qemu.addresses.chipset import is_piix3_function, place, reserve_builtin
-from qvirt.qemu.addresses.pci_bus import BUS_KINDS, PCI, PCIE, Buses, Connect, Place
+from qvirt.qemu.addresses.chipset import is_piix3_function, place, place_by_custom, reserve_builtin
+from qvirt.qemu.addresses.pci_bus import BUS_KINDS, PCI, PCIE, Bus, Buses, Connect, Place
 from qvirt.qemu.addresses.pci_flags import Slots, given_pci, wants_pci
 from qvirt.qemu.context import Context
 from qvirt.qemu.controllers import USB2_FUNCTIONS, find_controller
@@ -57,18 +57,23 @@ def assign_pci(ctx: Context) -> None:
         raise ConfigUnsupported(f"PCI controller index {highest} too high, maximum is {MAX_INDEX}")
     slots = Slots(ctx)
     count = highest + 1
-    settled, wanting = False, None
-    if count > 0:
-        rehearsal = _buses(ctx, slots, count, growing=True)
-        wanting = _rehearse(ctx, rehearsal, slots, highest)
-        settled = not wanting and len(rehearsal) == count
-        count = len(rehearsal)
-    if not supports_pci(domain):
-        return
-    if not settled:  # everything was there already in a document that has been here before
+    if count == 0:
+        if not supports_pci(domain):
+            return
         buses = _buses(ctx, slots, count, growing=False)
         reserve_builtin(ctx, buses, slots)
-        _assign_devices(ctx, buses, _wanting(ctx, slots) if wanting is None else wanting)
+        _assign_devices(ctx, buses, _wanting(ctx, slots))
+    else:
+        buses = _buses(ctx, slots, count, growing=True)
+        reserve_builtin(ctx, buses, slots)
+        rehearsal = buses.copy()
+        wanting = _rehearse(ctx, rehearsal, slots, highest)
+        if not supports_pci(domain):
+            return
+        buses.growing = False
+        buses.buses += [Bus(added.model) for added in rehearsal.buses[len(buses) :]]
+        wanting = [wish for wish in wanting if not place_by_custom(ctx, wish[0], buses)]
+        _assign_devices(ctx, buses, wanting)
     _set_multifunction(ctx)
     for controller in domain.devices.controllers:
         if controller.type is ControllerType.PCI:
@@ -98,7 +103,6 @@ def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> Wanting
     that has no address yet counts as a slot of its own.
     """
     domain = ctx.domain
-    reserve_builtin(ctx, buses, slots)
     if root_model(domain) == "pci-root" and not all(bus.is_full for bus in buses.buses):
         buses.next(PCI)  # for the bridge that one device too many would need
     wanting = _wanting(ctx, slots)

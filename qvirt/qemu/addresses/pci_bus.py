@@ -4,11 +4,11 @@ libvirt's rules (docs: "PCI topology and hotplug", "PCI addresses in domain XML 
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, XmlError
-from qvirt.record import Record, replace
+from qvirt.record import Record
 
 
 class Connect:
@@ -99,7 +99,7 @@ _NAMES: tuple[tuple[int, str], ...] = (
 )
 
 
-class Place(Record):
+class Place(NamedTuple):
     """One PCI function."""
 
     bus: int
@@ -112,28 +112,46 @@ class Place(Record):
 
 
 class Bus:
-    """A bus: its controller's model, the functions taken in each slot, the slots open to several devices.
+    """A bus: its controller's model, and the functions taken in each slot, as bits.
 
-    open_to: what the devices may need that are placed here by themselves.
-    spent: it has one slot, and that is taken by one that shares it with nobody.
+    open_to: what the devices may need that are placed here by themselves. free: the slots with nothing in
+    them, as bits; shared: those in which several devices go, and there is room for one more.
     """
 
-    __slots__ = ("aggregate", "group", "group_locked", "kind", "model", "open_to", "spent", "taken")
+    __slots__ = ("free", "kind", "model", "open_to", "shared", "taken")
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.kind = BUS_KINDS[model]
-        self.open_to = self.kind.offers if self.kind.auto else Connect.NONE
-        self.group = 0
-        self.group_locked = False
+        self.kind = kind = BUS_KINDS[model]
+        self.open_to = kind.offers if kind.auto else Connect.NONE
+        self.free = (2 << kind.last_slot) - (1 << kind.first_slot)
+        self.shared = 0
         self.taken: dict[int, int] = {}
-        self.aggregate: set[int] = set()
-        self.spent = False
+
+    def copy(self) -> "Bus":
+        """Return a bus with the same things in it."""
+        twin = Bus(self.model)
+        twin.free, twin.shared, twin.taken = self.free, self.shared, self.taken.copy()
+        return twin
 
     @property
     def is_full(self) -> bool:
         """Tell whether every slot has something in it."""
-        return all(self.taken.get(slot) for slot in range(self.kind.first_slot, self.kind.last_slot + 1))
+        return not self.free
+
+    def take(self, slot: int, function: int, needs: int) -> None:
+        """Note that a function is taken by a device with such needs."""
+        bit = 1 << slot
+        before = self.taken.get(slot, 0)
+        functions = self.taken[slot] = before | 1 << function
+        self.free &= ~bit
+        if needs & Connect.AGGREGATE and not before:
+            self.shared |= bit
+        if functions == _ALL_FUNCTIONS:
+            self.shared &= ~bit
+
+
+_ALL_FUNCTIONS: Final = 0xFF
 
 
 class Buses:
@@ -144,9 +162,16 @@ class Buses:
         self.growing = growing
         self.many_roots = many_roots
         self.pcie_to_pci = pcie_to_pci
+        self._search_from: dict[int, int] = {}  # by needs: no bus below has a place, nor will it have one
 
     def __len__(self) -> int:
         return len(self.buses)
+
+    def copy(self) -> "Buses":
+        """Return buses with the same things in them."""
+        twin = Buses([], self.growing, self.many_roots, self.pcie_to_pci)
+        twin.buses = [bus.copy() for bus in self.buses]
+        return twin
 
     def in_use(self, bus: int, slot: int) -> bool:
         """Tell whether anything is in the slot."""
@@ -154,7 +179,7 @@ class Buses:
 
     # -------------------------------------------------------------- reserving
 
-    def reserve(self, place: Place, needs: int, *, user: bool = True, group: int = 0) -> Place:
+    def reserve(self, place: Place, needs: int, *, user: bool = True) -> Place:
         """Take a function and return it.
 
         It is on the bus after the one asked for, when that had to become the port of a bridge.
@@ -167,62 +192,39 @@ class Buses:
         if self.growing:
             number = self._grow(place.bus, needs)
             if number != place.bus:
-                place = replace(place, bus=number)
+                place = place._replace(bus=number)
         self._validate(place, asked, needs, user, error)
         bus = self.buses[place.bus]
         if bus.taken.get(place.slot, 0) & (1 << place.function):
             raise error(f"Attempted double use of PCI Address {asked}")
-        self._take(place, needs, user, group)
+        bus.take(place.slot, place.function, needs)
         return place
 
-    def _take(self, place: Place, needs: int, user: bool, group: int) -> None:
-        bus = self.buses[place.bus]
-        functions = bus.taken.get(place.slot, 0)
-        if not functions and needs & Connect.AGGREGATE:
-            bus.aggregate.add(place.slot)
-        if not bus.taken and not bus.group_locked:
-            bus.group = group
-        elif bus.group != group and user:
-            bus.group = 0  # isolation cannot be promised any more
-        bus.taken[place.slot] = functions | (1 << place.function)
-        bus.spent = bus.kind.first_slot == bus.kind.last_slot and not bus.aggregate
-
-    def next(self, needs: int, *, function: int = 0, group: int = 0) -> Place:
+    def next(self, needs: int, *, function: int = 0) -> Place:
         """Find a free place, take it and return it. Raises InternalError when there is none."""
-        place = self._find(needs, function, group)
+        place = self._find(needs, function)
         if place is None:  # what is found fits, what is made need not
             if not self.growing:
                 raise InternalError("No more available PCI slots", domain=ErrorDomain.DOMAIN)
             number = self._grow(len(self.buses), needs)
             place = Place(number, self.buses[number].kind.first_slot, function)
             self._validate(place, place, needs, False, InternalError)
-        self._take(place, needs, False, group)
+        self.buses[place.bus].take(place.slot, place.function, needs)
         return place
 
-    def _find(self, needs: int, function: int, group: int) -> Place | None:
-        if not self.buses:
+    def _find(self, needs: int, function: int) -> Place | None:
+        buses = self.buses
+        if not buses:
             raise XmlError("No PCI buses available")
-        empty: Place | None = None
-        for number, bus in enumerate(self.buses):
-            if bus.spent or not _fits(needs, bus.open_to, number):
-                continue  # most of what is asked: a port that has its device
-            if bus.group == group:
-                if (found := self._free_slot(number, bus, needs, function)) is not None:
-                    return found
-            elif empty is None and not bus.taken and not bus.group_locked:
-                empty = self._free_slot(number, bus, needs, function)
-        return empty
-
-    def _free_slot(self, number: int, bus: Bus, needs: int, function: int) -> Place | None:
-        kind = bus.kind
-        for slot in range(kind.first_slot, kind.last_slot + 1):
-            taken = bus.taken.get(slot, 0)
-            if not taken:
-                return Place(number, slot, function)
-            if needs & Connect.AGGREGATE and slot in bus.aggregate:
-                for other in range(8):
-                    if not taken & (1 << other):
-                        return Place(number, slot, other)
+        for number in range(self._search_from.get(needs, 0), len(buses)):
+            bus = buses[number]
+            room = bus.free | bus.shared if needs & Connect.AGGREGATE else bus.free
+            if room and _fits(needs, bus.open_to, number):
+                self._search_from[needs] = number
+                slot = _lowest(room)
+                taken = bus.taken.get(slot)
+                return Place(number, slot, _lowest(~taken) if taken else function)
+        self._search_from[needs] = len(buses)
         return None
 
     # ------------------------------------------------------------ validation
@@ -309,6 +311,11 @@ class Buses:
         models = first + [model] * (missing - len(first))
         self.buses.extend(Bus(name) for name in models)
         return number
+
+
+def _lowest(bits: int) -> int:
+    """Return the number of the lowest bit that is set."""
+    return (bits & -bits).bit_length() - 1
 
 
 def _fits(needs: int, offers: int, number: int) -> bool:

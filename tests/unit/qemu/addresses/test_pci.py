@@ -3,7 +3,9 @@
 import pytest
 
 from qvirt.errors import QvirtError
-from tests.unit.qemu.addresses.documents import controllers, guest, spot
+from qvirt.qemu.dialect.ages import age_caps, parse_age
+from tests.support.pure import completed
+from tests.unit.qemu.addresses.documents import controllers, document, guest, spot
 
 NIC = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='{}'/>{}</interface>"
 
@@ -182,3 +184,11 @@ def test_refusals(devices: str, machine: str, message: str) -> None:
     with pytest.raises(QvirtError) as caught:
         guest(devices, machine)
     assert caught.value.message.startswith(message)
+
+
+def test_an_old_bridge_that_is_added_stands_where_real_ones_do() -> None:
+    caps = age_caps(parse_age("2.6"), emulator="/usr/bin/qemu-system-x86_64", target="x86_64")
+    devices = nic("rtl8139") + "<controller type='usb' model='none'/><memballoon model='none'/>"
+    domain = completed(document(devices, "q35"), caps)
+    assert controllers(domain)[1:3] == ["1 dmi-to-pci-bridge 00:1e.0", "2 pci-bridge 01:00.0"]
+    assert spot(domain.devices.interfaces[0]) == "02:01.0"
