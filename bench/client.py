@@ -242,8 +242,10 @@ class Bare:
     def attach(self, image: str) -> None:
         common = {"auto-read-only": True, "discard": "unmap"}
         self.run("blockdev-add", {"driver": "file", "filename": image, "node-name": "storage", **common})
-        self.run("blockdev-add", {"driver": "raw", "file": "storage", "node-name": "format"})
-        self.run("device_add", {"driver": "scsi-hd", "bus": "scsi0.0", "drive": "format", "id": "disk"})
+        raw = {"driver": "raw", "file": "storage", "node-name": "format", "read-only": False}
+        self.run("blockdev-add", raw)
+        place = {"bus": "scsi0.0", "channel": 0, "scsi-id": 0, "lun": 0, "device_id": "drive-disk"}
+        self.run("device_add", {"driver": "scsi-hd", "drive": "format", "id": "disk", **place})
 
     def detach(self) -> None:
         self.run("device_del", {"id": "disk"}, "DEVICE_DELETED")

@@ -26,6 +26,8 @@ _LIBVIRT_FOLDERS = {
     "log": "/var/log/libvirt",
 }
 _PR_SET_CHILD_SUBREAPER = 36
+_MEMORY = Path("/dev/shm")
+"""Where what is kept only while the machine runs lies, as in a real ``/run``."""
 
 
 class Daemon:
@@ -37,11 +39,21 @@ class Daemon:
         # Short, because socket paths hold 107 bytes.
         self.root = Path(tempfile.mkdtemp(prefix="qb"))
         self.root.chmod(0o755)
+        self.memory_folder: Path | None = None
+        if _MEMORY.is_dir():
+            self.memory_folder = Path(tempfile.mkdtemp(prefix="qb", dir=_MEMORY))
+            self.memory_folder.chmod(0o755)
+            (self.root / "run").symlink_to(self.memory_folder)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
         """Where clients find it."""
+        raise NotImplementedError
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of its sockets and of what it notes of running guests."""
         raise NotImplementedError
 
     def command(self) -> list[str]:
@@ -102,6 +114,8 @@ class Daemon:
                 self.ask("tidy")
         self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
+        if self.memory_folder is not None:
+            shutil.rmtree(self.memory_folder, ignore_errors=True)
 
 
 class Qvirtd(Daemon):
@@ -111,7 +125,11 @@ class Qvirtd(Daemon):
 
     @property
     def uri(self) -> str:
-        return f"qemu:///system?socket={self.root}/run/libvirt/libvirt-sock"
+        return f"qemu:///system?socket={self.run_folder}/libvirt-sock"
+
+    @property
+    def run_folder(self) -> Path:
+        return self.root / "run/libvirt"
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "qvirt.daemon.main", "--root", str(self.root)]
@@ -125,7 +143,7 @@ class Libvirtd(Daemon):
     def __init__(self) -> None:
         super().__init__()
         for folder in _LIBVIRT_FOLDERS:
-            (self.root / folder).mkdir()
+            (self.root / folder).mkdir(exist_ok=True)
         skip = shutil.ignore_patterns("networks", "autostart")
         shutil.copytree("/etc/libvirt", self.root / "etc", ignore=skip, dirs_exist_ok=True)
         with (self.root / "etc/qemu.conf").open("a") as conf:
@@ -140,7 +158,11 @@ class Libvirtd(Daemon):
 
     @property
     def uri(self) -> str:
-        return f"qemu:///system?socket={self.root}/run/libvirt-sock"
+        return f"qemu:///system?socket={self.run_folder}/libvirt-sock"
+
+    @property
+    def run_folder(self) -> Path:
+        return self.root / "run"
 
     def command(self) -> list[str]:
         mounts = "; ".join(f"mount --bind {self.root}/{name} {at}" for name, at in _LIBVIRT_FOLDERS.items())

@@ -1,5 +1,7 @@
 """``<domain>``: the order of its children, how its text is read and how much of it is shown."""
 
+from typing import Self
+
 from lxml import etree
 
 from qvirt.errors import ConfigUnsupported, InternalError, NoName, XmlDetail, XmlError
@@ -55,6 +57,11 @@ class Metadata(Node, tag="metadata"):
                 seen.add(namespace)
                 items.append(Raw(kid))
         self.items = items
+
+    def copy(self) -> Self:
+        twin = super().copy()
+        twin.items = self.items.copy()
+        return twin
 
     def write_body(self, out: list[str], indent: str) -> None:
         for item in self.items:

@@ -13,9 +13,6 @@ from qvirt.model.devices.graphics import Graphics
 from qvirt.model.devices.interface import Interface
 from qvirt.model.domain import Domain
 
-#: for `format_domain`, beside libvirt's: as the status file has it, what was asked and what was given apart
-STATUS = 1 << 24
-
 #: how names of host interfaces begin that libvirt makes for one run
 GENERATED_TAPS = ("vnet", "macvtap", "macvlan")
 #: the folder of one run in the socket of a channel that names none
@@ -35,7 +32,7 @@ def format_domain(domain: Domain, flags: int = 0) -> str:
         if migratable:
             leave_out_implied(domain)
         secrets = _with_secrets(domain) if secrets else []
-    elif not flags & STATUS and any(interface.actual is not None for interface in _interfaces(domain)):
+    elif any(interface.actual is not None for interface in _interfaces(domain)):
         shown_interfaces = domain.devices.interfaces
         try:
             domain.devices.interfaces = [interface.plugged() for interface in shown_interfaces]

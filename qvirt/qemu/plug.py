@@ -111,8 +111,8 @@ def _check_shared(new: Device, old: Device | None, domain: Domain) -> None:
 def place(dev: Device, ctx: Context) -> list[Device]:
     """Put a device into the live definition and give it its place; it has no alias yet.
 
-    ctx: its domain is a copy of the live definition. Returns what is to be plugged: the controllers that the
-    device needs and the guest lacks, then the device.
+    ctx: its domain is a copy of the live definition, which is changed. Returns what is to be plugged: the
+    controllers that the device needs and the guest lacks, then the device.
     Raises OperationFailed for what is there already, and what libvirt refuses to plug.
     """
     domain = ctx.domain
@@ -129,6 +129,7 @@ def place(dev: Device, ctx: Context) -> list[Device]:
         )
     if not is_user_alias(dev.alias.name):
         dev.alias.name = None
+    domain.os.boots = []  # what to boot from is decided; of what comes later only its own order counts
     known = {id(controller) for controller in domain.devices.controllers}
     enter(dev, domain)
     number_controllers(domain)

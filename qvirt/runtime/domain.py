@@ -26,7 +26,7 @@ from qvirt.errors import InternalError, NoDomain, OperationInvalid, OperationUns
 from qvirt.host.persist import write_atomic
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_domain
-from qvirt.model.live import STATUS, format_domain
+from qvirt.model.live import format_domain
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
@@ -295,9 +295,7 @@ class Domain:
             state=self.state,
             reason=self.reason,
             stage=running.stage,
-            xml=handback.domain_text(
-                running.text(DomainXMLFlags.SECURE | STATUS), running.definition, running.folder
-            ),
+            xml=handback.domain_text(running.definition, running.folder, running.written),
             inactive_xml="" if self.persistent else self._text,
             monitor=running.monitor_path,
             pid=running.pid,

@@ -135,7 +135,7 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
     needs = await hostside.look(domain, running, devices, ctx, partial(plug.name, devices, ctx))
     for one in devices:
         plug.enter(one, definition)
-    running.touch()
+    running.touch(devices)
     mark.plugging = [str(one.alias.name) for one in devices]
     played: Played = []
     try:
@@ -150,7 +150,7 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
         passed.close()
     hv.checkpoint("device plugged")
     mark.plugging = []
-    running.touch()
+    running.touch(devices)
     domain.publish(DeviceAdded(domain.ref, str(dev.alias.name)))
 
 
@@ -232,7 +232,7 @@ async def _take_back(
     for dev in gone:
         plug.leave(dev, running.definition)
     running.footprint.plugging = []
-    running.touch()
+    running.touch(gone)
     _log(domain, await hostside.release(domain, running, gone, ctx))
     await domain.save_status()
 
@@ -261,7 +261,7 @@ async def _take_out(
     if left and await unplug.deleted(running, str(dev.alias.name)):
         await _clear(domain, running, left)
     plug.leave(dev, running.definition)
-    running.touch()
+    running.touch([dev])
     _log(domain, await hostside.release(domain, running, [dev], ctx))
     domain.hypervisor.checkpoint("device's host side released")
     if not quiet:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qvirt.constants import DomainXMLFlags
@@ -10,6 +10,8 @@ from qvirt.errors import OperationTimeout
 from qvirt.host.cgroup import Group
 from qvirt.host.config import QemuUser
 from qvirt.model.cpu import Cpu
+from qvirt.model.devices import KINDS
+from qvirt.model.devices.device import Device
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.live import format_domain
 from qvirt.qemu.caps import EmulatorCaps
@@ -19,7 +21,7 @@ from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply
 from qvirt.record import Record, field, replace
 from qvirt.runtime.process import Process
 from qvirt.runtime.renaming import Names
-from qvirt.runtime.state import Footprint
+from qvirt.runtime.state import Footprint, Written
 from qvirt.xml.document import parse_element
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ class Running(Record, frozen=False, eq=False):
     unplugs: dict[str, "asyncio.Future[bool]"] = field(default_factory=dict)
     #: alias of a drive -> done when its tray is open
     trays: dict[str, "asyncio.Future[None]"] = field(default_factory=dict)
+    #: the live document as the status file has it
+    written: Written = field(default_factory=Written)
     #: what libvirt's status file said beside, kept for the day it takes over again
     extras: list[str] = field(default_factory=list)
     taints: list[str] = field(default_factory=list)
@@ -219,6 +223,10 @@ class Running(Record, frozen=False, eq=False):
         found = next((extra for extra in self.extras if extra.startswith("<cpu")), None)
         return Cpu.from_xml(parse_element(found, "(status)")) if found is not None else None
 
-    def touch(self) -> None:
-        """Forget documents written from the definition, which has changed."""
+    def touch(self, come_or_gone: Iterable[Device] = ()) -> None:
+        """Forget documents written from the definition, which has changed.
+
+        come_or_gone: nothing else of the devices is another than before.
+        """
         self._texts.clear()
+        self.written.forget({KINDS[dev.tag][0] for dev in come_or_gone})

@@ -112,6 +112,31 @@ class Footprint(Record, frozen=False):
     helpers: list[HelperMark] = field(default_factory=list)
 
 
+class Written:
+    """The live document as it is written into the status file, kept by its parts until one of them changes.
+
+    whole: all of it, None when anything has changed. lists: the text of each list of devices, by its name.
+    """
+
+    __slots__ = ("lists", "whole")
+
+    def __init__(self) -> None:
+        self.whole: str | None = None
+        self.lists: dict[str, str] = {}
+
+    def forget(self, lists: set[str]) -> None:
+        """Forget what has changed: these lists and all that is not of devices, or everything."""
+        self.whole = None
+        if not lists:
+            self.lists.clear()
+        for name in lists if lists.isdisjoint(_MIRRORED) else lists | _MIRRORED:
+            self.lists.pop(name, None)
+
+
+_MIRRORED = frozenset({"serials", "consoles"})
+"""The first console is the first serial port under another name."""
+
+
 class Status(Record, frozen=False):
     """What a status file says.
 

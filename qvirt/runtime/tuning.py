@@ -28,8 +28,9 @@ async def change(
     """Do ``live`` to the guest and ``config`` to a copy of its definition, as LIVE and CONFIG say.
 
     ``config`` comes first, so that what it refuses leaves the guest alone; the result is kept last. check: is
-    given the live and the persistent definition, None for one that is not meant. soon: the status file may
-    come a moment later, as who finds an old one asks QEMU for what has changed.
+    given the live and the persistent definition, None for one that is not meant. soon: ``live`` touches what
+    it changes, and the status file may come a moment later, as who finds an old one asks QEMU for what has
+    changed.
     """
     async with domain.job(Job.MODIFY, owner):
         on_live, on_config = impact(domain, flags)
@@ -43,10 +44,10 @@ async def change(
             try:
                 await live(running)
             finally:
-                running.touch()
                 if soon:
                     domain.save_soon()
                 else:
+                    running.touch()
                     await domain.save_status()
         if definition is not None:
             await domain.keep(definition)

@@ -202,6 +202,8 @@ class Node:
     _out_attrs: ClassVar[tuple[tuple[str, object, object, Callable[[Any], str], str], ...]] = ()
     _out_body: ClassVar[tuple[tuple[str, int, f.Field], ...]] = ()
     _has_extra: ClassVar[bool] = False
+    # the fields whose values can change themselves
+    _changing: ClassVar[tuple[str, ...]] = ()
     line: int = 0
 
     def __init_subclass__(cls, tag: str | None = None, **kwargs: object) -> None:
@@ -234,6 +236,10 @@ class Node:
         plain = cls.write_field is Node.write_field
         cls._out_body = tuple((x.name, _KINDS.get(type(x), 0) if plain else 0, x) for x in cls._body)
         cls._kids = {x.wire: (_READ_KINDS.get(type(x), 0), x.name, x) for x in cls._body}
+        own = [x.name for x in cls._body if not isinstance(x, (f.Text, f.Flag))]
+        # what a class leaves out may be in the object all the same, by its bases' defaults
+        left_out = [name for base in cls.__bases__ for name in getattr(base, "_changing", ())]
+        cls._changing = tuple(dict.fromkeys([*own, *left_out]))
         cls._checks = cls.check is not Node.check
         cls._required = tuple(x for x in cls.fields if x.required)
 
@@ -481,15 +487,18 @@ class Node:
 
     def copy(self) -> Self:
         """Return a copy that shares nothing that can change."""
-        twin = type(self).__new__(type(self))
+        cls = type(self)
+        twin = cls.__new__(cls)
         into = twin.__dict__
-        for name, value in self.__dict__.items():
-            if isinstance(value, (Node, Raw)):
-                into[name] = value.copy()
-            elif isinstance(value, list):
-                into[name] = [item.copy() if isinstance(item, (Node, Raw)) else item for item in value]
+        into.update(self.__dict__)
+        for name in cls._changing:
+            value = into.get(name)
+            if value is None:
+                continue
+            if value.__class__ is list:
+                into[name] = [item.copy() if isinstance(item, Node) else item for item in value]
             else:
-                into[name] = value
+                into[name] = value.copy()
         return twin
 
     def walk(self) -> Iterator["Node"]:

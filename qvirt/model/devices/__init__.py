@@ -32,7 +32,7 @@ from qvirt.model.devices.video import Video
 from qvirt.model.devices.vsock import Vsock
 from qvirt.model.devices.watchdog import Watchdog
 from qvirt.xml.codecs import string
-from qvirt.xml.document import parse, parse_element
+from qvirt.xml.document import parse_element
 from qvirt.xml.fields import Children, Field, children, text
 from qvirt.xml.node import Node
 
@@ -137,7 +137,8 @@ KINDS: dict[str, tuple[str, type[Device]]] = {
 def parse_device(text: str) -> Device:
     """Read the document of one device. Raises XmlDetail, XmlError, ConfigUnsupported."""
     source = "(device_definition)"
-    tag = str(parse_element(text, source).tag)
+    root = parse_element(text, source)
+    tag = str(root.tag)
     if tag not in KINDS:
         raise ConfigUnsupported(f"unknown device type '{tag}'", domain=ErrorDomain.DOMAIN)
-    return parse(text, KINDS[tag][1], source)
+    return KINDS[tag][1].from_xml(root)

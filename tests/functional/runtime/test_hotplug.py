@@ -71,13 +71,16 @@ def without_the_run(dev: Device) -> str:
 
 
 async def tree(running: Running, path: str) -> dict[str, Any]:
-    """Return a QOM object with all its properties and children, but for what tells that it was plugged."""
+    """Return a QOM object with all its properties and children, but for what tells that it was plugged.
+
+    That is its place in the boot order, too: only what is there at boot is booted from.
+    """
     listed = await running.execute("qom-list", {"path": path})
     assert isinstance(listed, list)
     found: dict[str, Any] = {}
     for item in sorted((one for one in listed if isinstance(one, dict)), key=lambda one: str(one["name"])):
         name, kind = str(item["name"]), str(item["type"])
-        if name in ("hotplugged", "parent_bus"):
+        if name in ("hotplugged", "parent_bus", "bootindex"):
             continue
         if kind.startswith("child<"):
             found[name] = (kind, await tree(running, f"{path}/{name}"))

@@ -10,7 +10,7 @@ import pytest
 from qvirt.errors import OperationInvalid
 from qvirt.model.domain import parse_live
 from qvirt.runtime import handback, takeover
-from qvirt.runtime.state import read_status
+from qvirt.runtime.state import Written, read_status
 from qvirt.xml.document import parse_element
 
 DISK = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
@@ -85,7 +85,7 @@ def test_a_guest_left_to_libvirt_is_not_started_twice(tmp_path: Path, process: i
 def test_libvirt_is_told_the_names_of_nodes_and_the_highest_number(tmp_path: Path) -> None:
     status = read_status(_status(tmp_path, 1, devices=DISK % ""), "s")
     definition = parse_live(status.xml)
-    told = parse_element(handback.domain_text(status.xml, definition, status.folder), "s")
+    told = parse_element(handback.domain_text(definition, status.folder, Written()), "s")
     names = [el.get("name") for el in told.iter("nodename")]
     assert names == ["libvirt-2-storage", "libvirt-2-format", "libvirt-7-storage", "libvirt-7-format"]
     assert [el.get("name") for el in told.iter("qom")] == ["/machine/peripheral/virtio-disk0/virtio-backend"]
@@ -107,3 +107,19 @@ def test_guests_of_which_libvirt_would_not_know_enough_are_not_given_back(
     )
     caps = "<qemuCaps><flag name='iothread'/></qemuCaps>"
     assert not takeover.examine_ours(read_status(_status(tmp_path, process, beside=caps), "s")).obstacles
+
+
+def test_lists_that_have_not_changed_are_not_written_again(tmp_path: Path) -> None:
+    status = read_status(_status(tmp_path, 1, devices=DISK % "" + "<input type='tablet' bus='usb'/>"), "s")
+    definition = parse_live(status.xml)
+    written = Written()
+    first = handback.domain_text(definition, status.folder, written)
+    definition.devices.inputs[0].type = "mouse"
+    definition.devices.disks[0].readonly = True
+    assert handback.domain_text(definition, status.folder, written) == first
+    written.forget({"disks"})
+    second = handback.domain_text(definition, status.folder, written)
+    assert "<readonly/>" in second
+    assert "tablet" in second
+    written.forget(set())
+    assert "mouse" in handback.domain_text(definition, status.folder, written)
