@@ -270,6 +270,13 @@ class OperationTimeout(QvirtError):
     template = "Timed out during operation: %s"
 
 
+class DBusService(QvirtError):
+    """A service on the host's message bus refused, or cannot be reached."""
+
+    code = ErrorNumber.DBUS_SERVICE
+    template = "error from service: %s"
+
+
 class ArgumentUnsupported(QvirtError):
     """A flag or an argument this driver does not know."""
 

@@ -24,6 +24,9 @@ USED = ("cpu", "cpuacct", "cpuset", "memory", "blkio", "freezer", "pids")
 #: version 1's word for what version 2 calls otherwise
 _V2_NAMES = {"blkio": "io"}
 
+#: what tells a guest's group from the name by which systemd knows it as a machine
+MACHINE_SUFFIX = ".libvirt-qemu"
+
 _INVALID = re.compile(r"[^A-Za-z0-9.-]")
 
 #: seconds a group's last process may take to leave it
@@ -62,6 +65,25 @@ def find_mounts(mounts: str | None = None, wanted: Iterable[str] = USED) -> Moun
     return Mounts(v1, v2, frozenset(has))
 
 
+def hand_down(mounts: Mounts, wanted: Iterable[str] = USED) -> dict[str, str]:
+    """Let version 2's root hand controllers down; returns those that it does not, and why.
+
+    A daemon in a container may see controllers that it cannot use: processes are in its root.
+    """
+    refused: dict[str, str] = {}
+    base = mounts.v2
+    names = {_V2_NAMES.get(one, one) for one in wanted} & mounts.v2_has
+    if base is None or not names:
+        return refused
+    path = base / "cgroup.subtree_control"
+    for name in sorted(names - set(path.read_text().split())):
+        try:
+            path.write_text(f"+{name}")
+        except OSError as error:
+            refused[name] = error.strerror or str(error)
+    return refused
+
+
 def machine_name(id: int, name: str, root: str | None = None) -> str:
     """Return libvirt's name of a guest's group. root: the folder of a daemon that serves its own tree."""
     out = "qemu-"
@@ -72,7 +94,7 @@ def machine_name(id: int, name: str, root: str | None = None) -> str:
         if char in "-." and out[-1] in "-.":
             continue
         out += char
-    return f"{out[:64]}.libvirt-qemu"
+    return out[:64] + MACHINE_SUFFIX
 
 
 def path_of_process(pid: int) -> str:
@@ -81,7 +103,19 @@ def path_of_process(pid: int) -> str:
         text = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
     except OSError:
         return ""
-    match = re.search(r"^[^:]*:[^:]*:/(.*?\.libvirt-qemu)(?:/|$)", text, re.M)
+    match = re.search(
+        r"^[^:]*:[^:]*:/(.*?\.libvirt-qemu|.*?/machine-qemu[^/]*\.scope/libvirt)(?:/|$)", text, re.M
+    )
+    return match[1] if match is not None else ""
+
+
+def scope_of_process(pid: int) -> str:
+    """Return the machine's scope a process is in; '' when it is in none."""
+    try:
+        text = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
+    except OSError:
+        return ""
+    match = re.search(r"^[^:]*:[^:]*:/(.*?machine-[^/]*\.scope)(?:/|$)", text, re.M)
     return match[1] if match is not None else ""
 
 
@@ -168,34 +202,45 @@ class Group:
 
     # --------------------------------------------------------------- making
 
-    def make(self) -> None:
-        """Make the guest's groups and ``emulator`` in them. Raises SystemError_."""
+    def make(self, leader: int = 0) -> None:
+        """Make the guest's groups and ``emulator`` in them. Raises SystemError_.
+
+        leader: the process for which systemd has made the scope that they are in.
+        """
         try:
-            self._enable()
+            self._enable(leader)
             for folder in self._folders():
                 _make(folder, self.mounts.v1.get("cpuset"))
-            v2 = self.v2
-            if v2 is not None:
-                self._enable_for_threads(v2)
+            if self.v2 is not None:
+                self._enable_for_threads(self.v2)
             self.make_thread("emulator")
         except OSError as error:
             raise SystemError_(f"Failed to create controller groups '{self.path}'", error) from error
 
-    def _enable(self) -> None:
-        """Hand version 2's controllers down to where the guest is; what is refused is not to be had."""
+    def _enable(self, leader: int) -> None:
+        """Hand version 2's controllers down to where the guest is; what is refused is not to be had.
+
+        In systemd's tree only what is in the scope is ours, and only once no process is in the scope itself.
+        """
         base = self.mounts.v2
-        if base is None or not self.mounts.v2_has:
+        if base is None:
             return
         wanted = [
             name for name in (_V2_NAMES.get(one, one) for one in self._wanted) if name in self.mounts.v2_has
         ]
-        folder = base
+        folder, is_ours = base, not leader
         for part in Path(self.path).parts:
-            for name in wanted:
-                with contextlib.suppress(OSError):
-                    (folder / "cgroup.subtree_control").write_text(f"+{name}")
-            folder = folder / part
-            folder.mkdir(exist_ok=True)
+            below = folder / part
+            with contextlib.suppress(FileExistsError):
+                below.mkdir()
+            if is_ours:
+                if leader:
+                    self._put(below, "cgroup.procs", leader)
+                for name in wanted:
+                    with contextlib.suppress(OSError):
+                        (folder / "cgroup.subtree_control").write_text(f"+{name}")
+            is_ours = is_ours or part.endswith(".scope")
+            folder = below
 
     def _enable_for_threads(self, folder: Path) -> None:
         available = (folder / "cgroup.controllers").read_text().split()
@@ -293,6 +338,9 @@ class Group:
                 _remove(folder)
             except OSError as error:
                 failures.append(f"cannot remove control group '{folder}': {error.strerror}")
+            if folder.parent.name.endswith(".scope"):
+                with contextlib.suppress(OSError):  # where it is systemd's, that removes it
+                    folder.parent.rmdir()
         return failures
 
     def exists(self) -> bool:

@@ -4,22 +4,25 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
 
-from qvirt.errors import QvirtError, SystemError_
+from qvirt.errors import DBusService, OperationTimeout, QvirtError, SystemError_
 from qvirt.host import bpf, cgroup
 from qvirt.host import cgroup_tuning as knobs
 from qvirt.host.bpf import Rule
 from qvirt.host.cgroup import Group, Mounts, machine_name
 from qvirt.host.config import QemuConfig
+from qvirt.host.machined import Machined, machine_of, scope_path, slice_of
 from qvirt.host.persist import FileWorker
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
 from qvirt.qemu.devices.base import FileResource, Resource
 from qvirt.qemu.smp import iothread_ids
-from qvirt.record import Record, field
+from qvirt.record import Record, field, replace
 from qvirt.runtime import pinning
 from qvirt.runtime.paths import Paths
 from qvirt.runtime.running import Running
@@ -58,6 +61,8 @@ class Cgroups:
         self._waking = self._guards = self._waits = False
         self.mounts: Mounts | None = None
         self.confines_devices = False
+        #: makes a guest a machine of systemd's; None where there is no such service
+        self.machined: Machined | None = None
         if os.geteuid() != 0:
             return
         found = cgroup.find_mounts()
@@ -65,13 +70,34 @@ class Cgroups:
             self.reports.append("no control groups are mounted: guests run without limits and device lists")
             return
         self.mounts = found
+
+    async def open(self) -> None:
+        """Find out what there is of what guests shall have."""
+        if self.mounts is None:
+            return
+        self.machined, trouble = await Machined.find()
+        if trouble is not None:
+            self.reports.append(trouble)
+        await self.worker.run("control groups", partial(self._look, self.mounts))
+
+    def _look(self, found: Mounts) -> None:
+        """Note what is to be had, and report what is not. Blocking."""
+        why = ""
+        if self.machined is None:
+            refused = cgroup.hand_down(found, self._config.controllers)
+            if refused:
+                words = next(iter(refused.values()))
+                why = f" ('{found.v2}' does not hand down {', '.join(refused)}: {words})"
+                self.mounts = found = replace(found, v2_has=found.v2_has - refused.keys())
         have = {*found.v1, *({"blkio"} if "io" in found.v2_has else ()), *found.v2_has}
         if found.v2 is not None:
             have |= {"cpuacct", "devices"}
-        missing = [name for name in config.controllers if name not in have]
+        missing = [name for name in self._config.controllers if name not in have]
         if missing:
-            self.reports.append(f"control groups without {', '.join(missing)}: what they limit is refused")
-        self.confines_devices = "devices" in config.controllers and "devices" in have
+            self.reports.append(
+                f"control groups without {', '.join(missing)}{why}: what they limit is refused"
+            )
+        self.confines_devices = "devices" in self._config.controllers and "devices" in have
         if self.confines_devices and found.v2 is not None and (reason := bpf.refusal()) is not None:
             self.confines_devices = False
             self.reports.append(f"no device lists for guests: the kernel takes no such programs: {reason}")
@@ -92,10 +118,46 @@ class Cgroups:
         """Return where a guest's group is, '' without control groups."""
         if self.mounts is None:
             return ""
-        partition = definition.resource.partition if definition.resource is not None else None
-        parts = [part for part in (partition or "/machine").split("/") if part]
+        name = machine_name(id, definition.name, self._root)
+        partition = _partition(definition)
+        if self.machined is not None:
+            return f"{scope_path(partition, name.removesuffix(cgroup.MACHINE_SUFFIX))}/libvirt"
+        parts = [part for part in partition.split("/") if part]
         folders = [part if part == "machine" else f"{part}.partition" for part in parts]
-        return "/".join([*folders, machine_name(id, definition.name, self._root)])
+        return "/".join([*folders, name])
+
+    async def register(self, running: Running) -> None:
+        """Make a machine of a guest's process, where systemd has machines; its groups are in the scope then.
+
+        Raises DBusService, OperationTimeout.
+        """
+        group = running.group
+        if self.machined is None or group is None:
+            return
+        definition = running.definition
+        await self.machined.create(
+            machine_of(group.path) or "",
+            uuid=UUID(definition.uuid).bytes,
+            leader=running.pid,
+            slice=slice_of(_partition(definition)),
+            interfaces=_indexes(definition),
+            max_tasks=self._config.max_threads,
+        )
+        scope = await self.worker.run("control groups", partial(cgroup.scope_of_process, running.pid))
+        if scope and group.path != f"{scope}/libvirt":
+            running.footprint.cgroup = f"{scope}/libvirt"
+            running.group = self.group(running.footprint.cgroup)
+
+    async def release(self, running: Running) -> str | None:
+        """End a guest's machine; returns what keeps it."""
+        machine = machine_of(running.group.path) if running.group is not None else None
+        if machine is None or self.machined is None:
+            return None
+        try:
+            await self.machined.terminate(machine)
+        except (DBusService, OperationTimeout) as error:
+            return f"cannot terminate machine '{machine}': {error.detail}"
+        return None
 
     async def wake(self) -> None:
         """Let the kernel get ready for moving processes, once for all who start something now."""
@@ -109,30 +171,38 @@ class Cgroups:
 
     async def close(self) -> None:
         """Wait for what is under way."""
+        if self.machined is not None:
+            await self.machined.close()
         await self.worker.close()
         await self.later.close()
 
     # ------------------------------------------------------------- blocking
 
-    def make(self, group: Group, definition: Definition, files: Iterable[Resource]) -> Doors:
+    def make(self, group: Group, definition: Definition, files: Iterable[Resource], leader: int = 0) -> Doors:
         """Make a guest's groups with its list of devices and the limits of the whole guest. Blocking.
 
         Who gets into version 2's group waits for a grace period of the kernel's, so QEMU does not: it is let
         go in version 1's groups, confined by version 1's device list, and `join` does the rest. Where version
-        2 limits, or confines alone, it is entered first.
+        2 limits, or confines alone, it is entered first. leader: the process systemd has made a scope for.
         Raises SystemError_, and OperationInvalid for a limit that needs what is not mounted.
         """
-        group.make()
+        group.make(leader)
         guarded = False
         if self.confines_devices:
             rules = [*devices.default_rules(self._config.device_acl), *rules_for(files)]
-            guarded = self._guards and not group.limits_by_v2 and devices.guard(group, rules)
+            may_wait = self._guards and not leader and not group.limits_by_v2
+            guarded = may_wait and devices.guard(group, rules)
             try:
                 devices.confine(group, rules)
             except OSError as error:
                 raise SystemError_(f"cannot confine '{definition.name}' to its devices", error) from error
         limit(group, definition, self._config.max_threads)
-        is_late = group.v2 is not None and not group.limits_by_v2 and (guarded or not self.confines_devices)
+        is_late = (
+            group.v2 is not None
+            and not leader
+            and not group.limits_by_v2
+            and (guarded or not self.confines_devices)
+        )
         doors = [door for version, door in group.doors() if version == 1 or not is_late]
         if guarded:
             doors.append(f"{group.guard}/tasks")
@@ -168,6 +238,20 @@ class Cgroups:
         except OSError as error:
             return [f"cannot take from the devices of '{running.definition.name}': {error.strerror}"]
         return []
+
+
+def _partition(definition: Definition) -> str:
+    return (definition.resource.partition if definition.resource is not None else None) or "/machine"
+
+
+def _indexes(definition: Definition) -> list[int]:
+    """Return the indexes of a guest's network devices on the host."""
+    found = []
+    for interface in definition.devices.interfaces:
+        if interface.target.dev:
+            with contextlib.suppress(OSError):
+                found.append(socket.if_nametoindex(interface.target.dev))
+    return found
 
 
 def rules_for(files: Iterable[Resource]) -> list[Rule]:

@@ -150,7 +150,6 @@ class Hypervisor:
         self.websocket_ports = PortAllocator("webSocket", *config.websocket_ports)
         #: what guests are limited by
         self.cgroups = Cgroups(paths, config)
-        self.reports += self.cgroups.reports
         #: what libvirt says of emulators
         self.recorded = Recorded(paths.cache)
         #: libvirt's guests that run and were not taken over, by name
@@ -199,6 +198,8 @@ class Hypervisor:
             become_reaper()
             self._choose_user()
             make_folders(paths, (self.user.uid, self.user.gid) if self.user is not None else None)
+            await self.cgroups.open()
+            self.reports += self.cgroups.reports
             await self._try_namespaces()
             self.networks = await self._open_networks(default_network or paths.kind == "system")
             self.reports += self.networks.reports

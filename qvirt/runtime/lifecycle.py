@@ -207,7 +207,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         hv.checkpoint("checked")
         await domain.save_status(then=partial(_make, hv, plan, running, descriptors.master_key, reset_nvram))
         hv.checkpoint("host prepared")
-        grouping = asyncio.ensure_future(_make_groups(domain, running, plan))
+        groups_first = hv.cgroups.machined is None
+        grouping = asyncio.ensure_future(_make_groups(domain, running, plan, wanted=groups_first))
         stack.push_async_callback(asyncio.wait, [grouping])
         for interface in definition.devices.interfaces:
             with await interfaces.connect(domain, running, interface) as connection:
@@ -245,6 +246,10 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         )
         hv.checkpoint("spawned")
         doors = await grouping
+        if not groups_first:
+            await hv.cgroups.register(running)
+            hv.checkpoint("machine made")
+            doors = await _make_groups(domain, running, plan)
         hv.checkpoint("control groups made")
         await domain.save_status()
         hv.checkpoint("pid written")
@@ -296,12 +301,15 @@ def _enclose(hv: "Hypervisor", running: Running, plan: launch.Plan) -> None:
     hv.checkpoint("own /dev made")
 
 
-async def _make_groups(domain: "Domain", running: Running, plan: launch.Plan) -> cgroups.Doors:
+async def _make_groups(
+    domain: "Domain", running: Running, plan: launch.Plan, *, wanted: bool = True
+) -> cgroups.Doors:
     """Make the control groups while the rest is prepared: the kernel may have to wait for all CPUs."""
     hv, group = domain.hypervisor, running.group
-    if group is None:
+    if group is None or not wanted:
         return cgroups.Doors()
-    make = partial(hv.cgroups.make, group, running.definition, plan.files)
+    leader = running.pid if hv.cgroups.machined is not None else 0
+    make = partial(hv.cgroups.make, group, running.definition, plan.files, leader)
     return await hv.cgroups.worker.run(f"control groups of '{domain.name}'", make)
 
 
@@ -696,6 +704,9 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
             hv.paths.status(domain.name).unlink()
         return failures
 
+    kept = await hv.cgroups.release(running)
+    if kept is not None:
+        log.error("domain '%s': %s", domain.name, kept)
     try:
         for failure in await hv.files.run(f"end of '{domain.name}'", work):
             log.error("domain '%s': %s", domain.name, failure)

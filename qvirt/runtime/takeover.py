@@ -12,6 +12,7 @@ from pathlib import Path
 from lxml import etree
 
 from qvirt.errors import OperationInvalid, QvirtError
+from qvirt.host.cgroup import path_of_process
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.hostdev import Hostdev
 from qvirt.model.devices.interface import Interface, InterfaceType
@@ -48,7 +49,7 @@ def examine(status: Status) -> Finding:
         return found
     for element in (parse_element(extra, "(status)") for extra in status.extras):
         _examine_element(element, found)
-    if _scope(status.pid):
+    if _scope(status.pid) and not path_of_process(status.pid):
         found.notes.append("its control groups are systemd's: limits stay as they are and cannot be changed")
     found.obstacles += _obstacles(definition)
     found.notes += _notes(definition)
