@@ -150,7 +150,7 @@ class Cgroups:
 
     async def release(self, running: Running) -> str | None:
         """End a guest's machine; returns what keeps it."""
-        machine = machine_of(running.group.path) if running.group is not None else None
+        machine = machine_of(running.footprint.cgroup)
         if machine is None or self.machined is None:
             return None
         try:
