@@ -1,24 +1,18 @@
 """polkit over D-Bus: may this process do that?
 
-One connection to the system's bus serves the whole daemon; it is opened when polkit is first asked, and again
-after it has broken. Questions do not wait for each other. Every one has a deadline.
+One connection to the system's bus serves the whole daemon. Every question has a deadline.
 """
 
-import asyncio
-import contextlib
-import os
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qvirt.api.session import Identity
 from qvirt.constants import ErrorDomain
 from qvirt.daemon.policy import Question, Undecided
 from qvirt.errors import AuthCancelled, AuthFailed, AuthUnavailable
+from qvirt.host.dbus import Bus, Unreachable, bus_address, has_library, listens
 
 if TYPE_CHECKING:
     from jeepney import Message
-    from jeepney.io.asyncio import DBusConnection, DBusRouter
 
 DEADLINE: Final = 25.0
 """Seconds polkit has to answer where it need ask nobody."""
@@ -30,7 +24,6 @@ _NAME: Final = "org.freedesktop.PolicyKit1"
 _PATH: Final = "/org/freedesktop/PolicyKit1/Authority"
 _INTERFACE: Final = "org.freedesktop.PolicyKit1.Authority"
 _INTERACTIVE: Final = 1
-_DEFAULT_BUS: Final = "unix:path=/run/dbus/system_bus_socket"
 
 
 def action_of(question: Question) -> str:
@@ -38,19 +31,12 @@ def action_of(question: Question) -> str:
     return f"org.libvirt.api.{question.object}.{question.permission}".replace("_", "-")
 
 
-def bus_address() -> str:
-    """Give the address of the system's bus."""
-    return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or _DEFAULT_BUS
-
-
 def missing() -> str | None:
     """Say why polkit cannot be asked on this machine; None when it can."""
     address = bus_address()
-    _, _, path = address.partition("unix:path=")
-    path = path.partition(",")[0]
-    if path and not Path(path).is_socket():
-        return f"no D-Bus listens on '{path}'"
-    if find_spec("jeepney") is None:
+    if not listens(address):
+        return f"no D-Bus listens on '{address.partition('=')[2]}'"
+    if not has_library():
         return "the Python library jeepney is not installed (pip install 'qvirt[polkit]')"
     return None
 
@@ -68,15 +54,11 @@ class Polkit:
     """A connection to polkit, and a policy that asks it about every permission."""
 
     def __init__(self, address: str | None = None) -> None:
-        self._address = address
-        self._opening = asyncio.Lock()
-        self._connection: DBusConnection | None = None
-        self._router: DBusRouter | None = None
+        self._bus = Bus(address)
 
     async def close(self) -> None:
         """Leave the bus."""
-        if self._router is not None:
-            await self._leave(self._router)
+        await self._bus.close()
 
     def reload(self) -> None:
         """Nothing is kept: polkit reads its rules itself."""
@@ -117,46 +99,12 @@ class Polkit:
         return Verdict(authorized, challenge, said)
 
     async def _send(self, message: "Message", deadline: float) -> "Message":
-        from jeepney.io.common import RouterClosed
-
         try:
-            async with asyncio.timeout(deadline):
-                router = await self._open()
-                try:
-                    return await router.send_and_get_reply(message)
-                except (OSError, RouterClosed):
-                    # the bus was restarted since the last question
-                    await self._leave(router)
-                    return await (await self._open()).send_and_get_reply(message)
+            return await self._bus.send(message, deadline)
         except TimeoutError:
             raise Undecided(f"polkit did not answer within {deadline:g} s") from None
-        except (OSError, EOFError, RouterClosed, ValueError) as error:
-            raise Undecided(f"cannot reach polkit by D-Bus ({self.address}): {error}") from error
-
-    async def _leave(self, router: "DBusRouter") -> None:
-        """Close a connection, unless somebody has replaced it already."""
-        if router is not self._router:
-            return
-        connection, self._router, self._connection = self._connection, None, None
-        with contextlib.suppress(OSError, EOFError):
-            await router.__aexit__(None, None, None)
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                await connection.close()
-
-    @property
-    def address(self) -> str:
-        """The address of the bus."""
-        return self._address or bus_address()
-
-    async def _open(self) -> "DBusRouter":
-        from jeepney.io.asyncio import DBusRouter, open_dbus_connection
-
-        async with self._opening:
-            if self._router is None:
-                self._connection = await open_dbus_connection(self.address)
-                self._router = DBusRouter(self._connection)
-            return self._router
+        except Unreachable as error:
+            raise Undecided(f"cannot reach polkit by {error}") from error
 
 
 async def authenticate(polkit: Polkit, subject: tuple[int, int, int], action: str) -> None:

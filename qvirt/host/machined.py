@@ -4,18 +4,13 @@ https://www.freedesktop.org/software/systemd/man/org.freedesktop.machine1.html. 
 are libvirt's, so that `machinectl` and administrators' drop-ins mean the same guests.
 """
 
-import asyncio
-import contextlib
-import importlib
-import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from qvirt.errors import DBusService, OperationTimeout
-
-log = logging.getLogger(__name__)
+from qvirt.host.dbus import Bus, Unreachable, has_library, listens
 
 #: seconds machined, and systemd behind it, may take
 DEADLINE = 20.0
@@ -23,7 +18,6 @@ DEADLINE = 20.0
 _NAME = "org.freedesktop.machine1"
 _LOGIND = "org.freedesktop.login1"
 _BUS = "org.freedesktop.DBus"
-_SOCKET = "/run/dbus/system_bus_socket"
 
 _PLAIN = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:_.")
 
@@ -70,16 +64,9 @@ def machine_of(path: str) -> str | None:
 class Machined:
     """The service, by a connection that is made when it is needed, and made again when it is lost."""
 
-    def __init__(self, address: str) -> None:
-        """Use `find`. Raises ImportError."""
-        # imported here, as most instances have no use for it
-        self._library: Any = importlib.import_module("jeepney")
-        self._module: Any = importlib.import_module("jeepney.io.asyncio")
-        self._closed: type[Exception] = self._module.RouterClosed
-        self._address = address
-        self._connection: Any = None
-        self._router: Any = None
-        self._lock = asyncio.Lock()
+    def __init__(self, bus: Bus) -> None:
+        """Use `find`."""
+        self._bus = bus
 
     @classmethod
     async def find(cls, address: str | None = None) -> tuple[Self | None, str | None]:
@@ -87,24 +74,22 @@ class Machined:
 
         address: of the bus; None for the system's. As libvirt has it, logind must be there as well.
         """
-        address = address or os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or f"unix:path={_SOCKET}"
-        path = address.partition("unix:path=")[2].partition(",")[0]
-        if path and not os.path.exists(path):
+        bus = Bus(address)
+        if not listens(bus.address):
             return None, None
-        try:
-            self = cls(address)
-        except ImportError:
+        if not has_library():
             return None, "guests are no machines of systemd's: the Python package 'jeepney' is not installed"
+        self = cls(bus)
         try:
             names: set[str] = set()
             for method in ("ListNames", "ListActivatableNames"):
                 (found,) = await self._call(_BUS, "/org/freedesktop/DBus", _BUS, method, None, ())
                 names |= set(found)
         except (DBusService, OperationTimeout) as error:
-            await self.close()
+            await bus.close()
             return None, f"guests are no machines of systemd's: {error.detail}"
         if not {_NAME, _LOGIND} <= names:
-            await self.close()
+            await bus.close()
             return None, None
         return self, None
 
@@ -145,14 +130,7 @@ class Machined:
 
     async def close(self) -> None:
         """Let go of the bus."""
-        router, self._router = self._router, None
-        connection, self._connection = self._connection, None
-        if router is not None:
-            with contextlib.suppress(OSError, EOFError, ValueError):  # what ended its reader
-                await router.__aexit__(None, None, None)
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                await connection.close()
+        await self._bus.close()
 
     async def _manager(self, method: str, signature: str, body: Iterable[object]) -> tuple[Any, ...]:
         return await self._call(
@@ -162,30 +140,16 @@ class Machined:
     async def _call(
         self, name: str, path: str, interface: str, method: str, signature: str | None, body: tuple[Any, ...]
     ) -> tuple[Any, ...]:
-        library = self._library
-        address = library.DBusAddress(path, bus_name=name, interface=interface)
-        message = library.new_method_call(address, method, signature, body)
+        from jeepney import DBusAddress, HeaderFields, MessageType, new_method_call
+
+        address = DBusAddress(path, bus_name=name, interface=interface)
         try:
-            async with asyncio.timeout(DEADLINE):
-                try:
-                    reply = await (await self._connect()).send_and_get_reply(message)
-                except (self._closed, ConnectionError):  # the bus was restarted since we last asked
-                    await self.close()
-                    reply = await (await self._connect()).send_and_get_reply(message)
+            reply = await self._bus.send(new_method_call(address, method, signature, body), DEADLINE)
         except TimeoutError:
             raise OperationTimeout(f"{name} did not answer '{method}' within {DEADLINE:g} s") from None
-        except (OSError, EOFError, ValueError, RuntimeError, self._closed) as error:
-            await self.close()
-            raise DBusService(f"the bus at '{self._address}' cannot be used: {error}") from error
-        if reply.header.message_type is library.MessageType.error:
-            what = reply.header.fields.get(library.HeaderFields.error_name, "error")
-            said = reply.body[0] if reply.body else ""
-            raise DBusService(f"{what}: {said}")
+        except Unreachable as error:
+            raise DBusService(f"cannot reach {name} by {error}") from error
+        if reply.header.message_type is MessageType.error:
+            what = reply.header.fields.get(HeaderFields.error_name, "error")
+            raise DBusService(f"{what}: {reply.body[0] if reply.body else ''}")
         return tuple(reply.body)
-
-    async def _connect(self) -> Any:
-        async with self._lock:
-            if self._router is None:
-                self._connection = await self._module.open_dbus_connection(self._address)
-                self._router = self._module.DBusRouter(self._connection)
-            return self._router

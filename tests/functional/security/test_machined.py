@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -226,13 +227,14 @@ def test_the_bus_may_be_restarted_and_the_service_may_be_missing(tmp_path: Path)
                     await create(found, "qemu-3-c")
         finally:
             await found.close()
-        with pytest.raises(DBusService, match="cannot be used"):
+        with pytest.raises(DBusService, match="cannot reach"):
             await create(found, "qemu-4-d")
-        (tmp_path / "dead").touch()
-        none, trouble = await Machined.find(f"unix:path={tmp_path}/dead")
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(tmp_path / "dead"))
+            none, trouble = await Machined.find(f"unix:path={tmp_path}/dead")
         assert none is None
         assert trouble is not None
-        assert "cannot be used" in trouble
+        assert "cannot reach" in trouble
 
     run(scenario())
 
