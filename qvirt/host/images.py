@@ -315,8 +315,8 @@ def distrust_changed(disks: Iterable[Disk]) -> list[str]:
     for disk in disks:
         if disk.readonly or disk.transient is not None:
             continue
-        chain = list(disk.images())
-        for image, lower in zip(chain, [*chain[1:], None], strict=True):
+        chain = list(disk.images())  # empty for an empty drive
+        for image, lower in zip(chain, [*chain[1:], None], strict=False):
             path = image.source.local_path
             if image.format not in BACKING_FORMATS or path is None:
                 continue

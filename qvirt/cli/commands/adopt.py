@@ -34,20 +34,23 @@ async def adopt(context: Context) -> None:
         raise CommandError("which QEMU? Give process ids or monitor sockets, or --all")
     pids = all_pids() if args.all else [_pid_of(word) for word in args.qemu]
     connection = await context.connection()
-    failed = 0
+    adopted = failed = 0
     for pid in pids:
         try:
             context.output.line(await _adopt(connection, pid, define=args.define))
+            adopted += 1
         except DomainExists as error:
             if not args.all:
                 raise CommandError(f"failed to adopt pid {pid}", error) from error
         except QvirtError as error:
             if not args.all:
                 raise CommandError(f"failed to adopt pid {pid}", error) from error
+            if not Path(f"/proc/{pid}").exists():
+                continue  # it ended meanwhile
             failed += 1
             context.output.error(f"failed to adopt pid {pid}: {error}")
     if failed:
-        raise CommandError(f"{failed} of {len(pids)} QEMUs stay as they are")
+        raise CommandError(f"{failed} of {adopted + failed} QEMUs stay as they are")
 
 
 async def _adopt(connection: Connection, pid: int, *, define: bool) -> str:

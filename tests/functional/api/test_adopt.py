@@ -269,3 +269,18 @@ def test_refusals(mine: Daemon, tmp_path: Path) -> None:
         mine.virsh("destroy", "taken")
         mine.virsh("undefine", "taken")
     assert not list((mine.root / "run/libvirt/qemu").glob("taken*"))
+
+
+def test_every_qemu_at_once() -> None:
+    """In a process namespace, where there are no others than the test's."""
+    done = subprocess.run(
+        [
+            *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
+            *(sys.executable, "-m", "tests.functional.api.adopting"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

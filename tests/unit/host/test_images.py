@@ -18,7 +18,7 @@ from qvirt.host.images import (
     look_below,
     read_info,
 )
-from qvirt.model.devices.disk import Disk, DiskDriver, DiskTarget
+from qvirt.model.devices.disk import Disk, DiskDevice, DiskDriver, DiskTarget
 from qvirt.model.storage_source import BackingStore, StorageSource
 
 
@@ -258,3 +258,7 @@ def test_an_image_of_its_own_that_gets_something_below(tmp_path: Path) -> None:
     disk.readonly = True
     top.write_bytes(qcow2(str(secret) + "x", "raw"))
     assert distrust_changed([disk]) == []  # it could not have written
+
+
+def test_an_empty_drive_has_nothing_to_distrust() -> None:
+    assert distrust_changed([Disk(device=DiskDevice.FLOPPY)]) == []
