@@ -10,7 +10,8 @@ from qvirt.api.typed_params import STRING_OKAY, WireParam, decode, encode, encod
 from qvirt.constants import DomainModificationImpact as Impact
 from qvirt.constants import TypedParameterType as Type
 from qvirt.errors import RpcError
-from qvirt.runtime import tunables
+from qvirt.model.domain import PERF_EVENTS
+from qvirt.runtime import perf, tunables
 
 _IMPACT: Final = Impact.LIVE | Impact.CONFIG
 _GET: Final = _IMPACT | STRING_OKAY
@@ -20,6 +21,7 @@ _MOST: Final = 16
 _SCHEDULER: Final = {name: kind for name, (kind, _, _) in tunables.SCHEDULER.items()}
 _MEMORY: Final = dict.fromkeys(tunables.MEMORY, Type.ULLONG)
 _BLKIO: Final = {"weight": Type.UINT, **dict.fromkeys(tunables.BLKIO_DEVICE, Type.STRING)}
+_PERF: Final = dict.fromkeys(PERF_EVENTS, Type.BOOLEAN)
 _NUMA: Final = {"numa_mode": Type.INT, "numa_nodeset": Type.STRING}
 
 
@@ -124,3 +126,20 @@ async def domain_set_numa_parameters(
     """Change the host's nodes that memory comes from."""
     check_flags(flags, _IMPACT, "qemuDomainSetNumaParameters")
     await tunables.set_numa(find(session, dom), decode(params, _NUMA), flags)
+
+
+@remote
+async def domain_get_perf_events(session: Session, dom: DomainHandle, flags: int) -> list[WireParam]:
+    """Say which performance events are counted, now or configured."""
+    check_flags(flags, _GET, "qemuDomainGetPerfEvents")
+    return encode(await perf.events(find(session, dom), flags & ~STRING_OKAY), flags)
+
+
+@remote
+async def domain_set_perf_events(
+    session: Session, dom: DomainHandle, params: list[WireParam], flags: int
+) -> None:
+    """Count performance events, or no more, now and configured."""
+    check_flags(flags, _IMPACT, "qemuDomainSetPerfEvents")
+    values = {name: bool(value) for name, value in decode(params, _PERF).items()}
+    await perf.set_events(find(session, dom), values, flags)

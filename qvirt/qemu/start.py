@@ -14,7 +14,7 @@ from qvirt.qemu.numa import check_placement
 from qvirt.xml.node import Node
 
 #: what needs control groups, helpers or hardware the driver does not set up yet
-_ELEMENTS = ("idmap", "perf", "keywrap", "launch_security")
+_ELEMENTS = ("idmap", "keywrap", "launch_security")
 _DEVICES = ("leases", "smartcards", "shmems", "vsocks", "cryptos")
 
 
@@ -39,9 +39,8 @@ def unsupported_for_start(domain: Domain) -> list[str]:
 
 
 def _untouched(tune: CpuTune) -> list[Node]:
-    """Return what is said that takes schedulers or cache allocation."""
-    said: list[Node] = [*tune.vcpuscheds, *tune.iothreadscheds, *tune.cachetunes, *tune.memorytunes]
-    return said if tune.emulatorsched is None else [tune.emulatorsched, *said]
+    """Return what is said that divides the host's caches or memory bandwidth."""
+    return [*tune.cachetunes, *tune.memorytunes]
 
 
 def prepare_domain(domain: Domain, ctx: BuildContext) -> None:

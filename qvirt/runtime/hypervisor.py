@@ -20,7 +20,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.record import replace
-from qvirt.runtime import domainlog, helpers, interfaces, lifecycle, recover, stats
+from qvirt.runtime import domainlog, helpers, interfaces, lifecycle, perf, recover, stats
 from qvirt.runtime.cgroups import Cgroups
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
@@ -272,6 +272,7 @@ class Hypervisor:
                 continue
             for stream in list(running.consoles.values()):
                 stream.drop()
+            perf.stop(running)
             if running.agent is not None:
                 running.agent.close()
             helpers.let_go(running)

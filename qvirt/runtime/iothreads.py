@@ -8,7 +8,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.model.vcpu import Iothread
 from qvirt.qemu.smp import iothread_ids, iothread_object
 from qvirt.qmp import commands
-from qvirt.runtime import cgroups, pinning
+from qvirt.runtime import cgroups, pinning, scheduling
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.tuning import change
 
@@ -66,11 +66,12 @@ async def add(domain: "Domain", number: int, flags: int) -> None:
         note(running.definition)
         domain.hypervisor.checkpoint("iothread added")
         await cgroups.place_threads(domain, running)
-        vcpu = running.definition.vcpu
-        if vcpu is not None and vcpu.cpuset:
-            thread = (await pinning.iothread_threads(running)).get(number)
-            if thread is not None:
+        thread = (await pinning.iothread_threads(running)).get(number)
+        if thread is not None:
+            vcpu = running.definition.vcpu
+            if vcpu is not None and vcpu.cpuset:
                 pinning.bind(thread, vcpu.cpuset)
+            scheduling.schedule_iothread(running, number, thread)
 
     def note(definition: Definition) -> None:
         _take(definition, [*iothread_ids(definition), Iothread(id=number)])

@@ -42,9 +42,12 @@ from qvirt.runtime import (
     interfaces,
     launch,
     lending,
+    limits,
     live,
     monitor_events,
+    perf,
     pinning,
+    scheduling,
     swtpm,
     takeover,
     usb,
@@ -52,7 +55,7 @@ from qvirt.runtime import (
 )
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
-from qvirt.runtime.process import Limits, Process
+from qvirt.runtime.process import Process
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.security import dac, private_dev
 from qvirt.security.launcher import confining
@@ -156,6 +159,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         definition.seclabels, hv.user, require=hv.config.security_require_confined
     )
     running.user = user
+    scheduling.check_host(definition)
+    allowed = limits.limits_of(definition, hv.config)
     if hv.private_dev:
         running.give_private_dev()
     hv.background(hv.cgroups.wake(), "control groups")
@@ -241,7 +246,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             log_fd=domain_log.fd,
             fds=descriptors.all(),
             wrap=confining(user, keep_capabilities=not hv.config.clear_emulator_capabilities),
-            limits=Limits(hv.config.max_core, hv.config.max_files, hv.config.max_processes),
+            limits=allowed,
             prepare=partial(_enclose, hv, running, plan) if running.private_dev else None,
         )
         hv.checkpoint("spawned")
@@ -256,6 +261,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         _write_pid(domain, running)
         if running.being_destroyed:
             raise OperationFailed(f"domain '{domain.name}' was destroyed while it started")
+        perf.count_from_start(running, running.pid)
         running.process.go(doors.files)
         hv.checkpoint("executed")
         descriptors.close()
@@ -448,6 +454,7 @@ async def _talk(domain: "Domain", running: Running, joining: "asyncio.Future[Non
     if cgroups.has_limits(running.definition):
         await cgroups.place_threads(domain, running)
     await pinning.pin_at_start(running)
+    await scheduling.schedule_at_start(running)
 
 
 async def _race(
@@ -652,6 +659,7 @@ async def finish(domain: "Domain", running: Running, *, quiet: bool = False, kee
     for stream in list(running.consoles.values()):
         stream.drop()
     await cgroups.placed(running)
+    perf.stop(running)
     reason, detail, word = running.stop_reason or _natural_end(running)
     if running.process is not None:
         running.process.close()

@@ -50,12 +50,17 @@ echo $!
 """
 
 
+#: a limit that is none
+INFINITE = -1
+
+
 class Limits(Record):
-    """Resource limits; None leaves the daemon's own. core: bytes."""
+    """Resource limits; None leaves the daemon's own. core, memlock: bytes, the latter INFINITE perhaps."""
 
     core: int | None = 0
     files: int | None = None
     processes: int | None = None
+    memlock: int | None = None
 
     def words(self) -> str:
         """Return them as the launcher's shell takes them."""
@@ -66,6 +71,8 @@ class Limits(Record):
             words.append(f"-n={self.files}")
         if self.processes:
             words.append(f"-p={self.processes}")
+        if self.memlock is not None:
+            words.append(f"-l={'unlimited' if self.memlock == INFINITE else self.memlock // 1024}")
         return " ".join(words)
 
 

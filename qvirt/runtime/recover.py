@@ -41,6 +41,7 @@ from qvirt.runtime import (
     launch,
     lifecycle,
     live,
+    perf,
     takeover,
     vcpus,
 )
@@ -311,6 +312,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
             log.error("domain '%s': QEMU refused a question: %s", domain.name, error)
         await _unreachable(hv, domain, running, str(error))
         return
+    perf.count_again(running)
     take_state(domain, running, status, word)
     process.exited.add_done_callback(lambda _: lifecycle.process_ended(domain, running))
     if domain.state == DomainState.SHUTDOWN and running.stage == "running":

@@ -9,6 +9,7 @@ from qvirt.constants import DomainXMLFlags
 from qvirt.errors import OperationTimeout
 from qvirt.host.cgroup import Group
 from qvirt.host.config import QemuUser
+from qvirt.host.perf import Counter
 from qvirt.model.cpu import Cpu
 from qvirt.model.devices import KINDS
 from qvirt.model.devices.device import Device
@@ -102,6 +103,8 @@ class Running(Record, frozen=False, eq=False):
     balloon_sample: JsonObject | None = None
     balloon_asked: float = 0.0
     deprecations: list[str] = field(default_factory=list)
+    #: performance events that are counted, by libvirt's name
+    counters: dict[str, Counter] = field(default_factory=dict)
     monitor_failed: bool = False
     #: what a QEMU that somebody else started calls things
     names: Names = field(default_factory=Names)

@@ -12,7 +12,7 @@ from qvirt.qemu import vcpu_slots
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed, WireError
 from qvirt.qmp.wire import JsonObject, JsonValue, Reply, unsigned
-from qvirt.runtime import procfs, reading
+from qvirt.runtime import perf, procfs, reading
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.records import DomainStats, Param
 from qvirt.runtime.running import Running
@@ -302,6 +302,10 @@ def _nothing(domain: "Domain", answers: Answers) -> list[Param]:
     return []
 
 
+def _perf(domain: "Domain", answers: Answers) -> list[Param]:
+    return [Param(f"perf.{name}", ULLONG, value) for name, value in perf.figures(domain)]
+
+
 def _iothread(domain: "Domain", answers: Answers) -> list[Param]:
     listed = answers.get("iothreads")
     if not isinstance(listed, list):
@@ -344,7 +348,7 @@ _GROUPS: tuple[tuple[int, Callable[["Domain", Answers], list[Param]]], ...] = (
     (DomainStatsTypes.VCPU, _vcpu),
     (DomainStatsTypes.INTERFACE, _interface),
     (DomainStatsTypes.BLOCK, _block),
-    (DomainStatsTypes.PERF, _nothing),
+    (DomainStatsTypes.PERF, _perf),
     (DomainStatsTypes.IOTHREAD, _iothread),
     (DomainStatsTypes.MEMORY, _nothing),
     (DomainStatsTypes.DIRTYRATE, _dirtyrate),

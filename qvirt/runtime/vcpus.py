@@ -17,7 +17,7 @@ from qvirt.qemu.vcpu_slots import Slot
 from qvirt.qmp import commands
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.wire import JsonObject, JsonValue
-from qvirt.runtime import cgroups, guest, live, pinning, unplug
+from qvirt.runtime import cgroups, guest, live, pinning, scheduling, unplug
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.tuning import change
@@ -120,6 +120,7 @@ async def _move(domain: "Domain", running: Running, slots: list[Slot], *, on: bo
         if on:
             for number in slot.numbers:
                 pinning.pin_vcpu_thread(running, number)
+                scheduling.schedule_vcpu(running, number)
 
 
 async def _plug(running: Running, slot: Slot) -> None:

@@ -187,13 +187,11 @@ def test_a_cpu_the_host_cannot_run() -> None:
 def test_what_cannot_be_started_is_named_with_its_line() -> None:
     inner = (
         "<cputune><shares>512</shares><emulatorsched scheduler='fifo' priority='1'/></cputune>\n"
-        "<perf><event name='cmt' enabled='yes'/></perf>"
+        "<idmap><uid start='0' target='1000' count='10'/><gid start='0' target='1000' count='10'/></idmap>"
     )
     domain = completed(document(inner))
-    assert unsupported_for_start(domain) == ["<perf> (line 4)", "<emulatorsched> (line 3)"]
-    with pytest.raises(
-        ConfigUnsupported, match=r"cannot be started yet with <perf> \(line 4\), <emulatorsched>"
-    ):
+    assert unsupported_for_start(domain) == ["<idmap> (line 4)"]
+    with pytest.raises(ConfigUnsupported, match=r"cannot be started yet with <idmap> \(line 4\)"):
         prepare_domain(domain, context(domain))
     assert not unsupported_for_start(completed(document(devices=DISKS)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import InternalError
-from qvirt.runtime.process import Limits, Process, become_reaper, start_time, stat_fields
+from qvirt.runtime.process import INFINITE, Limits, Process, become_reaper, start_time, stat_fields
 
 SHELL = "echo begin; trap 'exit 3' TERM; while :; do sleep 0.05; done"
 
@@ -155,3 +155,5 @@ def test_low_descriptors_are_refused(tmp_path: Path) -> None:
 def test_limits_are_words() -> None:
     assert Limits(core=None, files=4096).words() == "-n=4096"
     assert Limits(core=1024, processes=5).words() == "-c=2 -p=5"
+    assert Limits(core=None, memlock=1 << 20).words() == "-l=1024"
+    assert Limits(core=None, memlock=INFINITE).words() == "-l=unlimited"

@@ -1,0 +1,72 @@
+"""What a QEMU's process may use: core file, open files, processes, locked memory."""
+
+import errno
+import os
+import resource
+from functools import cache
+from pathlib import Path
+
+from qvirt.errors import SystemError_
+from qvirt.host.cgroup_tuning import UNLIMITED
+from qvirt.host.config import QemuConfig
+from qvirt.model.devices.interface import InterfaceType
+from qvirt.model.domain import Domain
+from qvirt.runtime.process import INFINITE, Limits
+
+_CAP_SYS_RESOURCE = 24
+
+#: what a guest's devices map beside its memory, bytes; as libvirt reckons
+_DEVICE_SPACE = 1 << 30
+
+
+def locked_memory(definition: Domain) -> int | None:
+    """Return how much memory QEMU has to be able to lock, bytes; None when nothing locks any.
+
+    `<locked/>` has no bound but the hard limit's; a host's device behind VFIO can reach all of the memory.
+    """
+    said = definition.__dict__
+    locked = "memory_backing" in said and definition.memory_backing.locked
+    behind_vfio = any(dev.is_subsystem("pci", "mdev") for dev in definition.devices.hostdevs) or any(
+        dev.actual_type == InterfaceType.HOSTDEV for dev in definition.devices.interfaces
+    )
+    if not locked and not behind_vfio:
+        return None
+    hard = definition.memtune.hard_limit if "memtune" in said else None
+    if hard is not None and hard.value < UNLIMITED:
+        return hard.value * 1024
+    if locked:
+        return INFINITE
+    return (definition.memory.value if definition.memory is not None else 0) * 1024 + _DEVICE_SPACE
+
+
+def limits_of(definition: Domain, config: QemuConfig) -> Limits:
+    """Return a guest's limits. Raises SystemError_ for one that this daemon cannot give."""
+    found = Limits(config.max_core, config.max_files, config.max_processes, locked_memory(definition))
+    if not _may_raise():
+        _check("max_core", "the size of core files", found.core, resource.RLIMIT_CORE)
+        _check("max_files", "the number of open files", found.files, resource.RLIMIT_NOFILE)
+        _check("max_processes", "the number of processes", found.processes, resource.RLIMIT_NPROC)
+        _check("", "locked memory", found.memlock, resource.RLIMIT_MEMLOCK)
+    return found
+
+
+def _check(option: str, what: str, wanted: int | None, number: int) -> None:
+    have = resource.getrlimit(number)[1]
+    if not wanted or have == resource.RLIM_INFINITY or (wanted != INFINITE and wanted <= have):
+        return
+    value = "unlimited" if wanted == INFINITE else wanted
+    source = f" ('{option}' in qemu.conf)" if option else ""
+    raise SystemError_(
+        f"cannot limit {what} to {value}{source}: the daemon itself is limited to {have} and has not "
+        "CAP_SYS_RESOURCE; give it the capability, or start it with a higher limit",
+        OSError(errno.EPERM, os.strerror(errno.EPERM)),
+    )
+
+
+@cache
+def _may_raise() -> bool:
+    """Tell whether this process may raise limits."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)
+    return False
