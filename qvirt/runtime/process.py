@@ -6,6 +6,7 @@ its hang-ups), and waits for our word before it executes anything: a daemon that
 down the process's id leaves a shell that reads end-of-file and goes.
 """
 
+import _thread
 import asyncio
 import contextlib
 import ctypes
@@ -14,7 +15,6 @@ import os
 import select
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Self, TypeVar
@@ -325,7 +325,8 @@ async def _in_own_thread(work: Callable[[], T]) -> T:
         else:
             loop.call_soon_threadsafe(finish, partial(done.set_result, result))
 
-    threading.Thread(target=run, name="qvirt-launch", daemon=True).start()
+    # `threading` would have the loop wait until the thread runs
+    _thread.start_new_thread(run, ())
     return await done
 
 
