@@ -36,6 +36,7 @@ from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event, Json
 from qvirt.runtime import (
     cgroups,
+    enclosing,
     handback,
     helper_kinds,
     helpers,
@@ -57,7 +58,7 @@ from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Process
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
-from qvirt.security import dac, private_dev
+from qvirt.security import dac
 from qvirt.security.launcher import confining
 
 if TYPE_CHECKING:
@@ -213,13 +214,13 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         await domain.save_status(then=partial(_make, hv, plan, running, descriptors.master_key, reset_nvram))
         hv.checkpoint("host prepared")
         groups_first = hv.cgroups.machined is None
-        grouping = asyncio.ensure_future(_make_groups(domain, running, plan, wanted=groups_first))
+        grouping = asyncio.ensure_future(enclosing.make_groups(domain, running, plan, wanted=groups_first))
         stack.push_async_callback(asyncio.wait, [grouping])
         for interface in definition.devices.interfaces:
             with await interfaces.connect(domain, running, interface) as connection:
                 for name, fds in connection.take().items():
                     descriptors.adopt(name, fds)
-        if recipes:
+        if recipes and groups_first:
             await grouping
             await helpers.start(domain, running, recipes)
         if plan.listeners:
@@ -247,14 +248,15 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             fds=descriptors.all(),
             wrap=confining(user, keep_capabilities=not hv.config.clear_emulator_capabilities),
             limits=allowed,
-            prepare=partial(_enclose, hv, running, plan) if running.private_dev else None,
+            prepare=partial(enclosing.make_dev, hv, running, plan) if running.private_dev else None,
         )
         hv.checkpoint("spawned")
         doors = await grouping
         if not groups_first:
             await hv.cgroups.register(running)
             hv.checkpoint("machine made")
-            doors = await _make_groups(domain, running, plan)
+            doors = await enclosing.make_groups(domain, running, plan)
+            await helpers.start(domain, running, recipes)
         hv.checkpoint("control groups made")
         await domain.save_status()
         hv.checkpoint("pid written")
@@ -265,7 +267,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         running.process.go(doors.files)
         hv.checkpoint("executed")
         descriptors.close()
-        joining = asyncio.ensure_future(_join_groups(domain, running, doors))
+        joining = asyncio.ensure_future(enclosing.join_groups(domain, running, doors))
         stack.push_async_callback(asyncio.wait, [joining])
         talking = asyncio.ensure_future(_talk(domain, running, joining))
         await _race(domain, running, talking, domain_log, command)
@@ -295,39 +297,6 @@ def _make(
     if plan.nvram is not None:
         launch.prepare_nvram(*plan.nvram, user, reset=reset_nvram)
     hv.owners.give(running.id, running.footprint.loans)
-
-
-def _enclose(hv: "Hypervisor", running: Running, plan: launch.Plan) -> None:
-    """Give the process that this thread makes next a /dev of its own. Blocking. Raises SystemError_."""
-    found = lending.nodes(hv, running, plan.files, hv.config.device_acl)
-    try:
-        private_dev.build(found, running.folder, marking=hv.marking)
-    except OSError as error:
-        raise SystemError_(f"cannot make the /dev of '{running.definition.name}'", error) from error
-    hv.checkpoint("own /dev made")
-
-
-async def _make_groups(
-    domain: "Domain", running: Running, plan: launch.Plan, *, wanted: bool = True
-) -> cgroups.Doors:
-    """Make the control groups while the rest is prepared: the kernel may have to wait for all CPUs."""
-    hv, group = domain.hypervisor, running.group
-    if group is None or not wanted:
-        return cgroups.Doors()
-    leader = running.pid if hv.cgroups.machined is not None else 0
-    make = partial(hv.cgroups.make, group, running.definition, plan.files, leader)
-    return await hv.cgroups.worker.run(f"control groups of '{domain.name}'", make)
-
-
-async def _join_groups(domain: "Domain", running: Running, doors: cgroups.Doors) -> None:
-    """Put QEMU into the group that it need not be in from the first, while it loads."""
-    hv, group = domain.hypervisor, running.group
-    if group is None or not doors.is_late:
-        return
-    await running.qemu.executed
-    join = partial(hv.cgroups.join, group, running.pid)
-    await hv.cgroups.later.run(f"control groups of '{domain.name}'", join)
-    hv.checkpoint("in its control groups")
 
 
 async def _drop_missing(domain: "Domain", ctx: BuildContext) -> None:
