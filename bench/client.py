@@ -17,20 +17,14 @@ from collections.abc import Callable
 from typing import Any
 
 import libvirt
+from floor import BARE, QEMU, bare
 
-QEMU = "/usr/bin/qemu-system-x86_64"
 PREFIX = f"bench{os.getpid()}-"
 DOCUMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "domain.xml")
 now = time.monotonic
 
 SMALL = f"""<domain type='qemu'><name>{PREFIX}small</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type></os><devices><emulator>{QEMU}</emulator></devices></domain>"""
-
-#: what SMALL comes to, without what a daemon adds for its own sake
-BARE = [
-    "-S", "-machine", "pc", "-accel", "tcg", "-m", "32", "-display", "none", "-no-user-config", "-nodefaults",
-    "-no-acpi", "-device", "piix3-usb-uhci", "-device", "virtio-balloon-pci",
-]  # fmt: skip
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -159,27 +153,6 @@ def convert(uri: str, seconds: float) -> dict[str, float]:
     while now() < until:
         value.append(timed(lambda: conn.domainXMLToNative("qemu-argv", text)))
     return {"value": statistics.median(value)}
-
-
-def bare() -> tuple[float, float]:
-    """Start a QEMU without any daemon: seconds to its monitor's answer, and from SIGTERM until it is gone."""
-    begin = now()
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        monitor = [f"socket,id=m,fd={theirs.fileno()}", "-mon", "chardev=m,mode=control"]
-        process = subprocess.Popen(
-            [QEMU, *BARE, "-chardev", *monitor], pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL
-        )
-        theirs.close()
-        ours.settimeout(30)
-        with ours.makefile("r") as lines:
-            lines.readline()
-            for command in "qmp_capabilities", "cont":
-                ours.sendall(json.dumps({"execute": command}).encode())
-                lines.readline()
-            started = now() - begin
-            time.sleep(0.2)  # as long as the daemon's guest has run when it is destroyed
-            return started, timed(lambda: (process.terminate(), process.wait()))
 
 
 def start(uri: str, count: int) -> dict[str, dict[str, float]]:

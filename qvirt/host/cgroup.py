@@ -320,8 +320,8 @@ class Group:
         try:
             (folder / name).write_text(str(id))
         except OSError as error:
-            if error.errno == errno.ESRCH:
-                return  # it has ended meanwhile
+            if error.errno in (errno.ESRCH, errno.ENODEV):
+                return  # it has ended meanwhile, and systemd may have taken the group away
             raise SystemError_(f"Unable to write to '{folder / name}'", error) from error
 
     def remove_thread(self, thread: str) -> None:
