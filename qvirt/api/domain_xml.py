@@ -61,11 +61,9 @@ async def connect_domain_xml_from_native(
 
 def command_text(words: list[str]) -> str:
     """Write environment and words as a shell would take them, on one line."""
-    return " ".join(quote(word) for word in words)
+    return " ".join([quote(word) if not word or _NEEDS_QUOTES(word) else word for word in words])
 
 
 def quote(word: str) -> str:
-    """Quote a word for the shell where it needs that."""
-    if word and not _NEEDS_QUOTES(word):
-        return word
+    """Quote a word for the shell."""
     return "'" + word.replace("'", "'\\''") + "'"

@@ -185,8 +185,11 @@ def _kind(name: str, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
         devices = sorted(devices, key=lambda dev: _CONTROLLER_RANKS.get(dev.type, len(_CONTROLLER_RANKS)))
     for dev in devices:
         zpci = zpci_switch(dev)
+        if zpci is None:
+            yield from handler(dev).switches(dev, ctx)
+            continue
         for switch in handler(dev).switches(dev, ctx):
-            if zpci is not None and isinstance(switch, Device) and switch.props.get("id") == dev.alias.name:
+            if isinstance(switch, Device) and switch.props.get("id") == dev.alias.name:
                 yield zpci
             yield switch
 
@@ -222,7 +225,9 @@ def _override(switches: list[Switch], wanted: list[QemuOverrideDevice]) -> None:
 def _environment(domain: Domain, ctx: BuildContext) -> dict[str, str]:
     env = clock_environment(domain)
     for dev in domain.devices.all():
-        env.update(handler(dev).environment(dev, ctx))
+        asked = handler(dev)
+        if asked.has_environment:
+            env.update(asked.environment(dev, ctx))
     if domain.qemu_commandline is not None:
         env.update({variable.name: variable.value or "" for variable in domain.qemu_commandline.envs})
     return env

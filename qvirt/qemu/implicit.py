@@ -96,6 +96,14 @@ def add_implicit(domain: Domain, ctx: Context) -> None:
     add_controllers(domain)
 
 
+_DRIVE_CONTROLLERS = (
+    ("scsi", ControllerType.SCSI),
+    ("fdc", ControllerType.FDC),
+    ("ide", ControllerType.IDE),
+    ("sata", ControllerType.SATA),
+)
+
+
 def add_controllers(domain: Domain) -> None:
     """Give the drives of controllers their places, and add the controllers that devices sit on."""
     for disk in domain.devices.disks:
@@ -103,13 +111,13 @@ def add_controllers(domain: Domain) -> None:
     for dev in domain.devices.hostdevs:
         if dev.is_subsystem("scsi"):
             address_scsi_hostdev(domain, dev)
-    for bus, type in (
-        ("scsi", ControllerType.SCSI),
-        ("fdc", ControllerType.FDC),
-        ("ide", ControllerType.IDE),
-        ("sata", ControllerType.SATA),
-    ):
-        _ensure_all(domain, type, _disk_controllers(domain, bus))
+    used: dict[str, list[int]] = {}
+    for disk in domain.devices.disks:
+        if isinstance(disk.address, DriveAddress):
+            used.setdefault(said(disk, "target.bus"), []).append(disk.address.controller or 0)
+    for bus, type in _DRIVE_CONTROLLERS:
+        if bus in used:
+            _ensure_all(domain, type, iter(used[bus]))
     for index in _virtio_serial_controllers(domain):
         ensure_controller(domain, ControllerType.VIRTIO_SERIAL, index)
     _smartcards(domain)
@@ -178,12 +186,6 @@ def _ensure_all(domain: Domain, type: ControllerType, used: Iterator[int]) -> No
         )
     for index in range(highest + 1):
         ensure_controller(domain, type, index)
-
-
-def _disk_controllers(domain: Domain, bus: str) -> Iterator[int]:
-    for disk in domain.devices.disks:
-        if said(disk, "target.bus") == bus and isinstance(disk.address, DriveAddress):
-            yield disk.address.controller or 0
 
 
 def _virtio_serial_controllers(domain: Domain) -> Iterator[int]:

@@ -92,9 +92,11 @@ def assign_aliases(domain: Domain, ctx: Context) -> None:
         _give(disk, disk_alias(disk, domain))
     number_images(devices.disks)
     for controller in devices.controllers:
-        _give(controller, controller_alias(controller, domain))
+        if controller.alias.name is None:
+            controller.alias.name = controller_alias(controller, domain)
+    held = devices.__dict__
     for name, prefix in _NUMBERED:
-        listed: list[Device] = getattr(devices, name)
+        listed: list[Device] = held.get(name, [])
         for place, dev in enumerate(listed):
             if name == "memballoons" and getattr(dev, "model", None) == "none":
                 continue

@@ -247,7 +247,7 @@ class Node:
         if values:
             if not self._names.issuperset(values):
                 raise TypeError(f"{type(self).__name__} has no field {(values.keys() - self._names).pop()!r}")
-            self.__dict__.update(values)
+            self.__dict__ = values  # the call's own
 
     # ------------------------------------------------------------ reading
 
@@ -263,11 +263,12 @@ class Node:
 
     def _read(self, el: etree._Element, reader: Reader) -> None:
         # Every element of every document comes through here: no call is made that can be spared.
-        values = self.__dict__
-        values["line"] = el.sourceline or 0
+        values: dict[str, Any] = {"line": el.sourceline or 0}
+        self.__dict__ = values
         cls = type(self)
         attrs = cls._attrs
         text: Any
+        node: Any
         for name, text in el.items():
             known = attrs.get(name)  # type: ignore[arg-type]  # the stubs know bytes, too
             if known is None:
@@ -277,7 +278,7 @@ class Node:
                 values[known[0]] = known[1](text)
             except ValueError as error:
                 raise self._bad_attr(el, known[2], text, error) from None
-        kids = cls._kids
+        kids, new = cls._kids, object.__new__
         for kid in el:
             tag = kid.tag
             if tag.__class__ is not str:
@@ -288,7 +289,12 @@ class Node:
                 continue
             kind, key, field = found
             if kind == _CHILDREN:
-                getattr(self, key).append(field.target.from_xml(kid, reader))  # type: ignore[attr-defined]
+                node = new(field.target)  # type: ignore[attr-defined]
+                node._read(kid, reader)
+                if key in values:
+                    values[key].append(node)
+                else:
+                    values[key] = [node]
             elif kind == _FLAG:
                 values[key] = True
             elif not kind:
@@ -296,7 +302,8 @@ class Node:
             elif key in values:
                 continue  # libvirt takes the first of several
             elif kind == _CHILD:
-                values[key] = field.target.from_xml(kid, reader)  # type: ignore[attr-defined]
+                node = values[key] = new(field.target)  # type: ignore[attr-defined]
+                node._read(kid, reader)
             else:
                 text = kid.text or ""
                 try:
@@ -489,8 +496,7 @@ class Node:
         """Return a copy that shares nothing that can change."""
         cls = type(self)
         twin = cls.__new__(cls)
-        into = twin.__dict__
-        into.update(self.__dict__)
+        into = twin.__dict__ = self.__dict__.copy()
         for name in cls._changing:
             value = into.get(name)
             if value is None:

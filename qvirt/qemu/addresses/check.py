@@ -11,9 +11,9 @@ from qvirt.qemu.machines import is_s390_ccw
 def check_address(dev: Device, ctx: Context) -> None:
     """Raise ConfigUnsupported for an address this machine cannot have."""
     where = dev.address
-    is_pci = isinstance(where, PciAddress)
-    if where is None or is_pci:
-        pass
+    if isinstance(where, PciAddress):
+        if where.zpci is not None and not ctx.caps.has_device("zpci"):
+            raise ConfigUnsupported("This QEMU binary doesn't support zPCI")
     elif isinstance(where, UnassignedAddress) and not isinstance(dev, Hostdev):
         raise ConfigUnsupported(f"address of type '{where.type}' is supported only for hostdevs")
     elif isinstance(where, CcwAddress) and not is_s390_ccw(ctx.domain):
@@ -21,8 +21,6 @@ def check_address(dev: Device, ctx: Context) -> None:
             f"cannot use CCW address type for device '{dev.tag}' using machine type "
             f"'{ctx.domain.os.type.machine}'"
         )
-    if isinstance(where, PciAddress) and where.zpci is not None and not ctx.caps.has_device("zpci"):
-        raise ConfigUnsupported("This QEMU binary doesn't support zPCI")
     if dev.says("rom") and dev.rom.enabled is False and (dev.rom.bar is not None or dev.rom.file is not None):
         raise ConfigUnsupported("ROM tuning is not supported when ROM is disabled")
     if dev.says("acpi") and dev.acpi.index and where is not None and not isinstance(where, PciAddress):

@@ -7,7 +7,7 @@ Q35 with ICH9: SATA at 1f.2, SMBus at 1f.3, the first video card at 1; and by cu
 
 from qvirt.errors import InternalError
 from qvirt.model.devices.address import PciAddress
-from qvirt.model.devices.controller import Controller, ControllerType
+from qvirt.model.devices.controller import Controller
 from qvirt.model.devices.device import Device
 from qvirt.qemu.addresses.pci_bus import PCI, PCIE, Buses, Connect, Place
 from qvirt.qemu.addresses.pci_flags import Slots, given_pci, said, wants_pci
@@ -28,14 +28,14 @@ def reserve_builtin(ctx: Context, buses: Buses, slots: Slots) -> None:
         _q35(ctx, buses, slots)
 
 
-def place_by_custom(ctx: Context, dev: Device, buses: Buses) -> bool:
-    """Put Q35's bridge to conventional PCI where real ones are, and tell whether the device is that bridge.
+def take_custom_bridge(model: str | None, buses: Buses) -> Place | None:
+    """Take the place that a Q35's bridge to conventional PCI has, when it is free and this is such."""
+    if model != "dmi-to-pci-bridge" or buses.in_use(0, _BRIDGE_SLOT):
+        return None
+    return buses.reserve(Place(0, _BRIDGE_SLOT), PCIE & ~Connect.HOTPLUG)
 
-    The document's own are put there with the other devices of the machine; one that is added comes later.
-    """
-    if not isinstance(dev, Controller) or dev.model != "dmi-to-pci-bridge" or dev.address is not None:
-        return False
-    return dev.type is ControllerType.PCI and is_q35(ctx.domain) and _custom(dev, buses, 0x1E)
+
+_BRIDGE_SLOT = 0x1E
 
 
 def is_piix3_function(dev: Device) -> bool:
@@ -103,8 +103,10 @@ def _q35(ctx: Context, buses: Buses, slots: Slots) -> None:
             for slot in (0x1D, 0x1A):
                 if _custom(dev, buses, slot, multifunction=True):
                     break
-        else:
-            place_by_custom(ctx, dev, buses)
+        elif dev.type == "pci" and dev.address is None:
+            bridge = take_custom_bridge(dev.model, buses)
+            if bridge is not None:
+                place(dev, bridge)
     for function in (0, 3):
         buses.reserve(Place(0, 0x1F, function), PCIE & ~Connect.HOTPLUG)
     for sound in ctx.domain.devices.sounds:

@@ -1,10 +1,11 @@
 """PCI addresses: every device that needs one gets one, and the bridges and ports that takes.
 
-Two passes: the first finds out how many buses there must be, the second gives the addresses. What a document
-says is never changed.
+First it is found out what each device needs, then a plan is made of these needs alone, in two passes: how
+many buses there must be, and who goes where. What a document says is never changed.
 """
 
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
 
 from qvirt.errors import ConfigUnsupported, InternalError
 from qvirt.model.devices.address import PciAddress
@@ -13,12 +14,13 @@ from qvirt.model.devices.device import Device
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.devices.memballoon import Memballoon
-from qvirt.qemu.addresses.chipset import is_piix3_function, place, place_by_custom, reserve_builtin
-from qvirt.qemu.addresses.pci_bus import BUS_KINDS, PCI, PCIE, Bus, Buses, Connect, Place
+from qvirt.model.domain import Domain
+from qvirt.qemu.addresses.chipset import is_piix3_function, place, reserve_builtin, take_custom_bridge
+from qvirt.qemu.addresses.pci_bus import BUS_KINDS, PCI, PCIE, UPLINKS, Bus, Buses, Connect, Place, Shape
 from qvirt.qemu.addresses.pci_flags import Slots, given_pci, wants_pci
 from qvirt.qemu.context import Context
-from qvirt.qemu.controllers import USB2_FUNCTIONS, find_controller
-from qvirt.qemu.machines import is_pseries, root_model, supports_pci
+from qvirt.qemu.controllers import USB2_FUNCTIONS
+from qvirt.qemu.machines import is_pseries, is_q35, root_model, supports_pci
 
 #: QEMU's device behind each controller model
 PCI_DEVICES: dict[str, str] = {
@@ -40,8 +42,44 @@ _GIVEN_ORDER = (
 )  # fmt: skip
 
 
-Wanting: TypeAlias = list[tuple[Device, int]]
-"""Devices without a place, and the slots they need."""
+class Wish(NamedTuple):
+    """What a device without a place asks for. group: the parts of a USB2 controller share a slot."""
+
+    needs: int
+    function: int = 0
+    group: int | None = None
+
+
+Wanting: TypeAlias = list[tuple[Device, Wish]]
+"""Devices without a place, in the order in which they choose."""
+
+Groups: TypeAlias = dict[int, Place]
+"""The slots of USB2 controllers of which some part has its place."""
+
+
+class Plan(NamedTuple):
+    """Where devices go. places: theirs who wish. added: index, model and place of the controllers to add."""
+
+    added: tuple[tuple[int, str, Place | None], ...]
+    places: tuple[Place, ...]
+
+
+class Problem(NamedTuple):
+    """All that a plan depends on, which guests of one make share.
+
+    root: the model of controller 0. numbers: of the controllers there are; highest of them. bridges: how many
+    of the wishes are PCI controllers', which come first. shape: what is taken of the buses.
+    """
+
+    root: str | None
+    numbers: frozenset[int]
+    highest: int
+    bridges: int
+    is_q35: bool
+    shape: Shape
+    wishes: tuple[Wish, ...]
+    groups: tuple[tuple[int, Place], ...]
+
 
 #: the highest number of a PCI bus
 MAX_INDEX = 255
@@ -50,30 +88,45 @@ MAX_INDEX = 255
 def assign_pci(ctx: Context) -> None:
     """Give the PCI addresses. Raises XmlError, InternalError, ConfigUnsupported."""
     domain = ctx.domain
-    highest = max(
-        (c.index or 0 for c in domain.devices.controllers if c.type is ControllerType.PCI), default=-1
-    )
+    numbers = frozenset(c.index or 0 for c in domain.devices.controllers if c.type is ControllerType.PCI)
+    highest = max(numbers, default=-1)
     if highest > MAX_INDEX:
         raise ConfigUnsupported(f"PCI controller index {highest} too high, maximum is {MAX_INDEX}")
+    is_pci = supports_pci(domain)
+    if not numbers and not is_pci:
+        return
     slots = Slots(ctx)
-    count = highest + 1
-    if count == 0:
-        if not supports_pci(domain):
-            return
-        buses = _buses(ctx, slots, count, growing=False)
-        reserve_builtin(ctx, buses, slots)
-        _assign_devices(ctx, buses, _wanting(ctx, slots))
+    buses = _buses(ctx, slots, highest + 1, growing=bool(numbers))
+    reserve_builtin(ctx, buses, slots)
+    wanting = _wanting(ctx, slots)
+    if numbers:
+        problem = Problem(
+            root_model(domain),
+            numbers,
+            highest,
+            sum(_is_pci_controller(dev) for dev, _ in wanting),
+            is_q35(domain),
+            buses.shape,
+            tuple([wish for _, wish in wanting]),
+            tuple(_groups(domain).items()),
+        )
+        plan = _PLANS.get(problem)
+        if plan is None:
+            plan = _plan(problem, buses)
+            if len(_PLANS) >= _MOST_PLANS:
+                _PLANS.clear()
+            _PLANS[problem] = plan
+        for number, model, where in plan.added:
+            added = Controller(type=ControllerType.PCI, index=number, model=model)
+            domain.devices.controllers.append(added)
+            if where is not None and is_pci:
+                place(added, where)
+        places: Sequence[Place] = plan.places
     else:
-        buses = _buses(ctx, slots, count, growing=True)
-        reserve_builtin(ctx, buses, slots)
-        rehearsal = buses.copy()
-        wanting = _rehearse(ctx, rehearsal, slots, highest)
-        if not supports_pci(domain):
-            return
-        buses.growing = False
-        buses.buses += [Bus(added.model) for added in rehearsal.buses[len(buses) :]]
-        wanting = [wish for wish in wanting if not place_by_custom(ctx, wish[0], buses)]
-        _assign_devices(ctx, buses, wanting)
+        places = _settle(buses, [wish for _, wish in wanting], _groups(domain))
+    if not is_pci:
+        return
+    _put(wanting, places)
     _set_multifunction(ctx)
     for controller in domain.devices.controllers:
         if controller.type is ControllerType.PCI:
@@ -91,38 +144,90 @@ def assign_pci_live(ctx: Context) -> None:
     slots = Slots(ctx)
     buses = _buses(ctx, slots, highest + 1, growing=False)
     reserve_builtin(ctx, buses, slots)
-    _assign_devices(ctx, buses, _wanting(ctx, slots))
-
-
-def _rehearse(ctx: Context, buses: Buses, slots: Slots, highest: int) -> Wanting:
-    """Count the places everything takes, and add the controllers for the buses that turn out to be needed.
-
-    Return what is still without a place, the controllers that were added among it.
-
-    As in libvirt nothing is written down here but the chipset's fixed places, so each part of a USB2 group
-    that has no address yet counts as a slot of its own.
-    """
-    domain = ctx.domain
-    if root_model(domain) == "pci-root" and not all(bus.is_full for bus in buses.buses):
-        buses.next(PCI)  # for the bridge that one device too many would need
     wanting = _wanting(ctx, slots)
-    _assign_devices(ctx, buses, wanting)
-    if highest <= 0 and len(buses) > highest + 1 and root_model(domain) == "pcie-root":
-        buses.next(PCIE)  # one free port, so that something can be plugged in later
-    known = sum(_is_pci_controller(dev) for dev, _ in wanting)
-    added: Wanting = []
+    _put(wanting, _settle(buses, [wish for _, wish in wanting], _groups(domain)))
+
+
+_PLANS: dict[Problem, Plan] = {}
+"""Plans made before: most guests are made as others were."""
+
+_MOST_PLANS = 256
+
+
+def _plan(problem: Problem, buses: Buses) -> Plan:
+    """Count the places everything takes, add controllers for the buses that are lacking, and give the places.
+
+    buses: with what is taken. As in libvirt nothing is written down while places are counted, so each part of
+    a USB2 group that has no place yet counts as a slot of its own.
+    """
+    wishes, groups = problem.wishes, dict(problem.groups)
+    rehearsal = buses.copy()
+    if problem.root == "pci-root" and not all(bus.is_full for bus in rehearsal.buses):
+        rehearsal.next(PCI)  # for the bridge that one device too many would need
+    _settle(rehearsal, wishes, groups)
+    if problem.highest <= 0 and len(rehearsal) > problem.highest + 1 and problem.root == "pcie-root":
+        rehearsal.next(PCIE)  # one free port, so that something can be plugged in later
+    added: list[tuple[int, str, int]] = []
     number = 1
-    while number < len(buses):  # placing a controller may add another bus
-        if find_controller(domain, ControllerType.PCI, number) is None:
-            new = Controller(type=ControllerType.PCI, index=number, model=buses.buses[number].model)
-            domain.devices.controllers.append(new)
-            needs = slots.needs(new)
+    while number < len(rehearsal):  # placing a controller may add another bus
+        if number not in problem.numbers:
+            model = rehearsal.buses[number].model
+            needs = UPLINKS.get(model, Connect.NONE)
+            added.append((number, model, needs))
             if needs:
-                added.append((new, needs))
                 # a bridge that was added finds a port as any device does; one of the document must have one
-                buses.next(needs | PCIE if needs & Connect.PCIE_TO_PCI else needs)
+                rehearsal.next(needs | PCIE if needs & Connect.PCIE_TO_PCI else needs)
         number += 1
-    return [*wanting[:known], *added, *wanting[known:]]
+    buses.growing = False
+    buses.buses += [Bus(bus.model) for bus in rehearsal.buses[len(buses) :]]
+    given = {}
+    for number, model, _ in added:
+        if problem.is_q35 and (where := take_custom_bridge(model, buses)) is not None:
+            given[number] = where
+    looking = [(number, Wish(needs)) for number, _, needs in added if needs and number not in given]
+    first = problem.bridges
+    places = _settle(buses, [*wishes[:first], *(wish for _, wish in looking), *wishes[first:]], groups)
+    theirs = places[first : first + len(looking)]
+    given |= dict(zip([number for number, _ in looking], theirs, strict=True))
+    return Plan(
+        tuple((number, model, given.get(number)) for number, model, _ in added),
+        (*places[:first], *places[first + len(looking) :]),
+    )
+
+
+def _settle(buses: Buses, wishes: Sequence[Wish], groups: Groups) -> list[Place]:
+    """Find a place for each wish. Raises XmlError, InternalError."""
+    places: list[Place] = []
+    known = groups.copy()
+    for wish in wishes:
+        beside = known.get(wish.group) if wish.group is not None else None
+        if beside is not None:
+            found = beside._replace(function=wish.function)
+            buses.reserve(found, wish.needs)
+        else:
+            found = buses.next(wish.needs, function=wish.function)
+            if wish.group is not None and not buses.growing:
+                known[wish.group] = found
+        places.append(found)
+    return places
+
+
+def _put(wanting: Wanting, places: Iterable[Place]) -> None:
+    """Write the places down."""
+    for (dev, wish), where in zip(wanting, places, strict=True):
+        # the parts of a USB2 controller are known to be several
+        place(dev, where, True if wish.group is not None and wish.function == 0 else None)
+
+
+def _groups(domain: Domain) -> Groups:
+    """Return the slots of the USB2 controllers of which a part has a place."""
+    groups: Groups = {}
+    for dev in domain.devices.controllers:
+        if dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS and dev.index is not None:
+            where = given_pci(dev)
+            if where is not None:
+                groups.setdefault(dev.index, _place_of(where))
+    return groups
 
 
 def _is_pci_controller(dev: Device) -> bool:
@@ -204,7 +309,7 @@ def _in_order(ctx: Context) -> list[Device]:
 
 
 def _wanting(ctx: Context, slots: Slots) -> Wanting:
-    """Return the devices without a place and the slots they need, in the order in which they choose."""
+    """Return the devices without a place, in the order in which they choose."""
     wanting: Wanting = []
     for dev in _in_order(ctx):
         if not wants_pci(dev):
@@ -212,21 +317,14 @@ def _wanting(ctx: Context, slots: Slots) -> Wanting:
         needs = slots.needs(dev)
         if not needs and not _is_expected(dev):
             continue
-        if isinstance(dev, Controller) and dev.type is ControllerType.IDE and dev.index == 0:
-            continue  # in the chipset, or refused
-        wanting.append((dev, needs))
+        wish = Wish(needs)
+        if isinstance(dev, Controller):
+            if dev.type is ControllerType.IDE and dev.index == 0:
+                continue  # in the chipset, or refused
+            if dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS:
+                wish = Wish(needs, USB2_FUNCTIONS[dev.model], dev.index)
+        wanting.append((dev, wish))
     return wanting
-
-
-def _assign_devices(ctx: Context, buses: Buses, wanting: Wanting) -> None:
-    """Find a place for each device without one."""
-    for dev, needs in wanting:
-        if isinstance(dev, Controller) and dev.type is ControllerType.USB and dev.model in USB2_FUNCTIONS:
-            _assign_usb2(ctx, dev, buses, needs)
-            continue
-        found = buses.next(needs)
-        if not buses.growing:
-            place(dev, found)
 
 
 def _is_expected(dev: Device) -> bool:
@@ -236,25 +334,6 @@ def _is_expected(dev: Device) -> bool:
     if isinstance(dev, Memballoon):
         return dev.model != "none"
     return isinstance(dev, (Interface, Filesystem))
-
-
-def _assign_usb2(ctx: Context, dev: Controller, buses: Buses, needs: int) -> None:
-    """Put an EHCI controller and its companions into the functions of one slot."""
-    function = USB2_FUNCTIONS[dev.model or ""]
-    multifunction = True if function == 0 else None
-    for other in ctx.domain.devices.controllers:
-        if other.type is not ControllerType.USB or other.model not in USB2_FUNCTIONS:
-            continue
-        beside = given_pci(other)
-        if other.index == dev.index and beside is not None:
-            where = Place(beside.bus or 0, beside.slot or 0, function, beside.domain or 0)
-            buses.reserve(where, needs)
-            if not buses.growing:
-                place(dev, where, multifunction)
-            return
-    found = buses.next(needs, function=function)
-    if not buses.growing:
-        place(dev, found, multifunction)
 
 
 def _set_multifunction(ctx: Context) -> None:

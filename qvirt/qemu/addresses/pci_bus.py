@@ -4,7 +4,7 @@ libvirt's rules (docs: "PCI topology and hotplug", "PCI addresses in domain XML 
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from qvirt.constants import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, XmlError
@@ -153,6 +153,8 @@ class Bus:
 
 _ALL_FUNCTIONS: Final = 0xFF
 
+Shape: TypeAlias = tuple[bool, bool, tuple[tuple[str, int, tuple[tuple[int, int], ...]], ...]]
+
 
 class Buses:
     """All buses of a guest. ``growing``: a bus that is missing is added, not refused."""
@@ -172,6 +174,12 @@ class Buses:
         twin = Buses([], self.growing, self.many_roots, self.pcie_to_pci)
         twin.buses = [bus.copy() for bus in self.buses]
         return twin
+
+    @property
+    def shape(self) -> Shape:
+        """What there is and what is taken: buses of one shape take the same devices at the same places."""
+        buses = [(bus.model, bus.shared, tuple(bus.taken.items())) for bus in self.buses]
+        return self.many_roots, self.pcie_to_pci, tuple(buses)
 
     def in_use(self, bus: int, slot: int) -> bool:
         """Tell whether anything is in the slot."""

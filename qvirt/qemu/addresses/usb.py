@@ -1,6 +1,7 @@
 """USB ports: controllers and the hubs below them, and hubs added when there are more devices than ports."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import UsbAddress
@@ -67,25 +68,26 @@ def assign_usb(ctx: Context) -> None:
     Raises XmlError for a port that does not exist or is taken, ConfigUnsupported where USB is disabled.
     """
     domain = ctx.domain
-    if any(c.type is ControllerType.USB and c.model == "none" for c in domain.devices.controllers) and any(
-        _devices(domain, hubs=True)
-    ):
+    controllers = [c for c in domain.devices.controllers if c.type is ControllerType.USB]
+    hubs, devices = _hubs(domain), _devices(domain)
+    if (hubs or devices) and any(c.model == "none" for c in controllers):
         raise ConfigUnsupported(
             "USB is disabled for this domain, but USB devices are present in the domain XML"
         )
-    if not ctx.abi_update and any(_wants(dev) for dev in _devices(domain, hubs=True)):
+    wanting = [dev for dev in devices if _wants(dev)]
+    if not ctx.abi_update and (wanting or any(_wants(hub) for hub in hubs)):
         return  # an old definition: where QEMU puts the devices is where the guest knows them
-    _add_hubs(domain)
+    available = sum(port_count(c) or 0 for c in controllers) + HUB_PORTS * len(hubs)
+    hubs += _add_hubs(domain, len(hubs) + len(devices) - available)
     buses = _Buses(domain)
-    for dev in _devices(domain, hubs=False):
+    for dev in devices:
         if isinstance(dev.address, UsbAddress) and not _wants(dev):
             buses.reserve(dev.address)
-    for hub in _hubs(domain):
+    for hub in hubs:
         if _wants(hub):
             buses.add_hub(buses.assign(hub))
-    for dev in _devices(domain, hubs=False):
-        if _wants(dev):
-            buses.assign(dev)
+    for dev in wanting:
+        buses.assign(dev)
 
 
 def assign_usb_live(domain: Domain) -> None:
@@ -93,11 +95,12 @@ def assign_usb_live(domain: Domain) -> None:
 
     A port that QEMU chose, for a device of an old definition, is nobody's to give.
     """
-    wanting = [dev for dev in _devices(domain, hubs=False) if _wants(dev) and dev.alias.name is None]
+    devices = _devices(domain)
+    wanting = [dev for dev in devices if _wants(dev) and dev.alias.name is None]
     if not wanting:
         return
     buses = _Buses(domain)
-    for dev in _devices(domain, hubs=False):
+    for dev in devices:
         if isinstance(dev.address, UsbAddress) and not _wants(dev):
             buses.reserve(dev.address)
     for dev in wanting:
@@ -189,30 +192,33 @@ def where_is_said(where: UsbAddress) -> bool:
     return bool(where.port) and where.port != "0"
 
 
-def _hubs(domain: Domain) -> Iterator[Hub]:
-    return (hub for hub in domain.devices.hubs if hub.type == "usb")
+def _hubs(domain: Domain) -> list[Hub]:
+    listed: list[Hub] = domain.devices.__dict__.get("hubs", [])
+    return [hub for hub in listed if hub.type == "usb"]
 
 
-def _devices(domain: Domain, *, hubs: bool) -> Iterator[Device]:
-    """Yield the devices on USB, in the order in which they choose their ports."""
-    devices = domain.devices
-    if hubs:
-        yield from _hubs(domain)
-    yield from (dev for dev in devices.hostdevs if dev.is_subsystem("usb"))
-    yield from (dev for dev in devices.disks if said(dev, "target.bus") == "usb")
-    yield from (dev for dev in devices.controllers if dev.type is ControllerType.CCID)
-    yield from (dev for dev in devices.inputs if dev.bus == "usb")
-    yield from (dev for dev in devices.serials if said(dev, "target.type") == "usb-serial")
-    yield from (dev for dev in devices.sounds if said(dev, "model") == "usb")
-    yield from (dev for dev in devices.redirdevs if said(dev, "bus") == "usb")
+_ON_USB: tuple[tuple[str, Callable[[Any], bool]], ...] = (
+    ("hostdevs", lambda dev: dev.is_subsystem("usb")),
+    ("disks", lambda dev: said(dev, "target.bus") == "usb"),
+    ("controllers", lambda dev: dev.type is ControllerType.CCID),
+    ("inputs", lambda dev: dev.bus == "usb"),
+    ("serials", lambda dev: said(dev, "target.type") == "usb-serial"),
+    ("sounds", lambda dev: said(dev, "model") == "usb"),
+    ("redirdevs", lambda dev: said(dev, "bus") == "usb"),
+)
+"""The lists in which devices on USB are, in the order in which they choose their ports."""
 
 
-def _add_hubs(domain: Domain) -> None:
-    """Add as many hubs as it takes to have a port for every device."""
-    available = sum(
-        port_count(c) or 0 for c in domain.devices.controllers if c.type is ControllerType.USB
-    ) + HUB_PORTS * sum(1 for _ in _hubs(domain))
-    needed = sum(1 for _ in _devices(domain, hubs=True))
-    if needed > available:
-        count = -(-(needed - available + 1) // (HUB_PORTS - 1))
-        domain.devices.hubs.extend(Hub(type="usb") for _ in range(count))
+def _devices(domain: Domain) -> list[Device]:
+    """Return the devices on USB but for hubs, in the order in which they choose their ports."""
+    held = domain.devices.__dict__
+    return [dev for name, is_on_usb in _ON_USB for dev in held.get(name, ()) if is_on_usb(dev)]
+
+
+def _add_hubs(domain: Domain, lacking: int) -> list[Hub]:
+    """Add as many hubs as it takes to have so many ports more, and return them."""
+    if lacking <= 0:
+        return []
+    added = [Hub(type="usb") for _ in range(-(-(lacking + 1) // (HUB_PORTS - 1)))]
+    domain.devices.hubs.extend(added)
+    return added

@@ -113,9 +113,12 @@ class Handler(Generic[D]):
     config: ClassVar[bool] = True
     config_update: ClassVar[bool] = False
     live_update: ClassVar[bool] = False
+    #: `environment` answers something
+    has_environment: ClassVar[bool] = False
 
     def __init_subclass__(cls, kind: type[Device] | None = None, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
+        cls.has_environment = cls.environment is not Handler.environment
         if kind is not None:
             Handler.kinds[kind] = cls()
 

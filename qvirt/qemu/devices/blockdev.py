@@ -67,14 +67,15 @@ def number_images(disks: list[Disk], first: int = 1) -> int:
     libvirt counts from the last disk to the first, each chain from the top down, an empty drive as well.
     A number that is in use is not given again.
     """
-    used = [image.index for disk in disks for image in disk.images() if image.index is not None]
+    chains = [(disk, list(disk.images())) for disk in disks]
+    used = [image.index for _, images in chains for image in images if image.index is not None]
     first = max(first, max(used, default=0) + 1)
-    for disk in reversed(disks):
+    for disk, images in reversed(chains):
         if not uses_blockdev(disk) or disk.type == SourceType.VOLUME:
             continue
         if not disk.has_medium:
             first += 1
-        for image in disk.images():
+        for image in images:
             if image.index is None:
                 image.index = first
                 first += 1

@@ -131,7 +131,7 @@ class ControllerHandler(Handler[Controller], kind=Controller):
             pci_defaults(dev, ctx)
 
     def validate(self, dev: Controller, ctx: Context) -> None:
-        if dev.driver.iothread:
+        if dev.says("driver") and dev.driver.iothread:
             _validate_iothread(dev, ctx)
         _VALIDATORS.get(dev.type, _accept)(dev, ctx)
 

@@ -6,7 +6,7 @@ QEMU's devices are recorded in ``<model name=…>``: what the guest sees may not
 from collections.abc import Iterator
 
 from qvirt.errors import ConfigUnsupported, XmlError
-from qvirt.model.devices.controller import Controller
+from qvirt.model.devices.controller import Controller, PciControllerTarget
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.devices.props import Prop, PropTable
@@ -53,15 +53,13 @@ _RANGES: tuple[tuple[str, str, int, int], ...] = (
 )
 
 _PROPS = PropTable(
-    Controller,
-    Prop("bus_nr", "target.bus_nr"),
-    Prop("chassis_nr", "target.chassis_nr"),
-    Prop("port", "target.port"),
-    Prop("chassis", "target.chassis"),
-    Prop("hotplug", "target.hotplug"),
+    PciControllerTarget,
+    Prop("bus_nr", "bus_nr"),
+    Prop("chassis_nr", "chassis_nr"),
+    Prop("port", "port"),
+    Prop("chassis", "chassis"),
+    Prop("hotplug", "hotplug"),
 )
-_NODE_PROPS = PropTable(Controller, Prop("numa_node", "target.node"))
-_ROOT_PROPS = PropTable(Controller, Prop("index", "target.index"))
 
 
 def pci_defaults(dev: Controller, ctx: Context) -> None:
@@ -122,6 +120,17 @@ def _validate_node(dev: Controller, ctx: Context) -> None:
         raise ConfigUnsupported("The PCI controller with index=0 can't be associated with a NUMA node")
 
 
+_TARGET_WORDS = (
+    ("chassis_nr", "chassisNr"),
+    ("chassis", "chassis"),
+    ("port", "port"),
+    ("bus_nr", "busNr"),
+    ("index", "targetIndex"),
+    ("hotplug", "hotplug"),
+    ("node", "numaNode"),
+)
+
+
 def _validate_target(dev: Controller) -> None:
     model = dev.model or ""
     known = MODELS[model]
@@ -130,19 +139,12 @@ def _validate_target(dev: Controller) -> None:
     if name and name not in known.devices:
         what = "has invalid value" if known.devices else "is not valid"
         raise ConfigUnsupported(f"Option 'modelName' {what} {whose}")
-    for field, word in (
-        ("chassis_nr", "chassisNr"),
-        ("chassis", "chassis"),
-        ("port", "port"),
-        ("bus_nr", "busNr"),
-        ("index", "targetIndex"),
-        ("hotplug", "hotplug"),
-        ("node", "numaNode"),
-    ):
-        value = getattr(dev.target, field)
-        if value is None and field in known.required:
-            raise ConfigUnsupported(f"Required option '{word}' is not set {whose}")
-        if value is not None and field not in known.required and field not in known.allowed:
+    said = dev.target.__dict__
+    for field, word in _TARGET_WORDS:
+        if said.get(field) is None:
+            if field in known.required:
+                raise ConfigUnsupported(f"Required option '{word}' is not set {whose}")
+        elif field not in known.required and field not in known.allowed:
             raise ConfigUnsupported(f"Option '{word}' is not valid {whose}")
 
 
@@ -155,10 +157,11 @@ def pci_switches(dev: Controller, ctx: BuildContext) -> Iterator[Switch]:
     name = dev.pci_model.name if dev.pci_model is not None else ""
     if not name:
         raise ConfigUnsupported(f"PCI controller '{model}' with index '{dev.index}' has no <model name=…>")
+    target = dev.target
     props: dict[str, JsonValue] = {"driver": name}
-    props |= (_ROOT_PROPS if model == "pci-root" else _PROPS).render(dev, ctx)
+    props |= {"index": target.index} if model == "pci-root" else _PROPS.render(target, ctx)
     props["id"] = dev.alias.name
-    props |= _NODE_PROPS.render(dev, ctx)
+    props["numa_node"] = target.node
     yield Device(props | placement(dev, ctx))
 
 

@@ -254,6 +254,8 @@ def _check_transient(disk: Disk) -> None:
 
 
 def _check_iotune(disk: Disk, ctx: Context) -> None:
+    if not disk.says("iotune"):
+        return
     tune = disk.iotune
     limits = tune.limits
     if tune.group_name and not limits:

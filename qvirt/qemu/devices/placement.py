@@ -121,7 +121,7 @@ def _pci(dev: Device, where: PciAddress, ctx: Context) -> dict[str, JsonValue]:
         "bus": bus,
         "multifunction": where.multifunction,
         "addr": slot,
-        "acpi-index": dev.acpi.index,
+        "acpi-index": dev.acpi.index if dev.says("acpi") else None,
     }
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from qvirt.errors import QvirtError
+from qvirt.qemu.addresses.pci import _PLANS
 from qvirt.qemu.dialect.ages import age_caps, parse_age
 from tests.support.pure import completed
 from tests.unit.qemu.addresses.documents import controllers, document, guest, spot
@@ -192,3 +193,19 @@ def test_an_old_bridge_that_is_added_stands_where_real_ones_do() -> None:
     domain = completed(document(devices, "q35"), caps)
     assert controllers(domain)[1:3] == ["1 dmi-to-pci-bridge 00:1e.0", "2 pci-bridge 01:00.0"]
     assert spot(domain.devices.interfaces[0]) == "02:01.0"
+
+
+def test_a_plan_made_before_serves_guests_of_its_make_and_no_others() -> None:
+    usb2 = "<controller type='usb' index='0' model='ich9-{}'/>"
+    group = "".join(usb2.format(part) for part in ("ehci1", "uhci1", "uhci2", "uhci3"))
+    makes = [nic(), nic() * 2, nic("rtl8139"), group, nic(address=pci(0, 3)), nic(address=pci(0, 4))]
+    for machine in ("pc", "q35"):
+        _PLANS.clear()
+        first = [guest(devices, machine).to_xml() for devices in makes]
+        plans = len(_PLANS)
+        assert plans > 1
+        assert [guest(devices, machine).to_xml() for devices in makes] == first
+        assert len(_PLANS) == plans
+        for devices, made in zip(makes, first, strict=True):
+            _PLANS.clear()
+            assert guest(devices, machine).to_xml() == made
