@@ -219,6 +219,15 @@ class Monitor:
         """End the connection; outstanding commands fail. Harmless when already closed."""
         self._fail(MonitorClosed(f"QEMU monitor{self._of()} was closed"))
 
+    def read_rest(self) -> None:
+        """Take what a QEMU that has ended has said, to the end of file, and the end itself.
+
+        The loop may not tell of it: that a connection was reset, as QEMU had not read all that was sent,
+        libuv tells only once, and then there are last words to be read first.
+        """
+        while self._failure is None and self._read():
+            pass
+
     async def wait_closed(self) -> None:
         """Wait until the connection has ended, from whichever side."""
         await asyncio.shield(self._closed)
@@ -278,16 +287,22 @@ class Monitor:
         self._loop.remove_reader(self._sock.fileno())
 
     def _readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Take what is there; tells whether anything was."""
         try:
             data = self._sock.recv(_READ_SIZE)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
+        except ConnectionResetError:
+            data = b""  # it has ended without reading all that was sent
         except OSError as e:
             self._fail(SystemError_(f"Unable to read from monitor{self._of()}", e))
-            return
+            return False
         if not data:
             self._fail(MonitorClosed(f"End of file from qemu monitor (vm='{self.name}')"))
-            return
+            return False
         events = 0
         try:
             for message in self._decoder.feed(data):
@@ -302,13 +317,14 @@ class Monitor:
                         if not self._greeted.done():
                             self._greeted.set_result(message)
                 if self._failure is not None:
-                    return
+                    return False
         except WireError as e:
             log.error("monitor%s: %s", self._of(), e)
             self._fail(e)
-            return
+            return False
         if events:
             self._pace.spend(events)
+        return True
 
     def _take_reply(self, reply: Reply) -> None:
         future = self._waiting.pop(reply.id, None) if isinstance(reply.id, int) else None

@@ -191,11 +191,11 @@ def prepare(hv: "Hypervisor", running: Running, resources: Iterable[Resource]) -
             if not resource.optional:
                 raise _missing(path)
             continue
-        for obstacle in _obstacles(terms, resource, path):
+        owner = _new_owner(terms, resource, path)
+        for obstacle in _obstacles(terms, resource, path, owner):
             user = terms.user
             who = f" (as uid:{user.uid}, gid:{user.gid})" if user is not None else ""
             raise SystemError_(f"Cannot access storage file '{path}'{who}: Permission denied: {obstacle}")
-        owner = _new_owner(terms, resource, path)
         if owner is not None and running.private_dev and _is_node(path):
             owner = None  # it is QEMU's own node that changes hands
         loan = hv.owners.plan(path, owner) if owner is not None else None
@@ -242,7 +242,7 @@ def troubles(terms: Terms, resources: Iterable[Resource]) -> list[str]:
             if not resource.create and not resource.optional:
                 found[str(_missing(path).detail)] = None
         else:
-            for obstacle in _obstacles(terms, resource, path):
+            for obstacle in _obstacles(terms, resource, path, _new_owner(terms, resource, path)):
                 about = "" if obstacle.path in obstacle.what else f"file '{path}': "
                 found[f"{about}{obstacle}"] = None
     return list(found)
@@ -276,9 +276,10 @@ def _new_owner(terms: Terms, resource: FileResource, path: str) -> tuple[int, in
     return terms.user.uid, terms.user.gid
 
 
-def _obstacles(terms: Terms, resource: FileResource, path: str) -> Iterator[dac.Obstacle]:
+def _obstacles(
+    terms: Terms, resource: FileResource, path: str, owner: tuple[int, int] | None
+) -> Iterator[dac.Obstacle]:
     user = terms.user
     if user is None or (user.uid == 0 and terms.keeps_power) or (resource.optional and not resource.relabel):
         return iter(())
-    owner = _new_owner(terms, resource, path)
     return dac.obstacles(path, user, write=resource.writable, owner=owner)

@@ -617,7 +617,8 @@ async def finish(domain: "Domain", running: Running, *, quiet: bool = False, kee
     hv = domain.hypervisor
     hv.checkpoint("finish")
     if running.link is not None:
-        # the last events are in the socket's buffer; end-of-file follows them
+        # the last events are in the buffer; end-of-file follows them, unless somebody else has the socket
+        running.link.read_rest()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await running.link.wait_closed()

@@ -229,7 +229,7 @@ class Running(Record, frozen=False, eq=False):
     def touch(self, come_or_gone: Iterable[Device] = ()) -> None:
         """Forget documents written from the definition, which has changed.
 
-        come_or_gone: nothing else of the devices is another than before.
+        come_or_gone: nothing else is another than before.
         """
         self._texts.clear()
         self.written.forget({KINDS[dev.tag][0] for dev in come_or_gone})

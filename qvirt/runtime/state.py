@@ -115,20 +115,24 @@ class Footprint(Record, frozen=False):
 class Written:
     """The live document as it is written into the status file, kept by its parts until one of them changes.
 
-    whole: all of it, None when anything has changed. lists: the text of each list of devices, by its name.
+    whole: all of it. frame: what stands before the devices and after them. lists: the text of each list of
+    devices, by its name.
     """
 
-    __slots__ = ("lists", "whole")
+    __slots__ = ("frame", "lists", "whole")
 
     def __init__(self) -> None:
         self.whole: str | None = None
+        self.frame: list[str] | None = None
         self.lists: dict[str, str] = {}
 
     def forget(self, lists: set[str]) -> None:
-        """Forget what has changed: these lists and all that is not of devices, or everything."""
+        """Forget what has changed: lists of devices that have come or gone, or everything."""
         self.whole = None
         if not lists:
             self.lists.clear()
+        if not lists or "memory" in lists:  # the guest has more or less of it
+            self.frame = None
         for name in lists if lists.isdisjoint(_MIRRORED) else lists | _MIRRORED:
             self.lists.pop(name, None)
 

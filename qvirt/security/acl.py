@@ -27,7 +27,7 @@ class Entry(Record):
     id: int = _NOBODY
 
 
-def read(path: Path) -> list[Entry] | None:
+def read(path: Path | str) -> list[Entry] | None:
     """Return the list; None where the mode bits say all there is."""
     try:
         data = os.getxattr(path, _NAME)

@@ -66,15 +66,15 @@ def obstacles(
 
     owner: whom the file is going to belong to; None when it stays as it is. Symbolic links are followed.
     """
-    real = Path(os.path.realpath(path))
-    for folder in reversed(real.parents):
+    real = os.path.realpath(path)
+    for folder in _folders_above(real):
         try:
             status = os.stat(folder)
         except OSError:
             return
         if not _may(folder, status, user, 1):
             yield Obstacle(
-                str(folder),
+                folder,
                 f"directory '{folder}' cannot be searched by QEMU's user ({_described(status)})",
                 f"allow it with '{_remedy(folder, user, 'x')}', or move the file",
             )
@@ -88,16 +88,21 @@ def obstacles(
     if owner is not None:
         if not _mode_allows(status.st_mode, owner, user, need):
             yield Obstacle(
-                str(real),
+                real,
                 f"mode {status.st_mode & 0o7777:04o} forbids it to QEMU's user even if it is lent",
                 f"allow it with 'chmod u+{bits} {real}'",
             )
     elif not _may(real, status, user, need):
         yield Obstacle(
-            str(real),
+            real,
             f"it stays as it is ({_described(status)})",
             f"allow it with '{_remedy(real, user, bits)}', or let it be relabelled",
         )
+
+
+def _folders_above(path: str) -> list[str]:
+    """Return the folders on the way to an absolute path, the root first."""
+    return ["/", *[path[:at] for at, letter in enumerate(path) if letter == "/" and at]]
 
 
 def is_open_to_all(path: str, user: QemuUser, *, write: bool) -> bool:
@@ -106,7 +111,7 @@ def is_open_to_all(path: str, user: QemuUser, *, write: bool) -> bool:
         status = os.stat(path)
     except OSError:
         return False
-    return not stat.S_ISREG(status.st_mode) and _may(Path(path), status, user, 6 if write else 4)
+    return not stat.S_ISREG(status.st_mode) and _may(path, status, user, 6 if write else 4)
 
 
 def kvm_usable(user: QemuUser | None) -> bool:
@@ -142,7 +147,7 @@ def _name(uid: int, gid: int) -> str:
         return f"{user}:{gid}"
 
 
-def _remedy(path: Path, user: QemuUser, bits: str) -> str:
+def _remedy(path: str, user: QemuUser, bits: str) -> str:
     """Return the command that opens a path to as few as can be."""
     status = os.stat(path)
     if status.st_gid == user.gid or status.st_gid in user.groups:
@@ -152,7 +157,7 @@ def _remedy(path: Path, user: QemuUser, bits: str) -> str:
     return f"chmod o+{bits} {path}"
 
 
-def _may(path: Path, status: os.stat_result, user: QemuUser, bits: int) -> bool:
+def _may(path: str, status: os.stat_result, user: QemuUser, bits: int) -> bool:
     """Tell whether mode and access control list let the user do it; a root without capabilities is a user."""
     entries = acl.read(path)
     if entries is not None:

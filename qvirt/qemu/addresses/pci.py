@@ -142,9 +142,11 @@ def assign_pci_live(ctx: Context) -> None:
     if highest < 0 or not supports_pci(domain):
         return
     slots = Slots(ctx)
+    wanting = _wanting(ctx, slots)
+    if not wanting:
+        return
     buses = _buses(ctx, slots, highest + 1, growing=False)
     reserve_builtin(ctx, buses, slots)
-    wanting = _wanting(ctx, slots)
     _put(wanting, _settle(buses, [wish for _, wish in wanting], _groups(domain)))
 
 

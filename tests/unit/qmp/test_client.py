@@ -309,3 +309,19 @@ def test_connect_by_path(loop: str, tmp_path: Path, length: int) -> None:
         os.close(here)
 
     run(loop, main())
+
+
+def test_a_qemu_that_ends_without_reading_all_is_heard_to_its_end(loop: str) -> None:
+    async def main() -> None:
+        events: list[Event] = []
+        peer, monitor = await pair(on_event=events.append)
+        call = monitor.submit("cont")  # which is never read, so the connection is reset
+        peer.say({"event": "SHUTDOWN", "data": {}, "timestamp": {"seconds": 1, "microseconds": 2}})
+        peer.sock.close()
+        monitor.read_rest()
+        assert [event.name for event in events] == ["SHUTDOWN"]
+        assert monitor.is_closed
+        with pytest.raises(MonitorClosed, match="End of file"):
+            await call
+
+    run(loop, main())
