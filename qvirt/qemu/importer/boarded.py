@@ -4,7 +4,8 @@ A start says ``-nodefaults``, so what the board has by default is said as well.
 """
 
 from qvirt.qemu.importer.account import Outcome
-from qvirt.qemu.importer.gone import NO_RAMFB, is_gone
+from qvirt.qemu.importer.firmware import old_flash
+from qvirt.qemu.importer.gone import INSTEAD_OF_RAMFB, is_gone
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.options import Argument, collect, split_opts, to_props
 
@@ -26,7 +27,7 @@ def read_board(line: Line, reason: str = _REASON) -> None:
     """Hand over every device, and spell out the defaults."""
     _defaults(line)
     monitors = _monitors(line)
-    done = _flashes(line, reason)
+    done = old_flash(line, reason)
     done += [argument for part in line.parts.of("object") if part.settled for argument in part.given]
     for argument in line.given(*_DEVICES):
         if argument in done or _is_gone(line, argument):
@@ -53,37 +54,10 @@ def _is_gone(line: Line, argument: Argument) -> bool:
     if driver and is_gone(line.caps, driver):
         line.drop([argument], f"this emulator has no device '{driver}'")
         return True
-    screen = NO_RAMFB.get(line.caps.target) if driver == "ramfb" else None
-    if screen is None or line.caps.version >= _RISCV_IS_WHOLE:
+    if driver != "ramfb" or not line.is_old_riscv:
         return False
-    line.pass_on([argument], ["-device", screen], "QEMU draws no ramfb on this machine")
+    line.pass_on([argument], ["-device", INSTEAD_OF_RAMFB], "QEMU draws no ramfb on this machine")
     return True
-
-
-#: the release in which RISC-V's board has fw_cfg with DMA, and names its flash as others do
-_RISCV_IS_WHOLE = (8, 1, 0)
-
-
-def _flashes(line: Line, reason: str) -> list[Argument]:
-    """Say flash in the words of a board that has no property for it; return the arguments of its nodes."""
-    used: list[Argument] = []
-    if not line.caps.target.startswith("riscv") or line.caps.version >= _RISCV_IS_WHOLE:
-        return used
-    for unit, key in enumerate(("pflash0", "pflash1")):
-        node = line.parts.find("blockdev", line.machine.get(key))
-        below = node
-        while below is not None and isinstance(below.props.get("file"), str):
-            below = line.parts.find("blockdev", below.props["file"])
-        path = below.text("filename") if below is not None else None
-        if node is None or below is None or path is None:
-            continue
-        del line.machine[key]
-        readonly = ",readonly=on" if node.flag("read-only") else ""
-        given = [*node.given, *(below.given if below is not node else ())]
-        words = f"if=pflash,unit={unit},format=raw,file={path.replace(',', ',,')}{readonly}"
-        line.pass_on(given, ["-drive", words], reason)
-        used += given
-    return used
 
 
 def _monitors(line: Line) -> set[str]:

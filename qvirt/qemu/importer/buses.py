@@ -2,7 +2,7 @@
 
 import re
 
-from qvirt.model.devices.address import Address, PciAddress
+from qvirt.model.devices.address import Address, CcwAddress, PciAddress
 from qvirt.qemu.importer.parts import Part, Unfit
 from qvirt.record import Record, field
 
@@ -11,6 +11,7 @@ _CHIPSET: dict[str, tuple[str, frozenset[int]]] = {
     "pc": ("pci.0", frozenset({0, 1})),
     "q35": ("pcie.0", frozenset({0, 0x1F})),
     "virt": ("pcie.0", frozenset({0})),
+    "s390": ("pci.0", frozenset()),
 }
 
 
@@ -35,6 +36,7 @@ class Buses:
 
     def __init__(self, family: str) -> None:
         name, used = _CHIPSET[family]
+        self.has_pci = family != "s390"  # there PCI functions have numbers of their own
         self.root = PciBus(0, set(used))
         self.pci: dict[str, PciBus] = {name: self.root}
         self.others: dict[str, Bus] = {}
@@ -81,6 +83,8 @@ class Buses:
 
     def place_pci(self, part: Part) -> PciAddress:
         """Return the address QEMU gives the part. Raises Unfit where its bus is unknown."""
+        if not self.has_pci:
+            raise Unfit("where it is on this machine's PCI is not said in XML's way")
         name = part.text("bus")
         bus = self.root if name is None else self.pci.get(name)
         if bus is None:
@@ -91,6 +95,21 @@ class Buses:
         if part.flag("multifunction") is not None:
             address.multifunction = part.flag("multifunction")
         return address
+
+    def place_ccw(self, part: Part) -> CcwAddress:
+        """Return the number on the channel that QEMU gives the part. Raises Unfit for one of another kind."""
+        said = part.text("devno")
+        if said is None:
+            number = 0
+            while not self.take("ccw", number):
+                number += 1
+        else:
+            match = re.fullmatch(r"fe\.0\.([0-9a-fA-F]{1,4})", said)
+            if match is None:
+                raise Unfit(f"its number '{said}' is not on the virtual channel")
+            number = int(match[1], 16)
+            self.take("ccw", number)
+        return CcwAddress(cssid=0xFE, ssid=0, devno=number)
 
     def slot_of(self, part: Part, bus: PciBus) -> tuple[int, int]:
         """Return slot and function: as said, else the first free slot."""
@@ -108,7 +127,7 @@ class Buses:
         """Keep the slot of a device that is handed to QEMU as it is, and write its place into it."""
         name = part.text("bus")
         bus = self.root if name is None else self.pci.get(name)
-        if bus is None or bus is not self.root:
+        if bus is None or bus is not self.root or not self.has_pci:
             return
         slot, function = self.slot_of(part, bus)
         bus.used.add(slot)

@@ -34,6 +34,7 @@ from qvirt.qemu.importer.ports import (
     read_other_serial,
     read_parallel,
     read_redirdev,
+    read_sclp,
     read_serial_port,
     read_smartcard,
 )
@@ -66,7 +67,11 @@ _VIRTIO: dict[str, Reader] = {
     "vhost-vsock": read_vsock,
 }
 READERS: dict[str, Reader] = {
-    **{f"{name}-{transport}": reader for name, reader in _VIRTIO.items() for transport in ("pci", "device")},
+    **{
+        f"{name}-{transport}": reader
+        for name, reader in _VIRTIO.items()
+        for transport in ("pci", "ccw", "device")
+    },
     **{
         f"{name}-pci-{kind}": _VIRTIO[name]
         for name in ("virtio-blk", "virtio-net", "virtio-scsi", "virtio-serial", "virtio-balloon",
@@ -90,6 +95,7 @@ READERS: dict[str, Reader] = {
     "usb-ccid": read_ccid,
     "serial-port": read_serial_port,
     "isa-serial": read_isa_serial,
+    **dict.fromkeys(("sclpconsole", "sclplmconsole"), read_sclp),
     **dict.fromkeys(("usb-serial", "pci-serial", "isa-debugcon"), read_other_serial),
     "isa-parallel": read_parallel,
     "virtserialport": read_channel,

@@ -4,12 +4,18 @@ from qvirt.model.devices.disk import Disk
 from qvirt.model.os import Loader, Nvram
 from qvirt.qemu.importer.disks import read_drive, take_image
 from qvirt.qemu.importer.line import Line
+from qvirt.qemu.importer.options import Argument
 from qvirt.qemu.importer.parts import Part, Unfit
 
 
 def read_firmware(line: Line) -> None:
     """Read what the machine runs before the guest."""
     _bios(line)
+    old_flash(line, _NO_FLASH)
+    if line.is_old_riscv:
+        for part in _flashes(line):
+            line.pass_part(part, _NO_FLASH)
+        return
     flashes = _flashes(line)
     if flashes:
         try:
@@ -25,9 +31,38 @@ def read_firmware(line: Line) -> None:
             line.pass_part(part, "XML has no such drive on this machine")
 
 
+_NO_FLASH = "XML's flash needs a property that this machine gets with QEMU 8.1"
+
+
+def old_flash(line: Line, reason: str) -> list[Argument]:
+    """Say flash in the words of a board that has no property for it; return the arguments of its nodes."""
+    used: list[Argument] = []
+    if not line.is_old_riscv:
+        return used
+    for unit, key in enumerate(("pflash0", "pflash1")):
+        node = line.parts.find("blockdev", line.machine.get(key))
+        below = node
+        while below is not None and isinstance(below.props.get("file"), str):
+            below = line.parts.find("blockdev", below.props["file"])
+        path = below.text("filename") if below is not None else None
+        if node is None or below is None or path is None:
+            continue
+        del line.machine[key]
+        readonly = ",readonly=on" if node.flag("read-only") else ""
+        given = [*node.given, *(below.given if below is not node else ())]
+        words = f"if=pflash,unit={unit},format=raw,file={path.replace(',', ',,')}{readonly}"
+        line.pass_on(given, ["-drive", words], reason)
+        node.settled = below.settled = "commandline"
+        used += given
+    return used
+
+
 def _bios(line: Line) -> None:
     argument = line.last("bios")
     if argument is None:
+        return
+    if argument.value in ("none", "default"):
+        line.pass_on(line.given("bios"), ["-bios", argument.value], "a word of QEMU's, no file")
         return
     line.domain.os.loader = Loader(type="rom", path=argument.value)
     line.to_xml(line.given("bios"), "<loader type='rom'>")

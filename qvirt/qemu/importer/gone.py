@@ -82,5 +82,5 @@ def is_gone(caps: EmulatorCaps, driver: str) -> bool:
     return bool(caps.types) and not caps.has_device(driver) and driver not in _SECOND_NAMES
 
 
-#: boards whose QEMU has no DMA for ramfb to be drawn by, and the screen they can have
-NO_RAMFB: Mapping[str, str] = {"riscv64": "virtio-gpu-pci", "riscv32": "virtio-gpu-pci"}
+#: the screen for RISC-V's board where it has no DMA for ramfb to be drawn by
+INSTEAD_OF_RAMFB = "virtio-gpu-pci"

@@ -6,6 +6,7 @@ order in which QEMU makes them, since that decides who gets which slot.
 
 import re
 
+from qvirt.qemu.importer.gone import INSTEAD_OF_RAMFB
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.options import Argument, collect, nest, split_opts, to_props
 from qvirt.qemu.importer.parts import Part, Props, integer, switch
@@ -77,6 +78,16 @@ _DEVICE_ALIASES = {
 }  # fmt: skip
 
 
+#: where drives go whose bus is not said, where that is not IDE
+_DEFAULT_BUS = {"virt": "virtio", "s390": "virtio", "riscv": "none"}
+#: serial ports that keep QEMU from making one by itself
+_SERIALS = frozenset({"isa-serial", "sclpconsole", "sclplmconsole"})
+
+
+def _virtio(line: Line, name: str) -> str:
+    return f"virtio-{name}-{'ccw' if line.family == 's390' else 'pci'}"
+
+
 def read_objects(line: Line) -> None:
     """Read what devices rest on, which has one spelling only."""
     for argument in line.given(*_PLAIN):
@@ -99,6 +110,9 @@ def read_parts(line: Line) -> None:
         props, json = to_props(argument)
         part = line.parts.add(Part("device", props, (argument,), json))
         _unalias(line, part)
+        if part.driver == "ramfb" and line.is_old_riscv:
+            part.props = {"driver": INSTEAD_OF_RAMFB}
+            line.note("QEMU draws no ramfb on this machine; it gets another screen", [argument])
         if part.driver == "pci-assign":
             part.props["driver"] = "vfio-pci"
             line.note("the kernel's old device assignment is gone; VFIO is what came after it", [argument])
@@ -111,7 +125,7 @@ def read_parts(line: Line) -> None:
         if argument.value != "none":
             props = collect(split_opts(argument.value or "", "type"))
             props.pop("type", None)
-            line.parts.add(Part("device", {"driver": "virtio-balloon-pci", **props}, (argument,)))
+            line.parts.add(Part("device", {"driver": _virtio(line, "balloon"), **props}, (argument,)))
         else:
             line.drop([argument], "no balloon is what there is without one")
     for argument in line.given("watchdog"):
@@ -119,7 +133,7 @@ def read_parts(line: Line) -> None:
     for argument in line.given("virtioconsole"):
         chardev = legacy_chardev(line, argument, argument.value or "", "virtcon")
         if chardev is not None:
-            line.parts.add(Part("device", {"driver": "virtio-serial-pci"}, (argument,)))
+            line.parts.add(Part("device", {"driver": _virtio(line, "serial")}, (argument,)))
             line.parts.add(Part("device", {"driver": "virtconsole", "chardev": chardev.id}, (argument,)))
 
 
@@ -223,7 +237,7 @@ def _drive(
 ) -> None:
     kind = props.get("if")
     if kind is None:
-        kind = props["if"] = "virtio" if line.family == "virt" else "ide"
+        kind = props["if"] = _DEFAULT_BUS.get("riscv" if line.is_riscv else line.family, "ide")
     number = sum(len(places) for places in taken.values()) + len(line.parts.of("drive"))
     if kind == "none":
         props.setdefault("id", f"drive{number}")
@@ -256,8 +270,8 @@ def _drive_device(line: Line, drive: Part, kind: str, bus: int, unit: int, id: s
     """Return the device for a drive, None where the machine has no device for it (flash)."""
     is_cd = drive.props.get("media") == "cdrom"
     match kind:
-        case "ide" if line.family == "virt":
-            return {"driver": "virtio-blk-pci", "drive": id}
+        case "ide" if line.family in ("virt", "s390"):
+            return {"driver": _virtio(line, "blk"), "drive": id}
         case "ide":
             return {
                 "driver": "ide-cd" if is_cd else "ide-hd",
@@ -271,7 +285,7 @@ def _drive_device(line: Line, drive: Part, kind: str, bus: int, unit: int, id: s
         case "floppy":
             return {"driver": "floppy", "unit": str(unit), "drive": id}
         case "virtio":
-            return {"driver": "virtio-blk-pci", "drive": id}
+            return {"driver": _virtio(line, "blk"), "drive": id}
         case "usb":
             return {"driver": "usb-storage", "drive": id}
         case "xen":
@@ -291,7 +305,7 @@ def _screens(line: Line) -> list[Part]:
             argument.name, argument.value
         )
     if word is None:
-        if not line.defaults or line.family == "virt" or _has_device(line, _SCREENS):
+        if not line.defaults or line.family in ("virt", "s390") or _has_device(line, _SCREENS):
             return []
         word = "cirrus" if _is_old_pc(line) else "std"
     word = word.partition(",")[0]
@@ -320,6 +334,10 @@ def _networks(line: Line) -> list[Part]:
     cards: list[Part] = []
     hubs: dict[int, tuple[list[Part], list[Part]]] = {}
     given = line.given("net", "nic")
+    if line.is_riscv:
+        for argument in given:
+            line.pass_on([argument], list(argument.words), "this machine makes no card of it")
+        return cards
     forwards = _redirections(line)
     counter = 0
     for argument in given:
@@ -407,7 +425,7 @@ def _plug(
 
 def _card(line: Line, props: Props) -> Props:
     """Return a card's properties from those of ``-net nic``."""
-    default = {"q35": "e1000e", "virt": "virtio-net-pci"}.get(line.family, "e1000")
+    default = {"q35": "e1000e", "virt": "virtio-net-pci", "s390": "virtio-net-ccw"}.get(line.family, "e1000")
     if line.family == "q35" and re.match(r"pc-q35-(?:2\.([0-9]|1[01])|1\.\d)(?:\.|$)", line.machine_type):
         default = "e1000"
     model = str(props.get("model", default))
@@ -520,7 +538,9 @@ def _virtfs(line: Line, argument: Argument) -> None:
     tag = props.pop("mount_tag", None)
     id = str(props.setdefault("id", str(tag)))
     line.parts.add(Part("fsdev", props, (argument,)))
-    line.parts.add(Part("device", {"driver": "virtio-9p-pci", "fsdev": id, "mount_tag": tag}, (argument,)))
+    line.parts.add(
+        Part("device", {"driver": _virtio(line, "9p"), "fsdev": id, "mount_tag": tag}, (argument,))
+    )
 
 
 # ------------------------------------------------------------ serial, parallel
@@ -546,7 +566,7 @@ def _ports(line: Line) -> None:
                 )
             )
         place += 1
-    if not serials and line.defaults and not _has_device(line, frozenset({"isa-serial"})):
+    if not serials and line.defaults and not _has_device(line, _SERIALS):
         kind = "stdio" if line.nographic else "vc"
         line.parts.add(Part("chardev", {"backend": kind, "id": "serial0"}, tuple(line.given("nographic"))))
         line.parts.add(
@@ -556,7 +576,7 @@ def _ports(line: Line) -> None:
                 tuple(line.given("nographic")),
             )
         )
-    if line.family == "virt":
+    if line.family in ("virt", "s390"):
         line.drop(line.given("parallel"), "this machine has no parallel port")
         return
     parallels = line.given("parallel")

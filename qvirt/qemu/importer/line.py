@@ -27,7 +27,7 @@ Kind = Callable[[str], str]
 class Line(Record, frozen=False):
     """The state of one import.
 
-    family: what is known of the machine: "pc", "q35", "virt" have their devices in XML; "" is a board whose
+    family: what is known of the machine: "pc", "q35", "virt", "s390" have theirs in XML; "" is a board whose
     devices are only its own to name. defaults: ``-nodefaults`` was not given. nodes: which part became which
     device. late: the disks QEMU adds after all other devices. excluded: parts, by `key`, that must not become
     XML, and what a document with them is refused with. hugepages: they are mounted here. spice_tls: it is
@@ -204,6 +204,16 @@ class Line(Record, frozen=False):
         return self.domain.os.type.arch or self.caps.arch
 
     @property
+    def is_riscv(self) -> bool:
+        """Tell whether the machine is RISC-V's; its "virt" makes neither cards nor disks by itself."""
+        return self.arch in ("riscv64", "riscv32")
+
+    @property
+    def is_old_riscv(self) -> bool:
+        """Tell whether RISC-V's machine lacks properties for its flash, and a ramfb."""
+        return self.is_riscv and self.caps.version < _RISCV_IS_WHOLE
+
+    @property
     def machine_type(self) -> str:
         """The machine's full name."""
         return self.domain.os.type.machine or ""
@@ -241,6 +251,8 @@ class Line(Record, frozen=False):
         }
 
 
+#: the release in which RISC-V's board has fw_cfg with DMA, and names its flash as others do
+_RISCV_IS_WHOLE = (8, 1, 0)
 #: variables that became elements
 _SAID_IN_XML = frozenset({"QEMU_AUDIO_DRV"})
 #: beginnings of the variables that mean something to QEMU and its libraries

@@ -21,6 +21,8 @@ _FAMILIES: tuple[tuple[frozenset[str], "re.Pattern[str]", str], ...] = (
     (frozenset({"x86_64", "i686"}), re.compile(r"pc-q35-|q35$"), "q35"),
     (frozenset({"x86_64", "i686"}), re.compile(r"pc$|pc-(?:i440fx-)?[0-9]"), "pc"),
     (frozenset({"aarch64", "armv7l", "armv6l"}), re.compile(r"virt(?:-[0-9.]+)?$"), "virt"),
+    (frozenset({"riscv64", "riscv32"}), re.compile(r"virt$"), "virt"),
+    (frozenset({"s390x"}), re.compile(r"s390-ccw-virtio"), "s390"),
 )
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 _ACCELERATORS = ("kvm", "tcg", "xen", "hvf", "hax", "whpx", "nvmm", "qtest")

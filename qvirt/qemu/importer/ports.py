@@ -25,6 +25,8 @@ def read_serial_port(r: Reading) -> Device:
     """A port of ``-serial``: the machine's own kind."""
     dev = Serial()
     place = r.part.number("index") or 0
+    if r.line.family == "s390":
+        return _sclp(r, ("sclpconsole", "sclplmconsole")[place] if place < 2 else "")
     if r.line.family == "virt":
         if place:
             raise Unfit("XML names this board's first port only")
@@ -34,6 +36,20 @@ def read_serial_port(r: Reading) -> Device:
             raise Unfit("a PC has four serial ports")
         dev.target = SerialTarget(type="isa-serial", port=place)
         r.buses.take("isa-serial", place)
+    r.used += take_chardev(r.line, r.part, dev)
+    return dev
+
+
+def read_sclp(r: Reading) -> Device:
+    return _sclp(r, r.part.driver)
+
+
+def _sclp(r: Reading, model: str) -> Device:
+    """A mainframe's consoles: one that shows lines, one that is a terminal."""
+    if not model or not r.buses.take("sclp", model):
+        raise Unfit("a mainframe has one console of each kind")
+    dev = Serial(target=SerialTarget(type="sclp-serial", port=len(r.line.domain.devices.serials)))
+    dev.target.model.name = model
     r.used += take_chardev(r.line, r.part, dev)
     return dev
 

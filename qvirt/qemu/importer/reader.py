@@ -39,6 +39,11 @@ class Reading:
             if self.line.family != "virt":
                 raise Unfit("virtio-mmio is no bus of this machine")
             dev.address = VirtioMmioAddress()
+            bus = self.part.text("bus")
+            if bus is not None:
+                self.forced["bus"] = bus  # XML does not say on which of them
+        elif match is not None and match[2] == "ccw":
+            dev.address = self.buses.place_ccw(self.part)
         else:
             dev.address = self.buses.place_pci(self.part)
 

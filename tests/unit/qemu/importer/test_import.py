@@ -3,6 +3,7 @@
 import pytest
 
 from qvirt.errors import InvalidArg
+from qvirt.model.devices.address import CcwAddress
 from qvirt.model.domain import parse_domain
 from qvirt.qemu.build import build
 from qvirt.qemu.complete import complete
@@ -389,3 +390,61 @@ def test_vhost_is_kept_for_where_it_can_be_used() -> None:
             offers_kvm=False,
         )
         assert made.domain.devices.interfaces[0].driver.name == name
+
+
+def test_riscvs_board() -> None:
+    made = imported(
+        "qemu-system-riscv64 -machine virt -bios none -kernel k -m 128M -nographic -net nic"
+        " -global virtio-mmio.force-legacy=false -drive file=fs.img,if=none,format=raw,id=x0"
+        " -device virtio-blk-device,drive=x0,bus=virtio-mmio-bus.0 -device virtio-rng-pci -device ramfb"
+        " -drive if=pflash,unit=0,format=raw,file=code.fd,readonly=on -hda unused.img"
+    )
+    devices = made.domain.devices
+    assert [(disk.name, type(disk.address).__name__) for disk in devices.disks] == [
+        ("vda", "VirtioMmioAddress")
+    ]
+    assert made.domain.qemu_override is not None
+    (override,) = (dev for dev in made.domain.qemu_override.devices if dev.alias == "ua-virtio-blk-device")
+    assert override.frontend is not None
+    assert [(one.name, one.value) for one in override.frontend.properties] == [("bus", "virtio-mmio-bus.0")]
+    assert len(devices.rngs) == len(devices.serials) == 1
+    assert [video.model.type for video in devices.videos] == ["virtio"]
+    assert not devices.interfaces
+    listed = words(made)
+    for word in ("none", "nic", "if=pflash,unit=0,format=raw,file=code.fd,readonly=on"):
+        assert word in listed
+    assert made.domain.os.loader is None
+
+
+def test_riscvs_flash_by_nodes_becomes_drives() -> None:
+    made = imported(
+        "qemu-system-riscv64 -M virt,pflash0=p -blockdev driver=file,filename=a,,b,node-name=f,read-only=on"
+        " -blockdev driver=raw,file=f,node-name=p,read-only=on"
+    )
+    assert "if=pflash,unit=0,format=raw,file=a,,b,readonly=on" in words(made)
+    assert "-blockdev" not in words(made)
+    assert "pflash0" not in " ".join(words(made))
+
+
+def test_a_mainframe() -> None:
+    made = imported(
+        "qemu-system-s390x -m 1G -drive if=virtio,file=/a,format=raw -net nic -net user -serial null"
+        " -device virtio-rng-ccw -device virtio-serial,devno=fe.0.0009 -device virtconsole,chardev=c"
+        " -chardev null,id=c -virtfs local,path=/b,mount_tag=t,security_model=none -device virtio-rng-pci"
+    )
+    devices = made.domain.devices
+    numbers = {
+        dev.tag: dev.address.devno
+        for dev in (*devices.disks, *devices.interfaces, *devices.rngs, *devices.filesystems)
+        if isinstance(dev.address, CcwAddress)
+    }
+    assert numbers == {"interface": 0, "rng": 1, "filesystem": 2, "disk": 3}
+    assert [
+        controller.address.devno
+        for controller in devices.controllers
+        if isinstance(controller.address, CcwAddress)
+    ] == [9]
+    assert [serial.target.model.name for serial in devices.serials] == ["sclpconsole"]
+    assert len(devices.consoles) == 1
+    assert words(made)[-4:] == ["-device", "virtio-rng-pci", "-uuid", "00000000-0000-0000-0000-000000000000"]
+    assert not devices.videos
