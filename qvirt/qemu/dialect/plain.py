@@ -113,6 +113,9 @@ def by_hand(switches: Sequence[Switch], ctx: BuildContext) -> Iterator[Switch]:
             yield _tap(switch, origin)
         elif isinstance(switch, Device) and isinstance(origin, Hostdev):
             yield _usb(switch, origin)
+        elif isinstance(switch, Device) and "vhostfd" in switch.props:
+            props = {key: value for key, value in switch.props.items() if key != "vhostfd"}
+            yield Device(props, origin=origin)
         elif isinstance(switch, Audiodev):
             props = {"driver": switch.props["driver"], **switch.props}
             yield KeyValue("audiodev", props, "driver", origin=origin)

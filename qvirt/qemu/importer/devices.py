@@ -24,6 +24,7 @@ from qvirt.qemu.importer.others import (
     read_tpm,
     read_usb_host,
     read_vfio,
+    read_virtiofs,
     read_vsock,
     read_watchdog,
 )
@@ -65,6 +66,7 @@ _VIRTIO: dict[str, Reader] = {
     "virtio-gpu": read_video,
     "virtio-gpu-gl": read_video,
     "vhost-vsock": read_vsock,
+    "vhost-user-fs": read_virtiofs,
 }
 READERS: dict[str, Reader] = {
     **{

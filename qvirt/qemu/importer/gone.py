@@ -10,7 +10,8 @@ from qvirt.qemu.caps import EmulatorCaps, Machine
 
 #: machine types that were given another name, or whose place another took
 _RENAMED: Mapping[str, str] = {
-    "B160L": "hppa", "C3700": "hppa", "raspi2": "raspi2b", "raspi3": "raspi3b", "prep": "40p",
+    "B160L": "hppa", "C3700": "hppa", "raspi2": "raspi2b", "raspi3": "raspi3b", "raspi4b": "raspi3b",
+    "prep": "40p",
     "xenfv": "pc", "xenpv": "pc", "xenner": "pc", "fsl-imx25-pdk": "imx25-pdk", "mips": "malta",
     "s390": "s390-ccw-virtio", "s390-virtio": "s390-ccw-virtio", "s390-ccw": "s390-ccw-virtio",
     "pc-q35": "q35", "pc-i440fx": "pc",
@@ -83,4 +84,4 @@ def is_gone(caps: EmulatorCaps, driver: str) -> bool:
 
 
 #: the screen for RISC-V's board where it has no DMA for ramfb to be drawn by
-INSTEAD_OF_RAMFB = "virtio-gpu-pci"
+INSTEAD_OF_RAMFB = "virtio-vga"

@@ -149,6 +149,9 @@ def _memory(line: Line) -> None:
     else:
         amount = line.board.memory << 20
         line.account.add((), _XML, f"<memory>: the {line.board.memory} MiB this machine has by default")
+    if line.machine_type.startswith("raspi") and amount != line.board.memory << 20:
+        line.note(f"this board has {line.board.memory} MiB, no more and no less", given)
+        amount = line.board.memory << 20
     domain.memory = TotalMemory(value=amount >> 10, unit="KiB")
     line.to_xml(given, "<memory>")
     most, slots = props.get("maxmem"), props.get("slots")

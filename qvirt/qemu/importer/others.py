@@ -106,6 +106,26 @@ def read_ninep(r: Reading) -> Device:
     return dev
 
 
+def read_virtiofs(r: Reading) -> Device:
+    """A folder that a virtiofsd of somebody else's serves."""
+    chardev = r.line.parts.find("chardev", r.part.props.get("chardev"))
+    if chardev is None or chardev.settled or chardev.text("backend") != "socket":
+        raise Unfit("its chardev is no socket")
+    strange = set(chardev.props) - {"backend", "id", "path", "server"}
+    if strange or chardev.flag("server") or chardev.text("path") is None:
+        raise Unfit("its chardev is no socket that a virtiofsd listens on")
+    dev = Filesystem(type="mount", accessmode="passthrough")
+    dev.driver.type = "virtiofs"
+    dev.driver.queue = r.part.number("queue-size")
+    dev.source = FilesystemSource(socket=chardev.text("path"))
+    dev.target = FilesystemTarget(dir=r.part.text("tag"))
+    VIRTIO_OPTIONS.read(dev.driver, dict(r.part.props))
+    r.common(dev)
+    r.place(dev)
+    r.used.append(chardev)
+    return dev
+
+
 def read_watchdog(r: Reading) -> Device:
     dev = Watchdog(model=r.part.driver, action=r.part.text("action"))
     said = r.line.given("watchdog-action")

@@ -30,7 +30,7 @@ def read_video(r: Reading) -> Device:
     kind = VIDEO[driver]
     videos = r.line.domain.devices.videos
     primary = not videos
-    if primary and driver in _SECONDARY and r.line.family != "virt":
+    if primary and driver in _SECONDARY and (r.line.family != "virt" or r.line.is_riscv):
         raise Unfit("in XML the first screen is one the guest boots with")
     if not primary and driver not in _SECONDARY:
         raise Unfit("in XML only the first screen can be of this kind")

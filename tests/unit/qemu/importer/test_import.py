@@ -449,3 +449,25 @@ def test_a_mainframe() -> None:
     assert len(devices.consoles) == 1
     assert words(made)[-4:] == ["-device", "virtio-rng-pci", "-uuid", "00000000-0000-0000-0000-000000000000"]
     assert not devices.videos
+
+
+def test_a_folder_that_somebody_elses_virtiofsd_serves() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -m 1G -machine q35,memory-backend=m"
+        " -object memory-backend-memfd,id=m,size=1G,share=on -chardev socket,id=c,path=/run/fs.sock"
+        " -device vhost-user-fs-pci,queue-size=1024,chardev=c,tag=shared"
+    )
+    (shared,) = made.domain.devices.filesystems
+    assert shared.driver.type == "virtiofs"
+    assert shared.driver.queue == 1024
+    assert shared.source is not None
+    assert shared.source.socket == "/run/fs.sock"
+    assert "/run/fs.sock" not in " ".join(words(made))
+
+
+def test_a_newer_board_keeps_to_the_memory_of_the_one_it_becomes() -> None:
+    made = imported("qemu-system-aarch64 -M raspi4b -m 2G -kernel k")
+    assert made.domain.os.type.machine == "raspi3b"
+    assert made.domain.memory is not None
+    assert made.domain.memory.value == 1 << 20
+    assert "1024 MiB, no more and no less" in " ".join(made.account.notes)
