@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -53,6 +54,21 @@ async def reserve(domain: "Domain", running: Running, interface: Interface) -> N
         lower = plug.lower_device(interface)
         if lower is not None and lower not in mark.macs:
             mark.macs[lower] = await domain.hypervisor.files.run(f"MAC of '{lower}'", partial(_mac, lower))
+            mark.files.append(str(_notes(domain) / lower))
+
+
+def _notes(domain: "Domain") -> Path:
+    """Return where libvirt notes the own addresses of devices that have a guest's, a file for each."""
+    return domain.hypervisor.paths.pidfile(domain.name).parent
+
+
+async def _note_mac(domain: "Domain", running: Running, interface: Interface) -> None:
+    """Note the own address of the device that is lent one, for a libvirtd that goes on with the guest."""
+    lower = plug.lower_device(interface)
+    mac = running.footprint.macs.get(lower or "")
+    if lower is not None and mac:
+        note = partial(plug.save_mac, _notes(domain), lower, mac)
+        await domain.hypervisor.files.run(f"MAC of '{lower}'", note)
 
 
 def _take_port(domain: "Domain", interface: Interface) -> None:
@@ -266,6 +282,7 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
         if not _is_reserved(running, interface):
             await reserve(domain, running, interface)
             await domain.save_status()
+        await _note_mac(domain, running, interface)
         if interface.type == InterfaceType.NETWORK and hv.networks is not None:
             network = ports.active(hv.networks, _network_of(interface))
             port = ports.port_of(interface, (domain.name, domain.uuid))
@@ -296,7 +313,7 @@ async def disconnect(domain: "Domain", running: Running, interface: Interface) -
         try:
             failures = await hv.files.run(
                 f"interfaces of '{domain.name}'",
-                partial(_undo, interface, dict(mark.macs)),
+                partial(_undo, interface, dict(mark.macs), _notes(domain)),
                 DEADLINE,
             )
         except QvirtError as error:
@@ -308,6 +325,8 @@ async def disconnect(domain: "Domain", running: Running, interface: Interface) -
         lower = plug.lower_device(interface)
         if lower is not None:
             mark.macs.pop(lower, None)
+            noted = str(_notes(domain) / lower)
+            mark.files[:] = [path for path in mark.files if path != noted]
     await _leave_port(domain, interface)
     interface.unplug()
     if not running.finishing:
@@ -384,11 +403,12 @@ def _asked_place(interface: Interface) -> tuple[str, str | None, str | None]:
     return (str(interface.type), source.network, source.portgroup)
 
 
-def _undo(interface: Interface, macs: dict[str, str]) -> list[str]:
+def _undo(interface: Interface, macs: dict[str, str], folder: Path) -> list[str]:
     failures = plug.unplug(interface)
     lower = plug.lower_device(interface)
     if lower is not None and macs.get(lower):
         failures += plug.give_mac_back(lower, macs[lower])
+        (folder / lower).unlink(missing_ok=True)
     return failures
 
 

@@ -209,6 +209,10 @@ async def _take_over(hv: "Hypervisor", running: Running, status: Status) -> None
     pidfile = hv.paths.pidfile(status.name)
     cgroup = running.group.path if running.group is not None else ""
     running.footprint = mark = takeover.footprint(status, pidfile, cgroup, definition)
+    mark.macs = await hv.files.run(
+        f"devices of '{status.name}'", partial(takeover.saved_macs, pidfile.parent, definition)
+    )
+    mark.files += [str(pidfile.parent / lower) for lower in mark.macs]
     if running.caps is None:
         return
     ctx = hv.documents.build_context(definition, running.caps, Launch())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lxml import etree
 
+from qvirt.drivers.network import plug
 from qvirt.errors import OperationInvalid, QvirtError
 from qvirt.host.cgroup import path_of_process
 from qvirt.model.devices.filesystem import Filesystem
@@ -157,6 +158,17 @@ def refuse_untaken(untaken: Mapping[str, Status], name: str, uuid: str) -> None:
                 "daemon's log says why; give it back, or remove what stands in the way and start this daemon "
                 "again"
             )
+
+
+def saved_macs(folder: Path, definition: Domain) -> dict[str, str]:
+    """Return the host's devices that have a guest's MAC address, and their own as libvirt noted. Blocking."""
+    found: dict[str, str] = {}
+    for interface in definition.devices.interfaces:
+        lower = plug.lower_device(interface)
+        mac = plug.saved_mac(folder, lower) if lower is not None else None
+        if lower is not None and mac is not None:
+            found[lower] = mac
+    return found
 
 
 def footprint(status: Status, pidfile: Path, cgroup: str, definition: Domain) -> Footprint:

@@ -1,5 +1,6 @@
 """Guests of Debian's libvirtd taken over by ours, and given back: none stops, nothing of them is lost."""
 
+import json
 import os
 import select
 import signal
@@ -107,6 +108,87 @@ def test_a_guest_that_cannot_be_taken_is_left_as_it_is(tmp_path: Path) -> None:
         _change(tree, "--back")
         assert _pid(tmp_path, "g0") == pid
         assert "Copy" in _virsh(tree, "blockjob", "g0", "vda", "--raw")
+
+
+#: stands in for udev: makes the nodes of a network namespace's macvtap devices, and takes them away again
+NODES = """trap 'rm -f $made; exit' TERM; made=
+while :; do
+  for place in /sys/class/macvtap/tap*; do
+    node=/dev/${place##*/}
+    if [ -e "$place/dev" ] && [ ! -e "$node" ]; then
+      IFS=: read -r major minor <"$place/dev"; mknod -m 600 "$node" c "$major" "$minor"; made="$made $node"
+    fi
+  done
+  sleep 0.01
+done"""
+
+
+def test_guests_on_devices_of_the_host(tmp_path: Path) -> None:
+    reason = libvirtd.missing()
+    if reason:
+        pytest.skip(reason)
+    with libvirtd.private_tree(tmp_path, own_network=True) as tree, ExitStack() as undo:
+        undo.callback(_end_all, tmp_path)
+        _settings(tmp_path)
+        _ip(tree, "link", "set", "lo", "up")
+        for name in ("va", "vb"):
+            _ip(tree, "link", "add", name, "type", "veth", "peer", "name", f"{name}2")
+            _ip(tree, "link", "set", name, "up")
+        mac = _mac(tree, "vb")
+        words = ("ip", "link", "add", "link", "va", "name", "try", "type", "macvtap")
+        made = subprocess.run(tree.inside(*words), check=False, capture_output=True)
+        if made.returncode:
+            pytest.skip("no macvtap here")
+        _ip(tree, "link", "del", "try")
+        tree.start("sh", "-c", NODES)
+        tree.serve_libvirtd()
+        for name, device, mode in (
+            ("g0", "va", "bridge"),
+            ("g1", "va", "bridge"),
+            ("g2", "vb", "passthrough"),
+        ):
+            _image(tmp_path, name)
+            nic = f"<interface type='direct'><source dev='{device}' mode='{mode}'/></interface>"
+            document = _document(name, with_network=False).replace("</devices>", f"{nic}</devices>")
+            _virsh(tree, "create", _file(tmp_path, name, document))
+        names = ["g0", "g1", "g2"]
+        before = {name: _shape(tree, tmp_path, name) for name in names}
+        taps = {name: before[name][4].split()[0] for name in names}
+        assert _mac(tree, "vb") != mac
+        _change(tree)
+        assert {name: _shape(tree, tmp_path, name) for name in names} == before
+        assert set(taps.values()) <= _links(tree)
+        # ours to end: the device goes, and what it was put on has its own address again
+        for name in ("g1", "g2"):
+            _virsh(tree, "destroy", name)
+            assert taps[name] not in _links(tree)
+        assert _mac(tree, "vb") == mac
+        # and what we start is libvirt's to end
+        _virsh(tree, "create", str(tmp_path / "g2.def"))
+        ours = _shape(tree, tmp_path, "g2")
+        assert _mac(tree, "vb") != mac
+        _change(tree, "--back")
+        assert {name: _shape(tree, tmp_path, name) for name in ("g0", "g2")} == {
+            "g0": before["g0"],
+            "g2": ours,
+        }
+        for name in ("g0", "g2"):
+            _virsh(tree, "destroy", name)
+        assert _links(tree) == {"lo", "va", "va2", "vb", "vb2"}
+        assert _mac(tree, "vb") == mac
+
+
+def _ip(tree: libvirtd.Tree, *words: str) -> str:
+    return subprocess.run(tree.inside("ip", *words), check=True, capture_output=True, text=True).stdout
+
+
+def _links(tree: libvirtd.Tree) -> set[str]:
+    return {link["ifname"] for link in json.loads(_ip(tree, "-j", "link", "show"))}
+
+
+def _mac(tree: libvirtd.Tree, name: str) -> str:
+    (link,) = json.loads(_ip(tree, "-j", "link", "show", name))
+    return str(link["address"])
 
 
 # ----------------------------------------------------------------------------- guests

@@ -4,6 +4,7 @@ Boot and hot-plug use the same two functions, `plug` and `unplug`. Both block an
 """
 
 import contextlib
+import json
 import os
 import threading
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from typing import Self
 from qvirt.drivers.network import shaping, switchport
 from qvirt.errors import ConfigUnsupported, OperationUnsupported, QvirtError, SystemError_
 from qvirt.host import links, nic, taps
+from qvirt.host.persist import write_atomic
 from qvirt.model.devices.interface import Interface, InterfaceSource, InterfaceType
 from qvirt.qemu.devices.base import TapResource
 
@@ -78,6 +80,21 @@ def lower_device(interface: Interface) -> str | None:
     if interface.actual_type != InterfaceType.DIRECT or source is None or source.mode != "passthrough":
         return None
     return source.dev
+
+
+def saved_mac(folder: Path, lower: str) -> str | None:
+    """Return the address libvirt noted of a device that has a guest's; None where it noted none. Blocking."""
+    try:
+        said = json.loads((folder / lower).read_text())
+    except (OSError, ValueError):
+        return None
+    mac = said.get("mac") if isinstance(said, dict) else None
+    return mac if isinstance(mac, str) else None
+
+
+def save_mac(folder: Path, lower: str, mac: str) -> None:
+    """Note a device's own address where libvirt would look for it. Blocking; raises OSError."""
+    write_atomic(folder / lower, (json.dumps({"mac": mac}, indent=2) + "\n").encode())
 
 
 def plug(interface: Interface, wanted: TapResource, connection: Connection) -> None:

@@ -16,7 +16,7 @@ from qvirt.model.devices.graphics import (
 )
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.options import Argument, split_commas, split_opts
-from qvirt.qemu.importer.parts import Unfit, integer, switch
+from qvirt.qemu.importer.parts import Part, Unfit, integer, switch
 
 _FIRST_VNC = 5900
 _FIRST_WEBSOCKET = 5700
@@ -229,11 +229,27 @@ _AUDIO = {
 }  # fmt: skip
 
 
+#: sound servers of somebody's session
+_OF_A_SESSION = frozenset({"pulseaudio", "jack", "sdl", "dbus"})
+
+
+def _reaches(line: Line, kind: str, part: Part | None) -> bool:
+    """Tell whether sound gets to where it is to go; where it does not, QEMU would not start."""
+    if kind not in _OF_A_SESSION or line.in_session or (part is not None and part.text("server") is not None):
+        return True
+    line.note(
+        f"the sound server ({kind}) is one of a user's session, where the daemon's guests are not heard: "
+        "<audio> names one that can be reached",
+        part.given if part is not None else (),
+    )
+    return False
+
+
 def _sound(line: Line) -> None:
     """Read where the sound goes; one backend for all cards, as XML has it by default."""
     listed = line.parts.of("audiodev")
     wanted = _AUDIO.get(line.env.get(AUDIO_VARIABLE, ""))
-    if wanted is not None and not listed:
+    if wanted is not None and not listed and _reaches(line, wanted, None):
         line.domain.devices.audios.append(Audio(id=1, type=wanted))
         line.note(f"{AUDIO_VARIABLE}={line.env[AUDIO_VARIABLE]}: <audio type='{wanted}'>")
     for number, part in enumerate(listed, 1):
@@ -245,6 +261,8 @@ def _sound(line: Line) -> None:
             line.drop(part.given, "the guest's sound goes one way: through the first -audiodev XML can name")
             part.settled = "dropped"
             continue
+        if not _reaches(line, kind, part):
+            kind = "none"
         audio = Audio(id=1, type=kind)
         if kind == "pulseaudio" and part.text("server") is not None:
             audio.server_name = part.text("server")

@@ -32,7 +32,7 @@ class Line(Record, frozen=False):
     device. late: the disks QEMU adds after all other devices. excluded: parts, by `key`, that must not become
     XML, and what a document with them is refused with. hugepages: they are mounted here. spice_tls: it is
     set up.
-    has_gpu: there is a render node. overrides: properties a device must have, by its place in
+    has_gpu: there is a render node. in_session: guests run as the user whose session it is. overrides: properties a device must have, by its place in
     nodes. aliases: the names devices of the XML may be called by; wanted: those that are.
     """
 
@@ -57,6 +57,7 @@ class Line(Record, frozen=False):
     hugepages: bool = True
     spice_tls: bool = False
     has_gpu: bool = False
+    in_session: bool = False
     overrides: dict[int, Props] = field(default_factory=dict)
     threads: dict[str, int] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)

@@ -149,6 +149,7 @@ def _read(
     settings = around.context(line.domain)
     line.hugepages = bool(settings.host.hugepage_mounts)
     line.has_gpu = bool(settings.host.render_nodes)
+    line.in_session = bool(settings.host.uid)
     line.spice_tls = settings.settings.spice_tls
     read_objects(line)
     read_machine(line)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qvirt.drivers.network import plug
 from qvirt.errors import OperationInvalid
 from qvirt.model.domain import parse_live
 from qvirt.runtime import handback, takeover
@@ -123,3 +124,19 @@ def test_lists_that_have_not_changed_are_not_written_again(tmp_path: Path) -> No
     assert "tablet" in second
     written.forget(set())
     assert "mouse" in handback.domain_text(definition, status.folder, written)
+
+
+def test_devices_with_a_guests_address_have_their_own_where_libvirt_notes_it(tmp_path: Path) -> None:
+    nic = "<interface type='direct'><mac address='52:54:00:0:0:1'/><source dev='%s' mode='%s'/></interface>"
+    status = read_status(
+        _status(
+            tmp_path,
+            1,
+            devices=nic % ("a", "passthrough") + nic % ("b", "bridge") + nic % ("c", "passthrough"),
+        ),
+        "s",
+    )
+    plug.save_mac(tmp_path, "a", "02:00:00:00:00:0a")
+    plug.save_mac(tmp_path, "b", "02:00:00:00:00:0b")
+    (tmp_path / "c").write_text("no JSON")
+    assert takeover.saved_macs(tmp_path, parse_live(status.xml)) == {"a": "02:00:00:00:00:0a"}

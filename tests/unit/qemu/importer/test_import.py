@@ -471,3 +471,17 @@ def test_a_newer_board_keeps_to_the_memory_of_the_one_it_becomes() -> None:
     assert made.domain.memory is not None
     assert made.domain.memory.value == 1 << 20
     assert "1024 MiB, no more and no less" in " ".join(made.account.notes)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("-audiodev pa,id=a", "none"),
+        ("-audiodev pa,id=a,server=/run/pulse", "pulseaudio"),
+        ("-audiodev alsa,id=a", "alsa"),
+    ],
+)
+def test_sound_of_a_session_is_not_heard(line: str, kind: str) -> None:
+    made = imported(f"qemu-system-x86_64 -nodefaults {line} -device intel-hda -device hda-duplex,audiodev=a")
+    assert [audio.type for audio in made.domain.devices.audios] == [kind]
+    assert any("user's session" in note for note in made.account.notes) == (kind == "none")
