@@ -18,7 +18,6 @@ from qvirt.errors import (
     SystemError_,
 )
 from qvirt.host import cpu, kvm, memory, numa, stat
-from qvirt.host.capabilities import SecurityModel
 from qvirt.host.firmware import FirmwareTable, firmware_dirs
 from qvirt.host.queries import HostQueries
 from qvirt.qemu.cpumodels import model_names
@@ -61,7 +60,7 @@ class Node:
         self._queries = HostQueries(
             hypervisor.emulators,
             FirmwareTable(firmware_dirs(config_home)),
-            security=self._security_models,
+            security=lambda: hypervisor.security.secmodels(),
             is_kvm_offered=lambda: kvm_usable(hypervisor.user),
             uuid_source=uuid_source,
             uuid=uuid,
@@ -155,7 +154,8 @@ class Node:
 
     def security_model(self) -> tuple[str, str]:
         """Give the primary security driver and its DOI."""
-        return "none", "0"
+        first = self._hypervisor.security.secmodels()[0]
+        return first.model, first.doi
 
     async def emulator_version(self) -> int:
         """Give the version number of the host's own emulator."""
@@ -242,15 +242,6 @@ class Node:
             expand=bool(flags & ConnectBaselineCPUFlags.EXPAND_FEATURES),
             migratable=bool(flags & ConnectBaselineCPUFlags.MIGRATABLE),
         )
-
-    def _security_models(self) -> list[SecurityModel]:
-        """Give the security drivers in use, the primary one first."""
-        models = [SecurityModel("none")]
-        user = self._hypervisor.user
-        if user is not None:
-            label = f"+{user.uid}:+{user.gid}"
-            models.append(SecurityModel("dac", "0", (("kvm", label), ("qemu", label))))
-        return models
 
 
 @remote

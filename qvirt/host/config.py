@@ -56,6 +56,7 @@ class QemuConfig(Record):
 
     user: None when QEMU runs as the daemon itself does. max_core, max_files, max_processes, max_threads: 0 or
     None mean "as the daemon"; max_core is in bytes. private_dev: guests have a /dev of their own.
+    security_drivers: the models that are asked for; without any it is the one the kernel has.
     controllers: the control groups that may be used. swtpm_user: whom swtpm runs as, None for QEMU's user.
     settings: what the XML and the command line depend on. reports: one sentence for each option that is not
     used. other: all values as they were read.
@@ -65,6 +66,7 @@ class QemuConfig(Record):
     dynamic_ownership: bool = True
     remember_owner: bool = True
     clear_emulator_capabilities: bool = True
+    security_drivers: tuple[str, ...] = ()
     security_default_confined: bool = True
     security_require_confined: bool = False
     max_core: int | None = 0
@@ -226,7 +228,6 @@ def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
             f"{values.where('allow_disk_format_probing')}: allow_disk_format_probing is no longer supported: "
             "a guest could make QEMU open any file by writing another format's header on its disk"
         )
-    reports += _drivers(values)
     known: dict[str, Any] = {}
     for name, (kind, where) in _OPTIONS.items():
         if where is not None and name in values:
@@ -240,6 +241,7 @@ def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
         swtpm_user=_swtpm_user(values) if privileged else None,
         display_ports=_ports(values, "remote_display_port", 5900),
         websocket_ports=_ports(values, "remote_websocket_port", 5700),
+        security_drivers=_drivers(values),
         controllers=_controllers(values),
         private_dev=_private_dev(values, privileged),
         settings=_settings(values),
@@ -297,16 +299,16 @@ def _settings(values: Conf) -> Settings:
     return Settings(**known)
 
 
-def _drivers(values: Conf) -> list[str]:
-    """Check ``security_driver``; returns what is to be reported."""
+def _drivers(values: Conf) -> tuple[str, ...]:
+    """Read ``security_driver``. Raises ConfigSyntax."""
     if "security_driver" not in values:
-        return []
+        return ()
     where, names = values.where("security_driver"), _list(values["security_driver"])
     for name in names:
         if name == "dac" or (name == "none" and len(names) > 1):
             raise ConfigSyntax(f"{where}: invalid security_driver '{name}' in a list of drivers; "
                                "'dac' is always on, 'none' stands alone")  # fmt: skip
-    return [f"{where}: security driver '{name}' is not used yet" for name in names if name != "none"]
+    return tuple(names)
 
 
 def _controllers(values: Conf) -> tuple[str, ...]:

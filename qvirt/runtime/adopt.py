@@ -283,7 +283,6 @@ async def _take(
             folder="",
             monitor_path=seen.monitor,
             stage="running",
-            user=seen.user,
             process=process,
             link=link,
             names=Names(adopted.names(picture.pairs, picture.machine)),
@@ -295,6 +294,9 @@ async def _take(
         running.folder = hv.documents.build_context(definition, running.caps, maker).domain_dir
         running.master_key = os.urandom(32)
         _label(hv, seen, definition)
+        recall = partial(hv.security.recall, running.id, definition, running.folder)
+        running.guard = await hv.files.run(f"labels of '{domain.name}'", recall)
+        running.guard.guest.user = seen.user  # with its own groups
         mark = running.footprint
         mark.folders = [running.folder]
         mark.files = [str(hv.paths.pidfile(domain.name))]
@@ -350,8 +352,8 @@ def _release(hv: "Hypervisor", running: Running) -> None:
 
 
 def _make(hv: "Hypervisor", name: str, running: Running) -> None:
-    launch.make_folders([running.folder], running.user)
-    launch.write_master_key(f"{running.folder}/master-key.aes", running.master_key or b"", running.user)
+    launch.make_folders([running.folder], running.guard)
+    launch.write_master_key(f"{running.folder}/master-key.aes", running.master_key or b"", running.guard)
     write_atomic(hv.paths.pidfile(name), f"{running.pid}\n".encode(), 0o644)
     DomainLog.append(hv.paths.logfile(name), f"adopted, pid={running.pid}")
 
@@ -375,7 +377,7 @@ async def _undo(hv: "Hypervisor", domain: Domain, running: Running) -> None:
 
     def work() -> list[str]:
         remove(hv.paths.status(domain.name))
-        return launch.sweep(running.id, running.footprint, hv.owners, hv.own_folders)
+        return launch.sweep(running.guard, running.footprint, hv.own_folders)
 
     for failure in await hv.files.run(f"adoption of '{domain.name}'", work):
         log.error("domain '%s': %s", domain.name, failure)

@@ -9,17 +9,22 @@ from pathlib import Path
 
 from qvirt.errors import QvirtError
 from qvirt.host import images
+from qvirt.host.config import QemuConfig
 from qvirt.host.emulators import EmulatorTable
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.context import Context
 from qvirt.qemu.devices.base import FileResource, Resource, handler
 from qvirt.runtime import lending
-from qvirt.security import dac
+from qvirt.security.dac import Dac, parse_label
+from qvirt.security.model import Guest
+from qvirt.security.stack import Guard
 
 
 async def findings(definition: Domain, label: str) -> list[str]:
     """Look at everything a start would open. Raises QvirtError for a document that cannot be read."""
-    user, lends = dac.user_of(definition.seclabels, dac.parse_label(label))
+    guest = Guest(seclabels=definition.seclabels)
+    model = Dac(QemuConfig(), parse_label(label), "")
+    model.recall(guest)
     found: list[str] = []
     for disk in definition.devices.disks:
         try:
@@ -37,7 +42,7 @@ async def findings(definition: Domain, label: str) -> list[str]:
         files.append(FileResource(os_.loader, os_.loader.path, writable=False, relabel=False))
     if os_.nvram is not None and os_.nvram.file:
         files.append(FileResource(os_.nvram, os_.nvram.file, optional=True))
-    found += lending.troubles(lending.Terms(user, lends), files)
+    found += lending.troubles(Guard((model,), guest), files)
     return [line for line in dict.fromkeys(found) if line]
 
 

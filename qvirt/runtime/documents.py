@@ -60,6 +60,15 @@ class Documents:
         self._dirs = paths.dirs
 
     @property
+    def security_models(self) -> tuple[str, ...]:
+        """The security models in use, the primary one first."""
+        return self._host.security_models
+
+    @security_models.setter
+    def security_models(self, names: tuple[str, ...]) -> None:
+        self._host = replace(self._host, security_models=names)
+
+    @property
     def host(self) -> HostFacts:
         """What the translation needs to know of this machine, with the firmwares as they were just now."""
         now = time.monotonic()

@@ -23,7 +23,7 @@ from qvirt.constants import (
     ErrorDomain,
 )
 from qvirt.errors import InternalError, NoDomain, OperationInvalid, OperationUnsupported, QvirtError
-from qvirt.host.persist import write_atomic
+from qvirt.host.persist import FILE_DEADLINE, write_atomic
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_domain
 from qvirt.model.live import format_domain
@@ -240,7 +240,9 @@ class Domain:
         self.state = state
         self.reason = reason
 
-    async def save_status(self, then: Callable[[], None] | None = None) -> None:
+    async def save_status(
+        self, then: Callable[[], None] | None = None, deadline: float = FILE_DEADLINE
+    ) -> None:
         """Write the status file now. then: blocking work to go on with once it is written."""
         running = self.running
         if running is None or running.finishing:
@@ -256,7 +258,7 @@ class Domain:
 
         async with running.status_lock:
             if not running.finishing:
-                await self.hypervisor.files.run(f"status of '{self.name}'", work)
+                await self.hypervisor.files.run(f"status of '{self.name}'", work, deadline)
 
     async def note_status(self) -> None:
         """Write the status file after what has happened and stays so: that it cannot be is only logged.
@@ -310,7 +312,7 @@ class Domain:
                     running.extras,
                     running.folder,
                     self.hypervisor.paths.dirs.channel,
-                    remembers=self.hypervisor.owners.remember,
+                    remembers=self.hypervisor.config.remember_owner,
                 )
             ),
             footprint=running.footprint,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def make_dev(hv: "Hypervisor", running: Running, plan: launch.Plan) -> None:
     """Give the process that this thread makes next a /dev of its own. Blocking. Raises SystemError_."""
-    found = lending.nodes(hv, running, plan.files, hv.config.device_acl)
+    found = lending.nodes(running, plan.files, hv.config.device_acl)
     try:
         private_dev.build(found, running.folder, marking=hv.marking)
     except OSError as error:

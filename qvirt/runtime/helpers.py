@@ -207,7 +207,7 @@ def _make_files(recipe: Recipe, running: Running, stack: contextlib.ExitStack) -
     began_at = os.fstat(written.fd).st_size
     listener = locked = -1
     if recipe.listen:
-        with listen_unix(recipe.listen, running.user) as sock:
+        with listen_unix(recipe.listen, running.guard) as sock:
             listener = _raised(sock.fileno(), stack)
     if recipe.pidfile:
         try:

@@ -21,9 +21,7 @@ from qvirt.record import Record
 from qvirt.runtime import helper_kinds, helpers, interfaces, launch, lending, usb
 from qvirt.runtime.launch import Passed
 from qvirt.runtime.running import Running
-from qvirt.runtime.state import Footprint
-from qvirt.security import dac
-from qvirt.security.owners import Loan
+from qvirt.security.loans import Loan
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -72,7 +70,7 @@ async def look(
     hv = domain.hypervisor
     await usb.find(domain, devices)
     disks = [dev for dev in devices if isinstance(dev, Disk)]
-    user, _ = dac.user_of(running.definition.seclabels, hv.user)
+    user = running.user
     owner = (user.uid, user.gid) if user is not None else None
 
     def work() -> Needs:
@@ -81,7 +79,7 @@ async def look(
         plan = launch.Plan()
         launch.survey_devices(devices, ctx, plan)
         recipes = helper_kinds.recipes(domain, running, devices, ctx)
-        return Needs(plan, lending.prepare(hv, running, plan.files), recipes)
+        return Needs(plan, lending.prepare(running, plan.files), recipes)
 
     return await hv.files.run(f"host's side of '{domain.name}'", work)
 
@@ -104,10 +102,10 @@ async def claim(
 
     def make() -> None:
         hv.checkpoint("device written down")
-        launch.make_folders(folders, running.user)
-        lending.open_up(hv, running, loans, plan.files)
+        launch.make_folders(folders, running.guard)
+        lending.open_up(hv, running, loans, plan.opened)
 
-    await domain.save_status(then=make)
+    await domain.save_status(make, lending.DEADLINE)
     hv.checkpoint("device's files given")
     for interface in _interfaces(devices):
         with await interfaces.connect(domain, running, interface) as connection:
@@ -115,7 +113,7 @@ async def claim(
                 passed.adopt(name, fds)
     await helpers.start(domain, running, needs.recipes)
     if plan.listeners:
-        bind = partial(launch.make_listeners, plan, passed, running.user)
+        bind = partial(launch.make_listeners, plan, passed, running.guard)
         await hv.files.run(f"sockets of '{domain.name}'", bind)
     hv.checkpoint("device's host side made")
 
@@ -134,18 +132,16 @@ async def release(
     mark = running.footprint
     gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
     sockets = _sockets(gone) - _sockets(kept)
-    confined = running.group is not None or running.private_dev
-    if not mark.loans and not confined and not sockets.intersection(mark.files):
-        return []
     files = [path for path in mark.files if path in sockets]
 
     def sweep() -> list[str]:
         loans = lending.unused(running, gone, kept)
-        failures = launch.sweep(running.id, Footprint(loans=loans, files=files), hv.owners, hv.own_folders)
+        failures = running.guard.take_back(loans, gone, kept)
+        failures += launch.remove_files(files, hv.own_folders)
         mark.loans = [loan for loan in mark.loans if loan not in loans]
         return failures + lending.shut(hv, running, gone, kept)
 
-    failures = await hv.files.run(f"host's side of '{domain.name}'", sweep)
+    failures = await hv.files.run(f"host's side of '{domain.name}'", sweep, lending.DEADLINE)
     mark.files = [path for path in mark.files if path not in files]
     return failures
 

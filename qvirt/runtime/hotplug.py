@@ -23,7 +23,7 @@ from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Step
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed, QmpError
-from qvirt.runtime import drives, hostside, live, unplug
+from qvirt.runtime import drives, hostside, live, refusals, unplug
 from qvirt.runtime.events import DeviceAdded, DeviceRemoved
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.launch import Passed
@@ -160,6 +160,14 @@ async def _play(domain: "Domain", running: Running, steps: Played, played: Playe
     The backends are sent at once, as only QEMU knows of them; one whose forerunner was refused is refused,
     too, or is undone with the rest. The guest is shown nothing before all that it needs is there.
     """
+    with running.guard.watch() as watch:
+        try:
+            await _play_watched(domain, running, steps, played)
+        except QmpError as error:
+            raise await refusals.enriched(domain, running, watch, error) from None
+
+
+async def _play_watched(domain: "Domain", running: Running, steps: Played, played: Played) -> None:
     first = next((at for at, (_, step) in enumerate(steps) if not step.is_backend), len(steps))
     for batch in (steps[:first], *([pair] for pair in steps[first:])):
         asked = [

@@ -31,10 +31,13 @@ from qvirt.runtime.paths import InstanceLock, Paths, make_folders
 from qvirt.runtime.process import become_reaper
 from qvirt.runtime.recorded import Recorded
 from qvirt.runtime.records import DomainStats
+from qvirt.runtime.running import Running
 from qvirt.runtime.state import Status
 from qvirt.security import private_dev
 from qvirt.security.dac import kvm_usable, unsearchable
-from qvirt.security.owners import Owners, daemon_word
+from qvirt.security.drivers import drivers
+from qvirt.security.loans import daemon_word
+from qvirt.security.stack import Guard, Stack
 
 if TYPE_CHECKING:
     from qvirt.qemu.importer import Imported
@@ -154,8 +157,8 @@ class Hypervisor:
         self.recorded = Recorded(paths.cache)
         #: libvirt's guests that run and were not taken over, by name
         self.untaken: dict[str, Status] = {}
-        #: the files lent to QEMU's user
-        self.owners = Owners(daemon_word(str(paths.lib)), remember=config.remember_owner)
+        #: what confines guests
+        self.security = Stack()
         #: whether guests get a /dev of their own
         self.private_dev = False
         #: the virtual networks that interfaces are plugged into; None where there are none
@@ -197,6 +200,9 @@ class Hypervisor:
         try:
             become_reaper()
             self._choose_user()
+            known = drivers(paths.etc.parent, paths.dirs)
+            self.security = Stack.open(config, self.user, daemon_word(str(paths.lib)), known)
+            self.documents.security_models = self.security.names
             make_folders(paths, (self.user.uid, self.user.gid) if self.user is not None else None)
             await self.cgroups.open()
             self.reports += self.cgroups.reports
@@ -292,7 +298,7 @@ class Hypervisor:
     @property
     def marking(self) -> str | None:
         """Our word in the marks of lent files; None where owners are not remembered."""
-        return self.owners.daemon if self.owners.remember else None
+        return daemon_word(str(self.paths.lib)) if self.config.remember_owner else None
 
     @property
     def own_folders(self) -> tuple[str, ...]:
@@ -307,6 +313,12 @@ class Hypervisor:
     def note_id(self, id: int) -> None:
         """Never give out the number of a run that was found again."""
         self._last_id = max(self._last_id, id)
+
+    async def guard(self, running: Running) -> Guard:
+        """Label a definition that is going to run, and return what confines it. Raises QvirtError."""
+        others = [other.running.guard.guest for other in self.domains if other.running is not None]
+        label = partial(self.security.guard, running.id, running.definition, others)
+        return await self.files.run(f"labels of '{running.definition.name}'", label)
 
     def background(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run something nobody waits for; its failure is logged."""

@@ -22,7 +22,6 @@ from qvirt.errors import (
     SystemError_,
 )
 from qvirt.host import kvm, links
-from qvirt.host.config import QemuUser
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
 from qvirt.host.persist import write_atomic
 from qvirt.host.ports import PortAllocator
@@ -44,7 +43,7 @@ from qvirt.qemu.start import directories, prepare_domain
 from qvirt.qemu.switches import Step
 from qvirt.record import Record, field
 from qvirt.runtime.state import Footprint
-from qvirt.security.owners import Owners
+from qvirt.security.stack import Guard
 
 #: descriptors QEMU inherits are numbered from here: the launcher keeps the lower ones for itself
 FIRST_FD = 20
@@ -121,6 +120,7 @@ class Plan(Record, frozen=False):
     """What a start is going to make. files: what QEMU opens. nvram: (path, template) to be filled.
 
     overlays: what transient disks write to; not among the files, as they are not there yet.
+    others: what else security models with rules want to know.
     """
 
     files: list[FileResource] = field(default_factory=list)
@@ -128,16 +128,24 @@ class Plan(Record, frozen=False):
     listeners: list[ListenResource] = field(default_factory=list)
     nvram: tuple[str, str | None] | None = None
     overlays: list[Overlay] = field(default_factory=list)
+    others: list[Resource] = field(default_factory=list)
+
+    @property
+    def opened(self) -> list[Resource]:
+        """What QEMU opens or accepts on by path."""
+        return [*self.files, *self.listeners, *self.others]
 
 
 def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     """Ask the devices and the firmware what they need of the host. Raises what cannot be had at all."""
     prepare_domain(definition, ctx)
     plan = Plan(folders=directories(definition, ctx), overlays=made)
+    plan.others += [DirectoryResource(definition, folder) for folder in plan.folders]
     survey_devices(definition.devices.all(), ctx, plan)
     if definition.type == "kvm":
         plan.files.append(FileResource(definition, str(kvm.DEVICE), shared=True, relabel=False))
     new = {overlay.path for overlay in made}
+    plan.others += [wanted for wanted in plan.files if wanted.path in new]
     plan.files = [wanted for wanted in plan.files if wanted.path not in new]
     os_ = definition.os
     for path in (os_.kernel, os_.initrd, os_.dtb):
@@ -180,8 +188,11 @@ def _take(plan: Plan, resource: Resource) -> None:
             plan.files.append(resource)
         case DirectoryResource():
             plan.folders.append(resource.path)
+            plan.others.append(resource)
         case ListenResource():
             plan.listeners.append(resource)
+        case _:
+            plan.others.append(resource)
 
 
 # --------------------------------------------------------------------------- files
@@ -215,25 +226,23 @@ def drop_source(definition: Domain, disk: Disk) -> str | None:
     return path
 
 
-def make_folders(folders: Iterable[str], user: QemuUser | None) -> None:
+def make_folders(folders: Iterable[str], guard: Guard) -> None:
     """Make the domain's own folders, 0750 and QEMU's. Raises SystemError_. Blocking."""
     for folder in folders:
         try:
             os.makedirs(folder, 0o750, exist_ok=True)
             os.chmod(folder, 0o750)  # noqa: S103 - what libvirt gives it
-            if user is not None:
-                os.chown(folder, user.uid, user.gid)
+            guard.own(folder)
         except OSError as error:
             raise SystemError_(f"unable to create directory '{folder}'", error) from error
 
 
-def write_master_key(path: str, key: bytes, user: QemuUser | None) -> None:
+def write_master_key(path: str, key: bytes, guard: Guard) -> None:
     """Hand over the key that secrets on the command line are encrypted with. Blocking."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            if user is not None:
-                os.fchown(fd, user.uid, user.gid)
+            guard.own(f"/proc/self/fd/{fd}")
             os.write(fd, key)
         finally:
             os.close(fd)
@@ -241,15 +250,14 @@ def write_master_key(path: str, key: bytes, user: QemuUser | None) -> None:
         raise SystemError_(f"failed to write the master key file '{path}'", error) from error
 
 
-def write_overlays(plan: Plan, user: QemuUser | None) -> None:
+def write_overlays(plan: Plan, guard: Guard) -> None:
     """Make the files transient disks write to, owned by QEMU's user. Raises SystemError_. Blocking."""
     for overlay in plan.overlays:
         write_overlay(overlay)
-        if user is not None:
-            os.chown(overlay.path, user.uid, user.gid)
+        guard.own(overlay.path)
 
 
-def prepare_nvram(path: str, template: str | None, user: QemuUser | None, *, reset: bool) -> None:
+def prepare_nvram(path: str, template: str | None, guard: Guard, *, reset: bool) -> None:
     """Make the firmware's variable store from its template where there is none, or afresh. Blocking."""
     target = Path(path)
     if target.exists() and not reset:
@@ -262,20 +270,23 @@ def prepare_nvram(path: str, template: str | None, user: QemuUser | None, *, res
         raise SystemError_(f"Failed to open file '{template}'", error) from error
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, data)
-    if user is not None:
-        os.chown(target, user.uid, user.gid)
+    guard.own(path)
 
 
-def listen_unix(path: str, user: QemuUser | None = None) -> socket.socket:
-    """Bind a Unix socket for QEMU to accept on; a path that is somebody's is refused. Raises SystemError_."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.socket:
+    """Bind a Unix socket for QEMU to accept on; a path that is somebody's is refused. Raises SystemError_.
+
+    monitor: it is the daemon alone who connects to it.
+    """
+    with guard.making(monitor=monitor):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         clear_stale(path)
-        with short(path) as name:
+        with short(path) as name, guard.making(monitor=monitor):
             sock.bind(name)
         os.chmod(path, 0o775)  # noqa: S103 - what libvirt gives it
-        if user is not None:
-            os.chown(path, user.uid, user.gid)
+        if not monitor:
+            guard.own(path)
         sock.listen(1)
     except OSError as error:
         sock.close()
@@ -283,10 +294,10 @@ def listen_unix(path: str, user: QemuUser | None = None) -> socket.socket:
     return sock
 
 
-def make_listeners(plan: Plan, descriptors: Descriptors, user: QemuUser | None) -> None:
+def make_listeners(plan: Plan, descriptors: Descriptors, guard: Guard) -> None:
     """Bind the sockets QEMU is to accept on, owned by its user. Blocking. Raises SystemError_."""
     for wanted in plan.listeners:
-        descriptors.adopt(wanted.name, [listen_unix(wanted.path, user).detach()])
+        descriptors.adopt(wanted.name, [listen_unix(wanted.path, guard).detach()])
 
 
 def connect_listener(path: str) -> socket.socket:
@@ -369,34 +380,43 @@ def release_ports(plan: PortPlan) -> None:
 # ------------------------------------------------------------------------- undoing
 
 
-def sweep(run: int, footprint: Footprint, owners: Owners, keep_below: Iterable[str]) -> list[str]:
-    """Take away what a run has left; returns what could not be taken away. Blocking.
+def sweep(guard: Guard, footprint: Footprint, keep_below: Iterable[str]) -> list[str]:
+    """Take away what a run that has ended has left; returns what could not be taken away. Blocking.
 
     keep_below: the instance's own folders; outside them nothing is removed but overlays of transient disks.
     """
     failures: list[str] = []
-    allowed = tuple(f"{folder.rstrip('/')}/" for folder in keep_below)
-
-    def attempt(what: str, error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            failures.append(f"{what}: {error.strerror}")
-
     for name in footprint.links:
         links.remove_link(name)
     for name, mac in footprint.macs.items():
         if mac:
             failures += plug.give_mac_back(name, mac)
-    failures += owners.take_back(run, footprint.loans)
-    for path in footprint.files:
-        if path.startswith(allowed) or is_overlay(path):
-            try:
-                os.unlink(path)
-            except OSError as error:
-                attempt(f"cannot remove '{path}'", error)
+    failures += guard.end(footprint.loans)
+    failures += remove_files(footprint.files, keep_below)
     for folder in footprint.folders:
-        if folder.startswith(allowed):
+        if folder.startswith(_below(keep_below)):
             try:
                 shutil.rmtree(folder)
+            except FileNotFoundError:
+                pass
             except OSError as error:
-                attempt(f"cannot remove '{folder}'", error)
+                failures.append(f"cannot remove '{folder}': {error.strerror}")
     return failures
+
+
+def remove_files(paths: Iterable[str], keep_below: Iterable[str]) -> list[str]:
+    """Remove a run's files, as `sweep` does. Blocking."""
+    failures: list[str] = []
+    for path in paths:
+        if path.startswith(_below(keep_below)) or is_overlay(path):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                failures.append(f"cannot remove '{path}': {error.strerror}")
+    return failures
+
+
+def _below(folders: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{folder.rstrip('/')}/" for folder in folders)

@@ -1,8 +1,8 @@
 """The one seam by which QEMU gets at files: lent before it opens them, taken back when it has closed them.
 
 A start, a device that is plugged in, a medium that is changed and a block job all say which resources they
-need; what is done about owners is decided here. What is lent stands in the status file before it is lent, so
-that whoever finds the status file can take it back.
+need; the security models (`running.guard`) decide what is done about it. What is lent stands in the status
+file before it is lent, so that whoever finds the status file can take it back.
 """
 
 import errno
@@ -15,15 +15,20 @@ from typing import TYPE_CHECKING
 from qvirt.errors import SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.qemu.devices.base import FileResource, Resource
-from qvirt.record import Record, replace
+from qvirt.record import replace
 from qvirt.runtime.running import Running
-from qvirt.security import acl, dac, private_dev
-from qvirt.security.owners import Loan
+from qvirt.security import acl, private_dev
+from qvirt.security.loans import Loan
 from qvirt.security.private_dev import Node
+from qvirt.security.stack import Guard
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
     from qvirt.runtime.hypervisor import Hypervisor
+
+
+#: seconds for opening files to QEMU: a security model may have to compile its rules
+DEADLINE = 90.0
 
 
 async def give(domain: "Domain", running: Running, resources: Iterable[Resource]) -> None:
@@ -34,15 +39,15 @@ async def give(domain: "Domain", running: Running, resources: Iterable[Resource]
     """
     hv = domain.hypervisor
     files = list(resources)
-    loans = await hv.files.run(f"files of '{domain.name}'", partial(prepare, hv, running, files))
+    loans = await hv.files.run(f"files of '{domain.name}'", partial(prepare, running, files))
     mark = running.footprint
     mark.loans += loans
 
     try:
-        await domain.save_status(then=partial(open_up, hv, running, loans, files))
+        await domain.save_status(partial(open_up, hv, running, loans, files), DEADLINE)
     except BaseException:
         # what a file system that hangs has lent meanwhile is taken back with the rest, when the guest ends
-        if not hv.owners.holds(running.id, loans):
+        if not running.guard.holds(loans):
             mark.loans = [loan for loan in mark.loans if loan not in loans]
         raise
 
@@ -52,17 +57,18 @@ async def take_back(
 ) -> list[str]:
     """Take back what a QEMU has closed and does not use by other ways, ``kept``.
 
-    Returns what could not be given back to its owner.
+    Returns what could not be taken back.
     """
     hv, mark = domain.hypervisor, running.footprint
+    gone, kept = list(gone), list(kept)
 
     def work() -> list[str]:
         loans = unused(running, gone, kept)
-        failures = hv.owners.take_back(running.id, loans)
+        failures = running.guard.take_back(loans, gone, kept)
         mark.loans = [loan for loan in mark.loans if loan not in loans]
         return failures + shut(hv, running, gone, kept)
 
-    failures = await hv.files.run(f"files of '{domain.name}'", work)
+    failures = await hv.files.run(f"files of '{domain.name}'", work, DEADLINE)
     await domain.save_status()
     return failures
 
@@ -71,16 +77,16 @@ async def take_back(
 
 
 def open_up(hv: "Hypervisor", running: Running, loans: Iterable[Loan], resources: Iterable[Resource]) -> None:
-    """Let a QEMU that runs get at files: their owners, its list of devices, its /dev. Blocking.
+    """Let a QEMU that runs get at files: security models, its list of devices, its /dev. Blocking.
 
-    Raises SystemError_, OperationInvalid.
+    Raises SystemError_, OperationInvalid, and what a model raises.
     """
     files = list(resources)
-    hv.owners.give(running.id, loans)
+    running.guard.give(list(loans), files)
     hv.cgroups.allow(running, files)
     if not running.private_dev:
         return
-    found = nodes(hv, running, files)
+    found = nodes(running, files)
     if found:
         try:
             private_dev.add(running.pid, found, marking=hv.marking)
@@ -92,7 +98,7 @@ def open_up(hv: "Hypervisor", running: Running, loans: Iterable[Loan], resources
 
 
 def shut(hv: "Hypervisor", running: Running, gone: Iterable[Resource], kept: Iterable[Resource]) -> list[str]:
-    """Undo `open_up` but for the owners, for what is gone and not used otherwise. Blocking.
+    """Take from a QEMU's list of devices and its /dev what is gone and not used otherwise. Blocking.
 
     Returns what could not be.
     """
@@ -108,38 +114,24 @@ def shut(hv: "Hypervisor", running: Running, gone: Iterable[Resource], kept: Ite
     return failures
 
 
-def nodes(
-    hv: "Hypervisor", running: Running, resources: Iterable[Resource], also: Iterable[str] = ()
-) -> list[Node]:
+def nodes(running: Running, resources: Iterable[Resource], also: Iterable[str] = ()) -> list[Node]:
     """Return what QEMU's own /dev must have for resources and for other paths. Blocking."""
-    terms = _terms(hv, running)
     found: dict[str, Node] = {}
     for path in also:
         node = private_dev.find(path)
         if node is not None:
             found[node.path] = node
     for resource, path in _each(resource for resource in resources if isinstance(resource, FileResource)):
-        node = private_dev.find(path, _new_owner(terms, resource, path))
+        node = private_dev.find(path)
         if node is not None:
             before = found.get(node.path)
             links = dict.fromkeys((*(before.links if before is not None else ()), *node.links))
-            found[node.path] = replace(node, links=tuple(links))
+            found[node.path] = running.guard.node(resource, replace(node, links=tuple(links)))
     return list(found.values())
 
 
 def _paths(resources: Iterable[Resource]) -> list[str]:
     return [path for _, path in _each(r for r in resources if isinstance(r, FileResource))]
-
-
-class Terms(Record):
-    """On what terms QEMU opens files. user: its own; None for the daemon's. lends: files may change owner.
-
-    keeps_power: root's QEMU may do as root does.
-    """
-
-    user: QemuUser | None
-    lends: bool = True
-    keeps_power: bool = False
 
 
 def open_folders(hv: "Hypervisor", user: QemuUser | None) -> None:
@@ -174,7 +166,7 @@ def _closed_folders(hv: "Hypervisor") -> list[Path]:
     return [hv.paths.lib, hv.paths.lib / "channel", hv.paths.lib / "channel/target"]
 
 
-def prepare(hv: "Hypervisor", running: Running, resources: Iterable[Resource]) -> list[Loan]:
+def prepare(running: Running, resources: Iterable[Resource]) -> list[Loan]:
     """Make the files that may be missing, check all, and return what is to be lent that is not yet. Blocking.
 
     Raises SystemError_ for what QEMU could not open all the same.
@@ -183,30 +175,22 @@ def prepare(hv: "Hypervisor", running: Running, resources: Iterable[Resource]) -
     for resource in files:
         if resource.create:
             _create(resource.path)
-    loans = {loan.path: loan for loan in running.footprint.loans}
+    loans = {(loan.model, loan.path): loan for loan in running.footprint.loans}
     before = len(loans)
-    terms = _terms(hv, running)
     for resource, path in _each(files):
         if not os.path.exists(path):
             if not resource.optional:
                 raise _missing(path)
             continue
-        owner = _new_owner(terms, resource, path)
-        for obstacle in _obstacles(terms, resource, path, owner):
-            user = terms.user
+        for obstacle in running.guard.obstacles(resource, path):
+            user = running.user
             who = f" (as uid:{user.uid}, gid:{user.gid})" if user is not None else ""
             raise SystemError_(f"Cannot access storage file '{path}'{who}: Permission denied: {obstacle}")
-        if owner is not None and running.private_dev and _is_node(path):
-            owner = None  # it is QEMU's own node that changes hands
-        loan = hv.owners.plan(path, owner) if owner is not None else None
-        if loan is not None:
-            loans.setdefault(loan.path, loan)
+        if running.private_dev and _is_node(path):
+            continue  # it is QEMU's own node that changes hands
+        for loan in running.guard.plan(resource, path):
+            loans.setdefault((loan.model, loan.path), loan)
     return list(loans.values())[before:]
-
-
-def _terms(hv: "Hypervisor", running: Running) -> Terms:
-    lends = hv.config.dynamic_ownership and running.relabel
-    return Terms(running.user, lends, not hv.config.clear_emulator_capabilities)
 
 
 def _is_node(path: str) -> bool:
@@ -233,7 +217,7 @@ def _create(path: str) -> None:
         raise SystemError_(f"Unable to pre-create chardev file '{path}'", error) from error
 
 
-def troubles(terms: Terms, resources: Iterable[Resource]) -> list[str]:
+def troubles(guard: Guard, resources: Iterable[Resource]) -> list[str]:
     """Return all that would keep QEMU from its files, each once. Blocking."""
     files = [resource for resource in resources if isinstance(resource, FileResource)]
     found: dict[str, None] = {}
@@ -242,7 +226,7 @@ def troubles(terms: Terms, resources: Iterable[Resource]) -> list[str]:
             if not resource.create and not resource.optional:
                 found[str(_missing(path).detail)] = None
         else:
-            for obstacle in _obstacles(terms, resource, path, _new_owner(terms, resource, path)):
+            for obstacle in guard.obstacles(resource, path):
                 about = "" if obstacle.path in obstacle.what else f"file '{path}': "
                 found[f"{about}{obstacle}"] = None
     return list(found)
@@ -262,24 +246,3 @@ def _missing(path: str) -> SystemError_:
     return SystemError_(
         f"Cannot access storage file '{path}'", OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     )
-
-
-def _new_owner(terms: Terms, resource: FileResource, path: str) -> tuple[int, int] | None:
-    """Return whom a file is lent to; None when it stays as it is."""
-    if not (terms.user is not None and terms.lends and resource.relabel):
-        return None
-    if resource.label:
-        labelled = dac.parse_label(resource.label)
-        return labelled.uid, labelled.gid
-    if dac.is_open_to_all(path, terms.user, write=resource.writable):
-        return None
-    return terms.user.uid, terms.user.gid
-
-
-def _obstacles(
-    terms: Terms, resource: FileResource, path: str, owner: tuple[int, int] | None
-) -> Iterator[dac.Obstacle]:
-    user = terms.user
-    if user is None or (user.uid == 0 and terms.keeps_power) or (resource.optional and not resource.relabel):
-        return iter(())
-    return dac.obstacles(path, user, write=resource.writable, owner=owner)

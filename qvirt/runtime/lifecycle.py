@@ -22,10 +22,8 @@ from qvirt.constants import (
 )
 from qvirt.errors import InternalError, OperationFailed, QvirtError, SystemError_
 from qvirt.host import images, overlays
-from qvirt.host.config import QemuUser
 from qvirt.model.devices.disk import Disk, DiskDevice
 from qvirt.model.domain import Domain as Definition
-from qvirt.model.seclabel import SecLabel
 from qvirt.model.storage_source import SourceType
 from qvirt.qemu.build import build
 from qvirt.qemu.context import BuildContext
@@ -48,6 +46,7 @@ from qvirt.runtime import (
     monitor_events,
     perf,
     pinning,
+    refusals,
     scheduling,
     swtpm,
     takeover,
@@ -58,7 +57,7 @@ from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
 from qvirt.runtime.process import Process
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
-from qvirt.security import dac
+from qvirt.security.denials import Watch
 from qvirt.security.launcher import confining
 
 if TYPE_CHECKING:
@@ -156,10 +155,8 @@ async def _start_once(
 async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvram: bool) -> None:
     hv = domain.hypervisor
     definition = running.definition
-    user, running.relabel = dac.user_of(
-        definition.seclabels, hv.user, require=hv.config.security_require_confined
-    )
-    running.user = user
+    running.guard = await hv.guard(running)
+    user = running.user
     scheduling.check_host(definition)
     allowed = limits.limits_of(definition, hv.config)
     if hv.private_dev:
@@ -187,9 +184,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         )
         made = await _overlays(domain, definition)
         assign_aliases(definition, ctx)
-        if hv.config.security_default_confined:
-            _label(definition, user)
-        running.folder = ctx.domain_dir
+        running.folder = running.guard.guest.folder = ctx.domain_dir
         running.monitor_path = f"{ctx.domain_dir}/monitor.sock"
         mark = running.footprint
         for interface in definition.devices.interfaces:
@@ -208,10 +203,11 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         ports = launch.take_ports(definition, hv.display_ports, hv.websocket_ports)
         mark.ports = [port for _, port in ports.taken]
         mark.loans = await hv.files.run(
-            f"start of '{domain.name}'", partial(lending.prepare, hv, running, plan.files)
+            f"start of '{domain.name}'", partial(lending.prepare, running, plan.files)
         )
         hv.checkpoint("checked")
-        await domain.save_status(then=partial(_make, hv, plan, running, descriptors.master_key, reset_nvram))
+        make = partial(_make, hv, plan, running, descriptors.master_key, reset_nvram)
+        await domain.save_status(make, lending.DEADLINE)
         hv.checkpoint("host prepared")
         groups_first = hv.cgroups.machined is None
         grouping = asyncio.ensure_future(enclosing.make_groups(domain, running, plan, wanted=groups_first))
@@ -224,9 +220,9 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             await grouping
             await helpers.start(domain, running, recipes)
         if plan.listeners:
-            bind = partial(launch.make_listeners, plan, descriptors, user)
+            bind = partial(launch.make_listeners, plan, descriptors, running.guard)
             await hv.files.run(f"sockets of '{domain.name}'", bind)
-        listener = launch.listen_unix(running.monitor_path)
+        listener = launch.listen_unix(running.monitor_path, running.guard, monitor=True)
         running.link = Monitor(
             launch.connect_listener(running.monitor_path),
             name=domain.name,
@@ -246,7 +242,12 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             env=env,
             log_fd=domain_log.fd,
             fds=descriptors.all(),
-            wrap=confining(user, keep_capabilities=not hv.config.clear_emulator_capabilities),
+            wrap=confining(
+                user,
+                labels=running.guard.words(),
+                no_new_privs=running.guard.takes_no_new_privs,
+                keep_capabilities=not hv.config.clear_emulator_capabilities,
+            ),
             limits=allowed,
             prepare=partial(enclosing.make_dev, hv, running, plan) if running.private_dev else None,
         )
@@ -264,13 +265,14 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         if running.being_destroyed:
             raise OperationFailed(f"domain '{domain.name}' was destroyed while it started")
         perf.count_from_start(running, running.pid)
+        watch = stack.enter_context(running.guard.watch())
         running.process.go(doors.files)
         hv.checkpoint("executed")
         descriptors.close()
         joining = asyncio.ensure_future(enclosing.join_groups(domain, running, doors))
         stack.push_async_callback(asyncio.wait, [joining])
         talking = asyncio.ensure_future(_talk(domain, running, joining))
-        await _race(domain, running, talking, domain_log, command)
+        await _race(domain, running, talking, domain_log, command, watch)
     hv.checkpoint("monitor ready")
     running.process.exited.add_done_callback(lambda _: process_ended(domain, running))
     running.stage = "running"
@@ -289,14 +291,14 @@ def _make(
     hv: "Hypervisor", plan: launch.Plan, running: Running, master_key: bytes, reset_nvram: bool
 ) -> None:
     hv.checkpoint("status written")
-    user = running.user
-    lending.open_folders(hv, user)
-    launch.make_folders(running.footprint.folders, user)
-    launch.write_master_key(f"{running.folder}/master-key.aes", master_key, user)
-    launch.write_overlays(plan, user)
+    guard = running.guard
+    lending.open_folders(hv, guard.user)
+    launch.make_folders(running.footprint.folders, guard)
+    launch.write_master_key(f"{running.folder}/master-key.aes", master_key, guard)
+    launch.write_overlays(plan, guard)
     if plan.nvram is not None:
-        launch.prepare_nvram(*plan.nvram, user, reset=reset_nvram)
-    hv.owners.give(running.id, running.footprint.loans)
+        launch.prepare_nvram(*plan.nvram, guard, reset=reset_nvram)
+    guard.give(running.footprint.loans, plan.opened)
 
 
 async def _drop_missing(domain: "Domain", ctx: BuildContext) -> None:
@@ -327,16 +329,6 @@ async def _overlays(domain: "Domain", definition: Definition) -> list[overlays.O
     for overlay in made:
         overlays.put_on_top(overlay)
     return made
-
-
-def _label(definition: Definition, user: QemuUser | None) -> None:
-    """Say under which user QEMU runs, as libvirt's live document does."""
-    if user is None or any(label.model == "dac" for label in definition.seclabels):
-        return
-    label = f"+{user.uid}:+{user.gid}"
-    definition.seclabels.append(
-        SecLabel(type="dynamic", model="dac", relabel=True, label=label, imagelabel=label)
-    )
 
 
 async def note_taints(domain: "Domain", running: Running) -> None:
@@ -432,6 +424,7 @@ async def _race(
     watcher: "asyncio.Future[None]",
     domain_log: DomainLog,
     command: CommandLine,
+    watch: Watch,
 ) -> None:
     """Wait until QEMU talks, or has died; then raise what it had to say."""
     process = running.qemu
@@ -448,6 +441,7 @@ async def _race(
         said = _last_words(running, domain_log, command)
         if words := await domain.hypervisor.files.run("helpers", partial(helpers.last_words, running)):
             said += f"\n{words}"
+        said += await refusals.said_of(domain, running, watch, said)
         if "Address already in use" in said and running.footprint.ports:
             raise PortTaken(said, list(running.footprint.ports))
         raise InternalError(said)
@@ -677,7 +671,7 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
         if "custom-monitor" not in running.taints:  # else somebody may have told it to
             failures += images.distrust_changed(running.definition.devices.disks)
         failures += lending.close_folders(hv, running.id, running.user)
-        failures += launch.sweep(running.id, running.footprint, hv.owners, hv.own_folders)
+        failures += launch.sweep(running.guard, running.footprint, hv.own_folders)
         with contextlib.suppress(FileNotFoundError):
             hv.paths.status(domain.name).unlink()
         return failures

@@ -134,12 +134,11 @@ def messages(domain: "Domain", flags: int) -> list[str]:
 
 
 def security_labels(domain: "Domain") -> list[SecurityLabel]:
-    """Return the labels QEMU runs under, one per security model."""
-    labels = [SecurityLabel("", False)] if domain.running is not None else []
-    for label in domain.running.definition.seclabels if domain.running is not None else ():
-        if label.model == "dac" and label.label:
-            labels.append(SecurityLabel(label.label, False))
-    return labels
+    """Return the labels QEMU runs under, one per security model. Reads its own entries of /proc alone."""
+    running = domain.running
+    if running is None or running.process is None:
+        return []
+    return [SecurityLabel(*label) for label in running.guard.read(running.pid)]
 
 
 # --------------------------------------------------------------------------- vcpus

@@ -50,7 +50,6 @@ from qvirt.runtime.process import Process, start_time
 from qvirt.runtime.renaming import Names
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import VERSION, Footprint, Status, boot_id, read_status
-from qvirt.security import dac
 
 if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
@@ -218,7 +217,7 @@ async def _take_over(hv: "Hypervisor", running: Running, status: Status) -> None
     ctx = hv.documents.build_context(definition, running.caps, Launch())
     paths = partial(launch.files_of, definition, ctx)
     mark.loans = await hv.files.run(
-        f"files of '{status.name}'", lambda: hv.owners.take_over(status.id, paths())
+        f"files of '{status.name}'", lambda: hv.security.take_over(status.id, paths())
     )
 
 
@@ -232,7 +231,7 @@ def _group(hv: "Hypervisor", status: Status, definition: Definition) -> Group | 
 
 
 def _note_loans(hv: "Hypervisor", status: Status) -> None:
-    hv.owners.note(status.id, status.footprint.loans)
+    hv.security.note(status.id, status.footprint.loans)
 
 
 def _read_statuses(folder: Path) -> tuple[list[Status], list[tuple[Path, str]]]:
@@ -358,8 +357,8 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
         owner=_GONE_OWNER if status.autodestroy else None,
         names=Names(status.names),
     )
-    with contextlib.suppress(QvirtError):  # the user was removed
-        running.user, running.relabel = dac.user_of(definition.seclabels, hv.user)
+    recall = partial(hv.security.recall, running.id, definition, running.folder)
+    running.guard = await hv.files.run(f"labels of '{status.name}'", recall)
     with contextlib.suppress(QvirtError):  # the emulator was removed; its QEMU runs on without our knowing
         running.caps = await hv.documents.start_caps(definition)
     running.group = _group(hv, status, definition)

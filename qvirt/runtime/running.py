@@ -23,6 +23,7 @@ from qvirt.record import Record, field, replace
 from qvirt.runtime.process import Process
 from qvirt.runtime.renaming import Names
 from qvirt.runtime.state import Footprint, Written
+from qvirt.security.stack import Guard
 from qvirt.xml.document import parse_element
 
 if TYPE_CHECKING:
@@ -51,14 +52,12 @@ class Running(Record, frozen=False, eq=False):
     folder: str
     monitor_path: str
     stage: str = "starting"
-    #: whom QEMU runs as; None for the daemon's own user
-    user: QemuUser | None = None
+    #: what the security models do for it
+    guard: Guard = field(default_factory=Guard)
     #: its control groups, None without
     group: Group | None = None
     #: puts threads into groups of their own, while the guest runs already
     placing: "asyncio.Task[None] | None" = None
-    #: whether its files are lent to that user
-    relabel: bool = True
     #: what secrets are encrypted with on their way; None for a QEMU found again, until somebody needs it
     master_key: bytes | None = None
     #: None for a QEMU found again, until somebody needs it
@@ -115,6 +114,11 @@ class Running(Record, frozen=False, eq=False):
     _since: float = 0.0
     _commands: int = 0
     _texts: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def user(self) -> QemuUser | None:
+        """Whom QEMU runs as; None for the daemon's own user."""
+        return self.guard.user
 
     @property
     def private_dev(self) -> bool:

@@ -22,7 +22,7 @@ from qvirt.constants import (
 from qvirt.errors import XmlError
 from qvirt.record import Record, field
 from qvirt.runtime.renaming import Kind, Name
-from qvirt.security.owners import Loan
+from qvirt.security.loans import Loan
 from qvirt.xml.document import parse_element
 from qvirt.xml.fields import escape
 
@@ -91,8 +91,8 @@ class Footprint(Record, frozen=False):
     """What a start leaves on the host, to be undone when the domain ends, however it ends.
 
     folders: removed with what is in them. files: removed. ports: TCP ports taken from the allocator.
-    loans: files lent to QEMU's user, given back in reverse order. links: network devices that outlive QEMU
-    (macvtap), removed.
+    loans: files whose labels are changed for QEMU, given back in reverse order. links: network devices that
+    outlive QEMU (macvtap), removed.
     macs: devices of the host that have a guest's MAC address meanwhile, and their own.
     plugging: aliases of the devices that are being plugged in and may not be there yet.
     cgroup: where its control groups are, below each hierarchy.
@@ -200,7 +200,8 @@ class Status(Record, frozen=False):
         out += [f"    <file path='{escape(path)}'/>\n" for path in mark.files]
         out += [f"    <port number='{port}'/>\n" for port in mark.ports]
         out += [
-            f"    <loan path='{escape(loan.path)}' owner='{_ids(loan.owner)}' user='{_ids(loan.user)}'/>\n"
+            f"    <loan path='{escape(loan.path)}' model='{loan.model}'"
+            f" before='{escape(loan.before)}' label='{escape(loan.label)}'/>\n"
             for loan in mark.loans
         ]
         out += [f"    <link name='{escape(name)}'/>\n" for name in mark.links]
@@ -306,7 +307,7 @@ def _footprint(ours: etree._Element | None) -> Footprint:
         files=[el.get("path", "") for el in ours.iterfind("file")],
         ports=[_number(el.get("number"), 0) for el in ours.iterfind("port")],
         loans=[
-            Loan(el.get("path", ""), _read_ids(el.get("owner", "")), _read_ids(el.get("user", "")))
+            Loan(el.get("path", ""), el.get("before", ""), el.get("label", ""), el.get("model", "dac"))
             for el in ours.iterfind("loan")
         ],
         cgroup=next((el.get("path", "") for el in ours.iterfind("cgroup")), ""),
@@ -341,15 +342,6 @@ def _names(ours: etree._Element | None) -> list[Name]:
         for el in ours.iterfind("name")
         if el.get("kind") in kinds
     ]
-
-
-def _ids(owner: tuple[int, int]) -> str:
-    return f"{owner[0]}:{owner[1]}"
-
-
-def _read_ids(text: str) -> tuple[int, int]:
-    uid, _, gid = text.partition(":")
-    return _number(uid, -1), _number(gid, -1)
 
 
 def _number(text: str | None, default: int) -> int:

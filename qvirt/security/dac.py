@@ -1,4 +1,4 @@
-"""Whom a QEMU runs as, whom its files are lent to, and what keeps that user from a file.
+"""The model ``dac``: whom a QEMU runs as, whom its files are lent to, and what keeps that user from a file.
 
 Blocking; the caller runs it off the loop.
 """
@@ -8,28 +8,129 @@ import os
 import pwd
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from qvirt.errors import ConfigSyntax, ConfigUnsupported, InvalidArg
+from qvirt.errors import ConfigSyntax, InvalidArg
 from qvirt.host import kvm
-from qvirt.host.config import QemuUser, resolve_user
+from qvirt.host.config import QemuConfig, QemuUser, resolve_user
 from qvirt.model.seclabel import SecLabel
-from qvirt.record import Record
-from qvirt.security import acl
+from qvirt.qemu.devices.base import FileResource, relabelling
+from qvirt.record import replace
+from qvirt.security import acl, marks
+from qvirt.security.loans import Book, Loan
+from qvirt.security.model import Guest, Model, Obstacle
+from qvirt.security.private_dev import Node
 
 
-def user_of(
-    labels: Iterable[SecLabel], default: QemuUser | None, *, require: bool = False
-) -> tuple[QemuUser | None, bool]:
+class Dac(Model):
+    """Users and owners. user: whom guests run as that name no other."""
+
+    name = "dac"
+
+    def __init__(self, config: QemuConfig, user: QemuUser, daemon: str) -> None:
+        self._config = config
+        self._user = user
+        self._owners = Book(Owners(), daemon, remember=config.remember_owner)
+        self.book = self._owners
+
+    def base_labels(self) -> Sequence[tuple[str, str]]:
+        label = owner_text(self._user.uid, self._user.gid)
+        return (("kvm", label), ("qemu", label))
+
+    def label(self, guest: Guest, wanted: SecLabel | None, others: Iterable[Guest]) -> SecLabel | None:
+        self.recall(guest)
+        user = guest.user
+        if user is None or (wanted is not None and wanted.type != "dynamic"):
+            return wanted
+        made = wanted or SecLabel(type="dynamic", model=self.name, relabel=True)
+        made.label = made.imagelabel = owner_text(user.uid, user.gid)
+        return made
+
+    def recall(self, guest: Guest) -> None:
+        guest.user = self._user
+        guest.user, guest.lends = user_of(guest.seclabels, self._user)
+
+    def obstacles(self, guest: Guest, resource: FileResource, path: str) -> Iterator[Obstacle]:
+        user = guest.user
+        keeps_power = not self._config.clear_emulator_capabilities
+        if user is None or (user.uid == 0 and keeps_power) or (resource.optional and not resource.relabel):
+            return iter(())
+        owner = self._new_owner(guest, resource, path)
+        return obstacles(path, user, write=resource.writable, owner=owner)
+
+    def plan(self, guest: Guest, resource: FileResource, path: str) -> Loan | None:
+        owner = self._new_owner(guest, resource, path)
+        return self._owners.plan(path, owner_text(*owner)) if owner is not None else None
+
+    def _new_owner(self, guest: Guest, resource: FileResource, path: str) -> tuple[int, int] | None:
+        """Return whom a file is lent to; None when it stays as it is."""
+        relabel, label = relabelling(resource, self.name)
+        if guest.user is None or not (self._config.dynamic_ownership and guest.lends and relabel):
+            return None
+        if label:
+            labelled = parse_label(label)
+            return labelled.uid, labelled.gid
+        if is_open_to_all(path, guest.user, write=resource.writable):
+            return None
+        return guest.user.uid, guest.user.gid
+
+    def node(self, guest: Guest, resource: FileResource, node: Node) -> Node:
+        owner = self._new_owner(guest, resource, node.path)
+        return replace(node, user=owner) if owner is not None and owner != node.owner else node
+
+    def own(self, guest: Guest, path: str) -> None:
+        if guest.user is not None:
+            os.chown(path, guest.user.uid, guest.user.gid)
+
+    def read(self, guest: Guest, pid: int) -> tuple[str, bool]:
+        said = guest.label_of(self.name)
+        if said is not None and said.label:
+            return said.label, False
+        ids: dict[str, str] = {}
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, values = line.partition(":")
+            if key in ("Uid", "Gid"):
+                ids[key] = values.split()[1]
+        return owner_text(int(ids["Uid"]), int(ids["Gid"])), False
+
+
+class Owners:
+    """Owners of files as labels, ``+UID:+GID``."""
+
+    model = "dac"
+    names = marks.DAC
+
+    def read(self, path: str) -> str:
+        status = os.stat(path)
+        return owner_text(status.st_uid, status.st_gid)
+
+    def write(self, path: str, label: str) -> None:
+        uid, gid = label.replace("+", "").split(":")
+        os.chown(path, int(uid), int(gid))
+
+    def usual(self, path: str) -> str:
+        return owner_text(0, 0)
+
+    def refused(self, path: str, label: str) -> str:
+        return f"unable to set user and group to '{label.replace('+', '')}' on '{path}'"
+
+    def taken(self, path: str) -> str:
+        return f"Setting different DAC user or group on {path} which is already in use"
+
+
+def owner_text(uid: int, gid: int) -> str:
+    """Return an owner as libvirt writes it in labels and marks."""
+    return f"+{uid}:+{gid}"
+
+
+def user_of(labels: Iterable[SecLabel], default: QemuUser) -> tuple[QemuUser, bool]:
     """Return whom a domain's QEMU runs as, and whether its files are lent to that user.
 
-    A static label of the model ``dac`` names user and group; ``none`` leaves the files alone. require: no
-    domain may do without confinement. Raises InvalidArg, ConfigUnsupported.
+    A static label of the model ``dac`` names user and group; ``none`` leaves the files alone.
+    Raises InvalidArg.
     """
     for label in labels:
-        if label.type == "none" and require:
-            raise ConfigUnsupported("Unconfined guests are not allowed on this host")
         if label.model != "dac":
             continue
         if label.type == "static" and label.label:
@@ -46,17 +147,6 @@ def parse_label(text: str) -> QemuUser:
         return resolve_user(user, group or None)
     except ConfigSyntax as error:
         raise InvalidArg(error.detail) from error
-
-
-class Obstacle(Record):
-    """What keeps QEMU's user from a file. what: a clause; remedy: the smallest command that helps, or ''."""
-
-    path: str
-    what: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.what}; {self.remedy}" if self.remedy else self.what
 
 
 def obstacles(

@@ -9,13 +9,19 @@ _NO_CAPABILITIES = ("--inh-caps=-all", "--ambient-caps=-all")
 
 
 def confining(
-    user: QemuUser | None, *, keep_capabilities: bool = False, keep: Sequence[str] = ()
+    user: QemuUser | None,
+    *,
+    labels: Sequence[str] = (),
+    no_new_privs: bool = True,
+    keep_capabilities: bool = False,
+    keep: Sequence[str] = (),
 ) -> list[str]:
-    """Return the words that put a command into its user, without capabilities, unable to gain any.
+    """Return the words that give a command its user and labels, no capabilities, and none to gain.
 
-    user: None for a daemon that is not root, which has neither to give away. keep_capabilities: an
-    administrator's word that QEMU run as root shall have root's power. keep: the capabilities, named as
-    setpriv does, that a helper which runs as root gets and cannot do without.
+    user: None for a daemon that is not root, which has neither to give away. labels: words of the security
+    models. no_new_privs: False where these rule it out. keep_capabilities: an administrator's word that QEMU
+    run as root shall have root's power. keep: the capabilities, named as setpriv does, that a helper which
+    runs as root gets and cannot do without.
     """
     words = ["setpriv"]
     if user is not None:
@@ -26,8 +32,7 @@ def confining(
                 *_NO_CAPABILITIES,
                 f"--bounding-set={','.join(['-all', *(f'+{name}' for name in keep)])}",
             ]
-    elif keep_capabilities:
-        return []
-    if not keep_capabilities:
+    if no_new_privs and not keep_capabilities:
         words.append("--no-new-privs")
-    return [*words, "--"]
+    words += labels
+    return [*words, "--"] if len(words) > 1 else []

@@ -1,9 +1,9 @@
-"""The mark on a file that is lent to QEMU: whom it belongs to, and how many use it. Where libvirt keeps it.
+"""The mark on a file that is lent to QEMU: the label it had, and how many use it. Where libvirt keeps it.
 
-libvirt's three extended attributes say the owner, the number of users and the boot they belong to. A fourth,
-ours, says how many of the users are guests of which daemon: without it, a daemon that was killed between two
-steps could not tell whether it had counted itself. They are written in such an order that whoever is killed
-half way leaves fewer users in libvirt's count than in ours, never more.
+libvirt's three extended attributes say the label (for DAC an owner), the number of users and the boot they
+belong to. A fourth, ours, says how many of the users are guests of which daemon: without it, a daemon that
+was killed between two steps could not tell whether it had counted itself. They are written in such an order
+that whoever is killed half way leaves fewer users in libvirt's count than in ours, never more.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from qvirt.record import Record, field
 
-#: the two integers of an owner, as libvirt writes them
-_LABEL = re.compile(rb"\+(\d+):\+(\d+)")
+#: an owner's two integers, as libvirt writes them
+_OWNER = re.compile(r"\+\d+:\+\d+")
 
 #: seconds two readings of the boot's time may differ: the clock is set in between
 _SLACK = 30
@@ -36,31 +36,33 @@ _LOCK_STEP = 0.002
 
 
 class Names(Record):
-    """The attributes of one security model."""
+    """The attributes of one security model. form: what its labels look like; other marks are none."""
 
     label: str
     count: str
     stamp: str
     shares: str
+    form: re.Pattern[str]
 
 
-def names(model: str) -> Names:
+def names(model: str, form: re.Pattern[str]) -> Names:
     """Return the attributes' names for a model, ``dac`` or ``selinux``."""
     prefix = "trusted.libvirt.security"
     return Names(f"{prefix}.{model}", f"{prefix}.ref_{model}", f"{prefix}.timestamp_{model}",
-                 f"trusted.qvirt.security.{model}")  # fmt: skip
+                 f"trusted.qvirt.security.{model}", form)  # fmt: skip
 
 
-DAC = names("dac")
+DAC = names("dac", _OWNER)
 
 
 class Mark(Record):
-    """What is on a file. count: as libvirt reads it. shares: daemon -> how many of its guests use the file.
+    """What is on a file. before: the label it had. count: as libvirt reads it.
 
+    shares: daemon -> how many of its guests use the file.
     is_stale: it is of an earlier boot, when no guest of today's could have been running.
     """
 
-    owner: tuple[int, int]
+    before: str
     count: int
     shares: Mapping[str, int] = field(default_factory=dict)
     is_stale: bool = False
@@ -89,7 +91,7 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def read(path: str, kind: Names = DAC) -> Mark | None:
+def read(path: str, kind: Names) -> Mark | None:
     """Return the mark, None where there is none that can be read. Blocking; raises OSError for no file."""
     try:
         label = os.getxattr(path, kind.label)
@@ -97,24 +99,24 @@ def read(path: str, kind: Names = DAC) -> Mark | None:
         if error.errno in _UNSUPPORTED or error.errno == errno.ENODATA:
             return None
         raise
-    match = _LABEL.fullmatch(label)
-    if match is None:
+    text = label.decode("utf-8", "surrogateescape")
+    if kind.form.fullmatch(text) is None:
         return None
     boot, shares = _read_shares(_get(path, kind.shares))
     stamp = _get(path, kind.stamp)
     today = stamp.isdigit() and abs(int(stamp) - boot_time()) <= _SLACK
     is_stale = boot != _boot_id() if boot else not today
     count = _get(path, kind.count)
-    return Mark((int(match[1]), int(match[2])), int(count) if count.isdigit() else 0, shares, is_stale)
+    return Mark(text, int(count) if count.isdigit() else 0, shares, is_stale)
 
 
-def write(path: str, mark: Mark, before: Mark | None, kind: Names = DAC) -> bool:
+def write(path: str, mark: Mark, before: Mark | None, kind: Names) -> bool:
     """Put a mark on a file; tells whether its file system keeps it. Blocking; raises OSError."""
     count = str(mark.count).encode()
     shares = " ".join([_boot_id(), *(f"{name}={n}" for name, n in mark.shares.items() if n)]).encode()
     try:
         if before is None or before.is_stale:
-            os.setxattr(path, kind.label, f"+{mark.owner[0]}:+{mark.owner[1]}".encode())
+            os.setxattr(path, kind.label, mark.before.encode("utf-8", "surrogateescape"))
             os.setxattr(path, kind.stamp, str(boot_time()).encode())
         if before is not None and mark.count < before.count:
             os.setxattr(path, kind.count, count)
@@ -131,8 +133,8 @@ def write(path: str, mark: Mark, before: Mark | None, kind: Names = DAC) -> bool
     return True
 
 
-def erase(path: str, kind: Names = DAC) -> None:
-    """Take a mark off; the owner goes last, so that one who is killed half way has left it. Blocking."""
+def erase(path: str, kind: Names) -> None:
+    """Take a mark off; the label goes last, so that one who is killed half way has left it. Blocking."""
     for name in (kind.count, kind.shares, kind.stamp, kind.label):
         try:
             os.removexattr(path, name)

@@ -90,7 +90,7 @@ def _host_link(path: str) -> str | None:
         return None
 
 
-def find(path: str, user: tuple[int, int] | None = None) -> Node | None:
+def find(path: str) -> Node | None:
     """Return what a guest's /dev needs for a path; None when it leads elsewhere, or to nothing.
 
     What is mounted below /dev (pts, shm, hugepages) is the host's and there anyway.
@@ -107,9 +107,8 @@ def find(path: str, user: tuple[int, int] | None = None) -> Node | None:
         status.st_mode,
         status.st_rdev,
         (status.st_uid, status.st_gid),
-        user if user != (status.st_uid, status.st_gid) else None,
-        tuple(link for link in links if link[0].startswith(f"{DEV}/")),
-        context,
+        links=tuple(link for link in links if link[0].startswith(f"{DEV}/")),
+        context=context,
     )
 
 
@@ -184,7 +183,8 @@ class _Tree:
                 with contextlib.suppress(OSError):
                     os.setxattr(own, _SELINUX, node.context)
             if node.user is not None and marking is not None:
-                marks.write(own, Mark(node.owner, 1, {marking: 1}), None)
+                before = f"+{node.owner[0]}:+{node.owner[1]}"
+                marks.write(own, Mark(before, 1, {marking: 1}), None, marks.DAC)
             os.chown(own, *(node.user or node.owner))
             os.chmod(own, stat.S_IMODE(node.mode))
         finally:

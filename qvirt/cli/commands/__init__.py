@@ -16,6 +16,7 @@ from qvirt.cli.commands import (
     monitor,
     native,
     network,
+    security,
     takeover,
 )
 
@@ -31,6 +32,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     *interfaces.COMMANDS,
     *network.COMMANDS,
     *doctor.COMMANDS,
+    *security.COMMANDS,
     *acl.COMMANDS,
     *takeover.COMMANDS,
 )

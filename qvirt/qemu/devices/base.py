@@ -23,12 +23,13 @@ Those of a kind that comes, goes or changes while the guest runs; with `live` un
                how a device of a running guest becomes another one
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from qvirt.errors import ConfigUnsupported, DeviceMissing, QvirtError
 from qvirt.model.devices.chardev import SourceSeclabel
 from qvirt.model.devices.device import Device
+from qvirt.model.devices.disk import Disk
 from qvirt.model.domain import Domain
 from qvirt.model.seclabel import DeviceSecLabel
 from qvirt.qemu.context import BuildContext, Context
@@ -50,7 +51,7 @@ class FileResource(Resource):
 
     writable: QEMU writes to it. shared: another QEMU may use it at the same time.
     create: the daemon makes it where it is missing. optional: it may be missing; QEMU makes it, or who comes
-    after. relabel: it is lent to QEMU's user, or to the one that label (``USER:GROUP``) names.
+    after. relabel: security models may change its label. seclabels: what the document says of that.
     """
 
     path: str
@@ -59,18 +60,32 @@ class FileResource(Resource):
     create: bool = False
     optional: bool = False
     relabel: bool = True
-    label: str | None = None
+    seclabels: Sequence[DeviceSecLabel | SourceSeclabel] = ()
 
 
-def relabelling(labels: Iterable[DeviceSecLabel | SourceSeclabel]) -> tuple[bool, str | None]:
-    """Return ``relabel`` and ``label`` of a resource whose source has such labels."""
-    for label in labels:
-        if label.model in (None, "dac"):
+def relabelling(resource: FileResource, model: str) -> tuple[bool, str | None]:
+    """Return whether a security model changes a resource's label, and to which if the document says so.
+
+    A ``<seclabel>`` of a source that names no model is for all.
+    """
+    if not resource.relabel:
+        return False, None
+    for label in resource.seclabels:
+        if label.model in (None, model):
             if label.relabel is False or (isinstance(label, DeviceSecLabel) and label.labelskip):
                 return False, None
             if label.label:
                 return True, label.label
     return True, None
+
+
+def device_labels(dev: Device) -> Iterator[DeviceSecLabel | SourceSeclabel]:
+    """Yield every ``<seclabel>`` of a device's sources."""
+    if isinstance(dev, Disk):
+        for image in dev.images():
+            yield from image.source.seclabels
+    for source in getattr(dev, "sources", ()):
+        yield from getattr(source, "seclabels", ())
 
 
 class TapResource(Resource):
@@ -102,6 +117,13 @@ class ListenResource(Resource):
 
     path: str
     name: str
+
+
+class ReachedResource(Resource):
+    """A file nobody lends and rules have to know: QEMU gets a descriptor of it, or a helper has made it."""
+
+    path: str
+    writable: bool = True
 
 
 class Handler(Generic[D]):

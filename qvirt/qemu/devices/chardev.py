@@ -7,7 +7,7 @@ from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg
 from qvirt.model.devices.chardev import CharSource, HasChardev, Protocol
 from qvirt.model.devices.device import Device
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import DirectoryResource, FileResource, ListenResource, Resource, relabelling
+from qvirt.qemu.devices.base import DirectoryResource, FileResource, ListenResource, Resource
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Chardev, Object, Switch
 
@@ -112,15 +112,15 @@ def resources(dev: HasChardev, origin: Device, ctx: Context) -> Iterable[Resourc
     """Yield the files, sockets and folders a backend needs."""
     source = dev.sources[0] if dev.sources else _NOTHING
     path = source.path
-    relabel, label = relabelling(source.seclabels)
+    labels = source.seclabels
     if path is not None:
         if dev.type == "file":
-            yield FileResource(origin, path, create=True, relabel=relabel, label=label)
+            yield FileResource(origin, path, create=True, seclabels=labels)
         elif dev.type in ("dev", "pipe"):
             # of a pipe QEMU opens PATH.in and PATH.out, or PATH alone when those are missing
-            yield FileResource(origin, path, relabel=relabel, label=label)
+            yield FileResource(origin, path, seclabels=labels)
         elif dev.type == "unix" and source.mode == "connect":
-            yield FileResource(origin, path, shared=True, relabel=relabel, label=label)
+            yield FileResource(origin, path, shared=True, seclabels=labels)
         elif dev.type == "unix":
             if path.startswith(f"{ctx.dirs.channel}/"):
                 yield DirectoryResource(origin, path.rpartition("/")[0])

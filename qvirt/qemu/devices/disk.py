@@ -17,7 +17,7 @@ from qvirt.model.storage_source import Encryption, Image, SourceType, StorageSou
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import disk_live, disk_rules
-from qvirt.qemu.devices.base import FileResource, Handler, Resource, relabelling
+from qvirt.qemu.devices.base import FileResource, Handler, Resource
 from qvirt.qemu.devices.blockdev import (
     CACHE_MODES,
     chain_switches,
@@ -419,7 +419,6 @@ def _is_managed(source: StorageSource | None) -> bool:
 
 def _image_resources(disk: Disk, image: Image) -> Iterator[Resource]:
     source = image.source
-    relabel, label = relabelling(source.seclabels)
     path = source.local_path
     if path is not None:
         yield FileResource(
@@ -427,8 +426,7 @@ def _image_resources(disk: Disk, image: Image) -> Iterator[Resource]:
             path,
             writable=not image.readonly,
             shared=disk.shareable or image.depth > 0,
-            relabel=relabel,
-            label=label,
+            seclabels=source.seclabels,
         )
     sockets = [source.path, *(host.socket for host in source.hosts)]
     said = source.reservations

@@ -7,7 +7,7 @@ from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.tpm import Tpm, TpmHostDevice
 from qvirt.qemu import machines
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import FileResource, Handler, Resource, line
+from qvirt.qemu.devices.base import FileResource, Handler, ReachedResource, Resource, line
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Chardev, Device, KeyValue, Switch
@@ -63,6 +63,11 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
         device = dev.backend.device
         if device is not None and device.path is not None:
             yield FileResource(dev, device.path)
+        external = dev.backend.source
+        if external is not None and external.path is not None:
+            yield ReachedResource(dev, external.path)
+        elif dev.backend.type == "emulator" and isinstance(ctx, BuildContext):
+            yield ReachedResource(dev, swtpm_socket(ctx))
 
     def switches(self, dev: Tpm, ctx: BuildContext) -> Iterator[Switch]:
         backend, name = dev.backend, dev.alias.name

@@ -106,7 +106,7 @@ async def everything(domain: Domain) -> dict[str, Any]:
         "nodes": sorted(str(one["node-name"]) for one in nodes if isinstance(one, dict)),
         "chardevs": sorted(str(one["label"]) for one in chardevs if isinstance(one, dict)),
         "document": await domain.xml_desc(),
-        "loans": [(loan.path, loan.owner) for loan in running.footprint.loans],
+        "loans": [(loan.path, loan.before) for loan in running.footprint.loans],
         "files": list(running.footprint.files),
         "plugging": list(running.footprint.plugging),
     }

@@ -161,7 +161,7 @@ def test_a_running_guest_gets_and_returns_files() -> None:
                 await lending.give(domain, running, [resource])
                 assert owner(image) == user
                 status = it.paths.status("g").read_text()
-                assert f"path='{image}' owner='12345:12346'" in status
+                assert f"path='{image}' model='dac' before='+12345:+12346'" in status
                 assert await lending.take_back(domain, running, [resource]) == []
                 assert owner(image) == ALICE
                 assert str(image) not in it.paths.status("g").read_text()

@@ -113,8 +113,8 @@ def test_what_is_not_used_is_reported_with_its_line() -> None:
     assert config.reports == (
         "f:2: option 'lock_manager' is not used yet",
         "f:3: unknown option 'max_fils' is ignored; did you mean 'max_files'?",
-        "f:4: security driver 'apparmor' is not used yet",
     )
+    assert config.security_drivers == ("apparmor",)
 
 
 def test_every_option_of_libvirts_file_is_known(tmp_path: Path) -> None:

@@ -369,7 +369,7 @@ def test_a_terminal_of_somebody_else_is_not_opened(tmp_path: Any) -> None:
             serial.source.path = os.ttyname(slave)
             stream = await open_console(rig.domain, "serial0", 0)
             stream.close()
-            rig.running.user = cast(Any, SimpleNamespace(uid=os.geteuid() + 1))
+            rig.running.guard.guest.user = cast(Any, SimpleNamespace(uid=os.geteuid() + 1))
             with pytest.raises(QvirtError, match="is no terminal of QEMU"):
                 await open_console(rig.domain, "serial0", 0)
         finally:

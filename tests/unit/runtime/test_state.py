@@ -7,7 +7,7 @@ from qvirt.errors import QvirtError
 from qvirt.record import fields
 from qvirt.runtime.documents import header
 from qvirt.runtime.state import REASON_WORDS, STATE_WORDS, Footprint, Status, read_status
-from qvirt.security.owners import Loan
+from qvirt.security.loans import Loan
 
 LIVE = "<domain type='qemu' id='7'>\n  <name>a&amp;b</name>\n  <uuid>x</uuid>\n</domain>\n"
 
@@ -29,7 +29,7 @@ def status() -> Status:
         vcpu_pids=[124, 125],
         taints=["custom-monitor"],
         footprint=Footprint(
-            ["/lib/d"], ["/run/a.pid"], [5900, 5901], [Loan("/img", (0, 5), (64055, 7))], ["macvtap0"]
+            ["/lib/d"], ["/run/a.pid"], [5900, 5901], [Loan("/img", "+0:+5", "+64055:+7")], ["macvtap0"]
         ),
         fake_reboot=True,
         autodestroy=True,

@@ -22,3 +22,10 @@ def test_root_loses_them_too_unless_an_administrator_says_otherwise() -> None:
 def test_a_daemon_without_power_has_none_to_take() -> None:
     assert confining(None) == ["setpriv", "--no-new-privs", "--"]
     assert confining(None, keep_capabilities=True) == []
+
+
+def test_a_label_comes_last_and_may_rule_out_the_ban_on_new_rights() -> None:
+    labels = ["--label=here"]
+    assert confining(None, labels=labels) == ["setpriv", "--no-new-privs", "--label=here", "--"]
+    assert confining(None, labels=labels, no_new_privs=False) == ["setpriv", "--label=here", "--"]
+    assert confining(None, labels=labels, keep_capabilities=True) == ["setpriv", "--label=here", "--"]

@@ -8,7 +8,7 @@ from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, NoStorage
 from qvirt.model.domain import Domain
 from qvirt.model.storage_source import BackingStore
 from qvirt.qemu.context import BuildContext, Launch
-from qvirt.qemu.devices.base import FileResource, handler
+from qvirt.qemu.devices.base import FileResource, handler, relabelling
 from qvirt.qemu.devices.blockdev import number_images, storage_node, top_node
 from qvirt.qemu.devices.disk import FRONTEND, device_props, qom_name, throttle
 from qvirt.qemu.names import assign_aliases
@@ -228,7 +228,7 @@ def test_every_image_and_socket_is_declared() -> None:
         )
     )
     declared = [
-        (resource.path, resource.writable, resource.shared, resource.relabel)
+        (resource.path, resource.writable, resource.shared, relabelling(resource, "dac")[0])
         for dev in ctx.domain.devices.disks
         for resource in handler(dev).resources(dev, ctx)
         if isinstance(resource, FileResource)

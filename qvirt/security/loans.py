@@ -1,7 +1,8 @@
-"""Files lent to QEMU's user, and given back to whom they belonged when nobody uses them any more.
+"""Files whose labels are changed for QEMU, and get back what they had when nobody uses them any more.
 
-One book per daemon counts its own guests' uses of each file; the mark on the file (`marks`) tells of others'.
-Everything here blocks; the caller runs it off the loop.
+A label is what one security model has on a file: for DAC its owner. One book per daemon and model counts its
+own guests' uses of each file; the mark on the file (`marks`) tells of others'. Everything here blocks; the
+caller runs it off the loop.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import stat
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from qvirt.errors import OperationInvalid, SystemError_
 from qvirt.record import Record, field
@@ -22,20 +24,48 @@ _Inode = tuple[int, int]
 
 
 class Loan(Record):
-    """One use of a file by a guest. owner: whom it belonged to; user: whom it is lent to."""
+    """One use of a file by a guest. before: the label it had; label: the one it has meanwhile."""
 
     path: str
-    owner: tuple[int, int]
-    user: tuple[int, int]
+    before: str
+    label: str
+    model: str = "dac"
+
+
+class Labels(Protocol):
+    """How a model's labels get on files. names: the attributes of its mark."""
+
+    model: str
+    names: marks.Names
+
+    def read(self, path: str) -> str:
+        """Return a file's label. Raises OSError."""
+        ...
+
+    def write(self, path: str, label: str) -> None:
+        """Give a file a label. Raises OSError."""
+        ...
+
+    def usual(self, path: str) -> str:
+        """Return what a file gets back where nobody remembers what it had."""
+        ...
+
+    def refused(self, path: str, label: str) -> str:
+        """Say that a label could not be given."""
+        ...
+
+    def taken(self, path: str) -> str:
+        """Say that a file has another label already that somebody needs."""
+        ...
 
 
 _LOCKS = 64
 
 
 class _Entry(Record, frozen=False):
-    """The uses of a file, by the run that uses it. owner: as it was before the first of them."""
+    """The uses of a file, by the run that uses it. before: its label before the first of them."""
 
-    owner: tuple[int, int]
+    before: str
     uses: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -43,10 +73,11 @@ class _Entry(Record, frozen=False):
         return sum(self.uses.values())
 
 
-class Owners:
-    """The book. daemon: a word that tells this daemon's marks from others'; a run is known by its number."""
+class Book:
+    """The book of a model. daemon: a word that tells its marks from others'; a run is known by its number."""
 
-    def __init__(self, daemon: str, *, remember: bool = True) -> None:
+    def __init__(self, labels: Labels, daemon: str, *, remember: bool = True) -> None:
+        self.labels = labels
         self.daemon = daemon
         self.remember = remember
         #: a file system that hangs holds up the files that share its lock, not all of them
@@ -54,8 +85,8 @@ class Owners:
         self._files: dict[_Inode, _Entry] = {}
         self._inodes: dict[tuple[int, str], _Inode] = {}
 
-    def plan(self, path: str, user: tuple[int, int]) -> Loan | None:
-        """Return what lending a file would be; None where it is QEMU's already, or no file to be lent.
+    def plan(self, path: str, label: str) -> Loan | None:
+        """Return what lending a file would be; None where it has the label already, or is no file to be lent.
 
         A file that is not there is no error here.
         """
@@ -68,12 +99,20 @@ class Owners:
             return None
         entry = self._files.get((status.st_dev, status.st_ino))
         if entry is not None:
-            return Loan(real, entry.owner, user)
-        owner = (status.st_uid, status.st_gid)
-        mark = marks.read(real) if self.remember else None
-        if mark is not None and _is_valid(mark, owner, user):
-            return Loan(real, mark.owner, user)
-        return Loan(real, owner if self.remember else (0, 0), user) if owner != user else None
+            return self._loan(real, entry.before, label)
+        now = self.labels.read(real)
+        mark = self._mark(real)
+        if mark is not None and (not mark.is_stale or now == label):
+            return self._loan(real, mark.before, label)
+        if now == label:
+            return None
+        return self._loan(real, now if self.remember else self.labels.usual(real), label)
+
+    def _loan(self, path: str, before: str, label: str) -> Loan:
+        return Loan(path, before, label, self.labels.model)
+
+    def _mark(self, path: str) -> Mark | None:
+        return marks.read(path, self.labels.names) if self.remember else None
 
     def _lock(self, inode: _Inode) -> threading.Lock:
         return self._locks[hash(inode) % _LOCKS]
@@ -86,7 +125,7 @@ class Owners:
                 self._enter(run, loan, (status.st_dev, status.st_ino))
 
     def take_over(self, run: int, paths: Iterable[str]) -> list[Loan]:
-        """Take down as ours a run's uses that libvirt has marked; the files and their owners stay.
+        """Take down as ours a run's uses that libvirt has marked; the files and their labels stay.
 
         A share of ours that no run has is of a guest that was given back, and comes again.
         """
@@ -95,7 +134,7 @@ class Owners:
             with contextlib.suppress(OSError), marks.opened(path) as (name, status):
                 inode = (status.st_dev, status.st_ino)
                 with self._lock(inode):
-                    mark = marks.read(name) if self.remember else None
+                    mark = self._mark(name)
                     entry = self._files.get(inode)
                     mine = entry.total if entry is not None else 0
                     if mark is None or mark.is_stale:
@@ -104,15 +143,15 @@ class Owners:
                         if not mark.foreign:
                             continue
                         shares = {**mark.shares, self.daemon: mine + 1}
-                        marks.write(name, Mark(mark.owner, mark.count, shares), mark)
-                    loan = Loan(path, mark.owner, (status.st_uid, status.st_gid))
+                        marks.write(name, Mark(mark.before, mark.count, shares), mark, self.labels.names)
+                    loan = self._loan(path, mark.before, self.labels.read(name))
                     self._enter(run, loan, inode)
                     loans.append(loan)
         return loans
 
     def _enter(self, run: int, loan: Loan, inode: _Inode) -> None:
         self._inodes[run, loan.path] = inode
-        uses = self._files.setdefault(inode, _Entry(loan.owner)).uses
+        uses = self._files.setdefault(inode, _Entry(loan.before)).uses
         uses[run] = uses.get(run, 0) + 1
 
     def holds(self, run: int, loans: Iterable[Loan]) -> bool:
@@ -120,7 +159,7 @@ class Owners:
         return any((run, loan.path) in self._inodes for loan in loans)
 
     def give(self, run: int, loans: Iterable[Loan]) -> None:
-        """Lend files, all or none. Raises SystemError_, OperationInvalid for one lent to another user."""
+        """Lend files, all or none. Raises SystemError_, OperationInvalid for one that has another label."""
         done: list[Loan] = []
         try:
             for loan in loans:
@@ -135,34 +174,29 @@ class Owners:
             with marks.opened(loan.path) as (name, status), self._lock((status.st_dev, status.st_ino)):
                 self._lend(run, loan, name, status)
         except OSError as error:
-            raise SystemError_(
-                f"unable to set user and group to '{loan.user[0]}:{loan.user[1]}' on '{loan.path}'", error
-            ) from error
+            raise SystemError_(self.labels.refused(loan.path, loan.label), error) from error
 
     def _lend(self, run: int, loan: Loan, name: str, status: os.stat_result) -> None:
-        inode, now = (status.st_dev, status.st_ino), (status.st_uid, status.st_gid)
-        mark = marks.read(name) if self.remember else None
+        inode, now = (status.st_dev, status.st_ino), self.labels.read(name)
+        mark = self._mark(name)
         valid = mark if mark is not None and not mark.is_stale else None
         entry = self._files.get(inode)
         mine = entry.total if entry is not None else 0
         others = valid.others(self.daemon) if valid is not None else 0
-        if mine + others and now != loan.user:
-            raise OperationInvalid(
-                f"Setting different DAC user or group on {loan.path} which is already in use: "
-                f"it is lent to {now[0]}:{now[1]}, not to {loan.user[0]}:{loan.user[1]}"
-            )
+        if mine + others and now != loan.label:
+            raise OperationInvalid(f"{self.labels.taken(loan.path)}: it has {now}, not {loan.label}")
         if self.remember:
-            owner = loan.owner
+            before = loan.before
             if valid is not None:
-                owner = valid.owner
+                before = valid.before
             elif entry is not None:
-                owner = entry.owner
-            elif mark is not None and now == loan.user:
-                owner = mark.owner  # the machine went down while it was lent
+                before = entry.before
+            elif mark is not None and now == loan.label:
+                before = mark.before  # the machine went down while it was lent
             shares = {**(valid.shares if valid is not None else {}), self.daemon: mine + 1}
-            marks.write(name, Mark(owner, others + mine + 1, shares), mark)
-        if now != loan.user:
-            os.chown(name, *loan.user)
+            marks.write(name, Mark(before, others + mine + 1, shares), mark, self.labels.names)
+        if now != loan.label:
+            self.labels.write(name, loan.label)
         self._enter(run, loan, inode)
 
     def take_back(self, run: int, loans: Iterable[Loan]) -> list[str]:
@@ -175,11 +209,9 @@ class Owners:
             try:
                 self._take_back(run, loan)
             except FileNotFoundError:
-                pass  # whoever removed it has no more use for an owner
+                pass  # whoever removed it has no more use for a label
             except OSError as error:
-                failures.append(
-                    f"cannot give '{loan.path}' back to {loan.owner[0]}:{loan.owner[1]}: {error.strerror}"
-                )
+                failures.append(f"cannot give '{loan.path}' back to {loan.before}: {error.strerror}")
         return failures
 
     def _take_back(self, run: int, loan: Loan) -> None:
@@ -187,27 +219,28 @@ class Owners:
             return
         try:
             with marks.opened(loan.path) as (name, status), self._lock((status.st_dev, status.st_ino)):
-                self._return(loan, name, (status.st_uid, status.st_gid), self._strike(run, loan))
+                self._return(loan, name, self._strike(run, loan))
         except FileNotFoundError:
             self._strike(run, loan)
             raise
 
-    def _return(self, loan: Loan, name: str, now: tuple[int, int], left: int) -> None:
-        mark = marks.read(name) if self.remember else None
+    def _return(self, loan: Loan, name: str, left: int) -> None:
+        mark = self._mark(name)
         if mark is None or mark.is_stale:
             if left:
                 return
-            if now == loan.user:
-                os.chown(name, *loan.owner)
+            if self.labels.read(name) == loan.label:
+                self.labels.write(name, loan.before)
             if mark is not None:
-                marks.erase(name)
+                marks.erase(name, self.labels.names)
             return
         count = left + mark.others(self.daemon)
         if count:
-            marks.write(name, Mark(mark.owner, count, {**mark.shares, self.daemon: left}), mark)
+            shares = {**mark.shares, self.daemon: left}
+            marks.write(name, Mark(mark.before, count, shares), mark, self.labels.names)
             return
-        os.chown(name, *mark.owner)
-        marks.erase(name)
+        self.labels.write(name, mark.before)
+        marks.erase(name, self.labels.names)
 
     def _strike(self, run: int, loan: Loan) -> int:
         """Take one use out of the book; returns how many are left."""
@@ -228,8 +261,3 @@ def daemon_word(folder: str) -> str:
     with contextlib.suppress(OSError):
         machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     return hashlib.sha256(f"{machine}:{folder}".encode()).hexdigest()[:8]
-
-
-def _is_valid(mark: Mark, now: tuple[int, int], user: tuple[int, int]) -> bool:
-    """Tell whether a mark still says the truth: of this boot, or the file is as a lost guest left it."""
-    return not mark.is_stale or now == user

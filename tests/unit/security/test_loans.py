@@ -7,7 +7,8 @@ import pytest
 
 from qvirt.errors import OperationInvalid
 from qvirt.security import marks
-from qvirt.security.owners import Loan, Owners
+from qvirt.security.dac import Owners, owner_text
+from qvirt.security.loans import Book, Loan
 
 USER = (64055, 64055)
 OTHER = (4711, 4712)
@@ -40,22 +41,22 @@ def attribute(path: Path, name: str) -> str | None:
         return None
 
 
-def loan(owners: Owners, path: Path, user: tuple[int, int] = USER) -> Loan:
-    found = owners.plan(str(path), user)
+def loan(owners: Book, path: Path, user: tuple[int, int] = USER) -> Loan:
+    found = owners.plan(str(path), owner_text(*user))
     assert found is not None
     return found
 
 
-def lend(owners: Owners, run: int, path: Path, user: tuple[int, int] = USER) -> Loan:
+def lend(owners: Book, run: int, path: Path, user: tuple[int, int] = USER) -> Loan:
     one = loan(owners, path, user)
     owners.give(run, [one])
     return one
 
 
 def test_lent_with_libvirts_mark_and_given_back(image: Path) -> None:
-    owners = Owners("here")
+    owners = Book(Owners(), "here")
     one = lend(owners, 1, image)
-    assert one == Loan(str(image), (12, 34), USER)
+    assert one == Loan(str(image), "+12:+34", owner_text(*USER))
     assert owner(image) == USER
     assert attribute(image, "dac") == "+12:+34"
     assert attribute(image, "ref_dac") == "1"
@@ -66,7 +67,7 @@ def test_lent_with_libvirts_mark_and_given_back(image: Path) -> None:
 
 
 def test_two_guests_and_the_last_one_gives_back(image: Path) -> None:
-    owners = Owners("here")
+    owners = Book(Owners(), "here")
     first, second = lend(owners, 1, image), lend(owners, 2, image)
     assert attribute(image, "ref_dac") == "2"
     owners.take_back(1, [first])
@@ -77,9 +78,9 @@ def test_two_guests_and_the_last_one_gives_back(image: Path) -> None:
 
 
 def test_a_start_that_fails_leaves_the_mark_of_the_guest_that_runs(image: Path, tmp_path: Path) -> None:
-    owners = Owners("here")
+    owners = Book(Owners(), "here")
     first = lend(owners, 1, image)
-    planned = [loan(owners, image), Loan(str(tmp_path / "gone"), (0, 0), USER)]
+    planned = [loan(owners, image), Loan(str(tmp_path / "gone"), "+0:+0", owner_text(*USER))]
     with pytest.raises(Exception, match=r"unable to set user and group to '64055:64055' on '.*/gone'"):
         owners.give(2, planned)
     owners.take_back(2, planned)
@@ -89,7 +90,7 @@ def test_a_start_that_fails_leaves_the_mark_of_the_guest_that_runs(image: Path, 
 
 
 def test_another_user_is_refused_while_it_is_lent(image: Path) -> None:
-    owners = Owners("here")
+    owners = Book(Owners(), "here")
     lend(owners, 1, image)
     with pytest.raises(OperationInvalid, match=r"Setting different DAC user or group on .* already in use"):
         lend(owners, 2, image, OTHER)
@@ -97,7 +98,7 @@ def test_another_user_is_refused_while_it_is_lent(image: Path) -> None:
 
 
 def test_two_daemons_and_libvirt_count_together(image: Path) -> None:
-    here, there = Owners("here"), Owners("there")
+    here, there = Book(Owners(), "here"), Book(Owners(), "there")
     first, second = lend(here, 1, image), lend(there, 1, image)
     os.setxattr(image, marks.DAC.count, b"3")  # libvirt counts itself so
     here.take_back(1, [first])
@@ -117,7 +118,7 @@ def test_killed_between_any_two_steps(
     class Killed(BaseException):
         pass
 
-    before = Owners("here")
+    before = Book(Owners(), "here")
     loans = [lend(before, run, image) for run in range(1, users)]
     planned = loan(before, image)
     if ending:
@@ -142,7 +143,7 @@ def test_killed_between_any_two_steps(
                 before._give(users, planned)
         except Killed:
             pass
-    after = Owners("here")
+    after = Book(Owners(), "here")
     for run, one in enumerate(loans, 1):
         after.note(run, [one])
     after.note(users, [planned])
@@ -151,7 +152,7 @@ def test_killed_between_any_two_steps(
         assert owner(image) == USER
         assert attribute(image, "ref_dac") == str(len(loans))
         again = lend(after, 9, image)
-        assert again.owner == (12, 34)
+        assert again.before == "+12:+34"
         assert after.take_back(9, [again]) == []
     for run, one in enumerate(loans, 1):
         assert after.take_back(run, [one]) == []
@@ -160,16 +161,16 @@ def test_killed_between_any_two_steps(
 
 def test_marks_of_an_earlier_boot(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine went down while the file was lent: its owner is still known, unless changed by hand."""
-    lend(Owners("here"), 1, image)
+    lend(Book(Owners(), "here"), 1, image)
     marks._boot_id.cache_clear()
     monkeypatch.setattr(marks, "_boot_id", lambda: "another")
     monkeypatch.setattr(marks, "boot_time", lambda: 1)
-    owners = Owners("here")
+    owners = Book(Owners(), "here")
     one = lend(owners, 1, image)
     assert (attribute(image, "dac"), attribute(image, "ref_dac")) == ("+12:+34", "1")
     monkeypatch.setattr(marks, "_boot_id", lambda: "yet another")
     os.chown(image, *OTHER)
-    owners = Owners("here")
+    owners = Book(Owners(), "here")
     one = lend(owners, 1, image)
     assert attribute(image, "dac") == "+4711:+4712"
     owners.take_back(1, [one])
@@ -182,9 +183,9 @@ def test_without_attributes_the_book_remembers(image: Path, monkeypatch: pytest.
 
     for name in ("setxattr", "getxattr", "removexattr"):
         monkeypatch.setattr(os, name, refused)
-    owners = Owners("here")
+    owners = Book(Owners(), "here")
     first, second = lend(owners, 1, image), lend(owners, 2, image)
-    assert second.owner == (12, 34)
+    assert second.before == "+12:+34"
     owners.take_back(1, [first])
     assert owner(image) == USER
     owners.take_back(2, [second])
@@ -192,7 +193,7 @@ def test_without_attributes_the_book_remembers(image: Path, monkeypatch: pytest.
 
 
 def test_not_remembering_means_root(image: Path) -> None:
-    owners = Owners("here", remember=False)
+    owners = Book(Owners(), "here", remember=False)
     one = lend(owners, 1, image)
     assert os.listxattr(image) == []
     owners.take_back(1, [one])
@@ -200,7 +201,7 @@ def test_not_remembering_means_root(image: Path) -> None:
 
 
 def test_a_file_swapped_for_a_link_is_not_followed(image: Path, tmp_path: Path) -> None:
-    owners = Owners("here")
+    owners = Book(Owners(), "here")
     one = loan(owners, image)
     secret = tmp_path / "secret"
     secret.touch()

@@ -1,0 +1,1 @@
+"""AppArmor: one profile for each guest, in libvirt's files and spelling."""
