@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from getpass import getpass
+from typing import TYPE_CHECKING, Final
 
 import qvirt
 from qvirt.cli.command import (
@@ -22,6 +23,9 @@ from qvirt.cli.commands import COMMANDS
 from qvirt.cli.output import Output
 from qvirt.client.aio import KEEPALIVE, Connection
 from qvirt.errors import QvirtError
+
+if TYPE_CHECKING:
+    from qvirt.net.sasl import Prompt
 
 _BY_NAME: Final = {command.name: command for command in COMMANDS}
 INTERRUPTED: Final = 130
@@ -88,13 +92,24 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     return command, args
 
 
+def ask(prompt: "Prompt") -> str | None:
+    """Ask whoever sits at the terminal for a name or a password; None when nobody does."""
+    if not os.isatty(0):
+        return None
+    text = (prompt.text or f"Enter {prompt.name}").rstrip(": ") + ": "
+    try:
+        return getpass(text) if prompt.secret else input(text)
+    except EOFError:
+        return None
+
+
 async def run(command: Command, args: argparse.Namespace, output: Output) -> int:
     """Run a command; gives the exit code."""
 
     async def connect() -> Connection:
         address = args.connect or os.environ.get("VIRSH_DEFAULT_CONNECT_URI") or None
         keepalive = (args.keepalive_interval, args.keepalive_count)
-        return await Connection.open(address, readonly=args.readonly, keepalive=keepalive)
+        return await Connection.open(address, readonly=args.readonly, keepalive=keepalive, ask=ask)
 
     task = asyncio.current_task()
     if task is not None:

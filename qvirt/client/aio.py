@@ -12,7 +12,7 @@ Every procedure of the tables can be called by its name: `connection.call("NODE_
 import asyncio
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from qvirt.client import config as client_config
@@ -27,6 +27,9 @@ from qvirt.errors import AuthFailed, InvalidArg, QvirtError
 from qvirt.rpc import protocol
 from qvirt.rpc.packet import Packet
 from qvirt.rpc.protocol import Procedure
+
+if TYPE_CHECKING:
+    from qvirt.net.sasl import Answer
 
 AUTH_NONE: Final = 0
 AUTH_SASL: Final = 1
@@ -72,11 +75,11 @@ class NodeInfo(NamedTuple):
 class Connection:
     """An open connection to a daemon. Calls may be made from many tasks at once."""
 
-    def __init__(self, channel: Channel, opened: uri.Uri) -> None:
+    def __init__(self, channel: Channel, opened: str) -> None:
         self._session = Session(channel, self._on_message)
         self._events = Events(self)
         self._features: dict[int, bool] = {}
-        self._uri = str(opened)
+        self._uri = opened
         self._watch = asyncio.ensure_future(self._watch_end())
 
     @classmethod
@@ -86,26 +89,31 @@ class Connection:
         *,
         readonly: bool = False,
         keepalive: tuple[float, int] | None = KEEPALIVE,
+        ask: "Answer | None" = None,
     ) -> "Connection":
         """Connect, authenticate and open; raises QvirtError.
 
         address: URI or alias; None: LIBVIRT_DEFAULT_URI, libvirt.conf's uri_default, the daemon's choice.
         keepalive: seconds of silence before a ping, pings that may go unanswered; None never asks for it.
+        ask: asks for names and passwords that auth.conf does not know; called in a thread, it may wait.
         """
         config = client_config.load()
         text = config.resolve(address) if address is not None else client_config.default_uri(config)
         target = uri.parse(text)
         channel = await transports.connect(target, readonly=readonly, config=config)
-        connection = cls(channel, target)
+        connection = cls(channel, text)
         try:
-            await connection._open(target, readonly, keepalive)
+            await connection._open(target, readonly, keepalive, ask)
         except BaseException:
             connection._session.close()
+            await channel.wait_closed()
             raise
         return connection
 
-    async def _open(self, target: uri.Uri, readonly: bool, keepalive: tuple[float, int] | None) -> None:
-        await self._authenticate(target.parameter("auth"))
+    async def _open(
+        self, target: uri.Uri, readonly: bool, keepalive: tuple[float, int] | None, ask: "Answer | None"
+    ) -> None:
+        await self._authenticate(target, ask)
         if keepalive is not None and await self.supports_feature(FEATURE_KEEPALIVE):
             self._session.start_keepalive(*keepalive)
         await self.call("CONNECT_OPEN", name=target.name, flags=OPEN_READONLY if readonly else 0)
@@ -113,10 +121,16 @@ class Connection:
             self._uri = str((await self.call("CONNECT_GET_URI")).uri)
         await self.supports_feature(FEATURE_EVENT_CALLBACK)
 
-    async def _authenticate(self, wanted: str | None) -> None:
+    async def _authenticate(self, target: uri.Uri, ask: "Answer | None") -> None:
+        wanted = target.parameter("auth")
         offered: list[int] = list((await self.call("AUTH_LIST")).types)
         chosen = offered[0] if offered else AUTH_NONE
         if wanted:
+            if wanted.partition(".")[0] not in ("sasl", "polkit"):
+                raise AuthFailed(
+                    f"unknown authentication type {wanted}, expected sasl, sasl.MECHANISM or polkit",
+                    domain=ErrorDomain.REMOTE,
+                )
             named = [kind for kind in offered if _AUTH_NAMES.get(kind) == wanted.partition(".")[0]]
             if not named:
                 raise AuthFailed(
@@ -125,10 +139,21 @@ class Connection:
             chosen = named[0]
         if chosen == AUTH_POLKIT:
             await self.call("AUTH_POLKIT")
+        elif chosen == AUTH_SASL:
+            # Few need it, and it brings the means to call a C library.
+            from qvirt.client import credentials, sasl
+
+            await sasl.authenticate(
+                self.call,
+                self._session.channel,
+                hostname=target.host or "localhost",
+                wanted=(wanted or "").partition(".")[2] or None,
+                answer=await asyncio.to_thread(credentials.answerer, target, ask),
+            )
         elif chosen != AUTH_NONE:
             name = _AUTH_NAMES.get(chosen, str(chosen))
             raise AuthFailed(
-                f"unsupported authentication type {name}: this client knows none and polkit",
+                f"unsupported authentication type {name}: this client knows none, sasl and polkit",
                 domain=ErrorDomain.REMOTE,
             )
 
@@ -149,6 +174,7 @@ class Connection:
             finally:
                 self._session.close()
         await self._watch
+        await self._session.channel.wait_closed()
 
     async def __aenter__(self) -> "Connection":
         return self

@@ -1,4 +1,4 @@
-"""A unix socket as a channel of bytes and file descriptors on an asyncio loop.
+"""A socket as a channel of bytes and file descriptors on an asyncio loop.
 
 asyncio's transports cannot carry descriptors, so the socket is read and written here directly.
 """
@@ -10,6 +10,8 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
+
+from qvirt.net.layer import Layer, LayerEnd, LayerError
 
 RECEIVE: Final = 65536
 HIGH_WATER: Final = 1 << 20
@@ -41,9 +43,21 @@ class Channel(Protocol):
     def close(self) -> None:
         """Send what can be sent at once and close; `lost` is not called any more."""
 
+    def put_on(self, layer: Layer) -> None:
+        """Wrap all that is sent and received from now on."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Wait until nothing of it is left, once it is closed."""
+
     @property
     def is_local(self) -> bool:
         """Tell whether the bytes stay on this machine."""
+        ...
+
+    @property
+    def is_secure(self) -> bool:
+        """Tell whether nobody on the way can read or change them."""
         ...
 
     @property
@@ -51,15 +65,38 @@ class Channel(Protocol):
         """Tell whether descriptors can be sent."""
         ...
 
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """The addresses of both ends, ours first, as "ADDRESS;PORT"; empty for local sockets."""
+        ...
 
-class UnixChannel:
-    """A connected unix socket; takes ownership of it."""
+    @property
+    def cipher_bits(self) -> int:
+        """The strength of its own encryption, 0 without one."""
+        ...
 
-    is_local = True
-    passes_fds = True
 
-    def __init__(self, sock: socket.socket) -> None:
+class SocketChannel:
+    """A connected socket; takes ownership of it.
+
+    layer: what wraps its bytes. is_local, passes_fds: as for a unix socket, unless it is said otherwise.
+    is_secure: without a layer.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        layer: Layer | None = None,
+        is_local: bool = True,
+        is_secure: bool = True,
+        passes_fds: bool = True,
+    ) -> None:
         sock.setblocking(False)
+        self.is_local = is_local
+        self.is_secure = is_secure or layer is not None
+        self.passes_fds = passes_fds
+        self._layer = layer
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._queue: deque[memoryview | int] = deque()
@@ -76,6 +113,24 @@ class UnixChannel:
         """Begin to read."""
         self._received, self._lost = received, lost
         self.resume()
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """The addresses of both ends."""
+        if self._sock.family == socket.AF_UNIX:
+            return "", ""
+        ours, theirs = self._sock.getsockname(), self._sock.getpeername()
+        return f"{ours[0]};{ours[1]}", f"{theirs[0]};{theirs[1]}"
+
+    @property
+    def cipher_bits(self) -> int:
+        """The strength of its own encryption."""
+        return 0
+
+    def put_on(self, layer: Layer) -> None:
+        """Wrap all that is sent and received from now on."""
+        self._layer = layer
+        self.is_secure = True
 
     def pause(self) -> None:
         """Stop reading."""
@@ -108,25 +163,49 @@ class UnixChannel:
             self._fail(
                 OSError("descriptors were lost: too many came at once, or this process has too many open")
             )
-        elif data:
+        elif not data:
+            self._fail(None)
+        elif self._layer is None:
             self._received(data, list(fds))
         else:
+            self._unwrap(self._layer, data, self._received)
+
+    def _unwrap(self, layer: Layer, data: bytes, received: Received) -> None:
+        try:
+            plain = layer.unwrap(data)
+        except LayerEnd:
             self._fail(None)
+            return
+        except LayerError as error:
+            self._fail(error)
+            return
+        if own := layer.pending():
+            self._put(own)
+        if plain:
+            received(plain, [])
 
     def write(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Queue bytes, then the descriptors."""
         if self._closed:
             return
-        if not self._queue and not fds:
-            sent = self._send(data)
-            if sent < 0 or sent == len(data):
-                return
-            self._queue.append(memoryview(data)[sent:])
-            self._queued += len(data) - sent
-        else:
+        if self._layer is not None:
+            data = self._layer.wrap(data)
+        if fds:
             self._queue.append(memoryview(data))
             self._queued += len(data)
             self._queue.extend(os.dup(fd) for fd in fds)
+            self._flush()
+        else:
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        if not self._queue:
+            sent = self._send(data)
+            if sent < 0 or sent == len(data):
+                return
+            data = data[sent:]
+        self._queue.append(memoryview(data))
+        self._queued += len(data)
         self._flush()
 
     def _send(self, data: bytes | memoryview) -> int:
@@ -189,6 +268,9 @@ class UnixChannel:
         """Close, whatever is still queued."""
         if self._closed:
             return
+        if self._layer is not None and not self._queue:
+            # The peer can tell our end from a cut line.
+            self._put(self._layer.farewell())
         self._closed = True
         self.pause()
         if self._writing:
@@ -199,6 +281,9 @@ class UnixChannel:
         self._queue.clear()
         self._sock.close()
         self._room.set()
+
+    async def wait_closed(self) -> None:
+        """A socket is gone at once."""
 
     def _fail(self, error: Exception | None) -> None:
         if not self._closed:

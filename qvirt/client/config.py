@@ -23,6 +23,8 @@ class ClientConfig(Record):
     uri_default: str | None = None
     uri_aliases: Mapping[str, str] = field(default_factory=dict)
     remote_mode: str | None = None
+    remote_proxy: str | None = None
+    tls_priority: str | None = None
 
     def resolve(self, uri: str) -> str:
         """Replace an alias by its URI; anything that looks like a URI is left alone."""
@@ -71,7 +73,10 @@ def parse(text: str, name: str = "libvirt.conf") -> ClientConfig:
     return ClientConfig(
         uri_default=next(iter(values.get("uri_default", [])), None),
         uri_aliases=aliases,
-        remote_mode=next(iter(values.get("remote_mode", [])), None),
+        **{
+            name: next(iter(values.get(name, [])), None)
+            for name in ("remote_mode", "remote_proxy", "tls_priority")
+        },
     )
 
 

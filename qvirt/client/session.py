@@ -150,6 +150,8 @@ class Session:
     def _lost(self, error: Exception | None) -> None:
         if error is None:
             self.close(_system_error("End of file while reading data", errno.EIO))
+        elif isinstance(error, QvirtError):
+            self.close(error)
         elif isinstance(error, OSError):
             self.close(_system_error("Cannot recv data", error.errno or errno.EIO))
         else:

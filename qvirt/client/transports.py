@@ -1,4 +1,5 @@
-"""From a URI to a connected channel: the local socket, starting the user's daemon where nobody listens."""
+"""From a URI to a connected channel: by the local socket, starting the user's daemon where nobody listens, or
+over a network."""
 
 import asyncio
 import errno
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from qvirt.client import config as client_config
-from qvirt.client.channel import Channel, UnixChannel
-from qvirt.client.sockets import Host, SocketChoice, choose
+from qvirt.client import ssh, tcp, tls
+from qvirt.client.channel import Channel, SocketChannel
+from qvirt.client.sockets import MODES, Host, SocketChoice, choose
 from qvirt.client.uri import Uri
 from qvirt.constants import ErrorDomain
-from qvirt.errors import InternalError, NoSupport, SystemError_
+from qvirt.errors import InternalError, InvalidArg, SystemError_
 
 START_TIMEOUT: Final = 5.0
 """Seconds to wait for a started daemon's socket, as long as libvirt does."""
@@ -26,14 +28,30 @@ _ABSENT: Final = (errno.ENOENT, errno.ECONNREFUSED)
 
 
 async def connect(uri: Uri, *, readonly: bool, config: client_config.ClientConfig) -> Channel:
-    """Open the channel a URI asks for; raises SystemError_ when nobody answers, NoSupport where we cannot."""
+    """Open the channel a URI asks for; raises SystemError_ when nobody answers, or another QvirtError."""
+    check_parameters(uri)
+    if uri.transport == "tls":
+        credentials = await asyncio.to_thread(tls.prepare, uri, config.tls_priority)
+        return await tls.secure(await tcp.connect(uri), uri, *credentials)
+    if uri.transport == "tcp":
+        return SocketChannel(await tcp.connect(uri), is_local=False, is_secure=False, passes_fds=False)
+    if uri.transport == "ext":
+        return await ssh.run(ssh.external_argv(uri))
     if uri.transport != "unix":
-        raise NoSupport(
-            f"the transport '{uri.transport}' of {uri} is not there yet: only local sockets are",
-            domain=ErrorDomain.REMOTE,
-        )
+        return await ssh.run(ssh.ssh_argv(uri, readonly=readonly, config=config))
     choice = choose(uri, readonly=readonly, config=config, host=Host.here())
-    return UnixChannel(await open_socket(choice))
+    return SocketChannel(await open_socket(choice))
+
+
+def check_parameters(uri: Uri) -> None:
+    """Refuse parameters that make no sense, before anything is done; raises InvalidArg."""
+    for name in ("no_sanity", "no_verify", "no_tty"):
+        uri.is_set(name)
+    mode = uri.parameter("mode")
+    if mode is not None and mode not in MODES:
+        raise InvalidArg(
+            f"Unknown remote mode '{mode}', expected {', '.join(MODES)}", domain=ErrorDomain.REMOTE
+        )
 
 
 async def open_socket(choice: SocketChoice) -> socket.socket:

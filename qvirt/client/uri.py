@@ -151,6 +151,14 @@ def parse(text: str) -> Uri:
     )
 
 
+def sub_uri(uri: Uri) -> str:
+    """Give the URI a helper on the daemon's host opens: local, with what tells it the socket."""
+    kept = tuple((key, value) for key, value in uri.parameters if key in ("socket", "mode"))
+    name = uri.path or "/system"
+    local = Uri(driver=uri.driver or "qemu", path=name, parameters=kept)
+    return str(local)
+
+
 def _separator(query: str) -> str:
     return ";" if ";" in query and "&" not in query else "&"
 

@@ -1,4 +1,6 @@
-"""A client's unix socket: received bytes and descriptors in, packets out, everything bounded.
+"""A client's socket: received bytes and descriptors in, packets out, everything bounded.
+
+What goes over a network may be wrapped by a layer: TLS, or what SASL agreed on.
 
 The socket is read and written without a transport of the event loop, because those drop descriptors.
 """
@@ -12,11 +14,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from qvirt.net.layer import Layer, LayerEnd, LayerError
+
 log = logging.getLogger(__name__)
 
 READ_SIZE: Final = 64 << 10
 BATCH_SIZE: Final = 128 << 10
 """Bytes collected before they are sent anyway, so that what is owed shows."""
+
+LINGER: Final = 1.0
+"""Seconds that a peer who was refused has to see it."""
 
 _ANCILLARY: Final = socket.CMSG_SPACE(32 * array.array("i").itemsize)
 _FDS_WAITING_MAX: Final = 64
@@ -56,9 +63,17 @@ class Channel:
         self._writing = False
         self._ending = False
         self._congested = False
+        self._layer: Layer | None = None
         self.unsent = 0
         """Bytes of output that the socket has not taken yet."""
         self.closed = False
+        self.fault = ""
+        """How the peer broke the layer's protocol, or why it is not let in by it."""
+
+    def put_on(self, layer: Layer) -> None:
+        """Wrap all that is sent and received from now on; what was written before leaves as it is."""
+        self._flush_batch()
+        self._layer = layer
 
     def resume_reading(self) -> None:
         """Take input again."""
@@ -89,8 +104,8 @@ class Channel:
                 self._flush_batch()
             return
         self._flush_batch()
-        if not self._output and not fds:
-            self._send_now(data)
+        if not fds:
+            self._emit(data)
             return
         self._append(memoryview(data), None)
         for fd in fds:
@@ -110,6 +125,8 @@ class Channel:
         """Stop reading and close as soon as all output is sent."""
         self.pause_reading()
         self._flush_batch()
+        if self._layer is not None and not self._ending:
+            self._push(self._layer.farewell())
         self._ending = True
         if not self._output:
             self.close("ended")
@@ -144,9 +161,45 @@ class Channel:
                 self.close("too many descriptors")
                 return
         if not data:
-            self.close("end of file")
+            self.close(self.fault or "end of file")
             return
+        if self.fault:
+            return
+        if self._layer is not None:
+            data = self._unwrap(self._layer, data)
+            if not data:
+                return
         self._on_data(data)
+
+    def _unwrap(self, layer: Layer, data: bytes) -> bytes:
+        reason = ""
+        try:
+            data = layer.unwrap(data)
+        except LayerEnd:
+            data, reason = b"", "end of file"
+        except LayerError as error:
+            data, self.fault = b"", str(error)
+        if own := layer.pending():
+            self._push(own)
+        if reason:
+            self.close(reason)
+        elif self.fault:
+            self._ending = True
+            if not self._output:
+                self._linger()
+        return b"" if self.closed else data
+
+    def _linger(self) -> None:
+        """End our side, and read on until the peer has seen it: it may be in the middle of its handshake.
+
+        libvirt's clients die of SIGPIPE when they write to a connection that is closed.
+        """
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.close(f"{self.fault} ({error.strerror})")
+            return
+        self._loop.call_later(LINGER, self.close, self.fault)
 
     def _keep(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, data in ancillary:
@@ -161,7 +214,12 @@ class Channel:
             return
         self._batch = []
         self._batched = 0
-        data = batch[0] if len(batch) == 1 else b"".join(batch)
+        self._emit(batch[0] if len(batch) == 1 else b"".join(batch))
+
+    def _emit(self, data: bytes) -> None:
+        self._push(data if self._layer is None else self._layer.wrap(data))
+
+    def _push(self, data: bytes) -> None:
         if self._output:
             self._append(memoryview(data), None)
         else:
@@ -215,7 +273,9 @@ class Channel:
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._fileno)
-        if self._ending:
+        if self.fault:
+            self._linger()
+        elif self._ending:
             self.close("ended")
         elif self._congested:
             self._congested = False

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qvirt.api.events import Message, Subscriptions
@@ -15,7 +15,9 @@ from qvirt.constants import ConnectCloseReason
 from qvirt.daemon.channel import Channel
 from qvirt.daemon.dispatch import Entry
 from qvirt.daemon.encode_events import connection_closed, encode
+from qvirt.daemon.network import own_address, peer_address
 from qvirt.errors import RpcError
+from qvirt.net.layer import Layer
 from qvirt.rpc import protocol
 from qvirt.rpc.keepalive import Keepalive
 from qvirt.rpc.packet import (
@@ -53,6 +55,13 @@ class Client:
         identity = peer_identity(sock)
         guard = server.guard
         self.identity = identity if guard is None else guard.identify(identity)
+        self.address = peer_address(sock)
+        """Where it came from, "" for a local socket."""
+        self.local_address = own_address(sock)
+        self.cipher_bits = 0
+        """The strength of its TLS session's cipher."""
+        self.after_reply: Callable[[], None] | None = None
+        """What to do when the reply to the running call is out, once."""
         self.session = Session(
             server.instance,
             Subscriptions(server.instance.hub, self.send_event if guard is None else guard.sink(self)),
@@ -80,9 +89,14 @@ class Client:
         self._keepalive: Keepalive | None = None
         self._keepalive_timer: asyncio.TimerHandle | None = None
         self._ending = False
+        if service.transport == "tls":
+            assert server.tls is not None  # noqa: S101 - there is no such service without
+            self.channel.put_on(server.tls.layer(self))
         self.channel.resume_reading()
 
     def __repr__(self) -> str:
+        if self.service.is_remote:
+            return f"<Client {self.service.transport} {self.address}>"
         return f"<Client pid {self.identity.pid} uid {self.identity.uid}>"
 
     # ------------------------------------------------------------------ what the daemon's other parts use
@@ -103,6 +117,26 @@ class Client:
             self.authenticated = True
             self._framer.limit = PACKET_MAX
             self.server.authenticated(self)
+
+    def secured(self, cipher_bits: int) -> None:
+        """The handshake of TLS is done."""
+        self.cipher_bits = cipher_bits
+        self.server.secured(self)
+
+    def put_on(self, layer: Layer) -> None:
+        """Wrap the connection; a client that has sent more in clear already is dropped.
+
+        Whoever put bytes into the connection on their way must not have them taken for the client's.
+        """
+        if self._framer.pending or self._waiting:
+            self.refuse("it sent data in clear behind the end of its authentication")
+        else:
+            self.channel.put_on(layer)
+
+    def refuse(self, reason: str) -> None:
+        """Drop a client that has not come in, and say so in the log."""
+        log.warning("%s is refused: %s", self, reason)
+        self.channel.close(reason)
 
     def send_event(self, message: Message, callback_id: int | None) -> None:
         """Send an event; a client that has stopped reading is dropped."""
@@ -322,7 +356,10 @@ class Client:
 
     def _gone(self, reason: str) -> None:
         self.closed = True
-        log.debug("%s is gone: %s", self, reason)
+        if self.channel.fault:
+            log.warning("%s is refused: %s", self, reason)
+        else:
+            log.debug("%s is gone: %s", self, reason)
         if self._keepalive_timer:
             self._keepalive_timer.cancel()
         self.session.subscriptions.close()

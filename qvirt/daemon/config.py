@@ -1,44 +1,27 @@
 """The daemon's own configuration: libvirtd.conf, or virtqemud.conf where there is none."""
 
+import difflib
 import grp
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from qvirt.daemon import remote_config
+from qvirt.daemon.remote_config import AuthMode, RemoteConfig, make_remote_config
 from qvirt.errors import ConfigSyntax
-from qvirt.host.conf import ConfValue, parse_conf
+from qvirt.host.conf import Conf, ConfValue, parse_conf
 from qvirt.record import Record, field, fields, replace
 
 ACCESS_DRIVERS: Final = ("polkit", "rules", "nop")
 """Who can be asked what clients may do; nop allows everything."""
 
-AuthMode = Literal["none", "polkit"]
-
 FILES: Final = ("libvirtd.conf", "virtqemud.conf")
 
 _LATER: Final = frozenset(
     (
-        "listen_tls",
-        "listen_tcp",
-        "tls_port",
-        "tcp_port",
-        "listen_addr",
-        "auth_tcp",
-        "auth_tls",
-        "tcp_min_ssf",
-        "key_file",
-        "cert_file",
-        "ca_file",
-        "crl_file",
-        "tls_no_sanity_certificate",
-        "tls_no_verify_certificate",
-        "tls_allowed_dn_list",
-        "tls_priority",
-        "sasl_allowed_username_list",
         "min_workers",
         "max_workers",
         "prio_workers",
-        "max_queued_clients",
         "admin_min_workers",
         "admin_max_workers",
         "admin_max_clients",
@@ -81,6 +64,7 @@ class Config(Record):
     log_level: int = 3
     log_filters: str = ""
     log_outputs: str = ""
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
     unused: Mapping[str, ConfValue] = field(default_factory=dict)
 
     @property
@@ -118,7 +102,7 @@ class Limits(Record):
 _INTEGERS: Final = frozenset(name for name, type_ in Config.__annotations__.items() if type_ is int)
 _PERMISSIONS: Final = frozenset(("unix_sock_ro_perms", "unix_sock_rw_perms"))
 _AUTH: Final = frozenset(("auth_unix_ro", "auth_unix_rw"))
-_NAMES: Final = frozenset(fields(Config)) - {"unused"}
+_NAMES: Final = frozenset(fields(Config)) - {"unused", "remote"}
 
 
 def read_config(path: Path | None, folder: Path) -> Config:
@@ -134,24 +118,26 @@ def read_config(path: Path | None, folder: Path) -> Config:
             continue
         except OSError as error:
             raise ConfigSyntax(f"{candidate}: cannot be read: {error.strerror}") from error
-        return make_config(parse_conf(text, str(candidate)), str(candidate))
+        return make_config(parse_conf(text, str(candidate)))
     if path:
         raise ConfigSyntax(f"{path}: no such file")
     return Config()
 
 
-def make_config(values: Mapping[str, ConfValue], source: str) -> Config:
-    """Check and convert what a file says; raises ConfigSyntax."""
+def make_config(values: Conf) -> Config:
+    """Check and convert what a file says; raises ConfigSyntax with file and line."""
     known: dict[str, Any] = {}
     unused: dict[str, ConfValue] = {}
     for name, value in values.items():
-        if name not in _NAMES:
-            if name not in _LATER:
-                raise ConfigSyntax(f"{source}: unknown setting '{name}'")
+        if name in _NAMES:
+            known[name] = _convert(name, value, values.where(name))
+        elif name in _LATER:
             unused[name] = value
-        else:
-            known[name] = _convert(name, value, source)
-    return replace(Config(), **known, unused=unused)
+        elif name not in remote_config.NAMES:
+            near = difflib.get_close_matches(name, {*_NAMES, *_LATER, *remote_config.NAMES}, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ConfigSyntax(f"{values.where(name)}: unknown setting '{name}'{hint}")
+    return replace(Config(), **known, remote=make_remote_config(values), unused=unused)
 
 
 def _convert(name: str, value: ConfValue, source: str) -> int | str | tuple[str, ...]:
@@ -168,8 +154,8 @@ def _convert(name: str, value: ConfValue, source: str) -> int | str | tuple[str,
             return int(value, 8)
         except ValueError:
             raise ConfigSyntax(f"{source}: {name}: '{value}' is not an octal file mode") from None
-    if name in _AUTH and value not in ("none", "polkit"):
-        raise ConfigSyntax(f"{source}: {name}: unsupported auth '{value}', use 'none' or 'polkit'")
+    if name in _AUTH and value not in ("none", "polkit", "sasl"):
+        raise ConfigSyntax(f"{source}: {name}: unsupported auth '{value}', use 'none', 'polkit' or 'sasl'")
     return value
 
 

@@ -162,6 +162,9 @@ class Dispatcher:
         except Exception as error:
             reply = pack_error_reply(packet, as_error(error, entry.name))
         client.write(reply)
+        if client.after_reply is not None:
+            after, client.after_reply = client.after_reply, None
+            after()
 
     async def _call_with_extras(
         self, client: "Client", entry: Entry, packet: Packet, arguments: tuple[Any, ...], fds: list[int]

@@ -22,11 +22,13 @@ from qvirt.daemon.auth import process_start_time
 from qvirt.daemon.config import Config, read_config
 from qvirt.daemon.guard import Guard
 from qvirt.daemon.listen import Service, activated, close_all, listen
+from qvirt.daemon.network import listen_network
 from qvirt.daemon.policy import Policy
 from qvirt.daemon.polkit import Polkit
 from qvirt.daemon.rules import FILE as RULES_FILE
 from qvirt.daemon.rules import Rules
 from qvirt.daemon.server import Server
+from qvirt.daemon.tls import TlsServer
 from qvirt.errors import QvirtError
 from qvirt.runtime.events import DomainEvent
 from qvirt.runtime.hypervisor import Hypervisor
@@ -75,6 +77,7 @@ class Daemon:
         self._server: Server | None = None
         self._guard: Guard | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._reloading: asyncio.Task[None] | None = None
 
     def serve(self) -> None:
         """Run until the end; raises QvirtError when it cannot start."""
@@ -103,6 +106,7 @@ class Daemon:
             # Clients that come while the domains are read wait in the queue instead of failing.
             services = self._listen()
             stack.callback(close_all, services)
+            tls = self._tls_for(services)
             hypervisor = await Hypervisor.open(self.paths, default_network=self.options.default_network)
             stack.push_async_callback(hypervisor.close)
             networks = hypervisor.networks
@@ -113,6 +117,9 @@ class Daemon:
             stack.push_async_callback(polkit.close)
             self._guard = guard = make_guard(self.config, self.paths.etc, polkit)
             self._server = server = Server(loop, instance, self.config, guard=guard, polkit=polkit)
+            server.tls = tls
+            if self.paths.kind == "root":
+                server.sasl_folder = self.paths.etc.parent / "sasl2"
             stack.push_async_callback(server.close)
             self._watch_idle(server, stack)
             self._write_pid_file(stack)
@@ -136,7 +143,21 @@ class Daemon:
             return passed
         folder = Path(self.config.unix_sock_dir) if self.config.unix_sock_dir else self.paths.sockets
         program = os.path.basename(sys.argv[0])
-        return listen(folder, self.config, privileged=self.privileged, private=private, program=program)
+        services = listen(folder, self.config, privileged=self.privileged, private=private, program=program)
+        if self.options.listen:
+            try:
+                services += listen_network(self.config.remote)
+            except BaseException:
+                close_all(services)
+                raise
+        return services
+
+    def _tls_for(self, services: list[Service]) -> TlsServer | None:
+        if not any(service.transport == "tls" for service in services):
+            return None
+        own = Path.home() / ".pki"
+        pki = own if self.paths.kind == "session" and own.exists() else self.paths.etc.parent / "pki"
+        return TlsServer(self.config.remote, pki)
 
     def _host_uuid(self) -> dict[str, str]:
         unused = self.config.unused
@@ -150,8 +171,22 @@ class Daemon:
                 self._guard.reload()
         except QvirtError as error:
             log.error("the settings stay as they were: %s", error)
-        if self._server is not None:
-            self._server.config = self.config
+            return
+        server = self._server
+        if server is not None:
+            server.config = self.config
+            if server.tls is not None:
+                self._reloading = self._loop.create_task(self._reload_tls(server, self._reloading))
+
+    async def _reload_tls(self, server: Server, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            # Never two at once: the older one's certificates must not win.
+            await before
+        try:
+            await server.reload_tls()
+            log.info("certificates were read again")
+        except QvirtError as error:
+            log.error("the certificates stay as they were: %s", error)
 
     def _write_pid_file(self, stack: contextlib.AsyncExitStack) -> None:
         path: Path | None = self.options.pid_file

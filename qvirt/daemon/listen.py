@@ -5,10 +5,11 @@ import logging
 import os
 import socket
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from qvirt.daemon import polkit
-from qvirt.daemon.config import AuthMode, Config
+from qvirt.daemon.config import Config
+from qvirt.daemon.remote_config import AuthMode
 from qvirt.errors import OperationFailed, SystemError_
 from qvirt.host.unix import clear_stale
 from qvirt.record import Record
@@ -29,21 +30,32 @@ BACKLOG: Final = 1024
 _FIRST_ACTIVATED_FD: Final = 3
 
 
+Transport = Literal["unix", "tcp", "tls"]
+
+
 class Service(Record, frozen=False, eq=False):
-    """A listening socket and what a client gets that comes by it."""
+    """A listening socket and what a client gets that comes by it.
+
+    path: None for a network's. ours: we made the file, so we remove it.
+    """
 
     sock: socket.socket
-    path: Path
+    path: Path | None
     readonly: bool
     auth: AuthMode
     ours: bool = True
-    """We made the file, so we remove it."""
+    transport: Transport = "unix"
+
+    @property
+    def is_remote(self) -> bool:
+        """Tell whether its clients come over a network."""
+        return self.transport != "unix"
 
     def close(self) -> None:
         """Stop listening; remove the file when it is still the one we made. Harmless when done before."""
         if self.sock.fileno() < 0:
             return
-        if self.ours:
+        if self.ours and self.path is not None:
             _unlink_own(self.sock, self.path)
         self.sock.close()
 
@@ -170,12 +182,16 @@ def activated(config: Config, *, privileged: bool, private: bool) -> list[Servic
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(os.environ.get("LISTEN_FDS") or "0")
+    names = dict(enumerate(os.environ.get("LISTEN_FDNAMES", "").split(":"), _FIRST_ACTIVATED_FD))
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
     services = []
     for fd in range(_FIRST_ACTIVATED_FD, _FIRST_ACTIVATED_FD + count):
         os.set_inheritable(fd, False)
         sock = socket.socket(fileno=fd)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            services.append(_passed_by_network(sock, names.get(fd, ""), config))
+            continue
         name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
         if not isinstance(name, str) or not name or name.endswith("-admin-sock"):
             log.warning("passed socket %r is of a kind not served", name)
@@ -186,3 +202,12 @@ def activated(config: Config, *, privileged: bool, private: bool) -> list[Servic
         sock.setblocking(False)
         services.append(Service(sock, Path(name), readonly, auth, ours=False))
     return services
+
+
+def _passed_by_network(sock: socket.socket, name: str, config: Config) -> Service:
+    """Take a network's socket: TLS by the unit's name or the port, else plain TCP."""
+    remote = config.remote
+    sock.setblocking(False)
+    is_tls = "tls" in name or ("tcp" not in name and str(sock.getsockname()[1]) == remote.tls_port)
+    auth = remote.auth_tls if is_tls else remote.auth_tcp
+    return Service(sock, None, False, auth, ours=False, transport="tls" if is_tls else "tcp")

@@ -30,6 +30,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "-f", "--config", metavar="FILE", type=Path, help="settings, instead of libvirtd.conf"
     )
     parser.add_argument(
+        "-l",
+        "--listen",
+        action="store_true",
+        help="listen to networks, too, as the settings say (listen_tls, listen_tcp)",
+    )
+    parser.add_argument(
         "--default-network",
         action="store_true",
         help="with --root: define the network 'default' at the first start, as the machine's own daemon does",

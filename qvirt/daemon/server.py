@@ -4,7 +4,9 @@ import asyncio
 import errno
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from qvirt.api.session import Instance
@@ -16,7 +18,10 @@ from qvirt.daemon.config import Config, Limits
 from qvirt.daemon.dispatch import Dispatcher
 from qvirt.daemon.guard import Guard
 from qvirt.daemon.listen import Service, close_all
+from qvirt.daemon.network import set_up
 from qvirt.daemon.polkit import Polkit
+from qvirt.daemon.tls import TlsServer
+from qvirt.errors import OperationInvalid
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +58,16 @@ class Server:
         self.calls: set[asyncio.Task[None]] = set()
         self.idle_changed: Callable[[], None] = lambda: None
         self._anonymous: dict[Client, None] = {}
-        self._strangers: set[Client] = set()
+        self._strangers: dict[Client, None] = {}
         """Of the anonymous those who must prove who they are; others are here by the socket's permissions."""
+        self._crowd: Counter[bool] = Counter()
+        """How many strangers came over a network, and how many did not: a flood out there is none in here."""
+        self.tls: TlsServer | None = None
+        """Certificates for the clients of TLS, where there are any."""
+        self.sasl_folder: Path | None = None
+        """Where SASL's libvirt.conf is, None for the system's folder."""
         self._services: list[Service] = []
-        self._accepting = False
+        self._accepting: set[Service] = set()
         self._held = False
         self._closing = False
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -66,6 +77,16 @@ class Server:
         """Take clients from these sockets, which are ours to close."""
         self._services += services
         self._accept_or_not()
+
+    async def reload_tls(self) -> None:
+        """Read certificates and revocation lists again, for clients that come from now on.
+
+        Raises QvirtError when they are not fit for use; those in use stay then.
+        """
+        if self.tls is None:
+            raise OperationInvalid("this daemon does not listen for TLS: there is nothing to reload")
+        config, pki = self.config.remote, self.tls.pki
+        self.tls = await asyncio.to_thread(TlsServer, config, pki)
 
     @property
     def idle(self) -> bool:
@@ -97,20 +118,35 @@ class Server:
 
     def authentication_for(self, client: Client) -> Authentication:
         """Give how a client must authenticate."""
-        return Authentication(client, client.service.auth)
+        authentication = Authentication(client, client.service.auth)
+        if authentication.mode == "sasl":
+            # Few need it, and it brings the means to call a C library.
+            from qvirt.daemon.sasl import SaslServer
+
+            authentication.sasl = SaslServer(client, self.sasl_folder)
+        return authentication
 
     def authenticated(self, client: Client) -> None:
         """A client has proved who it is."""
         self._anonymous.pop(client, None)
-        self._strangers.discard(client)
+        self._known(client)
+
+    def secured(self, client: Client) -> None:
+        """A client's handshake is done; where nothing more is asked for, it is no stranger any more."""
+        if client.authentication.mode == "none":
+            self._known(client)
+
+    def _known(self, client: Client) -> None:
+        if client in self._strangers:
+            del self._strangers[client]
+            self._crowd[client.service.is_remote] -= 1
         self._accept_or_not()
 
     def client_gone(self, client: Client) -> None:
         """A connection has ended."""
         self.clients.discard(client)
         self._anonymous.pop(client, None)
-        self._strangers.discard(client)
-        self._accept_or_not()
+        self._known(client)
         self.drop_owned(client)
         self.idle_changed()
 
@@ -138,22 +174,23 @@ class Server:
     # ------------------------------------------------------------------------------------------ accepting
 
     def _accept_or_not(self) -> None:
-        wanted = (
-            not self._held
-            and not self._closing
-            and len(self.clients) < self.config.max_clients
-            and len(self._strangers) < self.config.max_anonymous_clients
-        )
-        if wanted == self._accepting:
-            return
-        self._accepting = wanted
+        open_ = not self._held and not self._closing and len(self.clients) < self.config.max_clients
         for service in self._services:
+            wanted = open_ and not self._crowded(service.is_remote)
+            if wanted == (service in self._accepting):
+                continue
             if wanted:
+                self._accepting.add(service)
                 self.loop.add_reader(service.sock.fileno(), self._accept, service)
-            else:
-                self.loop.remove_reader(service.sock.fileno())
-        if not wanted and not self._held and not self._closing:
-            self._sweep()
+                continue
+            self._accepting.discard(service)
+            self.loop.remove_reader(service.sock.fileno())
+            if open_:
+                self._sweep()
+
+    def _crowded(self, remote: bool) -> bool:
+        """Tell whether no more strangers may come; a limit of 0 is none."""
+        return 0 < self.config.max_anonymous_clients <= self._crowd[remote]
 
     def _accept(self, service: Service) -> None:
         for _ in range(ACCEPT_BURST):
@@ -168,15 +205,23 @@ class Server:
                     self._hold()
                 return
             self._take(service, sock)
-            if not self._accepting:
+            if service not in self._accepting:
                 return
 
     def _take(self, service: Service, sock: socket.socket) -> None:
+        if service.is_remote:
+            try:
+                set_up(sock)
+            except OSError as error:
+                log.info("a client was gone before it was let in: %s", error.strerror)
+                sock.close()
+                return
         client = Client(self, service, sock)
         self.clients.add(client)
         self._anonymous[client] = None
-        if client.authentication.mode != "none":
-            self._strangers.add(client)
+        if client.authentication.mode != "none" or service.transport == "tls":
+            self._strangers[client] = None
+            self._crowd[service.is_remote] += 1
         if self._sweep_timer is None:
             self._sweep_timer = self.loop.call_later(self.limits.auth_crowded, self._sweep)
         self._accept_or_not()
@@ -193,13 +238,17 @@ class Server:
 
     def _sweep(self) -> None:
         """Drop clients that have not authenticated for too long."""
-        crowded = len(self._strangers) >= self.config.max_anonymous_clients
-        oldest = self.loop.time() - (self.limits.auth_crowded if crowded else self.limits.auth)
+        now = self.loop.time()
         for client in list(self._anonymous):
-            if client.connected_at > oldest:
+            age = now - client.connected_at
+            if age < self.limits.auth_crowded:
                 break
-            if not client.authenticating:
-                client.close("it did not authenticate in time")
+            crowded = client in self._strangers and self._crowded(client.service.is_remote)
+            if (
+                age >= (self.limits.auth_crowded if crowded else self.limits.auth)
+                and not client.authenticating
+            ):
+                client.refuse("it did not authenticate in time")
         if self._sweep_timer:
             self._sweep_timer.cancel()
         self._sweep_timer = (

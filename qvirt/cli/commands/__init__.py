@@ -16,6 +16,7 @@ from qvirt.cli.commands import (
     monitor,
     native,
     network,
+    pki,
     security,
     takeover,
 )
@@ -35,4 +36,5 @@ COMMANDS: Final[tuple[Command, ...]] = (
     *security.COMMANDS,
     *acl.COMMANDS,
     *takeover.COMMANDS,
+    *pki.COMMANDS,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qvirt.client.channel import HIGH_WATER, UnixChannel
+from qvirt.client.channel import HIGH_WATER, SocketChannel
 from tests.unit.client.fake_daemon import pair
 
 
@@ -29,7 +29,7 @@ def test_descriptors_follow_their_bytes() -> None:
                 arrived.set()
 
         end: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-        sender, receiver = UnixChannel(ours), UnixChannel(theirs)
+        sender, receiver = SocketChannel(ours), SocketChannel(theirs)
         receiver.start(receive, end.set_result)
         sender.write(b"packet", [writer, reader])
         sender.write(b"next")
@@ -53,7 +53,7 @@ def test_descriptors_follow_their_bytes() -> None:
 def test_a_slow_reader_makes_drain_wait() -> None:
     async def work() -> None:
         ours, theirs = pair()
-        channel = UnixChannel(ours)
+        channel = SocketChannel(ours)
         channel.start(lambda data, fds: None, lambda error: None)
         data = os.urandom(4 * HIGH_WATER)
         channel.write(data)
@@ -76,7 +76,7 @@ def test_a_slow_reader_makes_drain_wait() -> None:
 def test_drain_of_a_channel_that_ends() -> None:
     async def work() -> None:
         ours, theirs = pair()
-        channel = UnixChannel(ours)
+        channel = SocketChannel(ours)
         lost: list[Exception | None] = []
         channel.start(lambda data, fds: None, lost.append)
         channel.write(bytes(4 * HIGH_WATER))
@@ -94,7 +94,7 @@ def test_drain_of_a_channel_that_ends() -> None:
 def test_descriptors_not_sent_are_closed() -> None:
     async def work() -> None:
         ours, theirs = pair()
-        channel = UnixChannel(ours)
+        channel = SocketChannel(ours)
         with socket.socket(socket.AF_UNIX) as passed:
             before = len(os.listdir("/proc/self/fd"))
             channel.write(bytes(4 * HIGH_WATER), [passed.fileno()])

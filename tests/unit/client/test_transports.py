@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.client import transports, uri
-from qvirt.client.config import ClientConfig
+from qvirt.client import transports
 from qvirt.client.sockets import SocketChoice
 from qvirt.client.transports import open_socket
-from qvirt.errors import InternalError, NoSupport, SystemError_
+from qvirt.errors import InternalError, SystemError_
 
 DAEMON = """#!{python}
 import os, socket, sys
@@ -79,10 +78,3 @@ def test_a_daemon_that_never_listens(tmp_path: Path, monkeypatch: pytest.MonkeyP
     choice = SocketChoice(str(tmp_path / "sock"), "/bin/true", str(tmp_path / "daemon.lock"))
     with pytest.raises(SystemError_, match="No such file or directory"):
         asyncio.run(open_socket(choice))
-
-
-@pytest.mark.parametrize("transport", ["tls", "tcp", "ssh", "ext", "libssh", "libssh2"])
-def test_remote_transports_say_that_they_are_missing(transport: str) -> None:
-    target = uri.parse(f"qemu+{transport}://host/system")
-    with pytest.raises(NoSupport, match=f"the transport '{transport}' .* not there yet"):
-        asyncio.run(transports.connect(target, readonly=False, config=ClientConfig()))

@@ -1,0 +1,1 @@
+"""What both ends of a connection over a network share: TLS and its certificates, SASL."""

@@ -1,0 +1,310 @@
+"""Whether certificates are fit for their use, by libvirt's own rules, which are checked before they are used.
+
+A key usage or purpose that does not fit counts only where its extension is critical; otherwise it is worth a
+warning. Sentences are libvirt's, since people look for them.
+"""
+
+import datetime
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, ObjectIdentifier
+
+from qvirt.errors import SystemError_
+from qvirt.net.places import Role
+
+log = logging.getLogger(__name__)
+
+PURPOSES: Final = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
+
+_SHORT: Final = {
+    NameOID.COUNTRY_NAME: "C",
+    NameOID.STATE_OR_PROVINCE_NAME: "ST",
+    NameOID.LOCALITY_NAME: "L",
+    NameOID.STREET_ADDRESS: "STREET",
+    NameOID.ORGANIZATION_NAME: "O",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
+    NameOID.COMMON_NAME: "CN",
+    NameOID.TITLE: "title",
+    NameOID.SURNAME: "surName",
+    NameOID.GIVEN_NAME: "givenName",
+    NameOID.SERIAL_NUMBER: "serialNumber",
+    NameOID.USER_ID: "UID",
+    NameOID.DOMAIN_COMPONENT: "DC",
+    NameOID.EMAIL_ADDRESS: "EMAIL",
+}
+_Names = x509.SubjectAlternativeName
+_ESCAPED: Final = frozenset(',+"\\<>;')
+
+
+class CertificateError(SystemError_):
+    """A certificate may not be used as it was to be; in libvirt's code and domain."""
+
+    default_domain = 7
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, domain=7)
+
+
+def read(path: Path, what: str) -> list[x509.Certificate]:
+    """Read the certificates of a file; raises CertificateError."""
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise CertificateError(f"Cannot read {what} '{path}': {error.strerror}") from error
+    except ValueError as error:
+        raise CertificateError(f"Unable to import {what} {path}: {error}") from error
+
+
+def read_crls(path: Path) -> list[x509.CertificateRevocationList]:
+    """Read the revocation lists of a file; raises CertificateError."""
+    mark = b"-----BEGIN X509 CRL-----"
+    try:
+        text = path.read_bytes()
+        return [x509.load_pem_x509_crl(mark + piece) for piece in text.split(mark)[1:]]
+    except OSError as error:
+        raise CertificateError(f"Cannot read CA revocation list '{path}': {error.strerror}") from error
+    except ValueError as error:
+        raise CertificateError(f"Unable to import CA revocation list {path}: {error}") from error
+
+
+def distinguished_name(name: x509.Name) -> str:
+    """Write a name as libvirt's lists of allowed names have it: ``C=..,O=..,CN=..`` as in the certificate."""
+    return ",".join("+".join(_attribute(one.oid, one.value) for one in rdn) for rdn in name.rdns)
+
+
+def _attribute(oid: ObjectIdentifier, value: str | bytes) -> str:
+    if isinstance(value, bytes):
+        return f"{oid.dotted_string}=#{value.hex()}"
+    text = "".join("\\" + char if char in _ESCAPED else char for char in value)
+    if text[:1] in ("#", " "):
+        text = "\\" + text
+    if text.endswith(" ") and len(text) > 1:
+        text = text[:-1] + "\\ "
+    return f"{_SHORT.get(oid, oid.dotted_string)}={text}"
+
+
+# ------------------------------------------------------------------------------------ one certificate
+
+
+def check(cert: x509.Certificate, where: str, role: Role, *, is_ca: bool = False) -> None:
+    """Check a certificate's times, constraints, usage and purpose; raises CertificateError."""
+    check_times(cert, where, "CA" if is_ca else role)
+    _check_constraints(cert, where, role, is_ca)
+    _check_usage(cert, where, is_ca)
+    if not is_ca:
+        _check_purpose(cert, where, role)
+
+
+def check_times(cert: x509.Certificate, where: str, what: str) -> None:
+    """Raise CertificateError before a certificate's life, and after it."""
+    now = datetime.datetime.now(datetime.UTC)
+    if cert.not_valid_after_utc < now:
+        raise CertificateError(
+            f"The {what} certificate {where} has expired (it was valid until "
+            f"{_moment(cert.not_valid_after_utc)}); issue a new one"
+        )
+    if cert.not_valid_before_utc > now:
+        raise CertificateError(
+            f"The {what} certificate {where} is not yet active (it is valid from "
+            f"{_moment(cert.not_valid_before_utc)}); look at this machine's clock"
+        )
+
+
+def _moment(when: datetime.datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _extension(
+    cert: x509.Certificate, oid: ObjectIdentifier, where: str
+) -> x509.Extension[x509.ExtensionType] | None:
+    try:
+        return cert.extensions.get_extension_for_oid(oid)
+    except x509.ExtensionNotFound:
+        return None
+    except ValueError as error:
+        raise CertificateError(f"Unable to query certificate {where}: {error}") from error
+
+
+def _check_constraints(cert: x509.Certificate, where: str, role: Role, is_ca: bool) -> None:
+    found = _extension(cert, ExtensionOID.BASIC_CONSTRAINTS, where)
+    shown = bool(found.value.ca) if found and isinstance(found.value, x509.BasicConstraints) else False
+    if is_ca and not shown:
+        how = "basic constraints do not show a CA" if found else "is missing basic constraints for a CA"
+        raise CertificateError(f"The certificate {where} {how}")
+    if not is_ca and shown:
+        raise CertificateError(
+            f"The certificate {where} basic constraints show a CA, but we need one for a {role}"
+        )
+
+
+def _check_usage(cert: x509.Certificate, where: str, is_ca: bool) -> None:
+    found = _extension(cert, ExtensionOID.KEY_USAGE, where)
+    if found is None or not isinstance(found.value, x509.KeyUsage):
+        return
+    usage = found.value
+    needed = (
+        (("certificate signing", usage.key_cert_sign),)
+        if is_ca
+        else (("digital signature", usage.digital_signature), ("key encipherment", usage.key_encipherment))
+    )
+    for word, permitted in needed:
+        if not permitted:
+            _complain(f"Certificate {where} usage does not permit {word}", found.critical)
+
+
+def _check_purpose(cert: x509.Certificate, where: str, role: Role) -> None:
+    found = _extension(cert, ExtensionOID.EXTENDED_KEY_USAGE, where)
+    if found is None or not isinstance(found.value, x509.ExtendedKeyUsage):
+        return
+    if not {PURPOSES[role], ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(found.value):
+        _complain(f"Certificate {where} purpose does not allow use for with a TLS {role}", found.critical)
+
+
+def _complain(sentence: str, fatal: bool) -> None:
+    if fatal:
+        raise CertificateError(sentence)
+    log.warning("%s; taken all the same, as the extension is not critical", sentence)
+
+
+# -------------------------------------------------------------------------------------------- a set
+
+
+def check_set(cert: Path, ca: Path, crl: Path | None, role: Role) -> None:
+    """Check one end's own certificate and its authorities, as libvirt does before it uses them.
+
+    Raises CertificateError.
+    """
+    chain, authorities = read(cert, f"{role} certificate"), read(ca, "CA certificate")
+    check(chain[0], str(cert), role)
+    for authority in authorities:
+        check(authority, str(ca), role, is_ca=True)
+    lists = read_lists(crl, authorities) if crl else []
+    reason = why_untrusted(chain[0], [*chain[1:], *authorities], authorities, lists)
+    if reason:
+        raise CertificateError(f"Our own certificate {cert} failed validation against {ca}: {reason}")
+
+
+def check_key(cert: Path, key: Path) -> None:
+    """Check that a key can be read and belongs to a certificate; raises CertificateError."""
+    try:
+        private = serialization.load_pem_private_key(key.read_bytes(), None)
+    except OSError as error:
+        raise CertificateError(f"Cannot read key '{key}': {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise CertificateError(f"Unable to import key {key}: {error}") from error
+    if read(cert, "own certificate")[0].public_key() != private.public_key():
+        raise CertificateError(f"The key {key} is not the one of the certificate {cert}")
+    mode = key.stat().st_mode & 0o077
+    if mode:
+        log.warning("others than its owner may use the key %s (mode %o)", key, key.stat().st_mode & 0o777)
+
+
+def describe(path: Path, role: Role) -> list[str]:
+    """Tell people about a certificate that is fit for its use: whose it is, for which hosts, how long."""
+    cert = read(path, f"{role} certificate")[0]
+    lines = [f"'{distinguished_name(cert.subject)}', until {_moment(cert.not_valid_after_utc)}"]
+    names = _extension(cert, ExtensionOID.SUBJECT_ALTERNATIVE_NAME, str(path))
+    if role == "server":
+        hosts = [str(one.value) for one in names.value] if names and isinstance(names.value, _Names) else []
+        lines.append(f"for clients that connect to {', '.join(hosts) or 'its common name only'}")
+    return lines
+
+
+def why_untrusted(
+    cert: x509.Certificate,
+    known: Sequence[x509.Certificate],
+    authorities: Sequence[x509.Certificate],
+    lists: Sequence[x509.CertificateRevocationList] = (),
+) -> str | None:
+    """Walk from a certificate to an authority; gives what is wrong, None when it is trusted."""
+    current, seen = cert, 0
+    while seen <= len(known):
+        seen += 1
+        if is_revoked(current, lists):
+            return "The certificate has been revoked."
+        if any(current == authority for authority in authorities):
+            return None
+        issuers = [one for one in known if one.subject == current.issuer]
+        if not issuers:
+            return "The certificate hasn't got a known issuer."
+        signer = next((one for one in issuers if _signed(current, one)), None)
+        if signer is None:
+            return "The certificate is not trusted."
+        current = signer
+    return "The certificate is not trusted."
+
+
+def read_lists(path: Path, authorities: Sequence[x509.Certificate]) -> list[x509.CertificateRevocationList]:
+    """Read revocation lists that one of the authorities has signed; raises CertificateError."""
+    lists = read_crls(path)
+    for one in lists:
+        if not any(one.issuer == ca.subject and _signed_list(one, ca) for ca in authorities):
+            raise CertificateError(
+                f"Unable to import CA revocation list {path}: the list of '{distinguished_name(one.issuer)}' "
+                "is not signed by an authority of the CA certificate"
+            )
+    return lists
+
+
+def _signed_list(one: x509.CertificateRevocationList, ca: x509.Certificate) -> bool:
+    key = ca.public_key()
+    kinds = (
+        rsa.RSAPublicKey,
+        ec.EllipticCurvePublicKey,
+        dsa.DSAPublicKey,
+        ed25519.Ed25519PublicKey,
+        ed448.Ed448PublicKey,
+    )
+    return isinstance(key, kinds) and one.is_signature_valid(key)
+
+
+def is_revoked(cert: x509.Certificate, lists: Sequence[x509.CertificateRevocationList]) -> bool:
+    """Tell whether a list of the certificate's issuer names it."""
+    return any(
+        one.issuer == cert.issuer
+        and one.get_revoked_certificate_by_serial_number(cert.serial_number) is not None
+        for one in lists
+    )
+
+
+def _signed(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        cert.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+# ----------------------------------------------------------------------------------- a peer's, at work
+
+
+def check_peer(der: bytes, role: Role, lists: Sequence[x509.CertificateRevocationList]) -> str:
+    """Check what the handshake does not: revocation, constraints, usage and purpose of a peer's certificate.
+
+    Gives its distinguished name; raises CertificateError.
+    """
+    cert = x509.load_der_x509_certificate(der)
+    name = distinguished_name(cert.subject)
+    check_lists(lists)
+    if is_revoked(cert, lists):
+        raise CertificateError(f"The certificate has been revoked: '{name}', serial {cert.serial_number:x}")
+    check(cert, f"[session] of '{name}'", role)
+    return name
+
+
+def check_lists(lists: Sequence[x509.CertificateRevocationList]) -> None:
+    """Raise CertificateError when a list's time is over: who has been revoked since is not known then."""
+    now = datetime.datetime.now(datetime.UTC)
+    for one in lists:
+        if one.next_update_utc is not None and one.next_update_utc < now:
+            raise CertificateError(
+                f"The certificate's revocation data are old and have been superseded: the list of "
+                f"'{distinguished_name(one.issuer)}' was to be renewed by {_moment(one.next_update_utc)}"
+            )

@@ -1,0 +1,1 @@
+"""Remote access, with real daemons and clients."""

@@ -1,0 +1,100 @@
+"""What tests of remote access need: ports that are theirs, certificates, a daemon that listens."""
+
+import contextlib
+import datetime
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qvirt.net.authority import Authority, write_pair
+from tests.support.daemon import Daemon, make_root
+
+
+class Port:
+    """A port of the loopback that nobody else gets: bound here, but not listened on, until the block ends."""
+
+    def __init__(self) -> None:
+        self._sock = socket.socket()
+        # A listener that sets this, too, may have the port, and ephemeral ports keep off it.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._sock.bind(("127.0.0.1", 0))
+        self.number: int = self._sock.getsockname()[1]
+
+    def __enter__(self) -> "Port":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+
+class Pki:
+    """Certificates in folders: the server's, and clients' of every kind, each usable as `pkipath=`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = folder / "server"
+        self.authority = Authority.create(folder / "ca", "Test authority")
+        self.issue_server()
+
+    def issue_server(self, **how: Any) -> None:
+        """Give the server a new certificate."""
+        how.setdefault("hosts", ["127.0.0.1"])
+        pair = self.authority.issue("server", "localhost", **how)
+        self._write(self.server, "server", pair)
+
+    def client(self, name: str, *, by: Authority | None = None, revoked: bool = False, **how: Any) -> Path:
+        """Give a client its folder."""
+        pair = (by or self.authority).issue("client", name, organization="Tests", **how)
+        if revoked:
+            self.authority.revoke(pair[0])
+        return self._write(self.folder / name, "client", pair)
+
+    def stranger(self) -> Authority:
+        """Make an authority nobody knows."""
+        return Authority.create(self.folder / "stranger-ca", "Strangers' authority")
+
+    def nobody(self) -> Path:
+        """Give the folder of a client that has no certificate."""
+        folder = self.folder / "nobody"
+        folder.mkdir()
+        shutil.copy(self.authority.folder / "cacert.pem", folder)
+        return folder
+
+    def _write(self, folder: Path, role: str, pair: Any) -> Path:
+        folder.mkdir(exist_ok=True)
+        write_pair(folder / f"{role}cert.pem", folder / f"{role}key.pem", *pair)
+        shutil.copy(self.authority.folder / "cacert.pem", folder)
+        return folder
+
+    def settings(self, *, crl: bool = True) -> str:
+        """Give the lines of libvirtd.conf that name the server's files."""
+        files = {"ca_file": "cacert.pem", "cert_file": "servercert.pem", "key_file": "serverkey.pem"}
+        lines = [f'{name} = "{self.server / file}"' for name, file in files.items()]
+        if crl:
+            lines.append(f'crl_file = "{self.authority.folder / "cacrl.pem"}"')
+        return "\n".join(lines) + "\n"
+
+
+def days_from_now(days: float) -> datetime.datetime:
+    """Give a moment."""
+    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+
+
+@contextlib.contextmanager
+def listening_daemon(settings: str) -> Iterator[Daemon]:
+    """Run a private daemon that listens to networks with these settings."""
+    daemon = Daemon(make_root(), "--listen", "--verbose")
+    try:
+        write_settings(daemon, settings)
+        yield daemon.start()
+    finally:
+        daemon.clean()
+
+
+def write_settings(daemon: Daemon, settings: str) -> None:
+    """Write the settings of a daemon that is not started yet, or is to read them anew."""
+    path = daemon.root / "etc/libvirt/libvirtd.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'listen_addr = "127.0.0.1"\n{settings}')
