@@ -189,7 +189,11 @@ class SocketChannel:
         if self._closed:
             return
         if self._layer is not None:
-            data = self._layer.wrap(data)
+            try:
+                data = self._layer.wrap(data)
+            except LayerError as error:
+                self._loop.call_soon(self._fail, error)
+                return
         if fds:
             self._queue.append(memoryview(data))
             self._queued += len(data)

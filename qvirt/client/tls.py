@@ -15,7 +15,7 @@ from qvirt.errors import AuthFailed, InvalidArg, QvirtError, RpcError, SystemErr
 from qvirt.net import places, priority
 from qvirt.net.layer import LayerEnd, LayerError
 from qvirt.net.places import Places
-from qvirt.net.tls import WELCOME, TlsLayer
+from qvirt.net.tls import WELCOME, TlsLayer, no_password
 
 HANDSHAKE_TIMEOUT: Final = 60.0
 """Seconds for handshake and welcome."""
@@ -122,7 +122,7 @@ def prepare(
         ) from error
     try:
         if chosen.cert is not None:
-            context.load_cert_chain(str(chosen.cert), str(chosen.key))
+            context.load_cert_chain(str(chosen.cert), str(chosen.key), no_password)
         context.load_verify_locations(str(chosen.ca))
     except (ssl.SSLError, OSError) as error:
         why = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or str(error)

@@ -217,7 +217,15 @@ class Channel:
         self._emit(batch[0] if len(batch) == 1 else b"".join(batch))
 
     def _emit(self, data: bytes) -> None:
-        self._push(data if self._layer is None else self._layer.wrap(data))
+        if self._layer is not None:
+            try:
+                data = self._layer.wrap(data)
+            except LayerError as error:
+                # The callers of write() are in the middle of something: tell the owner from the loop.
+                self._ending = True
+                self._loop.call_soon(self.close, str(error))
+                return
+        self._push(data)
 
     def _push(self, data: bytes) -> None:
         if self._output:

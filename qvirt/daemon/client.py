@@ -102,6 +102,11 @@ class Client:
     # ------------------------------------------------------------------ what the daemon's other parts use
 
     @property
+    def host(self) -> str:
+        """The address it came from without the port, "" for a local socket."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+    @property
     def unsent(self) -> int:
         """Bytes of output the client has not taken yet."""
         return self.channel.unsent

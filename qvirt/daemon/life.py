@@ -143,13 +143,15 @@ class Daemon:
             return passed
         folder = Path(self.config.unix_sock_dir) if self.config.unix_sock_dir else self.paths.sockets
         program = os.path.basename(sys.argv[0])
-        services = listen(folder, self.config, privileged=self.privileged, private=private, program=program)
-        if self.options.listen:
-            try:
-                services += listen_network(self.config.remote)
-            except BaseException:
-                close_all(services)
-                raise
+        # The local sockets come last: whoever can connect there finds the others, too.
+        services = listen_network(self.config.remote) if self.options.listen else []
+        try:
+            services += listen(
+                folder, self.config, privileged=self.privileged, private=private, program=program
+            )
+        except BaseException:
+            close_all(services)
+            raise
         return services
 
     def _tls_for(self, services: list[Service]) -> TlsServer | None:

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import logging
 import socket
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from qvirt.daemon.config import Config, Limits
 from qvirt.daemon.dispatch import Dispatcher
 from qvirt.daemon.guard import Guard
 from qvirt.daemon.listen import Service, close_all
+from qvirt.daemon.lobby import STALE, Lobby
 from qvirt.daemon.network import set_up
 from qvirt.daemon.polkit import Polkit
 from qvirt.daemon.tls import TlsServer
@@ -58,10 +58,8 @@ class Server:
         self.calls: set[asyncio.Task[None]] = set()
         self.idle_changed: Callable[[], None] = lambda: None
         self._anonymous: dict[Client, None] = {}
-        self._strangers: dict[Client, None] = {}
+        self._lobby = Lobby()
         """Of the anonymous those who must prove who they are; others are here by the socket's permissions."""
-        self._crowd: Counter[bool] = Counter()
-        """How many strangers came over a network, and how many did not: a flood out there is none in here."""
         self.tls: TlsServer | None = None
         """Certificates for the clients of TLS, where there are any."""
         self.sasl_folder: Path | None = None
@@ -137,9 +135,7 @@ class Server:
             self._known(client)
 
     def _known(self, client: Client) -> None:
-        if client in self._strangers:
-            del self._strangers[client]
-            self._crowd[client.service.is_remote] -= 1
+        self._lobby.leave(client)
         self._accept_or_not()
 
     def client_gone(self, client: Client) -> None:
@@ -176,7 +172,7 @@ class Server:
     def _accept_or_not(self) -> None:
         open_ = not self._held and not self._closing and len(self.clients) < self.config.max_clients
         for service in self._services:
-            wanted = open_ and not self._crowded(service.is_remote)
+            wanted = open_ and not self._lobby.is_full(service.is_remote, self.config.max_anonymous_clients)
             if wanted == (service in self._accepting):
                 continue
             if wanted:
@@ -187,10 +183,6 @@ class Server:
             self.loop.remove_reader(service.sock.fileno())
             if open_:
                 self._sweep()
-
-    def _crowded(self, remote: bool) -> bool:
-        """Tell whether no more strangers may come; a limit of 0 is none."""
-        return 0 < self.config.max_anonymous_clients <= self._crowd[remote]
 
     def _accept(self, service: Service) -> None:
         for _ in range(ACCEPT_BURST):
@@ -220,12 +212,17 @@ class Server:
         self.clients.add(client)
         self._anonymous[client] = None
         if client.authentication.mode != "none" or service.transport == "tls":
-            self._strangers[client] = None
-            self._crowd[service.is_remote] += 1
+            self._lobby.enter(client)
+            self._drop(self._lobby.displaced_by(client, self.config.max_anonymous_clients))
         if self._sweep_timer is None:
-            self._sweep_timer = self.loop.call_later(self.limits.auth_crowded, self._sweep)
+            self._sweep_timer = self.loop.call_later(STALE, self._sweep)
         self._accept_or_not()
         self.idle_changed()
+
+    def _drop(self, clients: list[Client]) -> None:
+        for client in clients:
+            self._lobby.note_dropped(client.host)
+            client.close("others of its host did not authenticate in time either")
 
     def _hold(self) -> None:
         self._held = True
@@ -238,19 +235,17 @@ class Server:
 
     def _sweep(self) -> None:
         """Drop clients that have not authenticated for too long."""
-        now = self.loop.time()
+        now, limit = self.loop.time(), self.config.max_anonymous_clients
+        self._drop(self._lobby.excess(limit, now))
+        self._lobby.report()
         for client in list(self._anonymous):
             age = now - client.connected_at
             if age < self.limits.auth_crowded:
                 break
-            crowded = client in self._strangers and self._crowded(client.service.is_remote)
-            if (
-                age >= (self.limits.auth_crowded if crowded else self.limits.auth)
-                and not client.authenticating
-            ):
+            crowded = client in self._lobby and self._lobby.is_full(client.service.is_remote, limit)
+            allowed = self.limits.auth_crowded if crowded else self.limits.auth
+            if age >= allowed and not client.authenticating:
                 client.refuse("it did not authenticate in time")
         if self._sweep_timer:
             self._sweep_timer.cancel()
-        self._sweep_timer = (
-            self.loop.call_later(self.limits.auth_crowded, self._sweep) if self._anonymous else None
-        )
+        self._sweep_timer = self.loop.call_later(STALE, self._sweep) if self._anonymous else None

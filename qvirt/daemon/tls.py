@@ -11,7 +11,7 @@ from qvirt.net import places, priority
 from qvirt.net.globs import matches
 from qvirt.net.layer import LayerError
 from qvirt.net.places import Places
-from qvirt.net.tls import WELCOME, TlsLayer
+from qvirt.net.tls import WELCOME, TlsLayer, no_password
 from qvirt.record import replace
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TlsServer:
         priority.parse(self._config.tls_priority).apply(context)
         cert, key = self.places.cert, self.places.key
         try:
-            context.load_cert_chain(str(cert), str(key))
+            context.load_cert_chain(str(cert), str(key), no_password)
             if not self._config.tls_no_verify_certificate:
                 # Optional, since a client without one is refused the way libvirt does: after the handshake.
                 context.verify_mode = ssl.CERT_OPTIONAL

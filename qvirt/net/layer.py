@@ -21,7 +21,7 @@ class Layer(Protocol):
         ...
 
     def wrap(self, data: bytes) -> bytes:
-        """Give what to send for plain bytes."""
+        """Give what to send for plain bytes; raises LayerError."""
         ...
 
     def pending(self) -> bytes:

@@ -81,13 +81,16 @@ class TlsLayer:
         return whole
 
     def wrap(self, data: bytes) -> bytes:
-        """Give the records for plain bytes."""
+        """Give the records for plain bytes; raises LayerError."""
         tls = self._tls
-        sent = tls.write(data)
-        if sent < len(data):
-            rest = memoryview(data)
-            while sent < len(data):
-                sent += tls.write(rest[sent:])
+        try:
+            sent = tls.write(data)
+            if sent < len(data):
+                rest = memoryview(data)
+                while sent < len(data):
+                    sent += tls.write(rest[sent:])
+        except ssl.SSLError as error:
+            raise LayerError(f"TLS: {reason(error)}") from None
         return self._out.read()
 
     def pending(self) -> bytes:
@@ -118,6 +121,11 @@ class TlsLayer:
         if first:
             self._tls.write(first)
         return True
+
+
+def no_password() -> str:
+    """Answer for a key that is encrypted: OpenSSL must not ask whoever sits at the terminal."""
+    return ""
 
 
 def reason(error: ssl.SSLError) -> str:

@@ -1,7 +1,6 @@
 """SASL with passwords: on plain TCP with encryption of its own, inside TLS, on local sockets."""
 
 import asyncio
-import contextlib
 import os
 import shutil
 import socket
@@ -13,9 +12,10 @@ import pytest
 
 from qvirt.client.aio import Connection
 from qvirt.errors import AuthFailed, QvirtError
+from qvirt.net.sasl import ClientExchange, Properties, from_wire, to_wire
 from qvirt.rpc import packet, protocol
-from qvirt.rpc.packet import Framer, Packet
 from tests.support.daemon import Daemon, make_root, wait_until
+from tests.support.raw import Raw
 from tests.support.remote import Pki, Port, write_settings
 from tests.support.sasl import PASSWORD, add_user, auth_file, set_up_sasl
 
@@ -150,43 +150,6 @@ def test_nobody_to_ask(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(asked) == 2
 
 
-class Raw:
-    """A client that sends what it likes."""
-
-    def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=60)
-        self._framer = Framer()
-        self._packets: list[Packet] = []
-        self._serial = 0
-
-    def send(self, name: str, *values: object) -> None:
-        procedure = protocol.program(protocol.REMOTE).by_name[name]
-        self.sock.sendall(packet.pack_call(procedure, self._serial, procedure.encode_args(values)))
-        self._serial += 1
-
-    def receive(self) -> Packet:
-        while not self._packets:
-            data = self.sock.recv(65536)
-            assert data, "the daemon has closed"
-            self._packets += self._framer.feed(data)
-        return self._packets.pop(0)
-
-    def call(self, name: str, *values: object) -> Packet:
-        self.send(name, *values)
-        return self.receive()
-
-    def error(self, name: str, *values: object) -> str:
-        answer = self.call(name, *values)
-        assert answer.status == packet.ERROR
-        return str(packet.decode_error(answer.payload))
-
-    def __enter__(self) -> "Raw":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sock.close()
-
-
 def test_calls_out_of_order(site: Site) -> None:
     with Raw(site.tcp) as raw:
         assert raw.error("CONNECT_GET_TYPE") == "authentication required"
@@ -201,7 +164,7 @@ def test_calls_out_of_order(site: Site) -> None:
         assert raw.error("AUTH_SASL_INIT") == FAILED
         # Too often: dropped.
         raw.send("AUTH_SASL_INIT")
-        wait_until(lambda: raw.sock.recv(65536) == b"", "the daemon closes")
+        wait_until(raw.is_closed, "the daemon closes")
 
 
 def test_two_steps_at_once_are_one_too_many(site: Site) -> None:
@@ -223,10 +186,58 @@ def test_garbage(site: Site, size: int) -> None:
 def test_an_authentication_larger_than_there_is(site: Site) -> None:
     with Raw(site.tcp) as raw:
         raw.sock.sendall((600 << 10).to_bytes(4) + bytes(600 << 10 >> 2))
-        left = b""
-        with contextlib.suppress(ConnectionResetError):
-            left = raw.sock.recv(65536)
-        assert left == b""
+        assert raw.is_closed()
+
+
+def word(answer: packet.Packet, name: str) -> tuple[int, bytes | None]:
+    """Read an answer of START or STEP: whether it is complete, and the word."""
+    complete, nil, data = protocol.program(protocol.REMOTE).by_name[name].decode_ret(answer.payload)
+    return complete, from_wire(nil, data)
+
+
+def log_in(raw: Raw, last: bytes = b"") -> ClientExchange:
+    """Log in with DIGEST-MD5; last: what is sent right behind the last word."""
+    raw.call("AUTH_SASL_INIT")
+    answers = {"authname": "fred", "password": PASSWORD}
+
+    def answer(prompt: Prompt) -> str | None:
+        return answers.get(prompt.name)
+
+    client = ClientExchange("localhost", Properties.bare(56), answer, local="", remote="", external_ssf=0)
+    name, _, first = client.start("DIGEST-MD5")
+    _, challenge = word(raw.call("AUTH_SASL_START", name, *to_wire(first)), "AUTH_SASL_START")
+    _, response = client.step(challenge)
+    raw.sock.sendall(raw.pack("AUTH_SASL_STEP", *to_wire(response)) + last)
+    complete, proof = word(raw.receive(), "AUTH_SASL_STEP")
+    assert complete == 1
+    client.step(proof)
+    return client
+
+
+def test_what_breaks_the_layer(site: Site) -> None:
+    for bad, words in (
+        (b"\xff\xff\xff\xff", "SASL"),
+        (b"\0\0\0\x20" + bytes(32), "SASL"),
+        ((1 << 20).to_bytes(4) + bytes(100), "SASL"),
+    ):
+        start = site.daemon.log.stat().st_size
+        with Raw(site.tcp) as raw:
+            client = log_in(raw)
+            raw.sock.sendall(client.encode(raw.pack("CONNECT_OPEN", "qemu:///system", 0)))
+            assert client.decode(raw.sock.recv(65536))
+            raw.sock.sendall(bad)
+            assert raw.is_closed()
+        wait_until(lambda at=start: "is refused: SASL" in site.daemon.log.read_text()[at:], words)
+
+
+def test_bytes_in_clear_behind_the_last_word(site: Site) -> None:
+    """Somebody on the way may have put them there: they are not taken for the user's."""
+    start = site.daemon.log.stat().st_size
+    with Raw(site.tcp) as raw:
+        half = raw.pack("CONNECT_OPEN", "qemu:///system", 0)[:20]
+        log_in(raw, half)
+        assert raw.is_closed()
+    assert "sent data in clear behind the end of its authentication" in site.daemon.log.read_text()[start:]
 
 
 def test_who_waits_for_nobody_elses_password(site: Site, tmp_path: Path) -> None:
