@@ -93,8 +93,8 @@ def listening_daemon(settings: str) -> Iterator[Daemon]:
         daemon.clean()
 
 
-def write_settings(daemon: Daemon, settings: str) -> None:
+def write_settings(daemon: Daemon, settings: str, address: str = "127.0.0.1") -> None:
     """Write the settings of a daemon that is not started yet, or is to read them anew."""
     path = daemon.root / "etc/libvirt/libvirtd.conf"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'listen_addr = "127.0.0.1"\n{settings}')
+    path.write_text(f'listen_addr = "{address}"\n{settings}')
