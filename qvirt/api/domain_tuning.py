@@ -21,7 +21,7 @@ _MOST: Final = 16
 _SCHEDULER: Final = {name: kind for name, (kind, _, _) in tunables.SCHEDULER.items()}
 _MEMORY: Final = dict.fromkeys(tunables.MEMORY, Type.ULLONG)
 _BLKIO: Final = {"weight": Type.UINT, **dict.fromkeys(tunables.BLKIO_DEVICE, Type.STRING)}
-_PERF: Final = dict.fromkeys(PERF_EVENTS, Type.BOOLEAN)
+_PERF: Final[dict[str, int]] = dict.fromkeys(PERF_EVENTS, Type.BOOLEAN)
 _NUMA: Final = {"numa_mode": Type.INT, "numa_nodeset": Type.STRING}
 
 
