@@ -218,6 +218,22 @@ class AuthUnavailable(QvirtError):
     default_domain = ErrorDomain.RPC
 
 
+class NoServer(QvirtError):
+    """The daemon has no such server, in the sense of its administration."""
+
+    code = ErrorNumber.NO_SERVER
+    template = "Server not found: %s"
+    default_domain = ErrorDomain.RPC
+
+
+class NoClient(QvirtError):
+    """A server has no such client."""
+
+    code = ErrorNumber.NO_CLIENT
+    template = "Client not found: %s"
+    default_domain = ErrorDomain.RPC
+
+
 class NoDomain(QvirtError):
     """No such domain."""
 

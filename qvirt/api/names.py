@@ -24,6 +24,7 @@ _WORDS: Final = {
     "MAC": "MAC",
     "DHCP": "DHCP",
     "SEV": "SEV",
+    "TLS": "Tls",
     "NWFILTER": "NWFilter",
     "XMLDESC": "XMLDesc",
 }
@@ -50,6 +51,8 @@ _QEMU: Final = {
 @cache
 def public_function(procedure: str, program: str = "remote") -> str:
     """Give the public function behind a procedure, such as ``virDomainDefineXMLFlags``."""
+    if program == "admin":
+        return "virAdm" + _join(procedure)
     if program == "qemu":
         return _QEMU.get(procedure) or "virDomainQemu" + _join(procedure)
     return _SPECIAL.get(procedure) or "vir" + _join(procedure)

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from qvirt.record import Record
 
-ProgramName = Literal["remote", "qemu"]
+ProgramName = Literal["remote", "qemu", "admin"]
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
@@ -85,3 +85,13 @@ def remote_early(function: F) -> F:
 def qemu(function: F) -> F:
     """Register a call of the QEMU-specific program."""
     return _register("qemu", function, before_open=False, drivers=())
+
+
+def admin(function: F) -> F:
+    """Register a call of the administration program, which has a socket of its own."""
+    return _register("admin", function, before_open=False, drivers=("admin",))
+
+
+def admin_early(function: F) -> F:
+    """Register a call of the administration program that works before the connection is opened."""
+    return _register("admin", function, before_open=True, drivers=("admin",))

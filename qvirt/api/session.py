@@ -64,17 +64,18 @@ class Stream(Protocol):
 class Session(Record, frozen=False, eq=False):
     """One client's connection, as the calls see it.
 
-    uri: what CONNECT_OPEN named. driver: "QEMU", or the sub-driver's name. Empty before it.
-    readonly: nothing may be changed. close_callback: the client wants to be told before we close.
-    owns_domains: it has started domains that end with it; they know it as their owner.
-    shown: the keys of the objects that a call which lists may show; None for all.
-    authentication, start_keepalive, end: set by the daemon; end closes the connection once the reply is out.
+    number: which of its server's connections it is, from 1. uri: what CONNECT_OPEN named. driver: "QEMU", or
+    the sub-driver's name. Empty before it. readonly: nothing may be changed. close_callback: the client wants
+    to be told before we close. owns_domains: it has started domains that end with it; they know it as their
+    owner. shown: the keys of the objects that a call which lists may show; None for all. authentication,
+    start_keepalive, end: set by the daemon; end closes the connection once the reply is out.
     """
 
     instance: Instance
     subscriptions: "Subscriptions"
     identity: Identity = field(default_factory=Identity)
     readonly: bool = False
+    number: int = 0
     uri: str = ""
     driver: str = ""
     close_callback: bool = False

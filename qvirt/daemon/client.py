@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,10 @@ class Client:
     def __init__(self, server: "Server", service: "Service", sock: socket.socket) -> None:
         self.server = server
         self.service = service
+        self.number = server.next_number()
+        """Which of the server's clients it is, from 1."""
+        self.since = time.time()
+        """When it came, in seconds since 1970."""
         self.loop = server.loop
         identity = peer_identity(sock)
         guard = server.guard
@@ -67,6 +72,7 @@ class Client:
             Subscriptions(server.instance.hub, self.send_event if guard is None else guard.sink(self)),
             self.identity,
             readonly=service.readonly,
+            number=self.number,
         )
         self.session.start_keepalive = self.start_keepalive
         self.session.end = self._end_after_reply
@@ -110,6 +116,11 @@ class Client:
     def unsent(self) -> int:
         """Bytes of output the client has not taken yet."""
         return self.channel.unsent
+
+    @property
+    def calls_waiting(self) -> int:
+        """How many of its calls wait for their turn."""
+        return len(self._waiting)
 
     @property
     def authenticating(self) -> bool:

@@ -19,24 +19,12 @@ FILES: Final = ("libvirtd.conf", "virtqemud.conf")
 
 _LATER: Final = frozenset(
     (
-        "min_workers",
-        "max_workers",
-        "prio_workers",
-        "admin_min_workers",
-        "admin_max_workers",
-        "admin_max_clients",
         "admin_max_queued_clients",
-        "admin_max_client_requests",
-        "audit_level",
-        "audit_logging",
         "host_uuid",
         "host_uuid_source",
         "keepalive_required",
         "admin_keepalive_required",
-        "admin_keepalive_interval",
-        "admin_keepalive_count",
         "ovs_timeout",
-        "unix_sock_admin_perms",
         "log_buffer_size",
     )
 )
@@ -52,15 +40,27 @@ class Config(Record):
     unix_sock_group: str | None = None
     unix_sock_ro_perms: int | None = None
     unix_sock_rw_perms: int | None = None
+    unix_sock_admin_perms: int | None = None
     unix_sock_dir: str | None = None
     auth_unix_ro: AuthMode | None = None
     auth_unix_rw: AuthMode | None = None
     access_drivers: tuple[str, ...] = ()
+    min_workers: int = 5
+    max_workers: int = 20
+    prio_workers: int = 5
     max_clients: int = 5000
     max_anonymous_clients: int = 20
     max_client_requests: int = 5
     keepalive_interval: int = 5
     keepalive_count: int = 5
+    admin_min_workers: int = 5
+    admin_max_workers: int = 20
+    admin_max_clients: int = 5000
+    admin_max_client_requests: int = 5
+    admin_keepalive_interval: int = 5
+    admin_keepalive_count: int = 5
+    audit_level: int = 1
+    audit_logging: int = 0
     log_level: int = 3
     log_filters: str = ""
     log_outputs: str = ""
@@ -100,7 +100,7 @@ class Limits(Record):
 
 
 _INTEGERS: Final = frozenset(name for name, type_ in Config.__annotations__.items() if type_ is int)
-_PERMISSIONS: Final = frozenset(("unix_sock_ro_perms", "unix_sock_rw_perms"))
+_PERMISSIONS: Final = frozenset(("unix_sock_ro_perms", "unix_sock_rw_perms", "unix_sock_admin_perms"))
 _AUTH: Final = frozenset(("auth_unix_ro", "auth_unix_rw"))
 _NAMES: Final = frozenset(fields(Config)) - {"unused", "remote"}
 

@@ -6,6 +6,7 @@ python -m qvirt.daemon.coverage > docs/api-coverage.md
 import sys
 from typing import Final
 
+import qvirt.daemon.admin
 import qvirt.daemon.auth
 from qvirt.api import calls
 from qvirt.api.names import public_function
@@ -17,6 +18,7 @@ __all__ = ["page"]
 _PROGRAMS: Final[tuple[tuple[ProgramName, int, str], ...]] = (
     ("remote", protocol.REMOTE, "Main program"),
     ("qemu", protocol.QEMU, "QEMU program"),
+    ("admin", protocol.ADMIN, "Administration program"),
 )
 
 _HEAD: Final = """\
@@ -31,7 +33,9 @@ libvirt's clients take as "not supported" and work around where they can. Writte
 def page() -> str:
     """Give the page."""
     calls.load()
-    assert qvirt.daemon.auth  # noqa: S101 - imported for the calls it registers
+    # imported for the calls they register
+    assert qvirt.daemon.auth  # noqa: S101
+    assert qvirt.daemon.admin  # noqa: S101
     parts = [_HEAD]
     for name, number, title in _PROGRAMS:
         program = protocol.program(number)

@@ -6,7 +6,7 @@ Errors of ours travel as they are; anything unexpected is logged and travels as 
 
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ from qvirt.api.names import public_function
 from qvirt.api.registry import CALLS, Call, ProgramName
 from qvirt.constants import ErrorDomain
 from qvirt.daemon.access import read_only_check
+from qvirt.daemon.call_log import traced
 from qvirt.daemon.guard import Guard
 from qvirt.daemon.stream import StreamRequest
 from qvirt.errors import InternalError, NoSupport, QvirtError, RpcError
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PROGRAMS: Final[dict[int, ProgramName]] = {protocol.REMOTE: "remote", protocol.QEMU: "qemu"}
+MAIN: Final[Mapping[int, ProgramName]] = {protocol.REMOTE: "remote", protocol.QEMU: "qemu"}
+"""The programs that clients of the hypervisor call."""
+
+ADMIN: Final[Mapping[int, ProgramName]] = {protocol.ADMIN: "admin"}
 _HEADER: Final = HEADER.size
 
 
@@ -80,10 +84,19 @@ class Entry:
 class Dispatcher:
     """The table of procedures that are served, filled as they are first called."""
 
-    def __init__(self, guard: Guard | None = None) -> None:
+    def __init__(self, guard: Guard | None = None, programs: Mapping[int, ProgramName] = MAIN) -> None:
         calls.load()
         self._guard = guard
-        self._entries: dict[int, dict[int, Entry | None]] = {number: {} for number in _PROGRAMS}
+        self._programs = programs
+        self._entries: dict[int, dict[int, Entry | None]] = {number: {} for number in programs}
+        self._traced = False
+
+    def trace(self, on: bool) -> None:
+        """Log every call, or none, from now on."""
+        if on is not self._traced:
+            self._traced = on
+            for entries in self._entries.values():
+                entries.clear()
 
     def entry(self, packet: Packet) -> Entry:
         """Give the procedure a packet calls; raises RpcError for what is not served."""
@@ -97,13 +110,15 @@ class Dispatcher:
 
     def _add(self, program: int, number: int) -> Entry:
         procedure = protocol.program(program).by_number.get(number)
-        call = CALLS.get((_PROGRAMS[program], procedure.name)) if procedure else None
+        call = CALLS.get((self._programs[program], procedure.name)) if procedure else None
         if procedure is None or call is None:
             # Clients recognise this sentence and turn to an older call.
             raise RpcError(f"unknown procedure: {number}")
         if self._guard is not None:
             call = self._guard.protect(procedure, call)
-        entry = Entry(procedure, _PROGRAMS[program], call)
+        if self._traced:
+            call = traced(procedure, call)
+        entry = Entry(procedure, self._programs[program], call)
         self._entries[program][number] = entry
         return entry
 

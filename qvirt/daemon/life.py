@@ -8,7 +8,6 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Final
@@ -18,16 +17,22 @@ import uvloop
 from qvirt.api.events import EventHub
 from qvirt.api.node import Node
 from qvirt.api.session import Instance
+from qvirt.daemon import call_log
+from qvirt.daemon.admin import ADMIN as ADMIN_SERVER
+from qvirt.daemon.admin import MAIN_NAMES, AdminServer, admin_config, listen_admin, take_admin_services
 from qvirt.daemon.auth import process_start_time
 from qvirt.daemon.config import Config, read_config
+from qvirt.daemon.dispatch import ADMIN
 from qvirt.daemon.guard import Guard
 from qvirt.daemon.listen import Service, activated, close_all, listen
+from qvirt.daemon.logs import Logging, default_outputs, from_environment
 from qvirt.daemon.network import listen_network
 from qvirt.daemon.policy import Policy
 from qvirt.daemon.polkit import Polkit
 from qvirt.daemon.rules import FILE as RULES_FILE
 from qvirt.daemon.rules import Rules
 from qvirt.daemon.server import Server
+from qvirt.daemon.service import Notifier, PidFile
 from qvirt.daemon.tls import TlsServer
 from qvirt.errors import QvirtError
 from qvirt.runtime.events import DomainEvent
@@ -35,8 +40,6 @@ from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
 
 log = logging.getLogger(__name__)
-
-_LOG_LEVELS: Final = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 
 _DESCRIPTORS: Final = 8192
 """Open files the daemon wants to be allowed: clients, monitors, consoles."""
@@ -72,9 +75,13 @@ class Daemon:
         self.options = options
         self.paths = instance_paths(options.root)
         self.privileged = os.geteuid() == 0
-        self.config = self._read_config()
         self._ready = ready
+        self.logging = Logging()
+        self.servers: dict[str, Server] = {}
+        self.config = self._read_config()
+        self._set_up_logging(self.config)
         self._server: Server | None = None
+        self._timeout: float = options.timeout or 0
         self._guard: Guard | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reloading: asyncio.Task[None] | None = None
@@ -85,16 +92,19 @@ class Daemon:
         _raise_limits()
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
+        self.logging.start()
         try:
             loop.run_until_complete(self.run(loop))
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
+            self.logging.stop()
 
     async def run(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve until a signal, or until nobody needs us; raises QvirtError when it cannot start."""
         self._loop = loop
         self._stop = asyncio.Event()
+        self._notifier = Notifier(loop)
         # Before there are sockets to find us by: an unhandled SIGHUP would be our end.
         for number, action in (
             (signal.SIGTERM, self._stop.set),
@@ -107,6 +117,9 @@ class Daemon:
             services = self._listen()
             stack.callback(close_all, services)
             tls = self._tls_for(services)
+            admin_services = take_admin_services(services)
+            stack.callback(close_all, admin_services)
+            self._write_pid_file(stack)
             hypervisor = await Hypervisor.open(self.paths, default_network=self.options.default_network)
             stack.push_async_callback(hypervisor.close)
             networks = hypervisor.networks
@@ -121,20 +134,37 @@ class Daemon:
             if self.paths.kind == "root":
                 server.sasl_folder = self.paths.etc.parent / "sasl2"
             stack.push_async_callback(server.close)
-            self._watch_idle(server, stack)
-            self._write_pid_file(stack)
+            admin = AdminServer(loop, instance, admin_config(self.config), programs=ADMIN)
+            admin.administered = self
+            stack.push_async_callback(admin.close)
+            self.servers = {MAIN_NAMES[0]: server, ADMIN_SERVER: admin}
+            self.logging_changed()
+            self._watch_idle(stack)
             gc.freeze()
             gc.enable()
             server.serve(services)
+            admin.serve(admin_services)
             self._tell_ready()
             await self._stop.wait()
-            _notify("STOPPING=1")
+            self._notifier.stopping()
 
     def _read_config(self) -> Config:
-        config = read_config(self.options.config, self.paths.etc)
-        level = logging.INFO if self.options.verbose else _LOG_LEVELS.get(config.log_level, logging.WARNING)
-        logging.getLogger().setLevel(level)
-        return config
+        return read_config(self.options.config, self.paths.etc)
+
+    def _set_up_logging(self, config: Config) -> None:
+        """Log as the command line says, or else the environment, or else the settings. Raises QvirtError."""
+        level, filters, outputs = from_environment(os.environ)
+        level = config.log_level if level is None else level
+        if self.options.verbose:
+            level = min(level, 2)
+        folder = self.paths.log.parent if self.paths.kind != "session" else self.paths.cache.parent
+        background = self._ready is not None
+        self.logging.configure(
+            level,
+            config.log_filters if filters is None else filters,
+            config.log_outputs if outputs is None else outputs,
+            defaults=default_outputs(level, background=background, privileged=self.privileged, folder=folder),
+        )
 
     def _listen(self) -> list[Service]:
         private = self.paths.kind != "system"
@@ -146,6 +176,7 @@ class Daemon:
         # The local sockets come last: whoever can connect there finds the others, too.
         services = listen_network(self.config.remote) if self.options.listen else []
         try:
+            services += listen_admin(folder, self.config, privileged=self.privileged, program=program)
             services += listen(
                 folder, self.config, privileged=self.privileged, private=private, program=program
             )
@@ -167,18 +198,30 @@ class Daemon:
         return {names[key]: str(value) for key, value in unused.items() if key in names}
 
     def _reload(self) -> None:
-        try:
-            self.config = self._read_config()
-            if self._guard is not None:
-                self._guard.reload()
-        except QvirtError as error:
-            log.error("the settings stay as they were: %s", error)
-            return
         server = self._server
         if server is not None:
-            server.config = self.config
-            if server.tls is not None:
-                self._reloading = self._loop.create_task(self._reload_tls(server, self._reloading))
+            self._notifier.reloading()
+        try:
+            config = self._read_config()
+            if self._guard is not None:
+                self._guard.reload()
+            self._set_up_logging(config)
+        except QvirtError as error:
+            log.error("the settings stay as they were: %s", error)
+            if server is not None:
+                self._notifier.ready()
+            return
+        self.config = config
+        if server is None:
+            # still starting: it goes by the new ones
+            return
+        server.set_config(config)
+        self.servers[ADMIN_SERVER].set_config(admin_config(config))
+        self.logging_changed()
+        if server.tls is None:
+            self._notifier.ready()
+        else:
+            self._reloading = self._loop.create_task(self._reload_tls(server, self._reloading))
 
     async def _reload_tls(self, server: Server, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -189,19 +232,14 @@ class Daemon:
             log.info("certificates were read again")
         except QvirtError as error:
             log.error("the certificates stay as they were: %s", error)
+        self._notifier.ready()
 
     def _write_pid_file(self, stack: contextlib.AsyncExitStack) -> None:
-        path: Path | None = self.options.pid_file
-        if path is None:
-            return
-        try:
-            path.write_text(f"{os.getpid()}\n")
-        except OSError as error:
-            raise QvirtError(f"cannot write pid file '{path}': {error.strerror}") from error
-        stack.callback(path.unlink, missing_ok=True)
+        if self.options.pid_file is not None:
+            stack.callback(PidFile(self.options.pid_file).close)
 
     def _tell_ready(self) -> None:
-        _notify("READY=1")
+        self._notifier.ready()
         if self._ready is not None:
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
@@ -210,13 +248,30 @@ class Daemon:
             os.write(self._ready, b"r")
             os.close(self._ready)
 
+    # -------------------------------------------------------------------------- what administrators change
+
+    def logging_changed(self) -> None:
+        """Go by the log's new filters: calls are logged only where somebody wants them."""
+        traced = self.logging.level_of(call_log.__name__) <= logging.DEBUG
+        for server in self.servers.values():
+            server.dispatcher.trace(traced)
+
+    def set_timeout(self, seconds: int) -> None:
+        """End after so long without clients and guests; 0 for never."""
+        self._timeout = seconds
+        self._idle_changed()
+
+    def shut_down(self) -> None:
+        """End; guests stay."""
+        self._stop.set()
+
     # ---------------------------------------------------------------------------------------- nobody there
 
-    def _watch_idle(self, server: Server, stack: contextlib.AsyncExitStack) -> None:
-        if self.options.timeout is None:
-            return
-        server.idle_changed = self._idle_changed
-        stack.callback(server.instance.hypervisor.events.subscribe(self._domain_event))
+    def _watch_idle(self, stack: contextlib.AsyncExitStack) -> None:
+        for server in self.servers.values():
+            server.idle_changed = self._idle_changed
+        if self._server is not None:
+            stack.callback(self._server.instance.hypervisor.events.subscribe(self._domain_event))
         self._idle_changed()
 
     def _domain_event(self, _: DomainEvent) -> None:
@@ -226,32 +281,21 @@ class Daemon:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if self._needless():
-            self._timer = self._loop.call_later(self.options.timeout, self._end_if_needless)
+        if self._timeout and self._needless():
+            self._timer = self._loop.call_later(self._timeout, self._end_if_needless)
 
     def _needless(self) -> bool:
         server = self._server
         if server is None:
             return False
         domains = server.instance.hypervisor.domains
-        return server.idle and not any(domain.active for domain in domains)
+        return all(each.idle for each in self.servers.values()) and not any(
+            domain.active for domain in domains
+        )
 
     def _end_if_needless(self) -> None:
         if self._needless():
-            log.info("no client and no guest for %d s, ending", self.options.timeout)
+            log.info("no client and no guest for %d s, ending", self._timeout)
             self._stop.set()
         else:
             self._idle_changed()
-
-
-def _notify(state: str) -> None:
-    """Tell systemd, when it listens."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.connect("\0" + address[1:] if address.startswith("@") else address)
-            sock.send(state.encode())
-        except OSError as error:
-            log.warning("cannot tell systemd '%s': %s", state, error.strerror)

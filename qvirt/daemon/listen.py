@@ -94,7 +94,7 @@ def listen(
     """
     services: list[Service] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755 if privileged else 0o700)
+        make_folder(folder, privileged=privileged)
         for name in NAMES if privileged else _STARTED_AS.get(program, NAMES):
             for readonly in (False, True) if privileged else (False,):
                 auth = auth_mode(config, readonly=readonly, privileged=privileged, private=private)
@@ -108,6 +108,14 @@ def listen(
         close_all(services)
         raise
     return services
+
+
+def make_folder(folder: Path, *, privileged: bool) -> None:
+    """Make the sockets' folder; raises SystemError_."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755 if privileged else 0o700)
+    except OSError as error:
+        raise SystemError_(f"cannot make the sockets in '{folder}'", error) from error
 
 
 def close_all(services: list[Service]) -> None:
@@ -193,7 +201,7 @@ def activated(config: Config, *, privileged: bool, private: bool) -> list[Servic
             services.append(_passed_by_network(sock, names.get(fd, ""), config))
             continue
         name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
-        if not isinstance(name, str) or not name or name.endswith("-admin-sock"):
+        if not isinstance(name, str) or not name:
             log.warning("passed socket %r is of a kind not served", name)
             sock.close()
             continue

@@ -2,19 +2,21 @@
 
 import asyncio
 import errno
+import itertools
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from qvirt.api.registry import ProgramName
 from qvirt.api.session import Instance
 from qvirt.constants import ConnectCloseReason
 from qvirt.daemon.auth import Authentication
 from qvirt.daemon.busypoll import BusyPoll
 from qvirt.daemon.client import Client
 from qvirt.daemon.config import Config, Limits
-from qvirt.daemon.dispatch import Dispatcher
+from qvirt.daemon.dispatch import MAIN, Dispatcher
 from qvirt.daemon.guard import Guard
 from qvirt.daemon.listen import Service, close_all
 from qvirt.daemon.lobby import STALE, Lobby
@@ -42,6 +44,7 @@ class Server:
         limits: Limits | None = None,
         guard: Guard | None = None,
         polkit: Polkit | None = None,
+        programs: Mapping[int, ProgramName] = MAIN,
     ) -> None:
         """guard: who is asked what clients may do, None where nobody is. polkit: who is asked who may come
         in.
@@ -52,7 +55,8 @@ class Server:
         self.limits = limits or Limits()
         self.guard = guard
         self.polkit = polkit or Polkit()
-        self.dispatcher = Dispatcher(guard)
+        self.dispatcher = Dispatcher(guard, programs)
+        self._numbers = itertools.count(1)
         self.busy_poll = BusyPoll(loop)
         self.clients: set[Client] = set()
         self.calls: set[asyncio.Task[None]] = set()
@@ -85,6 +89,15 @@ class Server:
             raise OperationInvalid("this daemon does not listen for TLS: there is nothing to reload")
         config, pki = self.config.remote, self.tls.pki
         self.tls = await asyncio.to_thread(TlsServer, config, pki)
+
+    def next_number(self) -> int:
+        """Give the number of the next client."""
+        return next(self._numbers)
+
+    def set_config(self, config: Config) -> None:
+        """Go by other settings from now on; clients who are in stay."""
+        self.config = config
+        self._accept_or_not()
 
     @property
     def idle(self) -> bool:

@@ -16,12 +16,12 @@ def virsh(
 ) -> subprocess.CompletedProcess[str]:
     """Run Debian's virsh as this somebody, who is in a group, too."""
     uri = daemon.uri_ro if readonly else daemon.uri
-    return _run(*_as_somebody(group), "virsh", "-q", "-c", uri, *words)
+    return run("virsh", "-q", "-c", uri, *words, group=group)
 
 
 def python(daemon: Daemon, code: str) -> str:
     """Run code with python3-libvirt (``conn`` is open) as this somebody; gives what it prints."""
-    done = _run(*_as_somebody(GROUP), *_program(daemon, code))
+    done = run(*_program(daemon, code))
     assert not done.returncode, done.stderr
     return done.stdout
 
@@ -54,7 +54,14 @@ def _program(daemon: Daemon, code: str) -> tuple[str, ...]:
 _ENVIRONMENT = {**os.environ, "LC_ALL": "C", "LIBVIRT_AUTOSTART": "0", "HOME": "/"}
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, group: int = GROUP) -> subprocess.CompletedProcess[str]:
+    """Run a command as this somebody, who is in a group, too."""
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60, cwd="/", env=_ENVIRONMENT
+        [*_as_somebody(group), *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd="/",
+        env=_ENVIRONMENT,
     )

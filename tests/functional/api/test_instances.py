@@ -180,7 +180,7 @@ def test_settings_that_make_no_sense_are_named(home: Path) -> None:
         timeout=PATIENCE,
     )
     assert done.returncode == 1
-    assert f"{conf}: max_clients: 'many' is no number it can have" in done.stderr
+    assert f"{conf}:1: max_clients: 'many' is no number it can have" in done.stderr
 
 
 def test_sub_drivers_open_and_say_what_they_are(daemon: Daemon) -> None:
