@@ -20,6 +20,7 @@ from qvirt.api.session import Instance
 from qvirt.daemon import call_log
 from qvirt.daemon.admin import ADMIN as ADMIN_SERVER
 from qvirt.daemon.admin import MAIN_NAMES, AdminServer, admin_config, listen_admin, take_admin_services
+from qvirt.daemon.audit import open_audit
 from qvirt.daemon.auth import process_start_time
 from qvirt.daemon.config import Config, read_config
 from qvirt.daemon.dispatch import ADMIN
@@ -122,6 +123,9 @@ class Daemon:
             self._write_pid_file(stack)
             hypervisor = await Hypervisor.open(self.paths, default_network=self.options.default_network)
             stack.push_async_callback(hypervisor.close)
+            audit = open_audit(self.config, hypervisor)
+            if audit is not None:
+                stack.push_async_callback(audit.close)
             networks = hypervisor.networks
             hub = EventHub(hypervisor.events, networks.events if networks is not None else None)
             stack.callback(hub.close)
