@@ -96,7 +96,7 @@ def listen_admin(folder: Path, config: Config, *, privileged: bool, program: str
         make_folder(folder, privileged=privileged)
         for name in names:
             sock = listen_unix(folder / name, mode, config.socket_gid)
-            services.append(Service(sock, folder / name, False, "none"))
+            services.append(Service(sock, folder / name, False, "none", admin=True))
     except BaseException:
         close_all(services)
         raise
@@ -105,7 +105,7 @@ def listen_admin(folder: Path, config: Config, *, privileged: bool, program: str
 
 def take_admin_services(services: list[Service]) -> list[Service]:
     """Take the sockets of this program out of a list."""
-    found = [service for service in services if service.path and service.path.name in SOCKETS.values()]
+    found = [service for service in services if service.admin]
     for service in found:
         services.remove(service)
     return found

@@ -17,24 +17,26 @@ ACCESS_DRIVERS: Final = ("polkit", "rules", "nop")
 
 FILES: Final = ("libvirtd.conf", "virtqemud.conf")
 
-_LATER: Final = frozenset(
-    (
-        "admin_max_queued_clients",
-        "host_uuid",
-        "host_uuid_source",
-        "keepalive_required",
-        "admin_keepalive_required",
-        "ovs_timeout",
-        "log_buffer_size",
-    )
+_ELSEWHERE: Final = ("host_uuid", "host_uuid_source")
+"""Settings that others read out of `Config.unused`."""
+
+_MEANINGLESS: Final = (
+    "admin_max_queued_clients",
+    "keepalive_required",
+    "admin_keepalive_required",
+    "ovs_timeout",
+    "log_buffer_size",
 )
-"""Settings libvirt has that say nothing to this daemon so far; they are taken and left alone."""
+"""Settings libvirt has that nothing here goes by; they are reported and left alone."""
+
+_LATER: Final = frozenset((*_ELSEWHERE, *_MEANINGLESS))
 
 
 class Config(Record):
     """Settings under libvirt's names. Permissions are numbers, times seconds.
 
     unix_sock_rw_perms, unix_sock_ro_perms: None lets the authentication decide, as libvirt does.
+    reports: one sentence for each setting that nothing goes by.
     """
 
     unix_sock_group: str | None = None
@@ -66,6 +68,7 @@ class Config(Record):
     log_outputs: str = ""
     remote: RemoteConfig = field(default_factory=RemoteConfig)
     unused: Mapping[str, ConfValue] = field(default_factory=dict)
+    reports: tuple[str, ...] = ()
 
     @property
     def socket_gid(self) -> int | None:
@@ -102,7 +105,7 @@ class Limits(Record):
 _INTEGERS: Final = frozenset(name for name, type_ in Config.__annotations__.items() if type_ is int)
 _PERMISSIONS: Final = frozenset(("unix_sock_ro_perms", "unix_sock_rw_perms", "unix_sock_admin_perms"))
 _AUTH: Final = frozenset(("auth_unix_ro", "auth_unix_rw"))
-_NAMES: Final = frozenset(fields(Config)) - {"unused", "remote"}
+_NAMES: Final = frozenset(fields(Config)) - {"unused", "remote", "reports"}
 
 
 def read_config(path: Path | None, folder: Path) -> Config:
@@ -128,6 +131,11 @@ def make_config(values: Conf) -> Config:
     """Check and convert what a file says; raises ConfigSyntax with file and line."""
     known: dict[str, Any] = {}
     unused: dict[str, ConfValue] = {}
+    reports = [
+        f"{values.where(name)}: option '{name}' has no meaning here"
+        for name in values
+        if name in _MEANINGLESS
+    ]
     for name, value in values.items():
         if name in _NAMES:
             known[name] = _convert(name, value, values.where(name))
@@ -137,7 +145,9 @@ def make_config(values: Conf) -> Config:
             near = difflib.get_close_matches(name, {*_NAMES, *_LATER, *remote_config.NAMES}, 1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise ConfigSyntax(f"{values.where(name)}: unknown setting '{name}'{hint}")
-    return replace(Config(), **known, remote=make_remote_config(values), unused=unused)
+    return replace(
+        Config(), **known, remote=make_remote_config(values), unused=unused, reports=tuple(reports)
+    )
 
 
 def _convert(name: str, value: ConfValue, source: str) -> int | str | tuple[str, ...]:

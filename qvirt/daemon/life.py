@@ -114,13 +114,13 @@ class Daemon:
         ):
             loop.add_signal_handler(number, action)
         async with contextlib.AsyncExitStack() as stack:
+            self._write_pid_file(stack)
             # Clients that come while the domains are read wait in the queue instead of failing.
             services = self._listen()
             stack.callback(close_all, services)
             tls = self._tls_for(services)
             admin_services = take_admin_services(services)
             stack.callback(close_all, admin_services)
-            self._write_pid_file(stack)
             hypervisor = await Hypervisor.open(self.paths, default_network=self.options.default_network)
             stack.push_async_callback(hypervisor.close)
             audit = open_audit(self.config, hypervisor)
@@ -169,6 +169,8 @@ class Daemon:
             config.log_outputs if outputs is None else outputs,
             defaults=default_outputs(level, background=background, privileged=self.privileged, folder=folder),
         )
+        for report in config.reports:
+            log.warning("%s", report)
 
     def _listen(self) -> list[Service]:
         private = self.paths.kind != "system"

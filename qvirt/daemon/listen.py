@@ -36,7 +36,7 @@ Transport = Literal["unix", "tcp", "tls"]
 class Service(Record, frozen=False, eq=False):
     """A listening socket and what a client gets that comes by it.
 
-    path: None for a network's. ours: we made the file, so we remove it.
+    path: None for a network's. ours: we made the file, so we remove it. admin: it is for administration.
     """
 
     sock: socket.socket
@@ -45,6 +45,7 @@ class Service(Record, frozen=False, eq=False):
     auth: AuthMode
     ours: bool = True
     transport: Transport = "unix"
+    admin: bool = False
 
     @property
     def is_remote(self) -> bool:
@@ -186,36 +187,62 @@ def _unlink_own(sock: socket.socket, path: Path) -> None:
 
 
 def activated(config: Config, *, privileged: bool, private: bool) -> list[Service]:
-    """Take the sockets systemd passes; none when it did not start us."""
+    """Take the sockets systemd passes, ours or libvirt's units'; none when it did not start us.
+
+    Raises OperationFailed for a socket that lets everybody in without a word.
+    """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(os.environ.get("LISTEN_FDS") or "0")
     names = dict(enumerate(os.environ.get("LISTEN_FDNAMES", "").split(":"), _FIRST_ACTIVATED_FD))
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
-    services = []
-    for fd in range(_FIRST_ACTIVATED_FD, _FIRST_ACTIVATED_FD + count):
-        os.set_inheritable(fd, False)
-        sock = socket.socket(fileno=fd)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            services.append(_passed_by_network(sock, names.get(fd, ""), config))
-            continue
-        name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
-        if not isinstance(name, str) or not name:
-            log.warning("passed socket %r is of a kind not served", name)
-            sock.close()
-            continue
-        readonly = name.endswith("-ro")
-        auth = auth_mode(config, readonly=readonly, privileged=privileged, private=private)
-        sock.setblocking(False)
-        services.append(Service(sock, Path(name), readonly, auth, ours=False))
+    services: list[Service] = []
+    try:
+        for fd in range(_FIRST_ACTIVATED_FD, _FIRST_ACTIVATED_FD + count):
+            os.set_inheritable(fd, False)
+            sock = socket.socket(fileno=fd)
+            sock.setblocking(False)
+            name = names.get(fd, "")
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                services.append(_passed_by_network(sock, name, config))
+                continue
+            path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+            if not isinstance(path, str) or not path:
+                log.warning("passed socket %r (%s) is of a kind not served", path, name or "without a name")
+                sock.close()
+                continue
+            services.append(_passed_here(sock, Path(path), name, config, (privileged, private)))
+    except BaseException:
+        close_all(services)
+        raise
     return services
+
+
+def _passed_here(
+    sock: socket.socket, path: Path, name: str, config: Config, whose: tuple[bool, bool]
+) -> Service:
+    """Take a local socket: what it is for is the end of the unit's name, else of the path."""
+    ends = (name.removesuffix(".socket"), path.name.removesuffix("-sock"))
+    if any(end.endswith("-admin") for end in ends):
+        return Service(sock, path, False, "none", ours=False, admin=True)
+    readonly = any(end.endswith("-ro") for end in ends)
+    privileged, private = whose
+    auth = auth_mode(config, readonly=readonly, privileged=privileged, private=private)
+    said = config.auth_unix_ro if readonly else config.auth_unix_rw
+    if auth == "none" and said is None and not readonly and path.stat().st_mode & 0o002:
+        sock.close()
+        raise OperationFailed(
+            f"everybody may write to the passed socket '{path}', and nothing would be asked of them: let "
+            "polkit be asked (auth_unix_rw), give the unit SocketMode=0660 and a SocketGroup, or say that "
+            'this is meant: auth_unix_rw = "none"'
+        )
+    return Service(sock, path, readonly, auth, ours=False)
 
 
 def _passed_by_network(sock: socket.socket, name: str, config: Config) -> Service:
     """Take a network's socket: TLS by the unit's name or the port, else plain TCP."""
     remote = config.remote
-    sock.setblocking(False)
     is_tls = "tls" in name or ("tcp" not in name and str(sock.getsockname()[1]) == remote.tls_port)
     auth = remote.auth_tls if is_tls else remote.auth_tcp
     return Service(sock, None, False, auth, ours=False, transport="tls" if is_tls else "tcp")
