@@ -1,12 +1,15 @@
 """The connection itself: open, close, what it can do, and what the driver is."""
 
+import os
 from typing import Final
 
 from qvirt.api.flags import PlainInvalidArg, check_flags
 from qvirt.api.registry import SUB_DRIVERS, remote, remote_any, remote_early
-from qvirt.api.session import Session
-from qvirt.constants import ConnectFlags, ErrorDomain
-from qvirt.errors import InternalError, InvalidArg, NoConnect
+from qvirt.api.session import Identity, Session
+from qvirt.api.typed_params import WireParam, decode
+from qvirt.constants import ConnectFlags, ErrorDomain, TypedParameterType
+from qvirt.errors import AccessDenied, InternalError, InvalidArg, NoConnect
+from qvirt.record import replace
 
 LIB_VERSION: Final = 9_000_000
 """The release of libvirt whose behaviour this is: major * 1000000 + minor * 1000 + micro."""
@@ -14,6 +17,19 @@ LIB_VERSION: Final = 9_000_000
 KEEPALIVE: Final = 10
 _FEATURES: Final = frozenset((3, 4, *range(6, 17)))
 """What libvirt's own QEMU driver answers 1 for."""
+
+_IDENTITY: Final = {
+    "user-name": (TypedParameterType.STRING, ""),
+    "unix-user-id": (TypedParameterType.ULLONG, "uid"),
+    "group-name": (TypedParameterType.STRING, ""),
+    "unix-group-id": (TypedParameterType.ULLONG, "gid"),
+    "process-id": (TypedParameterType.LLONG, "pid"),
+    "process-time": (TypedParameterType.ULLONG, "started"),
+    "sasl-user-name": (TypedParameterType.STRING, "sasl_user"),
+    "x509-distinguished-name": (TypedParameterType.STRING, "x509_dn"),
+    "selinux-context": (TypedParameterType.STRING, ""),
+}
+"""virConnectSetIdentity's parameters: their types, and what of an identity they are; "" for none."""
 
 _MAX_VCPUS: Final = 16
 """What libvirt says for emulated guests."""
@@ -82,6 +98,19 @@ def connect_get_lib_version(session: Session) -> int:
 def connect_is_secure(session: Session) -> int:
     """Say yes: the driver is on this machine; the transport is for the client to judge."""
     return 1
+
+
+@remote_any
+def connect_set_identity(session: Session, params: list[WireParam], flags: int) -> None:
+    """Speak for somebody else from now on, as daemons do that pass calls on; root and our own user may."""
+    check_flags(flags, 0, "qemuConnectSetIdentity")
+    who = session.identity
+    if who.uid not in (0, os.geteuid()):
+        raise AccessDenied("only root and the daemon's own user may speak for somebody else")
+    said = decode(params, {name: type_ for name, (type_, _) in _IDENTITY.items()})
+    changes = {field: said[name] for name, (_, field) in _IDENTITY.items() if field and name in said}
+    # whoever it is, it is not the process that speaks
+    session.identity = replace(Identity(), **changes)
 
 
 @remote

@@ -318,7 +318,7 @@ async def client_get_info(session: Session, clnt: Any, flags: int) -> list[WireP
     """Give who a client is."""
     check_flags(flags, 0, "adminClientGetInfo")
     client = _door(session).client(clnt)
-    who = client.session.identity
+    who = client.identity
     text = TypedParameterType.STRING
     found: list[WireParam] = [
         ("readonly", (TypedParameterType.BOOLEAN, int(client.session.readonly))),
