@@ -135,6 +135,13 @@ class Guard:
         self.policies = policies
         self._started = started
         self._at_once = asyncio.Semaphore(AT_ONCE)
+        self.deciding: set[asyncio.Task[None]] = set()
+        """What sends clients their events, while any wait."""
+
+    def close(self) -> None:
+        """Decide no more events; the daemon ends."""
+        for task in self.deciding:
+            task.cancel()
 
     def reload(self) -> None:
         """Let the policies read their rules again; raises ConfigSyntax and leaves those that are wrong."""
@@ -243,6 +250,8 @@ class EventGate:
             self._client.loop.call_soon(self._client.close, "its events are decided too slowly")
         elif self._task is None:
             self._task = self._client.loop.create_task(self._send())
+            self._guard.deciding.add(self._task)
+            self._task.add_done_callback(self._guard.deciding.discard)
 
     async def _send(self) -> None:
         client, waiting = self._client, self._waiting

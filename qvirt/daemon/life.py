@@ -133,6 +133,8 @@ class Daemon:
             polkit = Polkit()
             stack.push_async_callback(polkit.close)
             self._guard = guard = make_guard(self.config, self.paths.etc, polkit)
+            if guard is not None:
+                stack.callback(guard.close)
             self._server = server = Server(loop, instance, self.config, guard=guard, polkit=polkit)
             server.tls = tls
             if self.paths.kind == "root":
