@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 from tests.functional.access import people
 from tests.functional.admin.test_virt_admin import run as virt_admin
 from tests.support.daemon import PATIENCE, Daemon, make_root, running_daemon, wait_until
+from tests.wire import libvirtd
 
 pytestmark = [
     pytest.mark.virsh,
@@ -241,3 +243,30 @@ def test_it_lives_without_systemd_bus_and_polkit() -> None:
         daemon.virsh("list")
         found = {path.name for path in (daemon.root / "run/libvirt").iterdir() if path.is_socket()}
         assert {"libvirt-sock", "libvirt-sock-ro", "libvirt-admin-sock"} <= found
+
+
+@pytest.mark.skipif(libvirtd.missing() is not None, reason=str(libvirtd.missing()))
+def test_in_the_background_it_logs_to_a_file(tmp_path: Path) -> None:
+    if os.path.exists("/run/systemd/journal/socket") or os.path.exists("/dev/log"):
+        pytest.skip("this machine has a journal or syslog")
+    with libvirtd.private_tree(tmp_path, own_network=True) as tree:
+        pid_file = tmp_path / "qvirtd.pid"
+        done = subprocess.run(
+            tree.inside(sys.executable, "-m", "qvirt.daemon.main", "-d", "-v", "-p", str(pid_file)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+            env={**os.environ, "PYTHONPATH": str(UNITS.parents[1])},
+        )
+        pid = int(pid_file.read_text())
+        pidfd = os.pidfd_open(pid)
+        try:
+            assert done.returncode == 0, done.stderr
+            subprocess.run(["virsh", "-c", tree.uri, "uri"], capture_output=True, check=True)
+            log = tmp_path / "log/qvirtd.log"
+            wait_until(lambda: log.exists() and " info : " in log.read_text(), "it logs to a file")
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            assert select.select([pidfd], [], [], PATIENCE)[0]
+            os.close(pidfd)

@@ -1,6 +1,7 @@
 """Daemons of several kinds: a user's own that clients start, read-only sockets, two at once, signals."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -62,9 +63,9 @@ def test_a_users_own_daemon_is_started_by_clients(home: Path) -> None:
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
 
-    def virsh(*words: str) -> str:
+    def virsh(*words: str, program: str = "virsh") -> str:
         done = subprocess.run(
-            [*IN_USERNS, "virsh", "-q", *words],
+            [*IN_USERNS, program, "-q", *words],
             env=environment,
             capture_output=True,
             text=True,
@@ -78,6 +79,8 @@ def test_a_users_own_daemon_is_started_by_clients(home: Path) -> None:
     assert virsh("-c", "qemu:///session", "uri").strip() == "qemu:///session"
     assert "--timeout=120" in (home / "arguments").read_text()
     assert virsh("uri").strip() == "qemu:///session"
+    if shutil.which("virt-admin"):
+        assert "libvirtd" in virsh("-c", "libvirtd:///session", "srv-list", program="virt-admin")
     document = home / "d.xml"
     document.write_text(domain("mine"))
     virsh("define", str(document))
