@@ -205,7 +205,7 @@ def connect_lookup_server(session: Session, name: str, flags: int) -> tuple[str]
 
 
 @admin
-async def connect_set_daemon_timeout(session: Session, timeout: int, flags: int) -> None:  # noqa: ASYNC109
+def connect_set_daemon_timeout(session: Session, timeout: int, flags: int) -> None:
     """End the daemon after so many seconds without clients and guests, 0 for never."""
     check_flags(flags, 0, "adminConnectSetDaemonTimeout")
     _door(session).daemon.set_timeout(timeout)

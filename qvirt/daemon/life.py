@@ -30,8 +30,6 @@ from qvirt.daemon.logs import Logging, default_outputs, from_environment
 from qvirt.daemon.network import listen_network
 from qvirt.daemon.policy import Policy
 from qvirt.daemon.polkit import Polkit
-from qvirt.daemon.rules import FILE as RULES_FILE
-from qvirt.daemon.rules import Rules
 from qvirt.daemon.server import Server
 from qvirt.daemon.service import Notifier, PidFile
 from qvirt.daemon.tls import TlsServer
@@ -64,7 +62,13 @@ def make_guard(config: Config, etc: Path, polkit: Polkit) -> Guard | None:
     """Make who is asked what clients may do, as `access_drivers` says; raises ConfigSyntax."""
     policies: list[Policy] = []
     for name in config.access_drivers:
-        policies.append(polkit if name == "polkit" else Rules(etc / RULES_FILE))
+        if name == "polkit":
+            policies.append(polkit)
+        else:
+            # few have a file of rules, and reading one takes more than a start should
+            from qvirt.daemon import rules
+
+            policies.append(rules.Rules(etc / rules.FILE))
     return Guard(policies, process_start_time) if policies else None
 
 

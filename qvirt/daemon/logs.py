@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from qvirt.daemon.log_outputs import Output, OutputHandler, open_output
 from qvirt.errors import InvalidArg
@@ -119,6 +119,10 @@ class _Gate(logging.Handler):
             self._logging.enqueue(record)
 
 
+_Item: TypeAlias = logging.LogRecord | list[OutputHandler] | threading.Event | None
+"""What the thread is told: a record to write, outputs to use, an event to set when it comes to it, to end."""
+
+
 class Logging:
     """The daemon's logging. Until `start` it writes to standard error in place."""
 
@@ -129,7 +133,7 @@ class Logging:
         self.default_outputs: tuple[Output, ...] = (Output(DEFAULT_LEVEL, "stderr", ""),)
         self._handlers: list[OutputHandler] = []
         self._levels: dict[str, int] = {}
-        self._waiting: queue.SimpleQueue[logging.LogRecord | threading.Event | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._lost = 0
         self._thread: threading.Thread | None = None
         self._gate = _Gate(self)
@@ -198,10 +202,11 @@ class Logging:
                 handler.close()
             raise
         self.outputs = wanted
-        old, self._handlers = self._handlers, opened
-        self.flush()
-        for handler in old:
-            handler.close()
+        if self._thread is None:
+            self._use(opened)
+        else:
+            # in its turn: what was logged before goes where it would have gone
+            self._waiting.put(opened)
 
     # -------------------------------------------------------------------------------------------- writing
 
@@ -217,6 +222,11 @@ class Logging:
             self._waiting.put(None)
             self._thread.join(5)
             self._thread = None
+
+    def _use(self, opened: list[OutputHandler]) -> None:
+        old, self._handlers = self._handlers, opened
+        for handler in old:
+            handler.close()
 
     def flush(self, patience: float = 1.0) -> None:
         """Wait until everything logged so far is written; not longer than so many seconds."""
@@ -238,6 +248,9 @@ class Logging:
         while (item := self._waiting.get()) is not None:
             if isinstance(item, threading.Event):
                 item.set()
+                continue
+            if isinstance(item, list):
+                self._use(item)
                 continue
             self._write(item)
             if self._lost:
