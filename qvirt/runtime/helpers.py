@@ -31,6 +31,7 @@ from qvirt.runtime.launch import FIRST_FD, listen_unix
 from qvirt.runtime.process import Limits, Process, start_time, stat_fields
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import HelperMark
+from qvirt.security import private_view
 from qvirt.security.launcher import confining
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Recipe(Record):
     socket, which is QEMU's user's. files: what else of it is removed when it has ended, folders whole.
     prepare: awaited before anything of it is made. is_ready: asked, blocking, until it says that QEMU may
     come; None where the socket is there from the start. finish: awaited when a program that is run to its end
-    has done well.
+    has done well. sees: where guests have a /dev of their own, it has a small one, too, and of libvirt's
+    folders it sees these only; None for one that sees the host as it is, or shuts itself in.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Recipe(Record):
     prepare: Callable[[], Awaitable[None]] = _nothing
     finish: Callable[[], Awaitable[None]] = _nothing
     is_ready: Callable[[], bool] | None = None
+    sees: tuple[str, ...] | None = None
 
     def mark(self) -> HelperMark:
         """Return what the status file has of it before there is a process."""
@@ -173,6 +176,7 @@ async def _spawn(domain: "Domain", running: Running, recipe: Recipe) -> Helper:
             fds=[fd for fd in (listener, locked) if fd >= 0],
             wrap=confining(recipe.user, keep=recipe.keep),
             limits=Limits(hv.config.max_core),
+            prepare=partial(_enclose, hv, running, recipe) if recipe.sees is not None else None,
         )
         helper = Helper(mark, process, began_at)
         running.helpers[recipe.name] = helper
@@ -222,6 +226,18 @@ def _make_files(recipe: Recipe, running: Running, stack: contextlib.ExitStack) -
         finally:
             os.close(fd)
     return written.fd, began_at, listener, locked
+
+
+def _enclose(hv: "Hypervisor", running: Running, recipe: Recipe) -> None:
+    """Give the process that this thread makes next a view of its own. Blocking. Raises SystemError_."""
+    if not hv.private_dev or recipe.sees is None:
+        return
+    paths = hv.paths
+    hidden = map(str, (paths.lib.parent, paths.etc, paths.sockets, paths.log.parent))
+    try:
+        private_view.build(hidden, recipe.sees, running.folder)
+    except OSError as error:
+        raise SystemError_(f"cannot give {recipe.name} a view of its own", error) from error
 
 
 def _raised(fd: int, stack: contextlib.ExitStack) -> int:

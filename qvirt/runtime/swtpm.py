@@ -66,6 +66,7 @@ def recipe(domain: "Domain", running: Running, dev: Tpm, ctx: BuildContext) -> R
         listen=socket,
         pidfile=f"{socket.removesuffix('.sock')}.pid",
         prepare=partial(_prepare, domain, running, dev, state),
+        sees=(str(state),),
     )
 
 
@@ -105,7 +106,7 @@ async def _prepare(domain: "Domain", running: Running, dev: Tpm, state: Path) ->
     if is_there:
         if banks:
             words = [program, *version, "--tpm-state", str(state), *banks, "--reconfigure"]
-            await _run_setup(domain, running, words, state)
+            await _run_setup(domain, running, words, state, (str(state),))
         return
     words = [program, *version, "--tpm-state", str(_work(state) / "state")]
     words += ["--vmid", f"{domain.name}:{domain.uuid}"]
@@ -113,8 +114,10 @@ async def _prepare(domain: "Domain", running: Running, dev: Tpm, state: Path) ->
     await _run_setup(domain, running, [*words, *banks], state)
 
 
-async def _run_setup(domain: "Domain", running: Running, words: list[str], state: Path) -> None:
-    """Run swtpm_setup, and move into place what it has made."""
+async def _run_setup(
+    domain: "Domain", running: Running, words: list[str], state: Path, sees: tuple[str, ...] = ()
+) -> None:
+    """Run swtpm_setup, and move into place what it has made. sees: what it works on beside."""
     hv = domain.hypervisor
     work, user = _work(state), _user(hv)
     env = {"TMPDIR": str(work / "tmp")}
@@ -129,6 +132,7 @@ async def _run_setup(domain: "Domain", running: Running, words: list[str], state
             user,
             hv.paths.swtpm_log / f"{domain.name}-swtpm.log",
             files=(str(work),),
+            sees=(str(work), *sees),
             env=env,
             prepare=partial(hv.files.run, f"TPM of '{domain.name}'", partial(_make_work, work, user)),
             finish=partial(hv.files.run, f"TPM of '{domain.name}'", partial(_move, work, state)),

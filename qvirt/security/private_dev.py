@@ -219,7 +219,8 @@ class _Tree:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2), in the namespace of this thread. Raises OSError."""
     words = [None if word is None else os.fsencode(word) for word in (source, target, kind)]
     if _libc.mount(*words, ctypes.c_ulong(flags), None if data is None else data.encode()) < 0:
         number = ctypes.get_errno()
@@ -247,8 +248,8 @@ def build(nodes: Iterable[Node], staging: str, *, marking: str | None = None) ->
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "mount namespace")
     # what the host mounts is seen, and nothing of ours is seen there
-    _mount("none", "/", None, _MS_REC | _MS_SLAVE)
-    _mount("devfs", staging, "tmpfs", _MS_NOSUID, _OPTIONS)
+    mount("none", "/", None, _MS_REC | _MS_SLAVE)
+    mount("devfs", staging, "tmpfs", _MS_NOSUID, _OPTIONS)
     with _Tree(staging) as tree:
         for node in nodes:
             if node.is_device:
@@ -258,7 +259,7 @@ def build(nodes: Iterable[Node], staging: str, *, marking: str | None = None) ->
             tree.link(node)
         for where in _mounted_below():
             _cover(tree, staging, where, where, _MS_MOVE)
-    _mount(staging, DEV, None, _MS_MOVE)
+    mount(staging, DEV, None, _MS_MOVE)
 
 
 def _cover(tree: _Tree, staging: str, source: str, path: str, flags: int) -> None:
@@ -270,7 +271,7 @@ def _cover(tree: _Tree, staging: str, source: str, path: str, flags: int) -> Non
                 os.mkdir(name, 0o755, dir_fd=folder)
         else:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder))
-    _mount(source, staging + path.removeprefix(DEV), None, flags)
+    mount(source, staging + path.removeprefix(DEV), None, flags)
 
 
 def refusal(staging: str) -> str | None:
