@@ -339,6 +339,8 @@ async def _end(hv: "Hypervisor", helper: Helper) -> None:
         await helper.process.wait(TERM_WAIT)
     for process in (helper.process, *family):
         await _finish_off(process)
+    # a child that ended before its parent became ours only then
+    await hv.files.run(helper.name, partial(_reap, helper.group))
 
 
 async def _finish_off(process: Process) -> None:
@@ -375,14 +377,19 @@ def _direct_children(pid: int) -> Iterator[int]:
             yield from map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
 
 
+def _reap(group: int) -> None:
+    """Collect those of our children in a process group that have ended. Blocking."""
+    with contextlib.suppress(ChildProcessError):
+        while group and os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+
+
 def _orphans(group: int) -> list[tuple[int, int]]:
     """Return our own children in the process group of a helper that has ended; those that ended are reaped.
 
     Blocking. It is asked right after the helper's end, before the group's number can be anybody else's.
     """
-    with contextlib.suppress(ChildProcessError):
-        while group and os.waitpid(-group, os.WNOHANG)[0]:
-            pass
+    _reap(group)
     found: list[tuple[int, int]] = []
     for pid in _direct_children(os.getpid()):
         fields = stat_fields(pid)

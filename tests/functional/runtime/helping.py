@@ -7,8 +7,11 @@ from tests.functional.runtime.instance import Instance, document
 
 UUID = "5e1b2c3d-1111-2222-3333-444455556666"
 
-#: what has a helper: shared memory, and the devices
+#: what has a helper: shared memory, room for more, and the devices
 SHARED_MEMORY = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+PORTS = "<controller type='pci' index='0' model='pcie-root'/>" + 4 * (
+    "<controller type='pci' model='pcie-root-port'/>"
+)
 TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
 
 #: makes no keys, which takes seconds: a swtpm without state makes one by itself
@@ -17,9 +20,9 @@ while [ $# -gt 0 ]; do case $1 in --tpm-state) touch "$2/was-set-up" ;; esac; sh
 """
 
 
-def shared_folder(it: Instance, tag: str = "share", inside: str = "") -> str:
+def shared_folder(root: Path, tag: str = "share", inside: str = "") -> str:
     """Return a folder shared by virtiofs, which is made."""
-    path = it.root / f"shared-{tag}"
+    path = root / f"shared-{tag}"
     path.mkdir(exist_ok=True)
     return (
         f"<filesystem type='mount'><driver type='virtiofs'/>{inside}<source dir='{path}'/>"
@@ -27,9 +30,9 @@ def shared_folder(it: Instance, tag: str = "share", inside: str = "") -> str:
     )
 
 
-def helped(it: Instance, *devices: str, name: str = "helped") -> str:
+def helped(*devices: str) -> str:
     """Return a guest with devices that have helpers."""
-    text = document(name, *devices, extra=SHARED_MEMORY, uuid=UUID)
+    text = document("helped", *devices, extra=SHARED_MEMORY, uuid=UUID)
     return text.replace("machine='pc'", "machine='q35'")
 
 

@@ -17,6 +17,7 @@ from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
 from tests.functional.runtime.helping import (
+    PORTS,
     QUICK_SETUP,
     TPM,
     helped,
@@ -26,6 +27,7 @@ from tests.functional.runtime.helping import (
     state_of,
 )
 from tests.functional.runtime.instance import Instance, instance, run, until
+from tests.functional.runtime.test_kill_at_every_step import strike
 
 pytestmark = [
     pytest.mark.qemu,
@@ -62,6 +64,20 @@ def clean(it: Instance) -> None:
     assert not list(it.paths.swtpm_storage.glob("*/*.new"))
 
 
+def collected() -> bool:
+    """Tell whether no child of ours has ended without being noticed."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return True
+
+
+def end(pid: int) -> None:
+    """Kill a process that no daemon of this process watches."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
 def pid_of(domain: Domain, name: str) -> int:
     return domain.need_running().helpers[name].process.pid
 
@@ -69,7 +85,7 @@ def pid_of(domain: Domain, name: str) -> int:
 def test_they_live_and_end_with_their_guest() -> None:
     async def scenario() -> None:
         async with served() as (it, hv):
-            domain = await hv.define(helped(it, TPM, shared_folder(it)))
+            domain = await hv.define(helped(TPM, shared_folder(it.root)))
             await domain.start()
             running = domain.need_running()
             assert sorted(running.helpers) == ["fs0-virtiofsd", "swtpm"]
@@ -103,12 +119,12 @@ def test_what_becomes_of_a_tpm(persistent: str, flags: int, stays: bool) -> None
     async def scenario() -> None:
         tpm = TPM.replace("version='2.0'", f"version='2.0'{persistent}")
         async with served() as (it, hv):
-            domain = await hv.define(helped(it, tpm))
+            domain = await hv.define(helped(tpm))
             await domain.start()
             await domain.destroy()
             await domain.undefine(flags)
             assert state_of(it).exists() == stays
-            domain = await hv.create(helped(it, tpm))
+            domain = await hv.create(helped(tpm))
             await domain.destroy()
             assert state_of(it).exists() == bool(persistent)
 
@@ -118,7 +134,7 @@ def test_what_becomes_of_a_tpm(persistent: str, flags: int, stays: bool) -> None
 def test_one_that_dies_is_reported_and_leaves_no_child() -> None:
     async def scenario() -> None:
         async with served() as (it, hv):
-            domain = await hv.create(helped(it, TPM, shared_folder(it)))
+            domain = await hv.create(helped(TPM, shared_folder(it.root)))
             log = hv.paths.logfile("helped")
             for name in ("fs0-virtiofsd", "swtpm"):
                 os.kill(pid_of(domain, name), signal.SIGKILL)
@@ -129,6 +145,7 @@ def test_one_that_dies_is_reported_and_leaves_no_child() -> None:
             assert domain.state == DomainState.RUNNING
             await domain.destroy()
             clean(it)
+            assert collected()
 
     run(scenario())
 
@@ -136,11 +153,14 @@ def test_one_that_dies_is_reported_and_leaves_no_child() -> None:
 def test_one_that_hears_nothing_ends_all_the_same() -> None:
     async def scenario() -> None:
         async with served() as (it, hv):
-            domain = await hv.create(helped(it, TPM, shared_folder(it)))
+            domain = await hv.create(helped(TPM, shared_folder(it.root)))
+            running = domain.need_running()
             for name in ("swtpm", "fs0-virtiofsd"):
                 os.kill(pid_of(domain, name), signal.SIGSTOP)
-            await domain.destroy()
+            os.kill(running.pid, signal.SIGKILL)
+            await running.ended
             clean(it)
+            assert collected()
 
     run(scenario())
 
@@ -152,19 +172,19 @@ def test_what_a_failing_one_says_is_in_the_error(quick_setup: Path) -> None:
 
             async def refused(*devices: str) -> str:
                 with pytest.raises(QvirtError) as caught:
-                    await hv.create(helped(it, *devices))
+                    await hv.create(helped(*devices))
                 clean(it)
                 assert not state_of(it).exists()
                 return str(caught.value)
 
-            grumbling = shared_folder(it, inside=f"<binary path='{says}'/>")
+            grumbling = shared_folder(it.root, inside=f"<binary path='{says}'/>")
             found = await refused(TPM, grumbling)
             assert "fs0-virtiofsd (pid " in found
             assert "exited with status 3: I will not" in found
             assert "'/no/where' is not executable" in await refused(
-                shared_folder(it, inside="<binary path='/no/where'/>")
+                shared_folder(it.root, inside="<binary path='/no/where'/>")
             )
-            missing = shared_folder(it).replace("shared-share", "missing")
+            missing = shared_folder(it.root).replace("shared-share", "missing")
             assert "the virtiofs export directory" in await refused(missing)
             (quick_setup / "swtpm_setup").write_text(says.read_text())
             found = await refused(TPM)
@@ -178,11 +198,9 @@ def test_what_a_failing_one_says_is_in_the_error(quick_setup: Path) -> None:
 def test_what_may_be_plugged() -> None:
     async def scenario() -> None:
         async with served() as (it, hv):
-            root_port = "<controller type='pci' model='pcie-root-port'/>"
-            first = "<controller type='pci' index='0' model='pcie-root'/>"
-            domain = await hv.define(helped(it, first, root_port, root_port, root_port, root_port))
+            domain = await hv.define(helped(PORTS))
             await domain.start()
-            share = shared_folder(it, "plugged")
+            share = shared_folder(it.root, "plugged")
             await hotplug.attach(domain, share, LIVE | CONFIG)
             assert list(domain.need_running().helpers) == ["fs0-virtiofsd"]
             with pytest.raises(OperationInvalid, match="Target already exists"):
@@ -210,7 +228,7 @@ def test_without_swtpm_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
                 os.symlink(str(shutil.which(name)), tmp_path / name)
             monkeypatch.setenv("PATH", str(tmp_path))
             with pytest.raises(OperationFailed, match="install the packages swtpm and swtpm-tools"):
-                await hv.create(helped(it, TPM))
+                await hv.create(helped(TPM))
             clean(it)
 
     run(scenario())
@@ -220,10 +238,10 @@ def test_the_next_daemon_knows_them() -> None:
     async def scenario() -> None:
         with instance() as it:
             async with it.serve(autostart=False) as hv:
-                domain = await hv.define(helped(it, TPM, shared_folder(it)))
+                domain = await hv.define(helped(TPM, shared_folder(it.root)))
                 await domain.start()
                 pids = {name: one.process.pid for name, one in domain.need_running().helpers.items()}
-            os.kill(pids.pop("swtpm"), signal.SIGKILL)
+            end(pids.pop("swtpm"))
             async with it.serve(autostart=False) as hv:
                 domain = next(iter(hv.domains))
                 assert {n: h.process.pid for n, h in domain.need_running().helpers.items()} == pids
@@ -231,10 +249,58 @@ def test_the_next_daemon_knows_them() -> None:
                 clean(it)
                 await domain.start()
                 assert sorted(domain.need_running().helpers) == ["fs0-virtiofsd", "swtpm"]
-            os.kill(domain.need_running().pid, signal.SIGKILL)
+            end(domain.need_running().pid)
             async with it.serve(autostart=False) as hv:
                 await until(lambda: it.processes() == [], "helpers of a guest that has ended end")
                 await asyncio.sleep(0)
                 clean(it)
+
+    run(scenario())
+
+
+#: the first and the last step between which what a helper needs is made
+WINDOWS = {"helped": ("host prepared", "spawned"), "share": ("device written down", "device_add done")}
+
+
+async def look(it: Instance, what: str) -> None:
+    """A guest has all its helpers or none; a TPM's state is whole or missing; either way it can be used."""
+    async with it.serve(autostart=False) as hv:
+        assert hv.reports == []
+        domain = next(iter(hv.domains))
+        state = state_of(it) / "tpm2"
+        assert not state.exists() or (state / "was-set-up").exists()
+        if domain.active:
+            running = domain.need_running()
+            plugged = "plugged" in await domain.xml_desc()
+            expected = ["fs0-virtiofsd", "swtpm"] + (["fs1-virtiofsd"] if plugged else [])
+            assert sorted(running.helpers) == sorted(expected)
+            assert [mark.name for mark in running.footprint.helpers if not mark.pid] == []
+            # QEMU, swtpm, and two for each virtiofsd
+            assert len(it.processes()) == 2 + 2 * (1 + plugged)
+            if not plugged:
+                await hotplug.attach(domain, shared_folder(it.root, "plugged"), LIVE)
+        else:
+            clean(it)
+            await domain.start()
+        await domain.destroy()
+        clean(it)
+        assert (state / "was-set-up").exists()
+
+
+@pytest.mark.parametrize("what", WINDOWS)
+def test_the_daemon_is_killed_at_every_step(what: str) -> None:
+    first, last = WINDOWS[what]
+
+    async def scenario() -> None:
+        step, names = 0, [first]
+        while names[step] != last:
+            with instance() as it:
+                killed, found = await asyncio.to_thread(strike, it, what, step if step else -1)
+                assert killed == bool(step)
+                if not killed:
+                    names, step = found, found.index(first) - 1
+                await look(it, what)
+                step += 1
+        assert step > 5
 
     run(scenario())

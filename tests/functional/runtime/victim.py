@@ -15,6 +15,7 @@ from qvirt.constants import DomainDeviceModifyFlags
 from qvirt.runtime import hotplug
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
+from tests.functional.runtime.helping import PORTS, TPM, helped, shared_folder
 from tests.functional.runtime.instance import disk, document
 
 BOTH = DomainDeviceModifyFlags.LIVE | DomainDeviceModifyFlags.CONFIG
@@ -98,6 +99,9 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
         steps.armed = True
         await hv.define(new)
         return
+    if what in ("helped", "share"):
+        await work_with_helpers(hv, steps, what)
+        return
     domain = await hv.define(old)
     if what in ("destroy", "poweroff", "attach", "detach", "medium", "card", "link", "node"):
         await domain.start()
@@ -139,6 +143,19 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
         case "create":
             await domain.undefine()
             await hv.create(new)
+
+
+async def work_with_helpers(hv: Hypervisor, steps: Steps, what: str) -> None:
+    """Start a guest with helpers, or plug in a device that has one."""
+    root = hv.paths.etc.parent.parent
+    domain = await hv.define(helped(PORTS, TPM, shared_folder(root)))
+    if what == "share":
+        await domain.start()
+    steps.armed = True
+    if what == "helped":
+        await domain.start()
+    else:
+        await hotplug.attach(domain, shared_folder(root, "plugged"), BOTH)
 
 
 async def main() -> None:
