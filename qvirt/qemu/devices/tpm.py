@@ -43,7 +43,8 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
                 raise ConfigUnsupported(f"Unsupported interface '{dev.model}' for TPM 1.2")
         if backend.type == "external" and (backend.source is None or backend.source.path is None):
             raise XmlError("missing socket source path for external TPM", domain=ErrorDomain.DOMAIN)
-        if backend.type not in ctx.caps.tpm_types:
+        # what somebody else serves is to QEMU what a swtpm of ours is
+        if ("emulator" if backend.type == "external" else backend.type) not in ctx.caps.tpm_types:
             raise ConfigUnsupported(
                 f"The QEMU executable {ctx.caps.emulator} does not support TPM backend type {backend.type}"
             )
