@@ -83,6 +83,7 @@ class QemuConfig(Record):
     private_dev: bool = False
     swtpm_user: QemuUser | None = None
     virtiofsd_debug: bool = False
+    pr_helper: str = "/usr/bin/qemu-pr-helper"
     settings: Settings = field(default_factory=Settings)
     reports: tuple[str, ...] = ()
     other: Mapping[str, ConfValue] = field(default_factory=dict)
@@ -134,6 +135,7 @@ _OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
     "namespaces": (_TEXT_OR_LIST, None),
     "log_timestamp": (_BOOL, "log_timestamp"),
     "virtiofsd_debug": (_BOOL, "virtiofsd_debug"),
+    "pr_helper": (_TEXT, "pr_helper"),
     "swtpm_user": (_TEXT, None),
     "swtpm_group": (_TEXT, None),
 }
@@ -174,7 +176,6 @@ _LATER: Mapping[str, _Kind] = {
     "nvram": _TEXTS,
     "stdio_handler": _TEXT,
     "gluster_debug_level": _NUMBER,
-    "pr_helper": _TEXT,
     "slirp_helper": _TEXT,
     "dbus_daemon": _TEXT,
     "capability_filters": _TEXTS,

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qvirt.model.devices.device import Device
+from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.interface import Interface
 from qvirt.model.devices.tpm import Tpm
 from qvirt.qemu.context import BuildContext
+from qvirt.qemu.devices.disk import has_managed_reservations
 from qvirt.record import Record
-from qvirt.runtime import passt, swtpm, virtiofs
+from qvirt.runtime import passt, pr_helper, swtpm, virtiofs
 from qvirt.runtime.helpers import Recipe
 from qvirt.runtime.running import Running
 
@@ -18,16 +20,21 @@ if TYPE_CHECKING:
 
 
 class _Kind(Record):
-    """recipe: returns how the helper of a device is made, None where it has none. name: of one, by alias."""
+    """recipe: returns how the helper of a device is made, None where it has none. name: of one, by alias.
+
+    has: whether a device may have one.
+    """
 
     recipe: "Callable[[Domain, Running, Any, BuildContext], Recipe | None]"
     name: Callable[[str], str]
+    has: Callable[[Any], bool] = lambda _: True
 
 
 _KINDS: Mapping[type[Device], _Kind] = {
     Tpm: _Kind(swtpm.recipe, lambda _: swtpm.NAME),
     Filesystem: _Kind(virtiofs.recipe, virtiofs.name),
     Interface: _Kind(passt.recipe, passt.name),
+    Disk: _Kind(pr_helper.recipe, lambda _: pr_helper.NAME, has_managed_reservations),
 }
 
 
@@ -36,16 +43,24 @@ def recipes(domain: "Domain", running: Running, devices: Iterable[Device], ctx: 
 
     Raises what keeps one from being made at all, such as a program that is not installed.
     """
-    found = []
+    known = {mark.name for mark in running.footprint.helpers}
+    found: dict[str, Recipe] = {}
     for dev in devices:
         kind = _KINDS.get(type(dev))
         recipe = kind.recipe(domain, running, dev, ctx) if kind is not None else None
-        if recipe is not None:
-            found.append(recipe)
-    return found
+        if recipe is not None and recipe.name not in known:  # one may serve several devices
+            found[recipe.name] = recipe
+    return list(found.values())
 
 
-def names(dev: Device) -> list[str]:
-    """Return the names a device's helper may have."""
-    kind = _KINDS.get(type(dev))
-    return [kind.name(str(dev.alias.name))] if kind is not None else []
+def unused(gone: Iterable[Device], kept: Iterable[Device]) -> set[str]:
+    """Return the names that helpers of the first devices may have, and of no other."""
+    return _names(gone) - _names(kept)
+
+
+def _names(devices: Iterable[Device]) -> set[str]:
+    return {
+        kind.name(str(dev.alias.name))
+        for dev in devices
+        if (kind := _KINDS.get(type(dev))) is not None and kind.has(dev)
+    }

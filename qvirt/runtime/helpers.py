@@ -61,8 +61,8 @@ class Recipe(Record):
     on, -1 without one. user: None for the daemon's own. keep: capabilities it gets. listen: the path of that
     socket, which is QEMU's user's. files: what else of it is removed when it has ended, folders whole.
     prepare: awaited before anything of it is made. is_ready: asked, blocking, until it says that QEMU may
-    come; None where the socket is there from the start. finish: awaited when a program that is run to its end
-    has done well. sees: where guests have a /dev of their own, it has a small one, too, and of libvirt's
+    come; None where the socket is there from the start. finish: awaited when it is ready, or has done well
+    what it ran for. sees: where guests have a /dev of their own, it has a small one, too, and of libvirt's
     folders it sees these only; None for one that sees the host as it is, or shuts itself in.
     """
 
@@ -134,6 +134,8 @@ async def start(domain: "Domain", running: Running, recipes: Sequence[Recipe]) -
     await asyncio.gather(
         *(_until_ready(hv, recipe, helper) for recipe, helper in zip(recipes, started, strict=True))
     )
+    for recipe in recipes:
+        await recipe.finish()
     hv.checkpoint("helpers ready")
     for helper in started:
         watch(domain, running, helper)

@@ -128,7 +128,8 @@ async def release(
     hv = domain.hypervisor
     for interface in _interfaces(devices):
         await interfaces.disconnect(domain, running, interface)
-    await helpers.stop(domain, running, [name for dev in devices for name in helper_kinds.names(dev)])
+    unused = helper_kinds.unused(devices, running.definition.devices.all())
+    await helpers.stop(domain, running, unused)
     mark = running.footprint
     gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
     sockets = _sockets(gone) - _sockets(kept)

@@ -14,9 +14,14 @@ from pathlib import Path
 from qvirt.drivers.network import dnsmasq_config
 from qvirt.drivers.network.network import NetworkFolders
 from qvirt.errors import InternalError, SystemError_
+from qvirt.host.config import QemuUser
 from qvirt.host.persist import remove, write_atomic
 from qvirt.model.network import Network
 from qvirt.record import Record
+from qvirt.security.launcher import confining
+
+#: what it needs to serve addresses and names, and to become the user it runs as
+_CAPABILITIES = ("net_admin", "net_bind_service", "net_raw", "setuid", "setgid", "setpcap", "chown")
 
 _DEADLINE = 15.0
 #: seconds to end after SIGTERM, and after SIGKILL
@@ -84,6 +89,7 @@ def start(folders: NetworkFolders, network: Network) -> Process:
     write_files(folders, network)
     name = network.name
     command = [
+        *(confining(QemuUser(0, 0), keep=_CAPABILITIES) if os.geteuid() == 0 else []),
         program,
         f"--conf-file={config_file(folders, name)}",
         f"--dhcp-leasefile={lease_file(folders, name)}",

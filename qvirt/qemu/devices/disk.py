@@ -128,7 +128,6 @@ class DiskHandler(Handler[Disk], kind=Disk):
         for said, what in (
             (dev.transient is not None and dev.transient.share_backing, "base-sharing transient disk"),
             (dev.type == SourceType.NVME, "NVMe disk"),
-            (_is_managed(dev.source), "managed reservations of disk"),
         ):
             if said:
                 raise ConfigUnsupported(f"{what} '{dev.name}' cannot be started yet")
@@ -196,7 +195,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
     def backend(self, dev: Disk, ctx: BuildContext) -> Iterator[Switch]:
         """Yield what the frontend is plugged into: the chain's nodes, or the socket of a vhost-user disk."""
         if dev is _first_managed(ctx.domain):
-            path = f"{ctx.domain_dir}/pr-helper0.sock"
+            path = reservations_socket(ctx)
             yield Object({"qom-type": "pr-manager-helper", "id": "pr-helper0", "path": path}, origin=dev)
         if not uses_blockdev(dev):
             source = dev.source or StorageSource()
@@ -410,7 +409,17 @@ def _encryptions(disk: Disk) -> Iterator[Encryption]:
 
 
 def _first_managed(domain: Domain) -> Disk | None:
-    return next((disk for disk in domain.devices.disks if _is_managed(disk.source)), None)
+    return next((disk for disk in domain.devices.disks if has_managed_reservations(disk)), None)
+
+
+def has_managed_reservations(disk: Disk) -> bool:
+    """Tell whether a helper of the guest's own makes a disk's reservations."""
+    return _is_managed(disk.source)
+
+
+def reservations_socket(ctx: BuildContext) -> str:
+    """Return where the guest's helper for reservations listens."""
+    return f"{ctx.domain_dir}/pr-helper0.sock"
 
 
 def _is_managed(source: StorageSource | None) -> bool:

@@ -70,6 +70,10 @@ def test_start_and_stop(daemon: Daemon, host: Namespace) -> None:
     assert "masquerade" in host.run("nft", "list", "table", "inet", "qvirt_network").stdout
     pid = pid_of(daemon, "one")
     assert alive(pid)
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    bounding = int(status.partition("CapBnd:\t")[2].split()[0], 16)
+    assert bounding & ~sum(1 << bit for bit in (0, 6, 7, 8, 10, 12, 13)) == 0  # see dnsmasq.py
     create(daemon, document("two", 2, ""))
     daemon.virsh("net-destroy", "one")
     assert "vb1" not in host.links()

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from qvirt.errors import QvirtError
 from tests.functional.runtime.helping import QUICK_SETUP, TPM, helped, path_with, program, shared_folder
-from tests.functional.runtime.instance import Instance, instance, run
+from tests.functional.runtime.instance import EMULATOR, Instance, instance, run
 from tests.functional.security.test_inside import PROBE, loop
 from tests.support.groups import groups_of
 
@@ -106,3 +107,53 @@ def check_virtiofsd(found: dict[str, Any], *, confines: bool) -> None:
         assert tried[name] != "done", name
     if confines:
         assert tried["loop"] == "Operation not permitted"
+
+
+#: in QEMU's place: who serves the socket, and with what power
+ASK = """
+import json, socket, struct, sys
+it = socket.socket(socket.AF_UNIX)
+it.connect(sys.argv[1])
+pid = struct.unpack("iII", it.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+lines = open(f"/proc/{pid}/status").read().splitlines()
+status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+print(json.dumps({"features": len(it.recv(4)), **status}))
+"""
+
+
+@pytest.mark.skipif(not os.access("/usr/bin/qemu-pr-helper", os.X_OK), reason="no qemu-pr-helper here")
+def test_a_helper_for_reservations_serves_qemu_and_has_what_it_takes(loop: str) -> None:
+    """No SCSI disk is here to reserve; QEMU says so, and by then the helper has answered it."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            folder = it.root / "probe"
+            folder.mkdir()
+            folder.chmod(0o777)
+            script, out = folder / "ask.py", folder / "out"
+            script.write_text(ASK)
+            ask = f"""case "$*" in *guest=helped*)
+    path=$(printf '%s' "$*" | sed 's/.*"path":"\\([^"]*pr-helper0.sock\\)".*/\\1/')
+    /usr/bin/python3 -I {script} "$path" >{out} 2>&1 ;; esac"""
+            emulator = program(
+                it.root / "bin", "qemu-system-x86_64", f'#!/bin/sh\n{ask}\nexec {EMULATOR} "$@"\n'
+            )
+            lun = (
+                "<disk type='block' device='lun'><driver name='qemu' type='raw'/>"
+                f"<source dev='{loop}'><reservations managed='yes'/></source><target dev='sda' bus='scsi'/>"
+                "</disk>"
+            )
+            text = helped("<controller type='scsi' model='virtio-scsi'/>", lun, lun.replace("sda", "sdb"))
+            async with it.serve(autostart=False) as hv:
+                with pytest.raises(QvirtError, match="SG_IO"):
+                    await hv.create(text.replace(EMULATOR, str(emulator)))
+                assert it.processes() == []
+                assert it.traces() == []
+            found = json.loads(out.read_text())
+            assert found["features"] == 4
+            assert found["NoNewPrivs"] == "1"
+            # to pass SCSI commands on, and for multipath devices
+            assert int(found["CapEff"], 16) & ~(1 << 17 | 1 << 21) == 0
+            assert int(found["CapBnd"], 16) & ~(1 << 17 | 1 << 21 | 1 << 8 | 1 << 7 | 1 << 6 | 1 << 1) == 0
+
+    run(scenario())

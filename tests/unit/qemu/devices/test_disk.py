@@ -251,10 +251,6 @@ def test_every_image_and_socket_is_declared() -> None:
             ),
             "NVMe disk 'vda'",
         ),
-        (
-            disk("<source dev='/x'><reservations managed='yes'/></source>", "type='block' device='lun'"),
-            "managed reservations of disk 'vda'",
-        ),
     ],
 )
 def test_what_needs_more_than_qemu_is_not_started_half(text: str, what: str) -> None:
