@@ -282,7 +282,7 @@ def _rebuild(hv: "Hypervisor", path: Path) -> Status | None:
 async def _reconnect(hv: "Hypervisor", status: Status) -> None:
     """Take one QEMU over again, or clear away what is left of it."""
     domain, running = await _restore(hv, status)
-    helpers.find_again(domain, running, same_boot=status.boot_id == boot_id())
+    helpers.find_again(domain, running, same_boot=status.boot_id in ("", boot_id()))
     try:
         process = _adopt(status)
     except ProcessLookupError:

@@ -14,14 +14,17 @@ from lxml import etree
 from qvirt.drivers.network import plug
 from qvirt.errors import OperationInvalid, QvirtError
 from qvirt.host.cgroup import path_of_process
+from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.hostdev import Hostdev
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.devices.tpm import Tpm
 from qvirt.model.domain import Domain, parse_live
+from qvirt.qemu.devices.disk import has_managed_reservations
 from qvirt.record import Record, field
+from qvirt.runtime import pr_helper, swtpm, virtiofs
 from qvirt.runtime.process import start_time
-from qvirt.runtime.state import Footprint, Status
+from qvirt.runtime.state import Footprint, HelperMark, Status
 from qvirt.xml.document import parse_element
 
 
@@ -133,20 +136,12 @@ def _obstacles(definition: Domain) -> Iterator[str]:
     for disk in definition.devices.disks:
         if disk.mirror is not None:
             yield f"disk '{disk.target.dev}' is being mirrored: end the job with virsh blockjob"
-        reservations = disk.source.reservations if disk.source is not None else None
-        if reservations is not None and reservations.managed:
-            yield f"disk '{disk.target.dev}' has qemu-pr-helper, which only libvirt ends"
 
 
 def _notes(definition: Domain) -> Iterator[str]:
     for label in definition.seclabels:
         if label.model not in (None, "dac", "none"):
             yield f"it is confined by {label.model}: files that are plugged in get no label of it"
-    for dev in definition.devices.all():
-        if isinstance(dev, Tpm) and dev.backend.type == "emulator":
-            yield "swtpm runs for it, and ends with it"
-        elif isinstance(dev, Filesystem) and dev.driver.type == "virtiofs":
-            yield "virtiofsd runs for it, and ends with it"
 
 
 def refuse_untaken(untaken: Mapping[str, Status], name: str, uuid: str) -> None:
@@ -169,6 +164,36 @@ def saved_macs(folder: Path, definition: Domain) -> dict[str, str]:
         if lower is not None and mac is not None:
             found[lower] = mac
     return found
+
+
+def _helpers(status: Status, run: Path, definition: Domain) -> list[HelperMark]:
+    """Return the helpers that libvirt started for a guest, found by their pid files. Blocking."""
+    short = f"{status.id}-{status.name[:20]}"
+    found: list[HelperMark] = []
+    # name, program, pid file, socket
+    known: list[tuple[str, str, Path, Path]] = []
+    for dev in definition.devices.all():
+        alias = str(dev.alias.name)
+        if isinstance(dev, Tpm) and dev.backend.type == "emulator":
+            folder = run / "swtpm"
+            known.append((swtpm.NAME, "swtpm", folder / f"{short}-swtpm.pid", folder / f"{short}-swtpm.sock"))
+        elif isinstance(dev, Filesystem) and dev.driver.type == "virtiofs":
+            socket = Path(status.folder) / f"{alias}-fs.sock"
+            known.append((virtiofs.name(alias), "virtiofsd", run / f"{short}-{alias}-fs.pid", socket))
+        elif isinstance(dev, Disk) and has_managed_reservations(dev):
+            socket = Path(status.folder) / "pr-helper0.sock"
+            known.append((pr_helper.NAME, "qemu-pr-helper", run / f"{short}-pr-helper0.pid", socket))
+    for name, program, pidfile, socket in known:
+        try:
+            pid = int(pidfile.read_text(encoding="ascii"))
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        began = start_time(pid)
+        # the number may be another process's by now
+        if began is not None and os.path.basename(words[0]) == program.encode():
+            found.append(HelperMark(name, pid, began, files=[str(socket), str(pidfile)]))
+    return list({mark.name: mark for mark in found}.values())
 
 
 def footprint(status: Status, pidfile: Path, cgroup: str, definition: Domain) -> Footprint:
@@ -194,4 +219,5 @@ def footprint(status: Status, pidfile: Path, cgroup: str, definition: Domain) ->
         ports=ports,
         links=links,
         cgroup=cgroup,
+        helpers=_helpers(status, pidfile.parent, definition),
     )

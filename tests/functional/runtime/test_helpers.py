@@ -280,6 +280,8 @@ async def look(it: Instance, what: str) -> None:
             if not plugged:
                 await hotplug.attach(domain, shared_folder(it.root, "plugged"), LIVE)
         else:
+            # a launcher nobody had written down reads end-of-file and goes, when it gets to it
+            await until(lambda: it.processes() == [], "launchers go")
             clean(it)
             await domain.start()
         await domain.destroy()
