@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,11 +53,11 @@ def recipe(domain: "Domain", running: Running, dev: Filesystem, ctx: BuildContex
         raise InternalError(f"virtiofsd binary '{program}' is not executable")
     dev.binary.path = program
     hv, alias = domain.hypervisor, str(dev.alias.name)
-    options = _options(dev, folder)
+    said = options(dev, folder)
     chroot = ("sys_chroot",) if dev.binary.sandbox.mode == "chroot" else ()
 
     def command(fd: int) -> list[str]:
-        words = [program, f"--fd={fd}", "-o", options]
+        words = [program, f"--fd={fd}", "-o", said]
         if hv.config.virtiofsd_debug:
             words.append("-d")
         if dev.binary.thread_pool.size is not None:
@@ -74,7 +75,7 @@ def recipe(domain: "Domain", running: Running, dev: Filesystem, ctx: BuildContex
     )
 
 
-def _options(dev: Filesystem, folder: str) -> str:
+def options(dev: Filesystem, folder: str) -> str:
     """Return the options of the program that came with QEMU; the one that followed it understands them."""
     binary = dev.binary
     out = [f"source={folder.replace(',', ',,')}"]
@@ -92,14 +93,14 @@ def _options(dev: Filesystem, folder: str) -> str:
     return ",".join(out)
 
 
-def find() -> str:
-    """Return the program that is described as one that serves file systems. Blocking. Raises OperationFailed.
+def find(folders: Sequence[str] = _DESCRIPTIONS) -> str:
+    """Return the program that is described as one that serves file systems. Blocking.
 
     Descriptions are files of JSON; one that another folder has under the same name overrides it, and an empty
-    one hides it.
+    one hides it. Raises OperationFailed, and InternalError for one that cannot be read.
     """
     described: dict[str, Path] = {}
-    for folder in _DESCRIPTIONS:
+    for folder in folders:
         if os.path.isdir(folder):
             described |= {path.name: path for path in Path(folder).glob("*.json")}
     for file in sorted(described):
@@ -114,5 +115,5 @@ def find() -> str:
             return str(found["binary"])
     raise OperationFailed(
         "Unable to find a satisfying virtiofsd: none is described in "
-        f"{' or '.join(_DESCRIPTIONS)}; install it, or name it with <binary path='…'/>"
+        f"{' or '.join(folders)}; install it, or name it with <binary path='…'/>"
     )

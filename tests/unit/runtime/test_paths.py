@@ -16,6 +16,9 @@ def test_system() -> None:
     assert str(paths.autostart_link("a")) == "/etc/libvirt/qemu/autostart/a.xml"
     assert str(paths.status("a")) == "/run/libvirt/qemu/a.xml"
     assert paths.dirs.channel == "/var/lib/libvirt/qemu/channel/target"
+    assert str(paths.swtpm_storage) == "/var/lib/libvirt/swtpm"
+    assert str(paths.swtpm_log) == "/var/log/swtpm/libvirt/qemu"
+    assert paths.dirs.swtpm == "/run/libvirt/qemu/swtpm"
 
 
 def test_session_follows_xdg(tmp_path: Path) -> None:
@@ -24,6 +27,9 @@ def test_session_follows_xdg(tmp_path: Path) -> None:
     assert str(paths.run) == "/run/user/5/libvirt/qemu/run"
     assert str(paths.lib) == "/home/u/.config/libvirt/qemu/lib"
     assert str(paths.log) == "/home/u/.cache/libvirt/qemu/log"
+    assert str(paths.swtpm_storage) == "/home/u/.config/libvirt/qemu/swtpm"
+    assert str(paths.swtpm_log) == "/home/u/.cache/libvirt/swtpm/log"
+    assert paths.dirs.swtpm == "/run/user/5/libvirt/swtpm"
     bare = Paths.session({"HOME": "/home/u", "XDG_CACHE_HOME": "/c"}, 2**31)
     assert str(bare.sockets) == "/c/libvirt"
 

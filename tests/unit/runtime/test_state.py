@@ -6,7 +6,7 @@ from qvirt.constants import DomainPausedReason, DomainRunningReason, DomainState
 from qvirt.errors import QvirtError
 from qvirt.record import fields
 from qvirt.runtime.documents import header
-from qvirt.runtime.state import REASON_WORDS, STATE_WORDS, Footprint, Status, read_status
+from qvirt.runtime.state import REASON_WORDS, STATE_WORDS, Footprint, HelperMark, Status, read_status
 from qvirt.security.loans import Loan
 
 LIVE = "<domain type='qemu' id='7'>\n  <name>a&amp;b</name>\n  <uuid>x</uuid>\n</domain>\n"
@@ -29,7 +29,15 @@ def status() -> Status:
         vcpu_pids=[124, 125],
         taints=["custom-monitor"],
         footprint=Footprint(
-            ["/lib/d"], ["/run/a.pid"], [5900, 5901], [Loan("/img", "+0:+5", "+64055:+7")], ["macvtap0"]
+            ["/lib/d"],
+            ["/run/a.pid"],
+            [5900, 5901],
+            [Loan("/img", "+0:+5", "+64055:+7")],
+            ["macvtap0"],
+            helpers=[
+                HelperMark("fs0-virtiofsd", 12, 34, "/log/a&b-fs0.log", ["/lib/d/fs0-fs.sock", "/run/a.pid"]),
+                HelperMark("swtpm"),
+            ],
         ),
         fake_reboot=True,
         autodestroy=True,

@@ -29,3 +29,10 @@ def test_a_label_comes_last_and_may_rule_out_the_ban_on_new_rights() -> None:
     assert confining(None, labels=labels) == ["setpriv", "--no-new-privs", "--label=here", "--"]
     assert confining(None, labels=labels, no_new_privs=False) == ["setpriv", "--label=here", "--"]
     assert confining(None, labels=labels, keep_capabilities=True) == ["setpriv", "--label=here", "--"]
+
+
+def test_a_helper_keeps_what_it_cannot_do_without() -> None:
+    words = confining(QemuUser(0, 0), keep=("chown", "sys_admin"))
+    assert "--bounding-set=-all,+chown,+sys_admin" in words
+    assert "--clear-groups" in words
+    assert set(words) >= NOTHING - {"--bounding-set=-all"}
