@@ -84,6 +84,7 @@ class QemuConfig(Record):
     swtpm_user: QemuUser | None = None
     virtiofsd_debug: bool = False
     pr_helper: str = "/usr/bin/qemu-pr-helper"
+    bridge_helper: str = "/usr/lib/qemu/qemu-bridge-helper"
     settings: Settings = field(default_factory=Settings)
     reports: tuple[str, ...] = ()
     other: Mapping[str, ConfValue] = field(default_factory=dict)
@@ -136,6 +137,7 @@ _OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
     "log_timestamp": (_BOOL, "log_timestamp"),
     "virtiofsd_debug": (_BOOL, "virtiofsd_debug"),
     "pr_helper": (_TEXT, "pr_helper"),
+    "bridge_helper": (_TEXT, "bridge_helper"),
     "swtpm_user": (_TEXT, None),
     "swtpm_group": (_TEXT, None),
 }
@@ -163,7 +165,6 @@ _LATER: Mapping[str, _Kind] = {
     "auto_dump_bypass_cache": _BOOL,
     "auto_start_bypass_cache": _BOOL,
     "hugetlbfs_mount": _TEXT_OR_LIST,
-    "bridge_helper": _TEXT,
     "mac_filter": _BOOL,
     "relaxed_acs_check": _BOOL,
     "lock_manager": _TEXT,

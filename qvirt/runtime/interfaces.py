@@ -291,7 +291,9 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
         if interface.uses_tap:
             wanted = wanted_tap(interface, kvm=running.definition.type == "kvm")
             await hv.files.run(
-                f"interfaces of '{domain.name}'", partial(plug.plug, interface, wanted, connection), DEADLINE
+                f"interfaces of '{domain.name}'",
+                partial(plug.plug, interface, wanted, connection, helper=hv.config.bridge_helper),
+                DEADLINE,
             )
         elif interface.type == InterfaceType.VDPA:
             opened = partial(plug.open_vdpa, interface, connection)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from qvirt.drivers.network import shaping, switchport
+from qvirt.drivers.network import bridge_helper, shaping, switchport
 from qvirt.errors import ConfigUnsupported, OperationUnsupported, QvirtError, SystemError_
 from qvirt.host import links, nic, taps
 from qvirt.host.persist import write_atomic
@@ -97,14 +97,21 @@ def save_mac(folder: Path, lower: str, mac: str) -> None:
     write_atomic(folder / lower, (json.dumps({"mac": mac}, indent=2) + "\n").encode())
 
 
-def plug(interface: Interface, wanted: TapResource, connection: Connection) -> None:
+def plug(interface: Interface, wanted: TapResource, connection: Connection, *, helper: str) -> None:
     """Make the interface's device and keep its descriptors in the connection. Blocking.
 
-    The device's name is noted in the interface. Raises SystemError_, ConfigUnsupported; then nothing stays
+    helper: the program that makes taps for a daemon that is not root. The device's name is noted in the
+    interface. Raises SystemError_, ConfigUnsupported; then nothing stays
     but what `unplug` takes away.
     """
     plugged = interface.plugged()
     switchport.check(plugged)
+    if plugged.type == InterfaceType.BRIDGE and bridge_helper.needed(plugged):
+        interface.target.dev, fd = bridge_helper.make_tap(helper, plugged, wanted.queues)
+        connection.add(wanted.name, [fd])
+        _vhost(wanted, connection)
+        _settings(interface, plugged)
+        return
     if plugged.type == InterfaceType.DIRECT:
         connection.add(wanted.name, _macvtap(interface, plugged, wanted.queues))
     elif plugged.type in (InterfaceType.BRIDGE, InterfaceType.NETWORK, InterfaceType.ETHERNET):
