@@ -35,6 +35,7 @@ from qvirt.qemu.devices.base import (
     DirectoryResource,
     FileResource,
     ListenResource,
+    OpenResource,
     Resource,
     handler,
 )
@@ -126,6 +127,7 @@ class Plan(Record, frozen=False):
     files: list[FileResource] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     listeners: list[ListenResource] = field(default_factory=list)
+    handed: list[OpenResource] = field(default_factory=list)
     nvram: tuple[str, str | None] | None = None
     overlays: list[Overlay] = field(default_factory=list)
     others: list[Resource] = field(default_factory=list)
@@ -191,6 +193,8 @@ def _take(plan: Plan, resource: Resource) -> None:
             plan.others.append(resource)
         case ListenResource():
             plan.listeners.append(resource)
+        case OpenResource():
+            plan.handed.append(resource)
         case _:
             plan.others.append(resource)
 
@@ -295,9 +299,18 @@ def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.soc
 
 
 def make_listeners(plan: Plan, descriptors: Descriptors, guard: Guard) -> None:
-    """Bind the sockets QEMU is to accept on, owned by its user. Blocking. Raises SystemError_."""
+    """Bind the sockets QEMU is to accept on, owned by its user, and open root's files for it.
+
+    Blocking. Raises SystemError_.
+    """
     for wanted in plan.listeners:
         descriptors.adopt(wanted.name, [listen_unix(wanted.path, guard).detach()])
+    for file in plan.handed:
+        path = next((path for path in file.paths if os.path.exists(path)), file.paths[-1])
+        try:
+            descriptors.adopt(file.name, [os.open(path, os.O_WRONLY | os.O_CLOEXEC)])
+        except OSError as error:
+            raise SystemError_(f"Could not open '{path}'", error) from error
 
 
 def connect_listener(path: str) -> socket.socket:

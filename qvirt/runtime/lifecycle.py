@@ -219,7 +219,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         if recipes and groups_first:
             await grouping
             await helpers.start(domain, running, recipes)
-        if plan.listeners:
+        if plan.listeners or plan.handed:
             bind = partial(launch.make_listeners, plan, descriptors, running.guard)
             await hv.files.run(f"sockets of '{domain.name}'", bind)
         listener = launch.listen_unix(running.monitor_path, running.guard, monitor=True)

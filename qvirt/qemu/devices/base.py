@@ -126,6 +126,16 @@ class ReachedResource(Resource):
     writable: bool = True
 
 
+class OpenResource(Resource):
+    """A file of root's that the daemon opens for writing and hands over under ``name``.
+
+    paths: the first that is there.
+    """
+
+    paths: tuple[str, ...]
+    name: str
+
+
 class Handler(Generic[D]):
     """Base: a kind with no defaults, nothing to check, no resources."""
 

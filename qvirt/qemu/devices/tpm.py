@@ -7,12 +7,14 @@ from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.tpm import Tpm, TpmHostDevice
 from qvirt.qemu import machines
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import FileResource, Handler, ReachedResource, Resource, line
+from qvirt.qemu.devices.base import FileResource, Handler, OpenResource, ReachedResource, Resource, line
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.switches import Chardev, Device, KeyValue, Switch
+from qvirt.qemu.switches import Chardev, Device, KeyValue, Option, Switch
 
 _DEFAULT_DEVICE = "/dev/tpm0"
+#: QEMU's set of descriptors that the file is in, beside the one of vDPA devices
+_CANCEL_SET = 1
 
 
 class TpmHandler(Handler[Tpm], kind=Tpm):
@@ -64,6 +66,10 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
         device = dev.backend.device
         if device is not None and device.path is not None:
             yield FileResource(dev, device.path)
+            if dev.model != "spapr-tpm-proxy":
+                # one of version 2.0 has no such file; QEMU wants some all the same
+                yield ReachedResource(dev, _cancel_path(device.path))
+                yield OpenResource(dev, (_cancel_path(device.path), "/dev/null"), f"{dev.alias.name}-cancel")
         external = dev.backend.source
         if external is not None and external.path is not None:
             yield ReachedResource(dev, external.path)
@@ -79,8 +85,12 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
         props: dict[str, JsonValue] = {"type": backend.type, "id": f"tpm-{name}"}
         if backend.type == "passthrough":
             path = (backend.device.path if backend.device else None) or _DEFAULT_DEVICE
-            node = path.rpartition("/")[2]
-            props |= {"path": path, "cancel-path": f"/sys/class/tpm/{node}/device/cancel"}
+            cancel = _cancel_path(path)
+            if ctx.launch.has(f"{name}-cancel"):
+                (fd,) = ctx.launch.fds(f"{name}-cancel")
+                yield Option("add-fd", f"set={_CANCEL_SET},fd={fd},opaque={cancel}", origin=dev)
+                cancel = f"/dev/fdset/{_CANCEL_SET}"
+            props |= {"path": path, "cancel-path": cancel}
         elif backend.type == "external":
             path = backend.source.path if backend.source else None
             yield Chardev("socket", {"id": "chrtpm", "path": path}, origin=dev)
@@ -97,6 +107,11 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
             {"driver": _type(dev, ctx), "tpmdev": f"tpm-{name}", "id": name, **placement(dev, ctx)},
             origin=dev,
         )
+
+
+def _cancel_path(device: str) -> str:
+    """Return the file by which a command that a host's TPM works on is called off."""
+    return f"/sys/class/tpm/{device.rpartition('/')[2]}/device/cancel"
 
 
 def swtpm_socket(ctx: BuildContext) -> str:

@@ -7,7 +7,8 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+import tty
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,64 @@ def disk(path: Path) -> str:
 
 def check_no_trace(it: Instance) -> None:
     assert it.traces() == []
+
+
+def relay(terminal: int, path: Path) -> None:
+    """Carry commands and answers, each whole, between a terminal and a swtpm."""
+    with socket.socket(socket.AF_UNIX) as tpm:
+        tpm.connect(str(path))
+
+        def message(read: Callable[[int], bytes]) -> bytes:
+            text = b""
+            while len(text) < 6 or len(text) < struct.unpack(">I", text[2:6])[0]:
+                got = read(4096)
+                if not got:
+                    raise EOFError
+                text += got
+            return text
+
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                tpm.sendall(message(lambda size: os.read(terminal, size)))
+                os.write(terminal, message(tpm.recv))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("swtpm") is None, reason="swtpm is not installed")
+def test_a_tpm_of_the_hosts() -> None:
+    """A terminal with a swtpm behind it stands for the device of a machine that has one."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            state, path = it.root / "state", it.root / "tpm.sock"
+            state.mkdir()
+            control = ("--ctrl", f"type=unixio,path={it.root}/control.sock")
+            flags = ("--flags", "not-need-init,startup-clear")
+            server = ("--server", f"type=unixio,path={path}", "--tpmstate", f"dir={state}")
+            with running("swtpm", "socket", "--tpm2", *server, *control, *flags):
+                await until(path.exists, "swtpm listens")
+                master, device = os.openpty()
+                try:
+                    tty.setraw(device)
+                    threading.Thread(target=relay, args=(master, path), daemon=True).start()
+                    await passed_through(it, os.ttyname(device))
+                finally:
+                    os.close(device)
+                    os.close(master)
+
+    run(scenario())
+
+
+async def passed_through(it: Instance, device: str) -> None:
+    owner = os.stat(device).st_uid
+    text = helped(
+        f"<tpm model='tpm-tis'><backend type='passthrough'><device path='{device}'/></backend></tpm>"
+    )
+    async with it.serve() as hv:
+        domain = await hv.create(text)
+        words = Path(f"/proc/{domain.need_running().pid}/cmdline").read_bytes().split(b"\0")
+        (said,) = (word.decode() for word in words if word.startswith(b"passthrough,"))
+        assert said == f"passthrough,id=tpm-tpm0,path={device},cancel-path=/dev/fdset/1"
+        await domain.destroy()
+    assert os.stat(device).st_uid == owner
+    check_no_trace(it)
