@@ -18,6 +18,22 @@ def short(path: str) -> Iterator[str]:
         os.close(folder)
 
 
+@contextmanager
+def held(path: str) -> Iterator[str]:
+    """Give a name for a socket by descriptor, to change owner or mode of it and of nothing else.
+
+    It may lie in a folder that is somebody else's: no link is followed. Raises OSError, FileExistsError for
+    what is no socket.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise FileExistsError(errno.EEXIST, "File exists and is no socket", path)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
 def clear_stale(path: str) -> None:
     """Remove a socket on which nobody listens; fine when there is none. Does not wait.
 

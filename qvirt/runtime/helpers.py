@@ -207,6 +207,8 @@ def _make_files(recipe: Recipe, running: Running, stack: contextlib.ExitStack) -
     The lock is how libvirt knows a helper that lives; the process has the file open as long as it does.
     """
     recipe.log.parent.mkdir(parents=True, exist_ok=True)
+    if recipe.log.is_symlink():
+        raise SystemError_(f"log '{recipe.log}' is a symbolic link, which is not followed")
     written = DomainLog(recipe.log)
     stack.callback(written.close)
     DomainLog.append(recipe.log, f"starting up: {' '.join(recipe.command(-1))}")
@@ -217,11 +219,13 @@ def _make_files(recipe: Recipe, running: Running, stack: contextlib.ExitStack) -
             listener = _raised(sock.fileno(), stack)
     if recipe.pidfile:
         try:
-            fd = os.open(recipe.pidfile, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(recipe.pidfile, flags, 0o644)
         except OSError as error:
             raise SystemError_(f"Failed to open pid file '{recipe.pidfile}'", error) from error
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+            os.ftruncate(fd, 0)
             locked = _raised(fd, stack)
         except OSError as error:
             raise SystemError_(f"Failed to acquire pid file '{recipe.pidfile}'", error) from error
@@ -319,7 +323,7 @@ async def stop(domain: "Domain", running: Running, names: Iterable[str] | None =
     def sweep() -> None:
         for path in (path for one in wanted for path in one.files):
             with contextlib.suppress(FileNotFoundError):
-                if os.path.isdir(path):
+                if os.path.isdir(path) and not os.path.islink(path):
                     shutil.rmtree(path)
                 else:
                     os.unlink(path)

@@ -25,7 +25,7 @@ from qvirt.host import kvm, links
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
 from qvirt.host.persist import write_atomic
 from qvirt.host.ports import PortAllocator
-from qvirt.host.unix import clear_stale, short
+from qvirt.host.unix import clear_stale, held, short
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
@@ -288,9 +288,10 @@ def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.soc
         clear_stale(path)
         with short(path) as name, guard.making(monitor=monitor):
             sock.bind(name)
-        os.chmod(path, 0o775)  # noqa: S103 - what libvirt gives it
-        if not monitor:
-            guard.own(path)
+        with held(path) as own:
+            os.chmod(own, 0o775)  # noqa: S103 - what libvirt gives it
+            if not monitor:
+                guard.own(own)
         sock.listen(1)
     except OSError as error:
         sock.close()

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from qvirt.errors import OperationFailed, SystemError_
 from qvirt.host.config import QemuUser
+from qvirt.host.unix import held
 from qvirt.model.devices.disk import Disk
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.devices.disk import has_managed_reservations, reservations_socket
 from qvirt.runtime.helpers import Recipe
 from qvirt.runtime.running import Running
+from qvirt.security.stack import Guard
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -49,7 +51,7 @@ def recipe(domain: "Domain", running: Running, dev: Disk, ctx: BuildContext) -> 
         keep=_CAPABILITIES,
         files=(socket, pidfile),
         is_ready=partial(_serves, pidfile),
-        finish=partial(hv.files.run, f"{NAME} of '{domain.name}'", partial(_give, socket, running.user)),
+        finish=partial(hv.files.run, f"{NAME} of '{domain.name}'", partial(_give, socket, running.guard)),
     )
 
 
@@ -61,11 +63,11 @@ def _serves(pidfile: str) -> bool:
         return False
 
 
-def _give(socket: str, user: QemuUser | None) -> None:
-    """Let QEMU's user, and nobody else, come to the socket. Blocking. Raises SystemError_."""
+def _give(socket: str, guard: Guard) -> None:
+    """Let QEMU, and nobody else, come to the socket. Blocking. Raises SystemError_."""
     try:
-        os.chmod(socket, 0o600)
-        if user is not None:
-            os.chown(socket, user.uid, user.gid)
+        with held(socket) as own:
+            os.chmod(own, 0o600)
+            guard.own(own)
     except OSError as error:
         raise SystemError_(f"cannot give '{socket}' to QEMU", error) from error

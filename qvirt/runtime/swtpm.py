@@ -151,7 +151,9 @@ def _work(state: Path) -> Path:
 def _make_work(work: Path, user: QemuUser | None) -> None:
     """Make the folders in which a state is set up. Blocking. Raises SystemError_."""
     shutil.rmtree(work, ignore_errors=True)
-    for folder in (work, work / "state", work / "tmp"):
+    # what is moved into place later must not be swapped by whoever works in it
+    _make(work, 0o711, None)
+    for folder in (work / "state", work / "tmp"):
         _make(folder, 0o700, user)
 
 
@@ -178,12 +180,15 @@ def _make_folders(hv: "Hypervisor", state: Path) -> bool:
     Blocking. Raises SystemError_.
     """
     paths, user = hv.paths, _user(hv)
-    _make(paths.swtpm_log, 0o730, user)
-    shared = QemuUser(hv.user.uid, user.gid) if hv.user is not None and user is not None else None
-    _make(paths.swtpm_run, 0o770, shared)
+    # libvirt's belong to swtpm's and QEMU's users, who could put links there; they need not write there
+    ours = QemuUser(os.geteuid(), os.getegid())
+    for folder in (paths.swtpm_log, paths.swtpm_run):
+        _make(folder, 0o711, ours)
     state.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     for folder in (paths.swtpm_storage, state.parent):
         folder.chmod(0o711)
+    if state.is_symlink():
+        raise SystemError_(f"TPM directory {state} is a symbolic link, which is not followed")
     if not state.is_dir() or not any(path.name != ".lock" for path in state.iterdir()):
         return False
     for path in (state, *state.iterdir()):

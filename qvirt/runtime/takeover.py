@@ -190,8 +190,9 @@ def _helpers(status: Status, run: Path, definition: Domain) -> list[HelperMark]:
         except (OSError, ValueError):
             continue
         began = start_time(pid)
-        # the number may be another process's by now
-        if began is not None and os.path.basename(words[0]) == program.encode():
+        # the number may be another process's by now, and the folder is not root's alone
+        is_ours = name != swtpm.NAME or any((definition.uuid or "-").encode() in word for word in words)
+        if began is not None and is_ours and os.path.basename(words[0]) == program.encode():
             found.append(HelperMark(name, pid, began, files=[str(socket), str(pidfile)]))
     return list({mark.name: mark for mark in found}.values())
 

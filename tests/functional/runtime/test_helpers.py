@@ -306,3 +306,35 @@ def test_the_daemon_is_killed_at_every_step(what: str) -> None:
         assert step > 5
 
     run(scenario())
+
+
+def test_no_link_is_followed_where_others_may_put_one() -> None:
+    """What is not root's alone holds links to a file of root's, which must stay as it is."""
+
+    async def scenario() -> None:
+        async with served() as (it, hv):
+            victim = it.root / "victim"
+            victim.write_text("as it was")
+            victim.chmod(0o600)
+            domain = await hv.define(helped(TPM))
+            await domain.start()
+            await domain.destroy()
+            next_id = domain.hypervisor.next_id() + 1
+            places = {
+                hv.paths.swtpm_run / f"{next_id}-helped-swtpm.pid": "Failed to open pid file",
+                hv.paths.swtpm_log / "helped-swtpm.log": "is a symbolic link",
+                state_of(it) / "tpm2": "is a symbolic link",
+            }
+            for place, said in places.items():
+                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+                place.symlink_to(victim)
+                with pytest.raises(QvirtError, match=said):
+                    await domain.start()
+                place.unlink(missing_ok=True)
+                assert victim.read_text() == "as it was"
+                assert (victim.stat().st_uid, victim.stat().st_mode & 0o777) == (os.getuid(), 0o600)
+                clean(it)
+            for folder in (hv.paths.swtpm_run, hv.paths.swtpm_log, state_of(it)):
+                assert (folder.stat().st_uid, folder.stat().st_mode & 0o022) == (os.getuid(), 0)
+
+    run(scenario())
