@@ -19,6 +19,7 @@ BINDS = {
     "cache": "/var/cache/libvirt",
     "etc": "/etc/libvirt",
     "log": "/var/log/libvirt",
+    "log-swtpm": "/var/log/swtpm",
 }
 EMULATORS = ("qemu-system-x86_64", "qemu-system-i386")
 START_TIMEOUT = 40.0
