@@ -287,6 +287,8 @@ async def _died(domain: "Domain", running: Running, helper: Helper) -> None:
     for pid, began in await hv.files.run(helper.name, partial(_orphans, helper.group)):
         if (orphan := _adopted(pid, began)) is not None:
             await _finish_off(orphan)
+    # those that ended while we looked
+    await hv.files.run(helper.name, partial(_reap, helper.group))
     await asyncio.wait([running.ended, *_process_of(running)], timeout=_AHEAD, return_when="FIRST_COMPLETED")
     if running.finishing or running.process is None or running.process.is_gone or helper.is_ending:
         return
