@@ -147,7 +147,7 @@ class Guard:
     @property
     def takes_no_new_privs(self) -> bool:
         """Whether QEMU can be kept from gaining rights before it is executed."""
-        return all(model.takes_no_new_privs for model in self._models if model.words(self.guest))
+        return all(model.takes_no_new_privs for model in self._models)
 
     def obstacles(self, resource: FileResource, path: str) -> Iterator[Obstacle]:
         """Yield what keeps QEMU from a file that exists."""

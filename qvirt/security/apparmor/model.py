@@ -33,7 +33,8 @@ class AppArmor(Model):
         #: runs whose profile has not been made yet
         self._new: set[int] = set()
         # a confined daemon's QEMU would change from one profile to another, which counts as gaining rights
-        self.takes_no_new_privs = confinement("self")[0] == "unconfined"
+        self._daemon = confinement("self")[0]
+        self.takes_no_new_privs = self._daemon == "unconfined"
 
     def label(self, guest: Guest, wanted: SecLabel | None, others: Iterable[Guest]) -> SecLabel | None:
         if wanted is None or wanted.type == "dynamic":
@@ -71,6 +72,8 @@ class AppArmor(Model):
             text = FilesText()
             text.grant(common_rules(guest.name, guest.folder, lib=dirs.lib, run=dirs.run, log=dirs.log))
             text.grant(rules_for(resources))
+            if self._daemon != "unconfined":
+                text.admit_peer(self._daemon)
             self._change(profile, text, None)
             return
         text = profile.rules()

@@ -178,6 +178,15 @@ class FilesText:
                 self._rules.pop(path, None)
         return self._rules != before
 
+    def admit_peer(self, profile: str) -> None:
+        """Let the daemon's profile signal, trace and talk to the guest: libvirt's is in the abstraction."""
+        peer = f'"{profile}"'
+        self._others += [
+            f"  signal (receive) peer={peer},",
+            f"  ptrace (readby, tracedby) peer={peer},",
+            f"  unix (send, receive) type=stream peer=(label={peer}),",
+        ]
+
     def __str__(self) -> str:
         lines = [HEADER.rstrip()]
         for path, perms in self._rules.items():

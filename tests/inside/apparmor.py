@@ -1,0 +1,311 @@
+"""Guests under AppArmor; run inside the testbed by `tests/functional/security/test_apparmor.py`."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qvirt.constants import DomainModificationImpact
+from qvirt.errors import QvirtError
+from qvirt.host.conf import parse_conf
+from qvirt.host.config import QemuConfig, make_config
+from qvirt.runtime import hotplug
+from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.security.apparmor import profiles
+from tests.functional.runtime.instance import EMULATOR, Instance, disk, document, run
+
+#: root with all its power, and no owner changes: AppArmor is all there is
+BARE = """user = "root"
+group = "root"
+clear_emulator_capabilities = 0
+dynamic_ownership = 0
+namespaces = []
+cgroup_controllers = ["cpu", "memory"]
+"""
+
+#: compiles in a tenth of the time that the whole abstraction takes
+TEMPLATE = """#include <tunables/global>
+profile LIBVIRT_TEMPLATE flags=(attach_disconnected) {{
+  #include <abstractions/base>
+  capability,
+  {emulator} rmix,
+  /usr/bin/dash rmix,
+  /usr/bin/python3* rmix,
+  /usr/share/** r,
+  /dev/ptmx rw,
+  @{{PROC}}/** r,
+  {root}/probe/** rwix,
+  deny "{root}/secret.img" rw,
+}}
+"""
+
+MINE = """profile mine {
+  #include <abstractions/base>
+  /** rwmlkix,
+  capability,
+  signal,
+  network,
+  ptrace,
+}
+"""
+
+PROBE = """
+import json, os
+def attempt(path, flags):
+    try:
+        os.close(os.open(path, flags))
+    except OSError as error:
+        return os.strerror(error.errno)
+    return "done"
+found = {path: attempt(path, os.O_RDWR if path.endswith(".img") else os.O_RDONLY) for path in json.loads(%r)}
+found["uid"] = os.getuid()
+json.dump(found, open(%r, "w"))
+"""
+
+
+@pytest.fixture
+def it() -> Iterator[Instance]:
+    one = Instance()
+    folder = one.paths.etc.parent / "apparmor.d/libvirt"
+    folder.mkdir(parents=True)
+    (folder / "TEMPLATE.qemu").write_text(TEMPLATE.format(root=one.root, emulator=EMULATOR))
+    try:
+        yield one
+    finally:
+        one.close()
+        assert not [name for name in profiles.loaded() if name.startswith("libvirt-")]
+
+
+def config(text: str = "") -> QemuConfig:
+    return make_config(parse_conf(text, "qemu.conf"), privileged=True)
+
+
+def folder(it: Instance) -> Path:
+    return it.paths.etc.parent / "apparmor.d/libvirt"
+
+
+async def parser(*words: str | Path) -> None:
+    child = await asyncio.create_subprocess_exec("apparmor_parser", *words)
+    async with asyncio.timeout(120):
+        assert await child.wait() == 0
+
+
+async def explain(xml: str) -> str:
+    words = (sys.executable, "-m", "qvirt.runtime.explain", "apparmor,dac=+64055:+64055")
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe)
+    async with asyncio.timeout(60):
+        out, _ = await child.communicate(xml.encode())
+    assert child.returncode == 0
+    return out.decode()
+
+
+def test_a_guest_has_a_profile_as_long_as_it_runs(it: Instance) -> None:
+    async def scenario() -> None:
+        image, late = it.image("own.img"), it.image("late.img")
+        async with it.serve() as hv:
+            assert hv.security.names == ("apparmor", "dac")
+            domain = await hv.create(
+                document("a", disk(image), "<controller type='scsi' index='0' model='virtio-scsi'/>"),
+                paused=True,
+            )
+            name = f"libvirt-{domain.uuid}"
+            labels = domain.security_labels()
+            assert (labels[0].label, labels[0].enforcing) == (name, True)
+            assert f"<imagelabel>{name}</imagelabel>" in await domain.xml_desc()
+            files = folder(it) / f"{name}.files"
+            at_start = files.read_text()
+            assert f'"{image}" rwk,' in at_start
+        # another daemon finds it, and what it adds is in force at once
+        async with it.serve() as hv:
+            domain = hv.domains.by_name("a")
+            text = disk(late, "sda").replace("'virtio'", "'scsi'")
+            await hotplug.attach(domain, text, DomainModificationImpact.LIVE)
+            assert files.read_text() == at_start + f'  "{late}" rwk,\n'
+            await hotplug.detach(domain, text, DomainModificationImpact.LIVE)
+            await domain.destroy()
+            assert not profiles.is_loaded(name)
+            assert sorted(path.name for path in folder(it).iterdir()) == ["TEMPLATE.qemu", name]
+
+    run(scenario())
+
+
+def test_apparmor_alone_keeps_guests_apart(it: Instance) -> None:
+    async def scenario() -> None:
+        own, other, stray = it.image("own.img"), it.image("other.img"), it.image("stray.img")
+        probe, out = it.root / "probe", it.root / "probe/out.json"
+        probe.mkdir()
+        paths = [str(own), str(other), str(stray), "/etc/shadow", "/root", "/dev/vda", "/dev/mem"]
+        script, emulator = probe / "probe.py", probe / "qemu-system-x86_64"
+        script.write_text(PROBE % (json.dumps(paths), str(out)))
+        emulator.write_text(
+            f'#!/bin/sh\ncase "$*" in *guest=probed*) /usr/bin/python3 -I {script} ;; esac\n'
+            f'exec {EMULATOR} "$@"\n'
+        )
+        emulator.chmod(0o755)
+        hv = await Hypervisor.open(it.paths, config=config(BARE))
+        try:
+            neighbour = await hv.create(document("neighbour", disk(other)), paused=True)
+            probed = await hv.create(
+                document("probed", disk(own)).replace(EMULATOR, str(emulator)), paused=True
+            )
+            await probed.destroy()
+            await neighbour.destroy()
+        finally:
+            await hv.close()
+        found = json.loads(out.read_text())
+        assert found.pop("uid") == 0
+        assert found.pop(str(own)) == "done"
+        assert set(found.values()) == {"Permission denied"}, found
+
+    run(scenario())
+
+
+def test_a_refusal_is_explained_with_its_rule(it: Instance) -> None:
+    async def scenario() -> None:
+        secret = it.image("secret.img")
+        async with it.serve() as hv:
+            with pytest.raises(QvirtError) as refused:
+                await hv.create(document("a", disk(secret)), paused=True)
+            said = str(refused.value)
+            assert f"apparmor refused open (w) on '{secret}' to 'libvirt-" in said or (
+                f"apparmor refused open (wr) on '{secret}'" in said
+            ), said
+            assert f'allow it with the rule `"{secret}" ' in said
+            assert not list(folder(it).glob("*.files"))
+
+    run(scenario())
+
+
+def test_static_labels_and_none(it: Instance) -> None:
+    async def scenario() -> None:
+        image = it.image("own.img")
+        async with it.serve() as hv:
+
+            def labelled(label: str) -> str:
+                return document("a", disk(image)).replace("</domain>", f"{label}</domain>")
+
+            none = await hv.create(labelled("<seclabel type='none'/>"), paused=True)
+            assert none.security_labels()[0].label == "unconfined"
+            assert "<seclabel type='none' model='apparmor'/>" in await none.xml_desc()
+            await none.destroy()
+            static = "<seclabel type='static' model='apparmor' relabel='no'><label>{}</label></seclabel>"
+            with pytest.raises(QvirtError, match="unable to set AppArmor profile 'nosuch': No such file"):
+                await hv.create(labelled(static.format("nosuch")), paused=True)
+            (it.root / "mine").write_text(MINE)
+            await parser("-r", it.root / "mine")
+            try:
+                own = await hv.create(labelled(static.format("mine")), paused=True)
+                assert own.security_labels()[0].label == "mine"
+                await own.destroy()
+                assert profiles.is_loaded("mine")
+            finally:
+                (profiles.SECURITYFS / ".remove").write_text("mine")
+            assert not [path for path in folder(it).iterdir() if path.name != "TEMPLATE.qemu"]
+
+    run(scenario())
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.paths import Paths
+from tests.functional.runtime.instance import disk, document
+root, step = Path(sys.argv[1]), sys.argv[2]
+def die(name):
+    if name == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+async def main():
+    hv = await Hypervisor.open(Paths.root(root), checkpoint=die)
+    domain = await hv.create(document("a", disk(root / "own.img")), paused=True)
+    await domain.destroy()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("step", ["host prepared", "executed", "cleared"])
+def test_a_killed_daemon_leaves_no_profile(it: Instance, step: str) -> None:
+    it.image("own.img")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(it.root), step], check=False, timeout=120)
+    assert killed.returncode == -9
+
+    async def scenario() -> None:
+        async with it.serve() as hv:
+            assert not [domain for domain in hv.domains if domain.active]
+        assert not [name for name in profiles.loaded() if name.startswith("libvirt-")]
+        assert not list(folder(it).glob("*.files"))
+
+    run(scenario())
+
+
+def test_the_systems_template_serves_as_it_is(it: Instance) -> None:
+    shutil.copy("/etc/apparmor.d/libvirt/TEMPLATE.qemu", folder(it))
+
+    async def scenario() -> None:
+        async with it.serve() as hv:
+            domain = await hv.create(document("a", disk(it.image("own.img"))), paused=True)
+            assert domain.security_labels()[0].enforcing
+            explained = await explain(await domain.xml_desc())
+            assert f"libvirt-{domain.uuid} (enforce)" in explained
+            assert f'"{it.root}/own.img" rwk,' in explained
+            await domain.destroy()
+
+    run(scenario())
+
+
+def test_it_is_off_where_it_is_told_to_be(it: Instance) -> None:
+    async def scenario() -> None:
+        hv = await Hypervisor.open(it.paths, config=config('security_driver = "none"'))
+        names = hv.security.names
+        await hv.close()
+        assert names[0] == "none"
+        os.unlink(folder(it) / "TEMPLATE.qemu")
+        with pytest.raises(QvirtError, match=r"Security driver apparmor not enabled: template '.*' "):
+            await Hypervisor.open(it.paths, config=config('security_driver = "apparmor"'))
+
+    run(scenario())
+
+
+def test_the_daemon_serves_under_its_own_profile(it: Instance) -> None:
+    source = it.root / "usr.bin.qvirtd"
+    shutil.copy(os.environ["QVIRT_PACKAGING"] + "/apparmor/usr.bin.qvirtd", source)
+    it.image("own.img")
+    subprocess.run(["apparmor_parser", "-r", source], check=True, timeout=120)
+    try:
+        words = ["aa-exec", "-p", "qvirtd", "--", sys.executable, "-c", SERVED, str(it.root)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    finally:
+        (profiles.SECURITYFS / ".remove").write_text("qvirtd")
+    assert done.returncode == 0, done.stderr
+    ours, first, none = done.stdout.split("\n")[:3]
+    assert ours == "qvirtd"
+    assert first.startswith("libvirt-")
+    assert none == "qvirtd"
+
+
+SERVED = """
+import asyncio, sys
+from pathlib import Path
+from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.paths import Paths
+from qvirt.security.apparmor.model import confinement
+from tests.functional.runtime.instance import disk, document
+root = Path(sys.argv[1])
+async def main():
+    print(confinement("self")[0])
+    hv = await Hypervisor.open(Paths.root(root))
+    for label in "", "<seclabel type='none'/>":
+        text = document("a", disk(root / "own.img")).replace("</domain>", f"{label}</domain>")
+        domain = await hv.create(text)
+        print(domain.security_labels()[0].label)
+        await domain.destroy()
+    await hv.close()
+asyncio.run(main())
+"""
