@@ -35,13 +35,12 @@ async def screenshot(domain: "Domain", screen: int) -> Screenshot:
             raise OperationInvalid("no such screen ID")
         png = running.caps is not None and running.caps.schema_has("screendump/arg-type/format/^png")
         hv = domain.hypervisor
-        folder = hv.paths.cache
+        folder = running.folder  # where every security model lets QEMU write
 
         def make() -> tuple[BinaryIO, str]:
             try:
                 fd, path = tempfile.mkstemp(prefix="qemu.screendump.", dir=folder)
-                if running.user is not None:
-                    os.fchown(fd, running.user.uid, running.user.gid)
+                running.guard.own(path)
             except OSError as error:
                 raise SystemError_(f"cannot create a file in '{folder}'", error) from error
             return os.fdopen(fd, "r+b"), path

@@ -15,7 +15,9 @@ from qvirt.constants import (
     DomainState,
 )
 from qvirt.errors import QvirtError, SystemError_
+from qvirt.qemu.devices.base import ReachedResource
 from qvirt.qmp import commands
+from qvirt.runtime import lending
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.running import Running
 
@@ -145,7 +147,9 @@ async def dump_memory(domain: "Domain", running: Running) -> str:
             raise SystemError_(f"failed to create '{path}'", error) from error
 
     fd = await domain.hypervisor.files.run(f"dump of '{domain.name}'", create)
+    reached = ReachedResource(running.definition, str(path))
     try:
+        await lending.give(domain, running, [reached])
         await commands.getfd(running, "qvirt-dump", fd)
         await running.execute(
             "dump-guest-memory", {"paging": False, "protocol": "fd:qvirt-dump"}, deadline=DUMP_DEADLINE
@@ -155,4 +159,6 @@ async def dump_memory(domain: "Domain", running: Running) -> str:
         raise
     finally:
         os.close(fd)
+        for failure in await asyncio.shield(lending.take_back(domain, running, [reached])):
+            log.error("domain '%s': %s", domain.name, failure)
     return str(path)

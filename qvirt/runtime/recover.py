@@ -189,7 +189,9 @@ async def _left_out(hv: "Hypervisor", found: list[Status]) -> list[Status]:
     taken: list[Status] = []
     for status in found:
         if status.version == 0:
-            look = await hv.files.run(f"status of '{status.name}'", partial(takeover.examine, status))
+            look = await hv.files.run(
+                f"status of '{status.name}'", partial(takeover.examine, status, hv.security.names)
+            )
             if look.obstacles:
                 hv.untaken[status.name] = status
                 hv.note_id(status.id)

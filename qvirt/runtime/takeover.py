@@ -6,7 +6,7 @@ and nothing is changed.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from lxml import etree
@@ -36,8 +36,11 @@ class Finding(Record, frozen=False):
     notes: list[str] = field(default_factory=list)
 
 
-def examine(status: Status) -> Finding:
-    """Say what a status file of libvirt's holds that is not for us. Blocking: looks at files."""
+def examine(status: Status, models: Container[str | None] = ("none", "dac")) -> Finding:
+    """Say what a status file of libvirt's holds that is not for us. Blocking: looks at files.
+
+    models: the security models in use here.
+    """
     found = Finding(status.name)
     if not status.pid or start_time(status.pid) is None:
         found.notes.append(f"its QEMU (pid {status.pid}) has ended; its traces are cleared away")
@@ -56,7 +59,7 @@ def examine(status: Status) -> Finding:
     if _scope(status.pid) and not path_of_process(status.pid):
         found.notes.append("its control groups are systemd's: limits stay as they are and cannot be changed")
     found.obstacles += _obstacles(definition)
-    found.notes += _notes(definition)
+    found.notes += _notes(definition, models)
     if not os.path.exists(f"{status.folder}/master-key.aes"):
         found.notes.append("its master key is gone: devices with secrets cannot be plugged in")
     return found
@@ -138,9 +141,9 @@ def _obstacles(definition: Domain) -> Iterator[str]:
             yield f"disk '{disk.target.dev}' is being mirrored: end the job with virsh blockjob"
 
 
-def _notes(definition: Domain) -> Iterator[str]:
+def _notes(definition: Domain, models: Container[str | None]) -> Iterator[str]:
     for label in definition.seclabels:
-        if label.model not in (None, "dac", "none"):
+        if label.model is not None and label.model not in models:
             yield f"it is confined by {label.model}: files that are plugged in get no label of it"
 
 
