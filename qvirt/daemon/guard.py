@@ -154,11 +154,24 @@ class Guard:
             return who
         return replace(who, started=self._started(who.pid))
 
+    def answer(self, who: Identity, question: Question) -> bool | None:
+        """Tell whether every policy says yes; None where one has to ask somebody."""
+        unknown = False
+        for policy in self.policies:
+            said = policy.answer(who, question)
+            if said is None:
+                unknown = True
+            elif not said:
+                return False
+        return None if unknown else True
+
     async def allows(self, who: Identity, question: Question) -> bool:
         """Tell whether every policy says yes."""
         for policy in self.policies:
             try:
-                said = await policy.allows(who, question)
+                said = policy.answer(who, question)
+                if said is None:
+                    said = await policy.allows(who, question)
             except Undecided as error:
                 log.error("%s counts as refused to %s: %s", question.name, _words(who), error)
                 return False
@@ -211,18 +224,24 @@ class Guard:
         """Give the keys of the objects that a call which lists may show."""
         who = session.identity
 
-        async def decide(key: str, attributes: Attributes, rule: AccessRule) -> str | None:
+        async def decide(key: str, question: Question) -> str | None:
             async with self._at_once:
-                question = Question(rule.object, rule.permission, {"connect_driver": driver, **attributes})
                 return key if await self.allows(who, question) else None
 
         shown: set[str] | None = None
         for rule in rules:
             lists = LISTS.get(rule.object)
             found: set[str] = set()
-            if lists is not None:
-                waiting = [decide(key, attributes, rule) for key, attributes in lists(session, named)]
-                found = {key for key in await asyncio.gather(*waiting) if key is not None}
+            waiting = []
+            for key, attributes in lists(session, named) if lists is not None else ():
+                question = Question(rule.object, rule.permission, {"connect_driver": driver, **attributes})
+                said = self.answer(who, question)
+                if said is None:
+                    waiting.append(decide(key, question))
+                elif said:
+                    found.add(key)
+            if waiting:
+                found.update(key for key in await asyncio.gather(*waiting) if key is not None)
             shown = found if shown is None else shown & found
         return frozenset(shown or ())
 
@@ -244,6 +263,12 @@ class EventGate:
 
     def receive(self, message: Message, callback_id: int | None) -> None:
         """Take an event."""
+        if not self._waiting:
+            said = self._guard.answer(self._client.session.identity, self._question(message))
+            if said is not None:
+                if said:
+                    self._client.send_event(message, callback_id)
+                return
         self._waiting.append((message, callback_id))
         if len(self._waiting) > EVENTS_WAITING:
             self._waiting.clear()
@@ -253,6 +278,11 @@ class EventGate:
             self._guard.deciding.add(self._task)
             self._task.add_done_callback(self._guard.deciding.discard)
 
+    def _question(self, message: Message) -> Question:
+        attributes = EVENTS[message.kind](message.values[0])
+        driver = _driver(self._client.session, {})
+        return Question(message.kind, "getattr", {"connect_driver": driver, **attributes})
+
     async def _send(self) -> None:
         client, waiting = self._client, self._waiting
         said: tuple[Message, bool] | None = None
@@ -260,9 +290,7 @@ class EventGate:
             while waiting and not client.closed:
                 message, callback_id = waiting[0]
                 if said is None or said[0] is not message:
-                    attributes = EVENTS[message.kind](message.values[0])
-                    driver = _driver(client.session, {})
-                    question = Question(message.kind, "getattr", {"connect_driver": driver, **attributes})
+                    question = self._question(message)
                     said = message, await self._guard.allows(client.session.identity, question)
                 if waiting and waiting[0][0] is message:
                     waiting.popleft()

@@ -27,6 +27,10 @@ class Undecided(Exception):
 class Policy(Protocol):
     """A decider."""
 
+    def answer(self, who: Identity, question: Question) -> bool | None:
+        """Decide without asking anybody; None where somebody has to be asked."""
+        ...
+
     async def allows(self, who: Identity, question: Question) -> bool:
         """Decide; raises Undecided."""
         ...

@@ -63,6 +63,10 @@ class Polkit:
     def reload(self) -> None:
         """Nothing is kept: polkit reads its rules itself."""
 
+    def answer(self, who: Identity, question: Question) -> bool | None:
+        """Give no answer: polkit has to be asked."""
+        return None
+
     async def allows(self, who: Identity, question: Question) -> bool:
         """Decide a permission by polkit; raises Undecided. Nobody is asked for a password."""
         if who.pid is None or who.started is None:

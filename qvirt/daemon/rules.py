@@ -117,10 +117,13 @@ class Rules:
         """Read the file again; raises ConfigSyntax and leaves the rules as they were."""
         self.rules = read_rules(self.path)
 
+    def answer(self, who: Identity, question: Question) -> bool | None:
+        """Decide by the first rule that fits."""
+        return self.decide(who, question)[0]
+
     async def allows(self, who: Identity, question: Question) -> bool:
         """Decide by the first rule that fits."""
-        allowed, _ = self.decide(who, question)
-        return allowed
+        return self.decide(who, question)[0]
 
     def decide(self, who: Identity, question: Question) -> tuple[bool, Rule | None]:
         """Decide, and give the rule that did; None where no rule fits."""

@@ -43,6 +43,9 @@ class Policy:
         self.refused = refused
         self.asked: list[Question] = []
 
+    def answer(self, who: Identity, question: Question) -> bool | None:
+        return None
+
     async def allows(self, who: Identity, question: Question) -> bool:
         await asyncio.sleep(0)
         self.asked.append(question)
