@@ -19,6 +19,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files; review the diff")
 
 
+def pytest_configure() -> None:
+    """Let no daemon of a test meet the host's systemd, which would make machines of its guests."""
+    os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = "unix:path=/nonexistent"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     needs = {
         "qemu": (shutil.which("qemu-system-x86_64"), "needs qemu-system-x86_64"),

@@ -24,6 +24,12 @@ TUNE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _with_the_hosts_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine is the test's own."""
+    monkeypatch.delenv("DBUS_SYSTEM_BUS_ADDRESS")
+
+
 def machines() -> list[str]:
     """Return the machines systemd knows."""
     done = subprocess.run(["machinectl", "list", "--no-legend"], capture_output=True, text=True, check=True)
