@@ -193,6 +193,30 @@ def test_a_device_that_cannot_be_plugged_in_leaves_no_node(host_disk: Disk) -> N
     run(scenario())
 
 
+def test_a_plain_file_in_dev_is_there_from_the_start_or_not_at_all(host_disk: Disk) -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                need(hv)
+                image = host_disk.folder / "image"
+                image.write_bytes(b"\0" * (1 << 20))
+                os.chown(image, 4711, 4711)
+                text = block(image).replace("type='block'", "type='file'").replace("dev='/", "file='/")
+                domain = await hv.create(document("with-file", SCSI, text), paused=True)
+                own = os.stat(f"/proc/{domain.need_running().pid}/root{image}")
+                assert (own.st_ino, own.st_uid) == (image.stat().st_ino, hv.user.uid if hv.user else 0)
+                await domain.destroy()
+                assert image.stat().st_uid == 4711
+                domain = await hv.create(document("late-file", SCSI), paused=True)
+                with pytest.raises(SystemError_, match=r"cannot add .*/image to the /dev of 'late-file'"):
+                    await hotplug.attach(domain, text, LIVE)
+                assert image.stat().st_uid == 4711
+                assert domain.need_running().footprint.loans == []
+                await domain.destroy()
+
+    run(scenario())
+
+
 def test_two_guests_see_each_their_own(host_disk: Disk) -> None:
     async def scenario() -> None:
         with instance() as it:
