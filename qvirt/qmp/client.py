@@ -130,10 +130,17 @@ class Monitor:
             raise
         return monitor
 
-    async def negotiate(self, deadline: float = CONNECT_DEADLINE) -> Greeting:
-        """Wait for the greeting and leave the negotiation mode, within `deadline` seconds."""
+    async def negotiate(
+        self, deadline: float = CONNECT_DEADLINE, then: Callable[[], None] | None = None
+    ) -> Greeting:
+        """Wait for the greeting and leave the negotiation mode, within `deadline` seconds.
+
+        then: submits what is to be asked next, without a round trip in between.
+        """
         # The peer may be a process that is still starting: our half is sent before its greeting comes.
         answer = self.submit("qmp_capabilities")
+        if then is not None:
+            then()
         try:
             async with asyncio.timeout(deadline):
                 greeting = await self._greeted

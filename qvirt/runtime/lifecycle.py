@@ -25,6 +25,7 @@ from qvirt.host import images, overlays
 from qvirt.model.devices.disk import Disk, DiskDevice
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.storage_source import SourceType
+from qvirt.qemu import vcpu_slots
 from qvirt.qemu.build import build
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.names import assign_aliases
@@ -407,11 +408,24 @@ def _write_pid(domain: "Domain", running: Running) -> None:
 
 async def _talk(domain: "Domain", running: Running, joining: "asyncio.Future[None]") -> None:
     """Negotiate, and bring what only a running QEMU knows into the live definition."""
-    await running.monitor.negotiate(domain.hypervisor.start_deadline)
-    await asyncio.shield(joining)
-    domain.hypervisor.checkpoint("monitor connected")
-    await vcpus.plug_at_start(running)
-    await live.after_start(domain, running)
+    asked: list[live.Asked] = []
+
+    def ask() -> None:
+        asked.append(live.ask(domain, running))
+
+    has_late = bool(vcpu_slots.booted_late(running.definition))
+    try:
+        # asked while QEMU loads, answered in one go; vCPUs that are plugged in count, too
+        await running.monitor.negotiate(domain.hypervisor.start_deadline, None if has_late else ask)
+        await asyncio.shield(joining)
+        domain.hypervisor.checkpoint("monitor connected")
+        await vcpus.plug_at_start(running)
+        if has_late:
+            ask()
+        await live.after_start(domain, running, asked[0])
+    finally:
+        for questions in asked:
+            questions.cancel()
     if cgroups.has_limits(running.definition):
         await cgroups.place_threads(domain, running)
     await pinning.pin_at_start(running)

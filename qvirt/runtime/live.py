@@ -23,6 +23,7 @@ from qvirt.qmp.client import COMMAND_DEADLINE
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply, unsigned
+from qvirt.record import Record
 from qvirt.runtime.events import AgentLifecycle
 from qvirt.runtime.running import Running
 
@@ -38,11 +39,22 @@ _PTY = re.compile(r"pty:(/dev/pts/[0-9]+)", re.ASCII)
 Call = tuple[str, dict[str, JsonValue] | None]
 
 
-async def after_start(domain: "Domain", running: Running) -> None:
-    """Ask what a new QEMU has made, and set what its command line cannot say. All in one round trip.
+class Asked(Record):
+    """What a new QEMU is asked and told. questions: the first of the calls; answers: to all of them."""
 
-    The CPU takes another one, where it is the first of its kind.
-    """
+    questions: list[Call]
+    calls: list[Call]
+    answers: "list[asyncio.Future[Reply]]"
+
+    def cancel(self) -> None:
+        """Give up on what is not answered; a failure has been reported by other means."""
+        for answer in self.answers:
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()
+
+
+def ask(domain: "Domain", running: Running) -> Asked:
+    """Ask what a new QEMU has made, and set what its command line cannot say."""
     definition = running.definition
     questions: list[Call] = [("query-cpus-fast", None)]
     if any(True for _ in character_devices(definition)):
@@ -52,10 +64,19 @@ async def after_start(domain: "Domain", running: Running) -> None:
     steps = [*questions, *settings(domain, running)]
     if steps[-1][0] == "balloon":
         steps.append(("query-balloon", None))  # asking the guest to shrink is not yet a smaller guest
-    answers = await _ask(running, steps)
-    if steps[-1][0] == "query-balloon":
+    return Asked(questions, steps, _submit(running, steps))
+
+
+async def after_start(domain: "Domain", running: Running, asked: Asked) -> None:
+    """Bring the answers into the live definition.
+
+    The CPU takes another round trip, where it is the first of its kind.
+    """
+    definition = running.definition
+    answers = await _answers(asked.calls, asked.answers)
+    if asked.calls[-1][0] == "query-balloon":
         _take_balloon(definition, answers[-1])
-    for (question, _), answer in zip(questions, answers, strict=False):
+    for (question, _), answer in zip(asked.questions, answers, strict=False):
         match question:
             case "query-cpus-fast":
                 take_cpus(running, as_objects(answer.value, "query-cpus-fast"))
@@ -125,7 +146,14 @@ async def after_reconnect(domain: "Domain", running: Running) -> str:
 
 async def _ask(running: Running, calls: list[Call]) -> list[Reply]:
     """Send all at once and wait for all answers. Raises QmpError for the first that was refused."""
-    futures = [running.submit(command, arguments) for command, arguments in calls]
+    return await _answers(calls, _submit(running, calls))
+
+
+def _submit(running: Running, calls: list[Call]) -> "list[asyncio.Future[Reply]]":
+    return [running.submit(command, arguments) for command, arguments in calls]
+
+
+async def _answers(calls: list[Call], futures: "list[asyncio.Future[Reply]]") -> list[Reply]:
     async with asyncio.timeout(COMMAND_DEADLINE):
         replies = list(await asyncio.gather(*futures))
     for (command, _), reply in zip(calls, replies, strict=True):
