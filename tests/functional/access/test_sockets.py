@@ -101,6 +101,7 @@ def test_the_files_let_in(authority: Authority) -> None:
 unix_sock_group = "{group.gr_name}"
 unix_sock_ro_perms = "0750"
 unix_sock_rw_perms = "0770"
+unix_sock_admin_perms = "0750"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
 """
@@ -114,6 +115,8 @@ auth_unix_ro = "none"
         for name in ("libvirt-sock", "virtqemud-sock"):
             assert found[name] == (0o770, group.gr_gid)
             assert found[f"{name}-ro"] == (0o750, group.gr_gid)
+        for name in ("libvirt-admin-sock", "virtqemud-admin-sock"):
+            assert found[name] == (0o750, group.gr_gid)
         assert "Permission denied" in people.virsh(daemon, "list").stderr
         assert people.virsh(daemon, "list", group=group.gr_gid).returncode == 0
         # reading is not enough to connect
@@ -131,6 +134,23 @@ def test_without_settings_the_daemons_user_alone_writes() -> None:
         assert found["libvirt-sock-ro"] == 0o777
         assert people.virsh(daemon, "list", readonly=True).returncode == 0
         assert "Permission denied" in people.virsh(daemon, "list").stderr
+    finally:
+        daemon.clean()
+
+
+def test_the_folder_of_the_sockets_is_a_setting() -> None:
+    root = make_root()
+    (root / "etc/libvirt").mkdir(parents=True)
+    (root / "etc/libvirt/libvirtd.conf").write_text(f'unix_sock_dir = "{root}/sockets"\n')
+    daemon = Daemon(root)
+    daemon.socket = root / "sockets/libvirt-sock"
+    try:
+        daemon.start()
+        assert daemon.virsh("uri").strip() == daemon.uri
+        wait_until((root / "sockets/virtqemud-sock-ro").exists, "all sockets are there")
+        found = {path.name for path in (root / "sockets").iterdir()}
+        assert {"libvirt-admin-sock", "virtqemud-admin-sock", "libvirt-sock-ro"} <= found
+        assert not (root / "run/libvirt/libvirt-sock").exists()
     finally:
         daemon.clean()
 
