@@ -30,6 +30,11 @@ class QvirtError(Exception):
         self.domain = self.default_domain if domain is None else domain
         super().__init__(self.message)
 
+    def add(self, text: str) -> None:
+        """Say more: a reason, or a remedy, that was found out later."""
+        self.detail = f"{self.detail}; {text}"
+        self.args = (self.message,)
+
     @property
     def message(self) -> str:
         """The whole sentence, as a client shows it."""

@@ -105,3 +105,15 @@ def _forget(future: "asyncio.Future[T]") -> None:
     """Take note of an outcome nobody waits for any more."""
     if not future.cancelled():
         future.exception()
+
+
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder, and those above, where it is missing. Raises OSError. Blocking.
+
+    The mode is only changed where the umask has left another: a security policy may allow the one and not the
+    other.
+    """
+    if not path.is_dir():
+        path.mkdir(mode, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o7777 != mode:
+            path.chmod(mode)

@@ -10,6 +10,7 @@ import itertools
 import os
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
@@ -76,9 +77,13 @@ class GuestAgent:
         name: str = "",
         on_closed: Callable[[QvirtError], None] | None = None,
         deadline: float = SYNC_DEADLINE,
+        making: AbstractContextManager[None] | None = None,
     ) -> Self:
-        """Connect to the channel's Unix socket; says nothing about the agent in the guest."""
-        sock = await connect_unix(path, deadline=deadline, wait=False, what="agent")
+        """Connect to the channel's Unix socket; says nothing about the agent in the guest.
+
+        making: in which the socket is made.
+        """
+        sock = await connect_unix(path, deadline=deadline, wait=False, what="agent", making=making)
         return cls(sock, name=name, on_closed=on_closed)
 
     @property

@@ -14,6 +14,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -100,14 +101,16 @@ class Monitor:
         on_closed: ClosedHandler | None = None,
         deadline: float = CONNECT_DEADLINE,
         wait: bool = False,
+        making: AbstractContextManager[None] | None = None,
     ) -> Self:
         """Connect to a monitor's Unix socket and negotiate, within `deadline` seconds.
 
         wait: keep trying while the socket does not exist yet or nobody listens.
+        making: in which the socket is made.
         Raises SystemError_ when there is nobody to talk to, OperationTimeout, WireError, MonitorClosed.
         """
         start = asyncio.get_running_loop().time()
-        sock = await connect_unix(path, deadline=deadline, wait=wait, what="monitor")
+        sock = await connect_unix(path, deadline=deadline, wait=wait, what="monitor", making=making)
         left = deadline - (asyncio.get_running_loop().time() - start)
         return await cls.from_socket(sock, name=name, on_event=on_event, on_closed=on_closed, deadline=left)
 
@@ -395,7 +398,14 @@ def _abandon(future: asyncio.Future[Reply] | asyncio.Future[Greeting]) -> None:
         future.exception()
 
 
-async def connect_unix(path: str | Path, *, deadline: float, wait: bool, what: str) -> socket.socket:
+async def connect_unix(
+    path: str | Path,
+    *,
+    deadline: float,
+    wait: bool,
+    what: str,
+    making: AbstractContextManager[None] | None = None,
+) -> socket.socket:
     """Connect to a Unix socket within `deadline` seconds; `what` names the peer in errors.
 
     Paths longer than the kernel takes (107 bytes) are reached through a descriptor of their directory.
@@ -404,7 +414,11 @@ async def connect_unix(path: str | Path, *, deadline: float, wait: bool, what: s
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline
     with contextlib.ExitStack() as undo:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with making or contextlib.nullcontext():
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as e:
+            raise SystemError_(f"cannot make a socket for {what} '{path}'", e) from e
         undo.callback(sock.close)
         sock.setblocking(False)
         address = str(path)

@@ -17,7 +17,8 @@ def make_dev(hv: "Hypervisor", running: Running, plan: launch.Plan) -> None:
     """Give the process that this thread makes next a /dev of its own. Blocking. Raises SystemError_."""
     found = lending.nodes(running, plan.files, hv.config.device_acl)
     try:
-        private_dev.build(found, running.folder, marking=hv.marking)
+        # the guest's own folder may have a label that a policy lets nobody mount upon
+        private_dev.build(found, str(hv.paths.lib), marking=hv.marking)
     except OSError as error:
         raise SystemError_(f"cannot make the /dev of '{running.definition.name}'", error) from error
     hv.checkpoint("own /dev made")

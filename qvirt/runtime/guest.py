@@ -62,7 +62,9 @@ async def agent_of(domain: "Domain", *, ignore_state: bool = False) -> GuestAgen
     if running.agent is None or running.agent.is_closed:
         async with running.agent_lock:
             if running.agent is None or running.agent.is_closed:
-                running.agent = await GuestAgent.connect(path, name=domain.name)
+                running.agent = await GuestAgent.connect(
+                    path, name=domain.name, making=running.guard.making(ours=True)
+                )
     running.agent.sync_deadline = _sync_deadline(domain)
     return running.agent
 

@@ -143,7 +143,9 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
         steps = [(dev, step) for step in passed.steps()] + plug.steps(devices, ctx)
         await _play(domain, running, steps, played)
         await live.after_plug(domain, running, devices)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, QvirtError):
+            await refusals.explain(domain, running, error)
         await asyncio.shield(_take_back(domain, running, devices, played, ctx))
         raise
     finally:

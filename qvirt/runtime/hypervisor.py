@@ -200,8 +200,9 @@ class Hypervisor:
         try:
             become_reaper()
             self._choose_user()
-            known = drivers(paths.etc.parent, paths.dirs)
-            self.security = Stack.open(config, self.user, daemon_word(str(paths.lib)), known)
+            word = daemon_word(str(paths.lib))
+            known = drivers(config, word, paths.etc.parent, paths.dirs)
+            self.security = Stack.open(config, self.user, word, known)
             self.documents.security_models = self.security.names
             make_folders(paths, (self.user.uid, self.user.gid) if self.user is not None else None)
             await self.cgroups.open()

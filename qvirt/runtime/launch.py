@@ -274,7 +274,7 @@ def prepare_nvram(path: str, template: str | None, guard: Guard, *, reset: bool)
         raise SystemError_(f"Failed to open file '{template}'", error) from error
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, data)
-    guard.own(path)
+    guard.own(path, stays=True)
 
 
 def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.socket:
@@ -282,11 +282,14 @@ def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.soc
 
     monitor: it is the daemon alone who connects to it.
     """
-    with guard.making(monitor=monitor):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with guard.making():
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise SystemError_("Failed to create socket", error) from error
     try:
         clear_stale(path)
-        with short(path) as name, guard.making(monitor=monitor):
+        with short(path) as name, guard.making():
             sock.bind(name)
         with held(path) as own:
             os.chmod(own, 0o775)  # noqa: S103 - what libvirt gives it
@@ -314,9 +317,13 @@ def make_listeners(plan: Plan, descriptors: Descriptors, guard: Guard) -> None:
             raise SystemError_(f"Could not open '{path}'", error) from error
 
 
-def connect_listener(path: str) -> socket.socket:
+def connect_listener(path: str, guard: Guard) -> socket.socket:
     """Connect to a socket that listens already; never waits."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with guard.making(ours=True):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise SystemError_("Failed to create socket", error) from error
     try:
         with short(path) as name:
             sock.connect(name)

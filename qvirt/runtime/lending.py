@@ -181,6 +181,8 @@ def prepare(running: Running, resources: Iterable[Resource]) -> list[Loan]:
         if not os.path.exists(path):
             if not resource.optional:
                 raise _missing(path)
+            for loan in running.guard.plan(resource, path):
+                loans.setdefault((loan.model, loan.path), loan)
             continue
         for obstacle in running.guard.obstacles(resource, path):
             user = running.user

@@ -143,6 +143,8 @@ async def _start_once(
         await _start(domain, running, paused=paused, reset_nvram=reset_nvram)
     except BaseException as error:
         comes_again = isinstance(error, PortTaken) and not last
+        if isinstance(error, QvirtError) and not comes_again:
+            await refusals.explain(domain, running, error)
         await asyncio.shield(_undo_start(domain, running, error, keep=comes_again))
         raise
     domain.publish(Lifecycle(domain.ref, DomainEventType.STARTED, DomainEventStartedDetailType.BOOTED))
@@ -225,7 +227,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             await hv.files.run(f"sockets of '{domain.name}'", bind)
         listener = launch.listen_unix(running.monitor_path, running.guard, monitor=True)
         running.link = Monitor(
-            launch.connect_listener(running.monitor_path),
+            launch.connect_listener(running.monitor_path, running.guard),
             name=domain.name,
             on_event=partial(monitor_event, domain, running),
             on_closed=partial(monitor_closed, domain, running),

@@ -12,6 +12,7 @@ from typing import Self
 
 from qvirt.drivers.network.network import NetworkFolders
 from qvirt.errors import OperationFailed, SystemError_
+from qvirt.host.persist import make_folder
 from qvirt.qemu.context import Dirs
 from qvirt.record import Record
 
@@ -197,20 +198,14 @@ def make_folders(paths: Paths, owner: tuple[int, int] | None) -> None:
             (paths.lib.parent, 0o755),
             (paths.log, 0o755),
         ):
-            _make(folder, mode)
+            make_folder(folder, mode)
         for name, mode in _LIB_FOLDERS:
             folder = paths.lib / name if name else paths.lib
-            _make(folder, mode)
+            make_folder(folder, mode)
             if owner is not None:
                 os.chown(folder, *owner)
     except OSError as error:
         raise SystemError_(f"cannot create folder '{error.filename or paths.lib}'", error) from error
-
-
-def _make(folder: Path, mode: int) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(mode)
 
 
 class InstanceLock:

@@ -195,6 +195,9 @@ async def _left_out(hv: "Hypervisor", found: list[Status]) -> list[Status]:
             if look.obstacles:
                 hv.untaken[status.name] = status
                 hv.note_id(status.id)
+                with contextlib.suppress(QvirtError):  # nobody else gets its labels, as far as it has any
+                    keep = partial(hv.security.recall, status.id, parse_live(status.xml), status.folder)
+                    await hv.files.run(f"labels of '{status.name}'", keep)
                 hv.reports.append(
                     f"domain '{status.name}' runs under libvirt (pid {status.pid}) and is left to it: "
                     f"{'; '.join(look.obstacles)}"
@@ -305,6 +308,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
             on_event=partial(lifecycle.monitor_event, domain, running),
             on_closed=partial(lifecycle.monitor_closed, domain, running),
             deadline=FIRST_DEADLINE,
+            making=running.guard.making(ours=True),
         )
         async with asyncio.timeout(FIRST_DEADLINE):
             word = await live.after_reconnect(domain, running)
@@ -435,6 +439,7 @@ async def _try_again(hv: "Hypervisor", domain: Domain, running: Running) -> None
                 on_event=partial(lifecycle.monitor_event, domain, running),
                 on_closed=partial(lifecycle.monitor_closed, domain, running),
                 deadline=RECONNECT_DEADLINE,
+                making=running.guard.making(ours=True),
             )
             async with asyncio.timeout(RECONNECT_DEADLINE):
                 word = await live.after_reconnect(domain, running)

@@ -1,5 +1,6 @@
 """What the kernel has refused to a QEMU that complains, beside QEMU's own words, with what would allow it."""
 
+import logging
 import re
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,6 +14,11 @@ from qvirt.security.denials import Watch
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
+
+log = logging.getLogger(__name__)
+
+#: an error that has a record in it, as `denials.Denial` is written
+_RECORDED = re.compile(r"^(?:selinux|apparmor) refused ", re.MULTILINE)
 
 #: QEMU's words where an open fails for a list of devices, which the kernel keeps no record of
 _NOT_PERMITTED = re.compile(r"'(/[^']+)': Operation not permitted")
@@ -35,6 +41,19 @@ async def enriched(domain: "Domain", running: Running, watch: Watch, error: QmpE
     except QvirtError:
         return error  # what QEMU said counts, whatever becomes of the search
     return QmpError(error.command, error.error_class, error.desc + text) if text else error
+
+
+async def explain(domain: "Domain", running: Running, error: QvirtError) -> None:
+    """Add to an error what of the security models may be behind it, where no record says it. Never fails."""
+    said = str(error)
+    if _RECORDED.search(said):
+        return
+    ask = partial(running.guard.suspicions, said)
+    try:
+        for found in await domain.hypervisor.files.run(f"labels of '{domain.name}'", ask):
+            error.add(found)
+    except (QvirtError, OSError) as failure:
+        log.info("domain '%s': no reasons are known: %s", domain.name, failure)
 
 
 def _not_listed(running: Running, paths: list[str]) -> list[str]:

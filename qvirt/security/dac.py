@@ -79,7 +79,7 @@ class Dac(Model):
         owner = self._new_owner(guest, resource, node.path)
         return replace(node, user=owner) if owner is not None and owner != node.owner else node
 
-    def own(self, guest: Guest, path: str) -> None:
+    def own(self, guest: Guest, path: str, *, stays: bool) -> None:
         if guest.user is not None:
             os.chown(path, guest.user.uid, guest.user.gid)
 
@@ -117,6 +117,12 @@ class Owners:
 
     def taken(self, path: str) -> str:
         return f"Setting different DAC user or group on {path} which is already in use"
+
+    def is_lost(self, now: str, wanted: str) -> bool:
+        return now == wanted
+
+    def bears(self, error: OSError) -> bool:
+        return False
 
 
 def owner_text(uid: int, gid: int) -> str:

@@ -24,7 +24,10 @@ _Inode = tuple[int, int]
 
 
 class Loan(Record):
-    """One use of a file by a guest. before: the label it had; label: the one it has meanwhile."""
+    """One use of a file by a guest. before: the label it had; label: the one it has meanwhile.
+
+    before is '' for a file that is made after the loan is written down: it is lent as it was made.
+    """
 
     path: str
     before: str
@@ -56,6 +59,14 @@ class Labels(Protocol):
 
     def taken(self, path: str) -> str:
         """Say that a file has another label already that somebody needs."""
+        ...
+
+    def is_lost(self, now: str, wanted: str) -> bool:
+        """Tell whether a label is one that a guest left when the machine went down under it."""
+        ...
+
+    def bears(self, error: OSError) -> bool:
+        """Tell whether a file that has no label, or takes none, is left as it is."""
         ...
 
 
@@ -93,20 +104,24 @@ class Book:
         real = os.path.realpath(path)
         try:
             status = os.stat(real)
+            if stat.S_ISDIR(status.st_mode):
+                return None
+            now = self.labels.read(real)
         except OSError:
-            return None
-        if stat.S_ISDIR(status.st_mode):
             return None
         entry = self._files.get((status.st_dev, status.st_ino))
         if entry is not None:
             return self._loan(real, entry.before, label)
-        now = self.labels.read(real)
         mark = self._mark(real)
-        if mark is not None and (not mark.is_stale or now == label):
+        if mark is not None and (not mark.is_stale or self.labels.is_lost(now, label)):
             return self._loan(real, mark.before, label)
         if now == label:
             return None
         return self._loan(real, now if self.remember else self.labels.usual(real), label)
+
+    def plan_new(self, path: str, label: str) -> Loan:
+        """Return what lending a file would be that is going to be made."""
+        return self._loan(os.path.realpath(path), "", label)
 
     def _loan(self, path: str, before: str, label: str) -> Loan:
         return Loan(path, before, label, self.labels.model)
@@ -177,7 +192,13 @@ class Book:
             raise SystemError_(self.labels.refused(loan.path, loan.label), error) from error
 
     def _lend(self, run: int, loan: Loan, name: str, status: os.stat_result) -> None:
-        inode, now = (status.st_dev, status.st_ino), self.labels.read(name)
+        try:
+            now = self.labels.read(name)
+        except OSError as error:
+            if self.labels.bears(error):
+                return
+            raise
+        inode = (status.st_dev, status.st_ino)
         mark = self._mark(name)
         valid = mark if mark is not None and not mark.is_stale else None
         entry = self._files.get(inode)
@@ -185,19 +206,35 @@ class Book:
         others = valid.others(self.daemon) if valid is not None else 0
         if mine + others and now != loan.label:
             raise OperationInvalid(f"{self.labels.taken(loan.path)}: it has {now}, not {loan.label}")
+        written = None
         if self.remember:
-            before = loan.before
+            before = loan.before or now
             if valid is not None:
                 before = valid.before
             elif entry is not None:
                 before = entry.before
-            elif mark is not None and now == loan.label:
+            elif mark is not None and self.labels.is_lost(now, loan.label):
                 before = mark.before  # the machine went down while it was lent
             shares = {**(valid.shares if valid is not None else {}), self.daemon: mine + 1}
-            marks.write(name, Mark(before, others + mine + 1, shares), mark, self.labels.names)
+            written = Mark(before, others + mine + 1, shares)
+            marks.write(name, written, mark, self.labels.names)
         if now != loan.label:
-            self.labels.write(name, loan.label)
+            try:
+                self.labels.write(name, loan.label)
+            except OSError as error:
+                if written is not None:
+                    self._unwrite(name, written, valid)
+                if self.labels.bears(error):
+                    return
+                raise
         self._enter(run, loan, inode)
+
+    def _unwrite(self, name: str, written: Mark, before: Mark | None) -> None:
+        """Put back the mark there was before one was written for nothing."""
+        if before is None:
+            marks.erase(name, self.labels.names)
+        else:
+            marks.write(name, before, written, self.labels.names)
 
     def take_back(self, run: int, loans: Iterable[Loan]) -> list[str]:
         """End a run's uses, in reverse order; the last one gives the file back. Returns what could not be.
@@ -230,7 +267,7 @@ class Book:
             if left:
                 return
             if self.labels.read(name) == loan.label:
-                self.labels.write(name, loan.before)
+                self.labels.write(name, loan.before or self.labels.usual(loan.path))
             if mark is not None:
                 marks.erase(name, self.labels.names)
             return

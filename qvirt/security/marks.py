@@ -23,6 +23,9 @@ from qvirt.record import Record, field
 #: an owner's two integers, as libvirt writes them
 _OWNER = re.compile(r"\+\d+:\+\d+")
 
+#: a context; its range may be missing
+_CONTEXT = re.compile(r"[^:\s]+:[^:\s]+:[^:\s]+(?::\S+)?")
+
 #: seconds two readings of the boot's time may differ: the clock is set in between
 _SLACK = 30
 
@@ -53,6 +56,7 @@ def names(model: str, form: re.Pattern[str]) -> Names:
 
 
 DAC = names("dac", _OWNER)
+SELINUX = names("selinux", _CONTEXT)
 
 
 class Mark(Record):
@@ -99,7 +103,7 @@ def read(path: str, kind: Names) -> Mark | None:
         if error.errno in _UNSUPPORTED or error.errno == errno.ENODATA:
             return None
         raise
-    text = label.decode("utf-8", "surrogateescape")
+    text = label.decode("utf-8", "surrogateescape").rstrip("\0")
     if kind.form.fullmatch(text) is None:
         return None
     boot, shares = _read_shares(_get(path, kind.shares))

@@ -18,6 +18,7 @@ in turn; nobody else knows which there are. When each question is asked:
     making     around the making of a socket that QEMU is handed
     note, take_over
                what an earlier daemon, or libvirt, has lent
+    suspicions something has failed: was it the model, and what would allow it
     end        the guest has ended; after this nothing of the model's is left
     is_about, remedy
                when QEMU has failed: whose refusal a record of the kernel's is, and what would allow it
@@ -43,6 +44,7 @@ class Guest(Record, frozen=False, eq=False):
 
     run: its number. folder: its own folder, '' before it has one. seclabels: those of the live document.
     user: whom QEMU runs as, None for the daemon's own user. lends: whether files change their owner for it.
+    type: the domain's, ``kvm`` or ``qemu``.
     """
 
     run: int = 0
@@ -52,6 +54,7 @@ class Guest(Record, frozen=False, eq=False):
     seclabels: list[SecLabel] = field(default_factory=list)
     user: QemuUser | None = None
     lends: bool = True
+    type: str = "kvm"
 
     def label_of(self, model: str) -> SecLabel | None:
         """Return the label of a model, None where the document has none."""
@@ -104,7 +107,10 @@ class Model:
         return iter(())
 
     def plan(self, guest: Guest, resource: FileResource, path: str) -> Loan | None:
-        """Return what lending a file that exists is; None where its label stays."""
+        """Return what lending a file is; None where its label stays.
+
+        A file that is not there yet is going to be made by the daemon before it is lent.
+        """
         return None
 
     def give(self, guest: Guest, loans: Sequence[Loan], resources: Iterable[Resource]) -> None:
@@ -122,12 +128,22 @@ class Model:
         """Return what a file's node is like in a /dev of the guest's own, where nothing is lent."""
         return node
 
-    def own(self, guest: Guest, path: str) -> None:
-        """Label what was made for the guest alone. Raises OSError."""
+    def own(self, guest: Guest, path: str, *, stays: bool) -> None:
+        """Label what was made for the guest alone. stays: it outlives the run. Raises OSError."""
 
-    def making(self, guest: Guest, *, monitor: bool) -> contextlib.AbstractContextManager[None]:
-        """Have the sockets that this thread makes inside labelled for QEMU. monitor: the daemon's own end."""
+    def making(self, guest: Guest, *, ours: bool) -> contextlib.AbstractContextManager[None]:
+        """Have the sockets that this thread makes inside labelled: QEMU's, or, ``ours``, the daemon's end.
+
+        Raises OSError.
+        """
         return contextlib.nullcontext()
+
+    def suspicions(self, guest: Guest, said: str) -> list[str]:
+        """Return what of the model's may have made something fail, and what would allow it.
+
+        said: the error, with what QEMU said.
+        """
+        return []
 
     def end(self, guest: Guest) -> list[str]:
         """Take away what is left of the guest's label; its loans are back. Returns what went wrong."""

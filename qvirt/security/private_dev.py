@@ -179,14 +179,14 @@ class _Tree:
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
             own = f"/proc/self/fd/{fd}"
-            if node.context:
-                with contextlib.suppress(OSError):
-                    os.setxattr(own, _SELINUX, node.context)
             if node.user is not None and marking is not None:
                 before = f"+{node.owner[0]}:+{node.owner[1]}"
                 marks.write(own, Mark(before, 1, {marking: 1}), None, marks.DAC)
             os.chown(own, *(node.user or node.owner))
             os.chmod(own, stat.S_IMODE(node.mode))
+            if node.context:  # last: what it allows may be less
+                with contextlib.suppress(OSError):
+                    os.setxattr(own, _SELINUX, node.context)
         finally:
             os.close(fd)
 

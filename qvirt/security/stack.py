@@ -77,23 +77,26 @@ class Stack:
         """
         self._check(definition)
         labels = definition.seclabels
-        guest = Guest(run, definition.name, definition.uuid or "", folder, labels)
+        guest = _guest(run, definition, folder)
         running = list(others)
-        for model in self.models:
-            wanted = guest.label_of(model.name)
-            if self._require and (wanted.type == "none" if wanted is not None else not self._confine):
-                raise ConfigUnsupported("Unconfined guests are not allowed on this host")
-            if wanted is None and not self._confine:
-                model.recall(guest)
-                continue
-            made = model.label(guest, wanted, running)
-            if made is not None and wanted is None:
-                labels.append(made)
+        with contextlib.ExitStack() as undo:
+            for model in self.models:
+                wanted = guest.label_of(model.name)
+                if self._require and (wanted.type == "none" if wanted is not None else not self._confine):
+                    raise ConfigUnsupported("Unconfined guests are not allowed on this host")
+                if wanted is None and not self._confine:
+                    model.recall(guest)
+                    continue
+                made = model.label(guest, wanted, running)
+                undo.callback(model.end, guest)
+                if made is not None and wanted is None:
+                    labels.append(made)
+            undo.pop_all()
         return Guard(self.models, guest)
 
     def recall(self, run: int, definition: Domain, folder: str) -> "Guard":
         """Return what confines a guest that was found again. A model that is no more is passed over."""
-        guest = Guest(run, definition.name, definition.uuid or "", folder, definition.seclabels)
+        guest = _guest(run, definition, folder)
         for model in self.models:
             with contextlib.suppress(QvirtError):  # the user was removed
                 model.recall(guest)
@@ -191,17 +194,17 @@ class Guard:
             node = model.node(self.guest, resource, node)
         return node
 
-    def own(self, path: str) -> None:
-        """Label what was made for the guest alone. Raises OSError."""
+    def own(self, path: str, *, stays: bool = False) -> None:
+        """Label what was made for the guest alone. stays: it outlives the run. Raises OSError."""
         for model in self._models:
-            model.own(self.guest, path)
+            model.own(self.guest, path, stays=stays)
 
     @contextlib.contextmanager
-    def making(self, *, monitor: bool = False) -> Iterator[None]:
-        """Have the sockets that this thread makes inside labelled for QEMU. monitor: the daemon's own end."""
+    def making(self, *, ours: bool = False) -> Iterator[None]:
+        """Have the sockets that this thread makes inside labelled: QEMU's, or the daemon's end, ``ours``."""
         with contextlib.ExitStack() as stack:
             for model in self._models:
-                stack.enter_context(model.making(self.guest, monitor=monitor))
+                stack.enter_context(model.making(self.guest, ours=ours))
             yield
 
     def read(self, pid: int) -> list[tuple[str, bool]]:
@@ -227,12 +230,27 @@ class Guard:
             said.append(f"{denial}: {remedy}" if remedy else str(denial))
         return said
 
+    def suspicions(self, said: str) -> list[str]:
+        """Return what of a model's may have made something fail. said: the error, with what QEMU said."""
+        return [found for model in self._models for found in model.suspicions(self.guest, said)]
+
     def end(self, loans: Sequence[Loan]) -> list[str]:
         """Take everything back when the guest has ended; returns what went wrong."""
         failures = self.take_back(loans)
         for model in self._models:
             failures += model.end(self.guest)
         return failures
+
+
+def _guest(run: int, definition: Domain, folder: str) -> Guest:
+    return Guest(
+        run,
+        definition.name,
+        definition.uuid or "",
+        folder,
+        definition.seclabels,
+        type=str(definition.type or ""),
+    )
 
 
 def _of(model: Model, loans: Iterable[Loan]) -> list[Loan]:

@@ -46,6 +46,16 @@ def run_inside(variant: str, tests: str, *words: str) -> None:
 
     words: for the testbed, such as ``--context``.
     """
+    done = boot(variant, [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests], *words)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert " passed" in done.stdout, done.stdout
+
+
+def boot(variant: str, command: list[str], *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command inside, in a copy of the sources; skips where that cannot be.
+
+    words: for the testbed, such as ``--context``.
+    """
     reason = missing()
     if reason is not None:
         pytest.skip(reason)
@@ -59,13 +69,15 @@ def run_inside(variant: str, tests: str, *words: str) -> None:
         subprocess.run(
             [sys.executable, "-m", "compileall", "-q", *compiled], check=True, timeout=RUN_DEADLINE
         )
-        command = [str(TESTBED), "run", "--variant", variant, "--timeout", str(RUN_DEADLINE), *words]
-        command += ["--share", f"{ROOT}:ro", "--share", scratch, "--cwd", str(source)]
-        command += ["--env", f"PYTHONPATH={source}", "--env", "PYTHONDONTWRITEBYTECODE=1"]
-        command += ["--env", f"QVIRT_PACKAGING={ROOT / 'packaging'}"]
-        command += ["--", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, timeout=RUN_DEADLINE + 60
+        call = [str(TESTBED), "run", "--variant", variant, "--timeout", str(RUN_DEADLINE), *words]
+        call += ["--share", f"{ROOT}:ro", "--share", scratch, "--cwd", str(source)]
+        call += ["--env", f"PYTHONPATH={source}", "--env", "PYTHONDONTWRITEBYTECODE=1"]
+        call += ["--env", f"QVIRT_PACKAGING={ROOT / 'packaging'}"]
+        return subprocess.run(
+            [*call, "--", *command],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=RUN_DEADLINE + 60,
         )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert " passed" in done.stdout, done.stdout

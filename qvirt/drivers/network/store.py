@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qvirt.drivers.network.network import Network, NetworkFolders
 from qvirt.errors import QvirtError, SystemError_
-from qvirt.host.persist import is_leftover, remove, write_atomic
+from qvirt.host.persist import is_leftover, make_folder, remove, write_atomic
 from qvirt.model.network import Network as Document
 from qvirt.model.network import parse_network
 from qvirt.model.network_port import NetworkPort, parse_network_port
@@ -37,9 +37,7 @@ def make_folders(folders: NetworkFolders) -> None:
             (folders.lib, 0o755),
             (folders.dnsmasq, 0o755),
         ):
-            if not folder.is_dir():
-                folder.mkdir(parents=True, exist_ok=True)
-                folder.chmod(mode)
+            make_folder(folder, mode)
     except OSError as error:
         raise SystemError_(f"cannot create folder '{error.filename}'", error) from error
 
