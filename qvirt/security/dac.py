@@ -41,6 +41,8 @@ class Dac(Model):
     def label(self, guest: Guest, wanted: SecLabel | None, others: Iterable[Guest]) -> SecLabel | None:
         self.recall(guest)
         user = guest.user
+        if wanted is not None and wanted.type == "static" and wanted.relabel:
+            wanted.imagelabel = wanted.label
         if user is None or (wanted is not None and wanted.type != "dynamic"):
             return wanted
         made = wanted or SecLabel(type="dynamic", model=self.name, relabel=True)

@@ -20,7 +20,7 @@ TESTBED = ROOT.parent / "shared/testbed/testbed"
 _PYTHON = "/usr/bin/python3.11"
 
 BUILD_DEADLINE = 900
-RUN_DEADLINE = 600
+RUN_DEADLINE = 900
 
 
 def missing() -> str | None:

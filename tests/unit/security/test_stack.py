@@ -115,6 +115,21 @@ def test_labels_of_a_run_come_in_the_models_order_behind_the_documents() -> None
     assert shown(definition) == [("spy", "none", None), ("dac", "dynamic", "+64055:+64055")]
 
 
+@pytest.mark.parametrize(
+    ("said", "label", "imagelabel"),
+    [
+        ("type='static' relabel='yes'><label>root:root</label>", "root:root", "root:root"),
+        ("type='static' relabel='no'><label>root:root</label>", "root:root", None),
+        ("type='dynamic'><label>+1:+1</label>", "+64055:+64055", "+64055:+64055"),
+        ("type='dynamic'><baselabel>+1:+1</baselabel>", "+64055:+64055", "+64055:+64055"),
+    ],
+)
+def test_dac_labels_of_a_run_are_libvirts(said: str, label: str, imagelabel: str | None) -> None:
+    definition = document(f"<seclabel model='dac' {said}</seclabel>")
+    stack().guard(4, definition)
+    assert (definition.seclabels[0].label, definition.seclabels[0].imagelabel) == (label, imagelabel)
+
+
 def test_without_confinement_by_default_only_what_is_asked_for_is_labelled() -> None:
     loose = replace(QemuConfig(), security_default_confined=False)
     definition = document()
