@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from qvirt.constants import ErrorDomain
-from qvirt.errors import InternalError, InvalidArg
+from qvirt.errors import InternalError, InvalidArg, NoConnect
 from qvirt.record import Record
 
 TRANSPORTS: Final = ("tls", "unix", "ssh", "ext", "tcp", "libssh2", "libssh")
@@ -109,10 +109,7 @@ def parse(text: str) -> Uri:
     except ValueError as error:
         raise InternalError(f"Unable to parse URI {text}: {error}", domain=ErrorDomain.URI) from error
     if not parts.scheme:
-        raise InternalError(
-            f"Unable to parse URI {text}: it has no scheme; maybe you want qemu:///system",
-            domain=ErrorDomain.URI,
-        )
+        raise NoConnect(f"URI '{text}' does not include a driver name; maybe you want qemu:///system")
     if not parts.netloc and not text[len(parts.scheme) :].startswith("://"):
         # 'qemu:/system' and 'qemu://system' are the usual slips; libvirt names what was meant.
         path = parts.path.lstrip("/")

@@ -13,13 +13,16 @@ from tests.support.daemon import Daemon, make_root
 
 
 class Port:
-    """A port of the loopback that nobody else gets: bound here, but not listened on, until the block ends."""
+    """A port of the loopback that nobody else gets: bound here, but not listened on, until the block ends.
 
-    def __init__(self) -> None:
-        self._sock = socket.socket()
+    address: of the loopback, in either family.
+    """
+
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self._sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         # A listener that sets this, too, may have the port, and ephemeral ports keep off it.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._sock.bind(("127.0.0.1", 0))
+        self._sock.bind((address, 0))
         self.number: int = self._sock.getsockname()[1]
 
     def __enter__(self) -> "Port":

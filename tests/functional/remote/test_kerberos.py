@@ -1,5 +1,7 @@
 """Kerberos: tickets of a real realm, with its encryption on plain TCP and without it inside TLS."""
 
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,3 +108,49 @@ def test_no_ticket_and_another_ones(site: Site, transport: str) -> None:
         assert "authentication failed" in done.stderr
     words = "SASL client identity 'joe' not allowed by sasl_allowed_username_list"
     assert site.daemon.log.read_text()[start:].count(words) == 2
+
+
+MUTE = """
+import asyncio, os, sys
+from qvirt.client.aio import Connection
+
+async def beat(beats):
+    while True:
+        beats.append(1)
+        await asyncio.sleep(0.01)
+
+async def main():
+    beats = []
+    task = asyncio.ensure_future(beat(beats))
+    try:
+        async with asyncio.timeout(3):
+            await Connection.open(sys.argv[1])
+    except TimeoutError:
+        print("late", len(beats) > 20, flush=True)
+    # the library itself gives up much later
+    os._exit(0)
+
+asyncio.run(main())
+"""
+
+
+def test_a_realm_that_does_not_answer_holds_up_nobody(
+    site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The client's other work goes on while Kerberos waits for its servers."""
+    site.realm.log_in("fred")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        config = site.realm.folder / "krb5.conf"
+        text = config.read_text()
+        folder = tmp_path_factory.mktemp("mute")
+        port = mute.getsockname()[1]
+        (folder / "krb5.conf").write_text(re.sub(r"kdc = 127\.0\.0\.1:\d+", f"kdc = 127.0.0.1:{port}", text))
+        done = subprocess.run(
+            [sys.executable, "-c", MUTE, site.uris["tcp"]],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**site.realm.all_environment(), "KRB5_CONFIG": str(folder / "krb5.conf")},
+        )
+    assert (done.stdout, done.stderr) == ("late True\n", "")

@@ -273,3 +273,39 @@ def test_a_daemon_that_cannot_be_reached_does_not_start(tmp_path: Path, flaw: st
             assert words in done.stderr
         finally:
             daemon.clean()
+
+
+def test_a_certificate_nobody_looks_at(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    client = pki.client("admin")
+    pki.issue_server(days=1, begin=days_from_now(-3))
+    with Port() as port:
+        settings = f'tls_port = "{port.number}"\ntls_no_sanity_certificate = 1\n' + pki.settings()
+        with listening_daemon(settings) as daemon:
+            uri = Site(daemon, pki, port.number).uri(client)
+            assert "authentication failed: Failed to verify peer's certificate" in virsh(uri, "uri").stderr
+            with pytest.raises(AuthFailed, match=r"Failed to verify peer's certificate: .*has expired"):
+                asyncio.run(ask(uri))
+            assert virsh(f"{uri}&no_verify=1", "uri").returncode == 0
+            assert asyncio.run(ask(f"{uri}&no_verify=1")) == "QEMU"
+
+
+@pytest.mark.skipif(not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists(), reason="there is no IPv6")
+def test_the_other_family(pki: Pki, good: Path) -> None:
+    pki.issue_server(hosts=["127.0.0.1", "::1"])
+    daemon = Daemon(make_root(), "--listen", "--verbose")
+    try:
+        with Port("::1") as port:
+            write_settings(daemon, f'tls_port = "{port.number}"\n' + pki.settings(), address="::1")
+            daemon.start()
+            uri = f"qemu://[::1]:{port.number}/system?pkipath={good}"
+            assert virsh(uri, "uri").stdout.strip() == uri
+            assert asyncio.run(ask(uri)) == "QEMU"
+            assert virsh(uri.replace(str(good), "/no/such"), "uri").returncode == 1
+            # the log tells addresses and ports apart
+            with socket.create_connection(("::1", port.number)) as sock:
+                sock.sendall(bytes(28))
+                words = f"<Client tls [::1]:{sock.getsockname()[1]}> is refused"
+                wait_until(lambda: words in daemon.log.read_text(), words)
+    finally:
+        daemon.clean()
