@@ -88,7 +88,7 @@ class Audit:
         elif isinstance(event, DeviceAdded) and domain is not None and domain.active:
             for kind, alias, words in resources(domain):
                 if alias == event.dev_alias:
-                    self._given.setdefault(event.domain.uuid, {})[alias] = (kind, words)
+                    self._given.setdefault(event.domain.uuid, {})[event.dev_alias] = (kind, words)
                     self._resource(event, kind, "attach", new=words)
         elif isinstance(event, DeviceRemoved):
             gone = self._given.get(event.domain.uuid, {}).pop(event.dev_alias, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qvirt.net.authority import Authority, write_pair
-from tests.support.daemon import Daemon, make_root
+from tests.support.daemon import Daemon, make_root, wait_until
 
 
 class Port:
@@ -94,6 +94,14 @@ def listening_daemon(settings: str) -> Iterator[Daemon]:
         yield daemon.start()
     finally:
         daemon.clean()
+
+
+def wait_for_log(daemon: Daemon, start: int, words: str, count: int = 1) -> None:
+    """Wait until words stand in a daemon's log so many times, behind a place in it."""
+    wait_until(
+        lambda: daemon.log.read_text()[start:].count(words) >= count, f"the log says {count} times: {words}"
+    )
+    assert daemon.log.read_text()[start:].count(words) == count
 
 
 def write_settings(daemon: Daemon, settings: str, address: str = "127.0.0.1") -> None:

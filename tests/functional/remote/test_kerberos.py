@@ -11,7 +11,7 @@ import pytest
 from tests.support import kdc
 from tests.support.daemon import Daemon, make_root
 from tests.support.kdc import Realm, running_realm
-from tests.support.remote import Pki, Port, write_settings
+from tests.support.remote import Pki, Port, wait_for_log, write_settings
 
 pytestmark = [
     pytest.mark.virsh,
@@ -92,7 +92,7 @@ def test_a_ticket_is_enough(site: Site, transport: str) -> None:
     done = site.ours(transport)
     assert (done.stdout, done.stderr) == ("QEMU\n", "")
     bits = 256 if transport == "tcp" else 0
-    assert site.daemon.log.read_text()[start:].count(f"is 'fred', encryption of {bits} bits") == 2
+    wait_for_log(site.daemon, start, f"is 'fred', encryption of {bits} bits", 2)
 
 
 @pytest.mark.parametrize("transport", ["tcp", "tls"])
@@ -107,7 +107,7 @@ def test_no_ticket_and_another_ones(site: Site, transport: str) -> None:
         assert done.returncode == 1
         assert "authentication failed" in done.stderr
     words = "SASL client identity 'joe' not allowed by sasl_allowed_username_list"
-    assert site.daemon.log.read_text()[start:].count(words) == 2
+    wait_for_log(site.daemon, start, words, 2)
 
 
 MUTE = """

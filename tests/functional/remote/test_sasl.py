@@ -16,7 +16,7 @@ from qvirt.net.sasl import ClientExchange, Prompt, Properties, from_wire, to_wir
 from qvirt.rpc import packet, protocol
 from tests.support.daemon import Daemon, make_root, wait_until
 from tests.support.raw import Raw
-from tests.support.remote import Pki, Port, write_settings
+from tests.support.remote import Pki, Port, wait_for_log, write_settings
 from tests.support.sasl import PASSWORD, add_user, auth_file, set_up_sasl
 
 pytestmark = [
@@ -100,8 +100,7 @@ def test_a_user_comes_in(site: Site, tmp_path: Path, transport: str, mechanism: 
     assert "<capabilities>" in done.stdout
     assert asyncio.run(ask(uri)) == "QEMU"
     bits = 128 if transport == "tcp" else 0
-    said = site.daemon.log.read_text()[start:]
-    assert said.count(f"is 'fred', encryption of {bits} bits") == 2
+    wait_for_log(site.daemon, start, f"is 'fred', encryption of {bits} bits", 2)
 
 
 @pytest.mark.parametrize("transport", ["tcp", "tls", "unix"])
@@ -119,7 +118,7 @@ def test_who_does_not_come_in(site: Site, tmp_path: Path, transport: str) -> Non
         assert "authentication failed" in done.stderr
         with pytest.raises(AuthFailed):
             asyncio.run(ask(uri))
-        assert site.daemon.log.read_text()[start:].count(reason) == 2
+        wait_for_log(site.daemon, start, reason, 2)
 
 
 def test_plain_tcp_needs_encryption(site: Site, tmp_path: Path) -> None:
@@ -214,10 +213,6 @@ def log_in(raw: Raw, last: bytes = b"") -> ClientExchange:
     return client
 
 
-def wait_for(site: Site, start: int, words: str) -> None:
-    wait_until(lambda: words in site.daemon.log.read_text()[start:], words)
-
-
 def test_what_breaks_the_layer(site: Site) -> None:
     for bad in (b"\xff\xff\xff\xff", b"\0\0\0\x20" + bytes(32), (1 << 20).to_bytes(4) + bytes(100)):
         start = site.daemon.log.stat().st_size
@@ -227,7 +222,7 @@ def test_what_breaks_the_layer(site: Site) -> None:
             assert client.decode(raw.sock.recv(65536))
             raw.sock.sendall(bad)
             assert raw.is_closed()
-        wait_for(site, start, "is refused: SASL")
+        wait_for_log(site.daemon, start, "is refused: SASL")
 
 
 def test_bytes_in_clear_behind_the_last_word(site: Site) -> None:
@@ -237,7 +232,7 @@ def test_bytes_in_clear_behind_the_last_word(site: Site) -> None:
         half = raw.pack("CONNECT_OPEN", "qemu:///system", 0)[:20]
         log_in(raw, half)
         assert raw.is_closed()
-    assert "sent data in clear behind the end of its authentication" in site.daemon.log.read_text()[start:]
+    wait_for_log(site.daemon, start, "sent data in clear behind the end of its authentication")
 
 
 def test_who_waits_for_nobody_elses_password(site: Site, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 @pytest.fixture(scope="module")
 def site(pki: Pki) -> Iterator[Site]:
     with Port() as port, listening_daemon(f'tls_port = "{port.number}"\n' + pki.settings()) as daemon:
+        # While it is starting, SIGHUP has nothing to read again.
+        daemon.virsh("uri")
         yield Site(daemon, pki, port.number)
 
 
