@@ -12,6 +12,7 @@ _CHIPSET: dict[str, tuple[str, frozenset[int]]] = {
     "q35": ("pcie.0", frozenset({0, 0x1F})),
     "virt": ("pcie.0", frozenset({0})),
     "s390": ("pci.0", frozenset()),
+    "microvm": ("pcie.0", frozenset()),
 }
 
 
@@ -36,7 +37,8 @@ class Buses:
 
     def __init__(self, family: str) -> None:
         name, used = _CHIPSET[family]
-        self.has_pci = family != "s390"  # there PCI functions have numbers of their own
+        #: the machine has PCI as XML knows it: on a mainframe functions have numbers of their own
+        self.has_pci = family not in ("s390", "microvm")
         self.root = PciBus(0, set(used))
         self.pci: dict[str, PciBus] = {name: self.root}
         self.others: dict[str, Bus] = {}

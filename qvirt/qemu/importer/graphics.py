@@ -55,7 +55,7 @@ def finish_displays(line: Line) -> None:
     """Read what depends on the devices: the terminal that stood for a screen, and where sound goes."""
     if line.nographic:
         nographic = line.given("nographic")
-        if line.domain.devices.serials and line.arch in ("x86_64", "i686"):
+        if line.domain.devices.serials and line.family in ("pc", "q35"):
             line.domain.os.bios.useserial = True
         line.to_xml(nographic, "no <graphics>")
     _sound(line)

@@ -79,7 +79,7 @@ _DEVICE_ALIASES = {
 
 
 #: where drives go whose bus is not said, where that is not IDE
-_DEFAULT_BUS = {"virt": "virtio", "s390": "virtio", "riscv": "none"}
+_DEFAULT_BUS = {"virt": "virtio", "s390": "virtio"}
 #: serial ports that keep QEMU from making one by itself
 _SERIALS = frozenset({"isa-serial", "sclpconsole", "sclplmconsole"})
 
@@ -237,7 +237,7 @@ def _drive(
 ) -> None:
     kind = props.get("if")
     if kind is None:
-        kind = props["if"] = _DEFAULT_BUS.get("riscv" if line.is_riscv else line.family, "ide")
+        kind = props["if"] = "none" if line.makes_nothing else _DEFAULT_BUS.get(line.family, "ide")
     number = sum(len(places) for places in taken.values()) + len(line.parts.of("drive"))
     if kind == "none":
         props.setdefault("id", f"drive{number}")
@@ -305,7 +305,7 @@ def _screens(line: Line) -> list[Part]:
             argument.name, argument.value
         )
     if word is None:
-        if not line.defaults or line.family in ("virt", "s390") or _has_device(line, _SCREENS):
+        if not line.defaults or line.family not in ("pc", "q35") or _has_device(line, _SCREENS):
             return []
         word = "cirrus" if _is_old_pc(line) else "std"
     word = word.partition(",")[0]
@@ -334,7 +334,7 @@ def _networks(line: Line) -> list[Part]:
     cards: list[Part] = []
     hubs: dict[int, tuple[list[Part], list[Part]]] = {}
     given = line.given("net", "nic")
-    if line.is_riscv:
+    if line.makes_nothing:
         for argument in given:
             line.pass_on([argument], list(argument.words), "this machine makes no card of it")
         return cards
@@ -576,7 +576,7 @@ def _ports(line: Line) -> None:
                 tuple(line.given("nographic")),
             )
         )
-    if line.family in ("virt", "s390"):
+    if line.family not in ("pc", "q35"):
         line.drop(line.given("parallel"), "this machine has no parallel port")
         return
     parallels = line.given("parallel")

@@ -27,13 +27,13 @@ Kind = Callable[[str], str]
 class Line(Record, frozen=False):
     """The state of one import.
 
-    family: what is known of the machine: "pc", "q35", "virt", "s390" have theirs in XML; "" is a board
-    whose devices are only its own to name. defaults: ``-nodefaults`` was not given. nodes: which part
-    became which device. late: the disks QEMU adds after all other devices. excluded: parts, by `key`,
-    that must not become XML, and what a document with them is refused with. hugepages: they are mounted
-    here. spice_tls: it is set up. has_gpu: there is a render node. in_session: guests run as the user
-    whose session it is. overrides: properties a device must have, by its place in nodes. aliases: the
-    names devices of the XML may be called by; wanted: those that are.
+    family: what is known of the machine: "pc", "q35", "virt", "s390", "microvm" have theirs in XML; "" is
+    a board whose devices are only its own to name. defaults: ``-nodefaults`` was not given. nodes: which
+    part became which device. late: the disks QEMU adds after all other devices. excluded: parts, by
+    `key`, that must not become XML, and what a document with them is refused with. hugepages: they are
+    mounted here. spice_tls: it is set up. has_gpu: there is a render node. in_session: guests run as the
+    user whose session it is. overrides: properties a device must have, by its place in nodes. aliases:
+    the names devices of the XML may be called by; wanted: those that are.
     """
 
     caps: EmulatorCaps
@@ -206,8 +206,13 @@ class Line(Record, frozen=False):
 
     @property
     def is_riscv(self) -> bool:
-        """Tell whether the machine is RISC-V's; its "virt" makes neither cards nor disks by itself."""
+        """Tell whether the machine is RISC-V's."""
         return self.arch in ("riscv64", "riscv32")
+
+    @property
+    def makes_nothing(self) -> bool:
+        """Tell whether the machine makes no devices of ``-net`` and of drives that name no device."""
+        return self.is_riscv or self.family == "microvm"
 
     @property
     def is_old_riscv(self) -> bool:

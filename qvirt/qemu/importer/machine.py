@@ -19,6 +19,7 @@ from qvirt.qemu.importer.parts import integer, size, switch
 
 _FAMILIES: tuple[tuple[frozenset[str], "re.Pattern[str]", str], ...] = (
     (frozenset({"x86_64", "i686"}), re.compile(r"pc-q35-|q35$"), "q35"),
+    (frozenset({"x86_64", "i686"}), re.compile(r"microvm$"), "microvm"),
     (frozenset({"x86_64", "i686"}), re.compile(r"pc$|pc-(?:i440fx-)?[0-9]"), "pc"),
     (frozenset({"aarch64", "armv7l", "armv6l"}), re.compile(r"virt(?:-[0-9.]+)?$"), "virt"),
     (frozenset({"riscv64", "riscv32"}), re.compile(r"virt$"), "virt"),

@@ -36,7 +36,7 @@ class Reading:
         """Give a device on PCI or virtio's other transports its address."""
         match = _TRANSPORT.match(self.part.driver)
         if match is not None and match[2] == "device":
-            if self.line.family != "virt":
+            if self.line.family not in ("virt", "microvm"):
                 raise Unfit("virtio-mmio is no bus of this machine")
             dev.address = VirtioMmioAddress()
             bus = self.part.text("bus")

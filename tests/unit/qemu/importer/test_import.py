@@ -485,3 +485,19 @@ def test_sound_of_a_session_is_not_heard(line: str, kind: str) -> None:
     made = imported(f"qemu-system-x86_64 -nodefaults {line} -device intel-hda -device hda-duplex,audiodev=a")
     assert [audio.type for audio in made.domain.devices.audios] == [kind]
     assert any("user's session" in note for note in made.account.notes) == (kind == "none")
+
+
+def test_a_microvm() -> None:
+    made = imported(
+        "qemu-system-x86_64 -M microvm,rtc=on -m 512m -smp 2 -kernel k -append c -nodefaults -nographic"
+        " -serial stdio -drive id=a,file=/a,format=raw,if=none -device virtio-blk-device,drive=a"
+        " -netdev user,id=n -device virtio-net-device,netdev=n -device virtio-rng-pci"
+    )
+    devices = made.domain.devices
+    assert [type(dev.address).__name__ for dev in (*devices.disks, *devices.interfaces)] == [
+        "VirtioMmioAddress"
+    ] * 2
+    assert [serial.target.type for serial in devices.serials] == ["isa-serial"]
+    assert made.domain.os.bios.useserial is None
+    assert "virtio-rng-pci" in words(made)
+    assert "rtc=on" in words(made)
