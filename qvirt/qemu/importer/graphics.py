@@ -89,6 +89,9 @@ def _display(line: Line, argument: Argument) -> None:
     elif kind == "sdl" and _window(line, argument, props):
         return
     elif kind in _WINDOWS or kind.startswith("spice"):
+        if switch(props.get("gl") or "off") is not False and line.has_gpu:
+            line.domain.devices.graphics.append(Graphics(type="egl-headless"))
+            line.to_xml([argument], "<graphics type='egl-headless'>, which draws what the window did")
         line.drop([argument], _NO_WINDOW if kind in _WINDOWS else "a viewer is started by who looks")
     else:
         line.pass_on([argument], ["-display", argument.value or ""], "no XML")

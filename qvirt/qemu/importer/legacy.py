@@ -9,7 +9,7 @@ import re
 from qvirt.qemu.importer.gone import INSTEAD_OF_RAMFB
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.options import Argument, collect, nest, split_opts, to_props
-from qvirt.qemu.importer.parts import Part, Props, integer, switch
+from qvirt.qemu.importer.parts import Part, Props, integer, switch, without
 from qvirt.qemu.keyval import JsonValue
 
 _PLAIN = ("netdev", "chardev", "object", "fsdev", "audiodev", "tpmdev", "mon")
@@ -84,6 +84,11 @@ _DEFAULT_BUS = {"virt": "virtio", "s390": "virtio"}
 _SERIALS = frozenset({"isa-serial", "sclpconsole", "sclplmconsole"})
 
 
+#: cards whose 3D a GPU of the host draws, and the properties that are about it
+_DRAWING = frozenset({"virtio-gpu-gl-pci", "virtio-gpu-gl-device", "virtio-vga-gl"})
+_NEEDS_GPU = ("blob", "venus", "hostmem")
+
+
 def _virtio(line: Line, name: str) -> str:
     return f"virtio-{name}-{'ccw' if line.family == 's390' else 'pci'}"
 
@@ -110,6 +115,10 @@ def read_parts(line: Line) -> None:
         props, json = to_props(argument)
         part = line.parts.add(Part("device", props, (argument,), json))
         _unalias(line, part)
+        if part.driver in _DRAWING and not line.has_gpu:
+            part.props = without(part.props, _NEEDS_GPU)
+            part.props["driver"] = part.driver.replace("-gl", "")
+            line.note("no GPU of this host can draw for the guest: its screen does without 3D", [argument])
         if part.driver == "ramfb" and line.is_old_riscv:
             part.props = {"driver": INSTEAD_OF_RAMFB}
             line.note("QEMU draws no ramfb on this machine; it gets another screen", [argument])

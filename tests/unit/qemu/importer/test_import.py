@@ -501,3 +501,13 @@ def test_a_microvm() -> None:
     assert made.domain.os.bios.useserial is None
     assert "virtio-rng-pci" in words(made)
     assert "rtc=on" in words(made)
+
+
+def test_a_card_that_draws_needs_a_gpu() -> None:
+    made = imported(
+        "qemu-system-aarch64 -M virt -device virtio-gpu-gl-pci,blob=on,venus=on -display gtk,gl=on"
+    )
+    (video,) = made.domain.devices.videos
+    assert video.model.acceleration.accel3d is None
+    assert "without 3D" in " ".join(made.account.notes)
+    assert "venus" not in made.domain.to_xml()
