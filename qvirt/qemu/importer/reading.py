@@ -428,6 +428,7 @@ def _finish(line: Line) -> Imported:
             line.note(
                 f"{name}={value} in the environment: the daemon's guests have an environment of their own"
             )
+    _forwards(line)
     if line.nographic and not line.domain.devices.graphics:
         line.account.note(
             "the screen and the terminal are gone; virsh console shows a serial port of type pty"
@@ -437,6 +438,23 @@ def _finish(line: Line) -> Imported:
     made = [part for part in line.parts.of("device") if part.driver != "q35-usb"]
     made += [part for part, _ in line.nodes if all(part is not known for known in made)]
     return Imported(line.domain, line.account, [(part, nodes.get(id(part))) for part in made])
+
+
+#: the host's port of a forward: hostfwd=tcp:ADDRESS:PORT-, or -redir tcp:PORT:
+_FORWARD = re.compile(r"hostfwd=(?:tcp|udp)?:[^:,]*:([0-9]+)-|^(?:tcp|udp):([0-9]+):")
+_FIRST_OF_ALL = 1024
+
+
+def _forwards(line: Line) -> None:
+    """Say of which ports of the host only root may make use."""
+    for argument in line.given("net", "nic", "netdev", "redir"):
+        for first, second in _FORWARD.findall(argument.value or ""):
+            if int(first or second) < _FIRST_OF_ALL:
+                line.note(
+                    f"port {first or second} of the host: the user QEMU runs as may not listen there, unless "
+                    "user in qemu.conf is root; take one from 1024 on",
+                    [argument],
+                )
 
 
 def emulator_target(path: str) -> tuple[str, bool]:

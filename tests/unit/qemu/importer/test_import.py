@@ -511,3 +511,12 @@ def test_a_card_that_draws_needs_a_gpu() -> None:
     assert video.model.acceleration.accel3d is None
     assert "without 3D" in " ".join(made.account.notes)
     assert "venus" not in made.domain.to_xml()
+
+
+def test_ports_that_only_root_may_have_are_named() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -redir tcp:80::80 -net nic"
+        " -net user,hostfwd=tcp:127.0.0.1:22-:22,hostfwd=udp::5353-:53"
+    )
+    notes = [note for note in made.account.notes if "of the host" in note]
+    assert [note.split(" of")[0] for note in notes] == ["port 80", "port 22"]
