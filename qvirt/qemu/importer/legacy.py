@@ -355,6 +355,9 @@ def _networks(line: Line) -> list[Part]:
         if type == "none":
             line.to_xml([argument], "no <interface>")
             continue
+        if type is None:
+            line.drop([argument], "it names no kind of network")
+            continue
         if argument.name == "nic":
             counter += 1
             cards += _nic(line, argument, props, counter)

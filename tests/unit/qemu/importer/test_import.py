@@ -520,3 +520,8 @@ def test_ports_that_only_root_may_have_are_named() -> None:
     )
     notes = [note for note in made.account.notes if "of the host" in note]
     assert [note.split(" of")[0] for note in notes] == ["port 80", "port 22"]
+
+
+def test_a_network_of_no_kind_is_dropped() -> None:
+    made = imported("qemu-system-x86_64 -nodefaults -net '' -nic vlan=1")
+    assert [entry.text for entry in made.account.dropped()] == ["it names no kind of network"] * 2
