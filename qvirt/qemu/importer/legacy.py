@@ -355,7 +355,7 @@ def _networks(line: Line) -> list[Part]:
         if type == "none":
             line.to_xml([argument], "no <interface>")
             continue
-        if type is None:
+        if not type:
             line.drop([argument], "it names no kind of network")
             continue
         if argument.name == "nic":
