@@ -64,6 +64,7 @@ class Channel:
         self._ending = False
         self._congested = False
         self._layer: Layer | None = None
+        self._has_sent = False
         self.unsent = 0
         """Bytes of output that the socket has not taken yet."""
         self.closed = False
@@ -165,11 +166,19 @@ class Channel:
             return
         if self.fault:
             return
+        self._has_sent = False
         if self._layer is not None:
             data = self._unwrap(self._layer, data)
-            if not data:
-                return
-        self._on_data(data)
+        if data:
+            self._on_data(data)
+        if self._reading and not self._has_sent:
+            # Of a peer that is gone without having read all, the loop (libuv) tells once, together with what
+            # it said last, and listens no more. Who answers finds out; nobody else would.
+            self._loop.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        if self._reading:
+            self._readable()
 
     def _unwrap(self, layer: Layer, data: bytes) -> bytes:
         reason = ""
@@ -234,6 +243,7 @@ class Channel:
             self._send_now(data)
 
     def _send_now(self, data: bytes) -> None:
+        self._has_sent = True
         try:
             sent = self._sock.send(data)
         except (BlockingIOError, InterruptedError):

@@ -197,7 +197,7 @@ class Buses:
         """
         error: Callable[[str], QvirtError] = XmlError if user else InternalError
         asked = place
-        if self.growing:
+        if self.growing and place.bus >= len(self.buses):
             number = self._grow(place.bus, needs)
             if number != place.bus:
                 place = place._replace(bus=number)

@@ -88,7 +88,7 @@ def virtio_type(base: str, dev: Device, model: str | None = None) -> str:
 def controller_alias(type: str, index: int, ctx: Context) -> str:
     """Return the alias of a controller. Raises InternalError when the domain has none of that index."""
     for known in ctx.domain.devices.controllers:
-        if getattr(known, "type", None) == type and (getattr(known, "index", None) or 0) == index:
+        if (known.index or 0) == index and known.type == type:
             name = known.alias.name
             if name:
                 return name
@@ -128,7 +128,7 @@ def _pci(dev: Device, where: PciAddress, ctx: Context) -> dict[str, JsonValue]:
 def _pci_bus(where: PciAddress, ctx: Context) -> str:
     index = where.bus or 0
     for known in ctx.domain.devices.controllers:
-        if known.type is not ControllerType.PCI or (known.index or 0) != index:
+        if (known.index or 0) != index or known.type is not ControllerType.PCI:
             continue
         name = known.alias.name or f"pci.{index}"
         if known.model == "pci-root" and ctx.domain.os.type.arch in ("ppc64", "ppc64le"):
