@@ -18,6 +18,7 @@ import os
 import shutil
 import signal
 import struct
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ TERM_WAIT = 3.0
 KILL_WAIT = 5.0
 #: seconds in which a helper that ends may be ahead of the QEMU it serves, whose end is why
 _AHEAD = 2.0
+_REAP_STEP = 0.002
 #: bytes of its last words an error repeats
 _TAIL = 2000
 
@@ -288,7 +290,7 @@ async def _died(domain: "Domain", running: Running, helper: Helper) -> None:
         if (orphan := _adopted(pid, began)) is not None:
             await _finish_off(orphan)
     # those that ended while we looked
-    await hv.files.run(helper.name, partial(_reap, helper.group))
+    await hv.files.run(helper.name, partial(_reap, helper.group, KILL_WAIT))
     await asyncio.wait([running.ended, *_process_of(running)], timeout=_AHEAD, return_when="FIRST_COMPLETED")
     if running.finishing or running.process is None or running.process.is_gone or helper.is_ending:
         return
@@ -348,7 +350,7 @@ async def _end(hv: "Hypervisor", helper: Helper) -> None:
     for process in (helper.process, *family):
         await _finish_off(process)
     # a child that ended before its parent became ours only then
-    await hv.files.run(helper.name, partial(_reap, helper.group))
+    await hv.files.run(helper.name, partial(_reap, helper.group, KILL_WAIT))
 
 
 async def _finish_off(process: Process) -> None:
@@ -385,11 +387,20 @@ def _direct_children(pid: int) -> Iterator[int]:
             yield from map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
 
 
-def _reap(group: int) -> None:
-    """Collect those of our children in a process group that have ended. Blocking."""
+def _reap(group: int, patience: float = 0.0) -> None:
+    """Collect those of our children in a process group that have ended. Blocking.
+
+    patience: seconds to wait for the others, which are ending. The kernel calls one dead when its first
+    thread is, and lets it be collected when its last one is.
+    """
+    end = time.monotonic() + patience
     with contextlib.suppress(ChildProcessError):
-        while group and os.waitpid(-group, os.WNOHANG)[0]:
-            pass
+        while group:
+            if os.waitpid(-group, os.WNOHANG)[0]:
+                continue
+            if time.monotonic() >= end:
+                return
+            time.sleep(_REAP_STEP)
 
 
 def _orphans(group: int) -> list[tuple[int, int]]:
