@@ -58,7 +58,22 @@ def finish_displays(line: Line) -> None:
         if line.domain.devices.serials and line.family in ("pc", "q35"):
             line.domain.os.bios.useserial = True
         line.to_xml(nographic, "no <graphics>")
+    _headless(line)
     _sound(line)
+
+
+def _headless(line: Line) -> None:
+    """Let a GPU draw for a card that needs one where a window did, which a daemon's guest does not have."""
+    devices = line.domain.devices
+    windows = [
+        argument
+        for argument in line.given("display")
+        if switch(dict(split_opts(argument.value or "", "type")).get("gl") or "off") is not False
+    ]
+    draws = any(video.model.acceleration.accel3d for video in devices.videos)
+    if windows and draws and line.has_gpu and not any(shown.gl is not None for shown in devices.graphics):
+        devices.graphics.append(Graphics(type="egl-headless"))
+        line.to_xml(windows, "<graphics type='egl-headless'>, which draws what the window did")
 
 
 _NO_WINDOW = "a daemon's guest has no window; <graphics type='vnc'/> or 'spice' would show its screen"
@@ -89,9 +104,6 @@ def _display(line: Line, argument: Argument) -> None:
     elif kind == "sdl" and _window(line, argument, props):
         return
     elif kind in _WINDOWS or kind.startswith("spice"):
-        if switch(props.get("gl") or "off") is not False and line.has_gpu:
-            line.domain.devices.graphics.append(Graphics(type="egl-headless"))
-            line.to_xml([argument], "<graphics type='egl-headless'>, which draws what the window did")
         line.drop([argument], _NO_WINDOW if kind in _WINDOWS else "a viewer is started by who looks")
     else:
         line.pass_on([argument], ["-display", argument.value or ""], "no XML")

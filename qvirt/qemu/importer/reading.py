@@ -13,6 +13,7 @@ from qvirt.model.devices import Devices
 from qvirt.model.devices.controller import Controller, ControllerType
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.memballoon import Memballoon
+from qvirt.model.devices.video import Video, VideoModel
 from qvirt.model.domain import Domain
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.context import BuildContext
@@ -394,6 +395,8 @@ def _unsaid(line: Line) -> None:
         )
     if not devices.memballoons:
         devices.memballoons.append(Memballoon(model="none"))
+    if devices.graphics and not devices.videos:
+        devices.videos.append(Video(model=VideoModel(type="none")))
     if not any(dev.type is ControllerType.USB for dev in devices.controllers) and line.arch != "s390x":
         devices.controllers.append(Controller(type=ControllerType.USB, index=0, model="none"))
     if domain.max_memory is not None and (domain.cpu is None or domain.cpu.numa is None):

@@ -525,3 +525,11 @@ def test_ports_that_only_root_may_have_are_named() -> None:
 def test_a_network_of_no_kind_is_dropped() -> None:
     made = imported("qemu-system-x86_64 -nodefaults -net '' -nic vlan=1")
     assert [entry.text for entry in made.account.dropped()] == ["it names no kind of network"] * 2
+
+
+def test_a_display_without_a_card_gets_none() -> None:
+    made = imported("qemu-system-x86_64 -nodefaults -vnc :3")
+    assert [video.model.type for video in made.domain.devices.videos] == ["none"]
+    ctx = pure.context(made.domain)
+    complete(made.domain, ctx)
+    assert [video.model.type for video in made.domain.devices.videos] == ["none"]
