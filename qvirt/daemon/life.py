@@ -110,6 +110,7 @@ class Daemon:
         self._loop = loop
         self._stop = asyncio.Event()
         self._notifier = Notifier(loop)
+        self._serving = asyncio.Event()
         # Before there are sockets to find us by: an unhandled SIGHUP would be our end.
         for number, action in (
             (signal.SIGTERM, self._stop.set),
@@ -118,6 +119,7 @@ class Daemon:
         ):
             loop.add_signal_handler(number, action)
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._end_reload)
             self._write_pid_file(stack)
             # Clients that come while the domains are read wait in the queue instead of failing.
             services = self._listen()
@@ -154,8 +156,10 @@ class Daemon:
             gc.enable()
             server.serve(services)
             admin.serve(admin_services)
+            self._serving.set()
             self._tell_ready()
             await self._stop.wait()
+            await self._end_reload()
             self._notifier.stopping()
 
     def _read_config(self) -> Config:
@@ -210,41 +214,45 @@ class Daemon:
         return {names[key]: str(value) for key, value in unused.items() if key in names}
 
     def _reload(self) -> None:
-        server = self._server
-        if server is not None:
-            self._notifier.reloading()
+        self._reloading = self._loop.create_task(self._reload_all(self._reloading))
+
+    async def _reload_all(self, before: asyncio.Task[None] | None) -> None:
+        """Read settings, rules and certificates again; those that are wrong stay as they were."""
+        # A start goes by the settings it began with.
+        await self._serving.wait()
+        if before is not None:
+            # Never two at once: what the older one has read must not win.
+            await asyncio.wait([before])
+        self._notifier.reloading()
+        server = self.servers[MAIN_NAMES[0]]
         try:
-            config = self._read_config()
-            if self._guard is not None:
-                self._guard.reload()
-            self._set_up_logging(config)
+            # Files may hang, and so may whoever knows the users that rules name.
+            self.config = await asyncio.to_thread(self._read_again)
         except QvirtError as error:
             log.error("the settings stay as they were: %s", error)
-            if server is not None:
-                self._notifier.ready()
-            return
-        self.config = config
-        if server is None:
-            # still starting: it goes by the new ones
-            return
-        server.set_config(config)
-        self.servers[ADMIN_SERVER].set_config(admin_config(config))
-        self.logging_changed()
-        if server.tls is None:
-            self._notifier.ready()
         else:
-            self._reloading = self._loop.create_task(self._reload_tls(server, self._reloading))
-
-    async def _reload_tls(self, server: Server, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            # Never two at once: the older one's certificates must not win.
-            await before
-        try:
-            await server.reload_tls()
-            log.info("certificates were read again")
-        except QvirtError as error:
-            log.error("the certificates stay as they were: %s", error)
+            server.set_config(self.config)
+            self.servers[ADMIN_SERVER].set_config(admin_config(self.config))
+            self.logging_changed()
+        if server.tls is not None:
+            try:
+                await server.reload_tls()
+                log.info("certificates were read again")
+            except QvirtError as error:
+                log.error("the certificates stay as they were: %s", error)
         self._notifier.ready()
+
+    def _read_again(self) -> Config:
+        config = self._read_config()
+        if self._guard is not None:
+            self._guard.reload()
+        self._set_up_logging(config)
+        return config
+
+    async def _end_reload(self) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
+            await asyncio.wait([self._reloading])
 
     def _write_pid_file(self, stack: contextlib.AsyncExitStack) -> None:
         if self.options.pid_file is not None:
