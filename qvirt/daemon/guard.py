@@ -44,9 +44,6 @@ DRIVER_NAMES: Final = {"nwfilter": "NWFilter"}
 EVENTS_WAITING: Final = 4096
 """Events of one client that may wait for a decision; one that lets more gather is dropped."""
 
-AT_ONCE: Final = 64
-"""Objects of a list that are decided at the same time."""
-
 _BY_RPC: Final = frozenset((8, 10, 14, 15))
 """Features of a connection that are not the driver's: no permission is needed to ask for them."""
 
@@ -134,7 +131,6 @@ class Guard:
         """started: tells when a process began."""
         self.policies = policies
         self._started = started
-        self._at_once = asyncio.Semaphore(AT_ONCE)
         self.deciding: set[asyncio.Task[None]] = set()
         """What sends clients their events, while any wait."""
 
@@ -225,8 +221,7 @@ class Guard:
         who = session.identity
 
         async def decide(key: str, question: Question) -> str | None:
-            async with self._at_once:
-                return key if await self.allows(who, question) else None
+            return key if await self.allows(who, question) else None
 
         shown: set[str] | None = None
         for rule in rules:

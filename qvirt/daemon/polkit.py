@@ -3,6 +3,7 @@
 One connection to the system's bus serves the whole daemon. Every question has a deadline.
 """
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from qvirt.api.session import Identity
@@ -19,6 +20,12 @@ DEADLINE: Final = 25.0
 
 PERSON_DEADLINE: Final = 300.0
 """Seconds a person has to answer a password prompt."""
+
+AT_ONCE: Final = 64
+"""Questions that may wait for their answers; a bus takes 128 of one connection."""
+
+PEOPLE_AT_ONCE: Final = 48
+"""The same where people may have to answer, so that they keep nobody else from asking."""
 
 _NAME: Final = "org.freedesktop.PolicyKit1"
 _PATH: Final = "/org/freedesktop/PolicyKit1/Authority"
@@ -55,6 +62,8 @@ class Polkit:
 
     def __init__(self, address: str | None = None) -> None:
         self._bus = Bus(address)
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._people = asyncio.Semaphore(PEOPLE_AT_ONCE)
 
     async def close(self) -> None:
         """Leave the bus."""
@@ -96,7 +105,12 @@ class Polkit:
             "(sa{sv})sa{ss}us",
             (("unix-process", process), action, details or {}, _INTERACTIVE if interactive else 0, ""),
         )
-        reply = await self._send(message, PERSON_DEADLINE if interactive else DEADLINE)
+        deadline = PERSON_DEADLINE if interactive else DEADLINE
+        try:
+            async with asyncio.timeout(deadline), self._people if interactive else self._turns:
+                reply = await self._send(message, deadline)
+        except TimeoutError:
+            raise Undecided(f"polkit did not answer within {deadline:g} s, nor those asked before") from None
         if reply.header.message_type is MessageType.error:
             raise Undecided(f"polkit: {reply.body[0] if reply.body else 'an error without words'}")
         authorized, challenge, said = reply.body[0]
