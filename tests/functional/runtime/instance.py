@@ -108,9 +108,9 @@ def instance() -> Iterator[Instance]:
         it.close()
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a test's coroutine, with an end."""
-    return asyncio.run(asyncio.wait_for(work, 120))
+def run(work: Coroutine[Any, Any, T], patience: float = 120.0) -> T:
+    """Run a test's coroutine, with an end. patience: seconds."""
+    return asyncio.run(asyncio.wait_for(work, patience))
 
 
 async def until(happened: Callable[[], object], what: str, patience: float = PATIENCE) -> None:

@@ -34,6 +34,9 @@ LIVE = DomainDeviceModifyFlags.LIVE
 #: more than any work has; the test fails if one has more
 MOST_STEPS = 40
 
+#: seconds for all steps, each of which starts a daemon and a guest or two
+PATIENCE = 600.0
+
 #: whom the image belongs to
 OWNER = 12345 if os.geteuid() == 0 else os.geteuid()
 
@@ -112,7 +115,7 @@ def test_killed_at_every_step(what: str) -> None:
                     return
         raise AssertionError("there are more steps than the test goes through")
 
-    run(scenario())
+    run(scenario(), PATIENCE)
 
 
 async def check_plugged(it: Instance, what: str) -> None:
@@ -274,4 +277,4 @@ def test_killed_while_plugging(what: str) -> None:
                     return
         raise AssertionError("there are more steps than the test goes through")
 
-    run(scenario())
+    run(scenario(), PATIENCE)
