@@ -14,6 +14,7 @@ from qvirt.client.aio import Connection
 from qvirt.errors import AuthFailed, QvirtError
 from qvirt.net.sasl import ClientExchange, Prompt, Properties, from_wire, to_wire
 from qvirt.rpc import packet, protocol
+from tests.support.carried import carry_all
 from tests.support.daemon import Daemon, make_root, wait_until
 from tests.support.raw import Raw
 from tests.support.remote import Pki, Port, wait_for_log, write_settings
@@ -101,6 +102,12 @@ def test_a_user_comes_in(site: Site, tmp_path: Path, transport: str, mechanism: 
     assert asyncio.run(ask(uri)) == "QEMU"
     bits = 128 if transport == "tcp" else 0
     wait_for_log(site.daemon, start, f"is 'fred', encryption of {bits} bits", 2)
+
+
+@pytest.mark.qemu
+def test_one_connection_carries_all(site: Site, tmp_path: Path) -> None:
+    file = auth_file(tmp_path / "auth.conf", "localhost", "fred")
+    asyncio.run(carry_all(site.uri("tcp", f"authfile={file}")))
 
 
 @pytest.mark.parametrize("transport", ["tcp", "tls", "unix"])

@@ -12,6 +12,7 @@ import pytest
 from qvirt.client.aio import Connection
 from qvirt.errors import InvalidArg, NoSupport, QvirtError, SystemError_
 from tests.support import sshd
+from tests.support.carried import carry_all
 from tests.support.daemon import Daemon, running_daemon, wait_until
 from tests.support.sshd import Sshd, our_helper, running_sshd
 from tests.wire.guests import guest_xml
@@ -111,35 +112,9 @@ def test_reading_only(host: Sshd, more: str) -> None:
 
 @pytest.mark.qemu
 def test_one_connection_carries_all(host: Sshd) -> None:
-    """A console, a picture of the screen and calls between them, by one ssh."""
     calls = host.folder / "calls"
     calls.write_text("")
-
-    async def work() -> None:
-        async with asyncio.timeout(100), await Connection.open(host.uri()) as connection:
-            domain = await connection.define_xml(guest_xml("carried"))
-            try:
-                await domain.create()
-                async with await connection.stream(
-                    "DOMAIN_OPEN_CONSOLE", dom=domain.handle, dev_name=None
-                ) as console:
-                    seen = b""
-                    while b"SeaBIOS" not in seen and b"iPXE" not in seen:
-                        seen += await console.read()
-                        assert await domain.is_active()
-                    async with await connection.stream(
-                        "DOMAIN_SCREENSHOT", dom=domain.handle, screen=0
-                    ) as screen:
-                        picture = b""
-                        while data := await screen.read():
-                            picture += data
-                    assert picture[:2] in (b"P6", b"\x89P")
-                assert await connection.type() == "QEMU"
-            finally:
-                await domain.destroy()
-                await domain.undefine()
-
-    asyncio.run(work())
+    asyncio.run(carry_all(host.uri()))
     assert len(calls.read_text().splitlines()) == 1
 
 

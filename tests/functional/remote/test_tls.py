@@ -17,6 +17,7 @@ from qvirt.client import uri as uris
 from qvirt.client.aio import Connection
 from qvirt.errors import AuthFailed, QvirtError
 from qvirt.net.authority import Authority
+from tests.support.carried import carry_all
 from tests.support.daemon import Daemon, make_root, wait_until
 from tests.support.remote import Pki, Port, days_from_now, listening_daemon, write_settings
 
@@ -47,8 +48,6 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 @pytest.fixture(scope="module")
 def site(pki: Pki) -> Iterator[Site]:
     with Port() as port, listening_daemon(f'tls_port = "{port.number}"\n' + pki.settings()) as daemon:
-        # While it is starting, SIGHUP has nothing to read again.
-        daemon.virsh("uri")
         yield Site(daemon, pki, port.number)
 
 
@@ -85,6 +84,11 @@ def test_virsh_works_as_at_home(site: Site, good: Path, host: str) -> None:
 )
 def test_our_client_works_as_at_home(site: Site, good: Path, more: str) -> None:
     assert asyncio.run(ask(site.uri(good, more=more))) == "QEMU"
+
+
+@pytest.mark.qemu
+def test_one_connection_carries_all(site: Site, good: Path) -> None:
+    asyncio.run(carry_all(site.uri(good)))
 
 
 def test_one_version_of_tls_only(pki: Pki, good: Path) -> None:
