@@ -26,7 +26,7 @@ _NOT_PERMITTED = re.compile(r"'(/[^']+)': Operation not permitted")
 
 async def said_of(domain: "Domain", running: Running, watch: Watch, said: str) -> str:
     """Return the kernel's side of a failure: '' where it has none, else lines, each after a line feed."""
-    found = await running.guard.refusals(watch)
+    found = await running.guard.refusals(watch, said)
     paths = list(dict.fromkeys(_NOT_PERMITTED.findall(said)))
     if paths and domain.hypervisor.cgroups.confines_devices:
         look = partial(_not_listed, running, paths)

@@ -218,13 +218,16 @@ class Guard:
         """See what the kernel refuses from now on, where a model has it keep records."""
         return Watch(wanted=any(model.records and model.words(self.guest) for model in self._models))
 
-    async def refusals(self, watch: Watch) -> list[str]:
-        """Return what was refused to the guest meanwhile, with what would allow it, a sentence each."""
+    async def refusals(self, watch: Watch, about: str = "") -> list[str]:
+        """Return what was refused to the guest meanwhile, with what would allow it, a sentence each.
+
+        about: QEMU's words; what they name comes alone, as a QEMU does without much that it is refused.
+        """
         found = await watch.denials(
             lambda denial: any(model.is_about(self.guest, denial) for model in self._models)
         )
         said = []
-        for denial in found:
+        for denial in [one for one in found if one.path and one.path in about] or found:
             model = next(model for model in self._models if model.is_about(self.guest, denial))
             remedy = model.remedy(self.guest, denial)
             said.append(f"{denial}: {remedy}" if remedy else str(denial))

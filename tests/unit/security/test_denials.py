@@ -80,7 +80,8 @@ def test_the_rule_that_would_allow_it(line: str, rule: str) -> None:
 def test_a_guest_is_told_of_its_own_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once each, the others' left out; a record that comes late is waited for."""
     monkeypatch.setattr(model, "confinement", lambda process: ("unconfined", ""))
-    lines = [[], [APPARMOR, APPARMOR.replace(UUID, "another"), APPARMOR]]
+    harmless = APPARMOR.replace("/srv/x.img", "/sys/devices/system/node/")
+    lines = [[], [harmless, APPARMOR, APPARMOR.replace(UUID, "another"), APPARMOR]]
 
     def source(watch: Watch) -> None:
         watch._read = lambda: iter(lines.pop(0) if lines else [])
@@ -91,7 +92,7 @@ def test_a_guest_is_told_of_its_own_refusals(tmp_path: Path, monkeypatch: pytest
 
     async def main() -> list[str]:
         with guard.watch() as watch:
-            return await guard.refusals(watch)
+            return await guard.refusals(watch, "Could not open '/srv/x.img'")
 
     assert asyncio.run(main()) == [
         f"apparmor refused open (rw) on '/srv/x.img' to 'libvirt-{UUID}': allow it with the rule "
