@@ -35,7 +35,13 @@ class DomainLog:
     def __init__(self, path: Path, *, timestamps: bool = True) -> None:
         """Open it for appending. Raises SystemError_."""
         try:
-            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            # QEMU's is for appending alone: a policy may let it do no more, and take another from it unseen
+            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                self._reading = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                os.close(self.fd)
+                raise
         except OSError as error:
             raise SystemError_(f"failed to create logfile {path}", error) from error
         self._timestamps = timestamps
@@ -75,13 +81,14 @@ class DomainLog:
         end = os.lseek(self.fd, 0, os.SEEK_END)
         # a log that was set aside meanwhile begins anew
         begin = max(self._begin if self._begin <= end else 0, end - TAIL_SIZE)
-        text = os.pread(self.fd, end - begin, begin).decode("utf-8", "replace")
+        text = os.pread(self._reading, end - begin, begin).decode("utf-8", "replace")
         return _PTY_NOTICE.sub("", text).strip()
 
     def close(self) -> None:
         """Close our descriptor; QEMU has its own."""
         if self.fd >= 0:
             os.close(self.fd)
+            os.close(self._reading)
             self.fd = -1
 
 

@@ -31,8 +31,8 @@ from qvirt.security.private_dev import Node
 #: what QEMU and the daemon say of a file they may not open, or label
 _REFUSED = re.compile(r"'(/[^']+)'[^']*: Permission denied")
 
-#: what is said of a QEMU that ended without a word, as one does that may not run the code it makes
-_SILENT = "printed nothing"
+#: what is said of a QEMU that may not run the code it makes, with or without a word of its own
+_NO_CODE = re.compile(r"printed nothing|jit buffer|translator buffer|code_gen_buffer")
 
 _DOMAINS = "virtual_domain_context"
 _IMAGES = "virtual_image_context"
@@ -301,7 +301,7 @@ class Selinux(Model):
         if context is None or not self.kernel.is_enforcing:
             return []
         found = [reason for path in _REFUSED.findall(said) for reason in self._guess(guest, path)]
-        if guest.type == "qemu" and _SILENT in said:
+        if guest.type == "qemu" and _NO_CODE.search(said):
             found += selinux_reasons.without_execmem(self.kernel, str(context))
         return list(dict.fromkeys(found))
 
