@@ -32,7 +32,7 @@ from qvirt.security.private_dev import Node
 _REFUSED = re.compile(r"'(/[^']+)'[^']*: Permission denied")
 
 #: what is said of a QEMU that may not run the code it makes, with or without a word of its own
-_NO_CODE = re.compile(r"printed nothing|jit buffer|translator buffer|code_gen_buffer")
+_NO_CODE = re.compile(r"printed nothing|mprotect failed|jit buffer|code_gen_buffer")
 
 _DOMAINS = "virtual_domain_context"
 _IMAGES = "virtual_image_context"
