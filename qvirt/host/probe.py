@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -111,18 +112,12 @@ async def _run(
     with contextlib.ExitStack() as undo:
         undo.callback(ours.close)
         with theirs:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *_command_line(emulator, accel, theirs.fileno()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                    env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-                )
-            except OSError as e:
-                raise SystemError_(f"cannot execute emulator '{emulator}'", e) from e
+            process = await _execute(
+                *_command_line(emulator, accel, theirs.fileno()),
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+            )
         undo.pop_all()
     try:
         answers, died_of = await _converse(ours, asked, skip)
@@ -132,6 +127,27 @@ async def _run(
     finally:
         _kill(process)
         await asyncio.shield(process.wait())
+
+
+async def _execute(
+    emulator: str, *words: str, stdout: int, stderr: int, pass_fds: Sequence[int] = ()
+) -> asyncio.subprocess.Process:
+    """Start an emulator that the kernel kills when we die: it would wait for ever for what nobody asks."""
+    try:
+        if not os.access(emulator, os.X_OK):
+            os.stat(emulator)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "KILL", "--", emulator, *words),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        )
+    except OSError as e:
+        raise SystemError_(f"cannot execute emulator '{emulator}'", e) from e
 
 
 async def _printed(process: asyncio.subprocess.Process) -> str:
@@ -209,18 +225,9 @@ async def read_texts(emulator: Path | str, *, deadline: float = PROBE_DEADLINE) 
 
 async def _print(emulator: str, *words: str) -> str:
     """Return what an emulator prints; some of it comes on stderr."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            emulator,
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        )
-    except OSError as e:
-        raise SystemError_(f"cannot execute emulator '{emulator}'", e) from e
+    process = await _execute(
+        emulator, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
     try:
         printed, _ = await process.communicate()
         return printed.decode("utf-8", "replace")

@@ -161,7 +161,6 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
     running.guard = await hv.guard(running)
     user = running.user
     scheduling.check_host(definition)
-    allowed = limits.limits_of(definition, hv.config)
     if hv.private_dev:
         running.give_private_dev()
     hv.background(hv.cgroups.wake(), "control groups")
@@ -193,6 +192,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         for interface in definition.devices.interfaces:
             await interfaces.reserve(domain, running, interface)
         plan = launch.survey(definition, ctx, made)
+        allowed = limits.limits_of(definition, hv.config)
         recipes = helper_kinds.recipes(domain, running, definition.devices.all(), ctx)
         helpers.reserve(running, recipes)
         mark.folders = [running.folder, *dict.fromkeys(plan.folders)]

@@ -92,7 +92,6 @@ def test_a_display_on_a_socket_of_its_own(daemon: Daemon) -> None:
     ("devices", "named"),
     [
         ("<vsock><cid auto='yes'/></vsock>", "<vsock>"),
-        ("<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>", "<tpm>"),
         ("<shmem name='a'><model type='ivshmem-plain'/></shmem>", "<shmem>"),
     ],
 )

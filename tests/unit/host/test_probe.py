@@ -1,7 +1,10 @@
 import asyncio
 import json
 import os
+import select
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -14,6 +17,7 @@ from qvirt.host.emulators import EmulatorTable, find_emulator
 from qvirt.host.kvm import kvm_usable
 from qvirt.host.probe import probe
 from qvirt.qemu.caps import Overview
+from tests.support.daemon import wait_until
 
 QEMU = shutil.which("qemu-system-x86_64")
 needs_qemu = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
@@ -161,6 +165,23 @@ def test_what_a_script_started_goes_with_it(tmp_path: Path) -> None:
             return
         time.sleep(0.01)
     raise AssertionError(f"process {pid} lives on")
+
+
+def test_an_emulator_dies_with_the_daemon_that_asks(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    said = f"echo $$ >{pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 1000\n"
+    emulator = script(tmp_path / "qemu", said)
+    code = f"import asyncio, qvirt.host.probe as p; asyncio.run(p.probe({str(emulator)!r}, kvm=False))"
+    with subprocess.Popen([sys.executable, "-c", code]) as daemon:
+        try:
+            wait_until(pid_file.exists, "the emulator runs")
+            pidfd = os.pidfd_open(int(pid_file.read_text()))
+        finally:
+            daemon.kill()
+    try:
+        assert select.select([pidfd], [], [], 10)[0], "the emulator lives on"
+    finally:
+        os.close(pidfd)
 
 
 def test_one_that_is_not_there(tmp_path: Path) -> None:
