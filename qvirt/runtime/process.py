@@ -106,6 +106,8 @@ class ExitWatch:
         """Raises ProcessLookupError."""
         self.pid = pid
         self.status: int | None = None
+        #: done when the process's parent has ended and left it to us; its status is the parent's before
+        self.left_to_us: asyncio.Future[None] | None = None
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self.fd = os.pidfd_open(pid)
@@ -118,6 +120,10 @@ class ExitWatch:
         poll.register(self.fd, select.POLLIN)
         if not poll.poll(0):
             log.warning("process %d was reported ended, but runs", self.pid)
+            return
+        if self.left_to_us is not None and not self.left_to_us.done():
+            self._loop.remove_reader(self.fd)
+            self.left_to_us.add_done_callback(lambda _: self._ended() if self.fd >= 0 else None)
             return
         with contextlib.suppress(ChildProcessError):
             _, self.status = os.waitpid(self.pid, os.WNOHANG)
@@ -205,6 +211,7 @@ class Process:
                 launcher.returncode = 0  # it is reaped by the watch, not by subprocess
                 return launcher.pid
 
+            left_to_us: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             making = asyncio.ensure_future(_in_own_thread(make))
             try:
                 await asyncio.shield(making)
@@ -214,8 +221,10 @@ class Process:
                     with contextlib.suppress(asyncio.CancelledError):
                         await asyncio.wait([making])
                 if making.exception() is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        ExitWatch(making.result())
+                    try:
+                        ExitWatch(making.result(), partial(left_to_us.set_result, None))
+                    except ProcessLookupError:
+                        left_to_us.set_result(None)
             answer_write.close()
             answer = await _read_line(answer_read.fd)
             if not answer.isdigit():
@@ -226,6 +235,7 @@ class Process:
                 if began is None:
                     raise ProcessLookupError(pid)
                 process = cls(pid, began)
+                process._watch.left_to_us = left_to_us
             except ProcessLookupError as error:
                 raise InternalError(f"the launcher of '{argv[0]}' ended before it was told to go") from error
             process._gate = gate_write.detach()
