@@ -90,7 +90,7 @@ def test_a_guest_that_cannot_be_taken_is_left_as_it_is(tmp_path: Path) -> None:
                "--transient-job")  # fmt: skip
         status = tmp_path / "run/qemu/g0.xml"
         # a copy that is being made goes on by itself, and libvirtd writes down when it is whole
-        wait_until(lambda: "state='ready'" in status.read_text(), "the copy is whole")
+        wait_until(lambda: " state='ready'" in status.read_text(), "the copy is whole")
         text, pid = status.read_text(), _pid(tmp_path, "g0")
 
         said = _change(tree, "--check", fails=True)
