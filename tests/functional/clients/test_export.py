@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import PATIENCE, Daemon, wait_until
+from tests.support.luks import luks_image
 from tests.support.netns import Namespace, namespace
 
 pytestmark = [pytest.mark.qemu, pytest.mark.virsh]
@@ -210,11 +211,7 @@ def test_a_script_runs_without_us_and_leaves_nothing(daemon: Daemon, folder: Pat
     path.chmod(0o755)
     (folder / "password").write_text("geheim")
     (folder / "passphrase").write_text("sesam")
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "luks", "--object", f"secret,id=it,file={folder}/passphrase",
-         "-o", "key-secret=it,iter-time=200", f"{folder}/locked.img", "1M"],
-        check=True, timeout=PATIENCE,
-    )  # fmt: skip
+    luks_image(folder / "locked.img", folder / "passphrase")
     (disk,) = set(re.findall(r"\bSECRET_LIBVIRT_\w+", made.stdout))
     with namespace() as net:
         net.ip("link", "add", "br0", "type", "bridge")
