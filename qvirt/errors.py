@@ -10,7 +10,7 @@ The numbers are virErrorNumber and virErrorDomain of libvirt's public API.
 
 from typing import ClassVar
 
-from qvirt.constants import ErrorDomain, ErrorLevel, ErrorNumber
+from qvirt.constants.error import ErrorDomain, ErrorLevel, ErrorNumber
 
 
 class QvirtError(Exception):

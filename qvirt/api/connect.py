@@ -7,7 +7,9 @@ from qvirt.api.flags import PlainInvalidArg, check_flags
 from qvirt.api.registry import SUB_DRIVERS, remote, remote_any, remote_early
 from qvirt.api.session import Identity, Session
 from qvirt.api.typed_params import WireParam, decode
-from qvirt.constants import ConnectFlags, ErrorDomain, TypedParameterType
+from qvirt.constants.common import TypedParameterType
+from qvirt.constants.error import ErrorDomain
+from qvirt.constants.host import ConnectFlags
 from qvirt.errors import AccessDenied, InternalError, InvalidArg, NoConnect
 from qvirt.record import replace
 

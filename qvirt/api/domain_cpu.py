@@ -8,9 +8,9 @@ from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import STRING_OKAY, WireParam, encode
-from qvirt.constants import DomainModificationImpact as Impact
-from qvirt.constants import DomainVcpuFlags as Vcpu
-from qvirt.constants import ErrorDomain
+from qvirt.constants.domain import DomainModificationImpact as Impact
+from qvirt.constants.domain import DomainVcpuFlags as Vcpu
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg, OperationUnsupported, RpcError
 
 _VCPUS_MAX: Final = 16384

@@ -6,8 +6,8 @@ from qvirt.api.flags import PlainInvalidArg, check_exclusive, check_flags
 from qvirt.api.handle import DomainHandle, Handle, find, handle
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
-from qvirt.constants import DomainCreateFlags, DomainDefineFlags
-from qvirt.constants import DomainUndefineFlags as Undefine
+from qvirt.constants.domain import DomainCreateFlags, DomainDefineFlags
+from qvirt.constants.domain import DomainUndefineFlags as Undefine
 from qvirt.errors import ArgumentUnsupported
 
 CREATE_FLAGS: Final = (

@@ -7,7 +7,7 @@ from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import STRING_OKAY, WireParam, encode_counted
-from qvirt.constants import TypedParameterType as Type
+from qvirt.constants.common import TypedParameterType as Type
 from qvirt.errors import RpcError
 from qvirt.runtime.records import Param
 

@@ -3,7 +3,7 @@
 from qvirt.api.handle import DomainHandle, uuid_text
 from qvirt.api.registry import remote, remote_any
 from qvirt.api.session import Session
-from qvirt.constants import DomainEventID
+from qvirt.constants.domain_event import DomainEventID
 
 
 @remote

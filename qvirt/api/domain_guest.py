@@ -7,8 +7,8 @@ from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, encode
-from qvirt.constants import DomainGetHostnameFlags, DomainSetTimeFlags, DomainSetUserPasswordFlags
-from qvirt.constants import DomainInterfaceAddressesSource as Source
+from qvirt.constants.domain import DomainGetHostnameFlags, DomainSetTimeFlags, DomainSetUserPasswordFlags
+from qvirt.constants.domain import DomainInterfaceAddressesSource as Source
 from qvirt.errors import ArgumentUnsupported, InvalidArg, RpcError
 
 _LIST_MAX: Final = 2048

@@ -6,7 +6,7 @@ from qvirt.api.flags import check_flags
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
-from qvirt.constants import DomainDeviceModifyFlags as Modify
+from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.runtime import hotplug
 
 _IMPACT: Final = Modify.LIVE | Modify.CONFIG

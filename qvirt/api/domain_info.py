@@ -7,8 +7,8 @@ from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam
-from qvirt.constants import DomainGetJobStatsFlags, DomainMessageType
-from qvirt.constants import DomainXMLFlags as Xml
+from qvirt.constants.domain import DomainGetJobStatsFlags, DomainMessageType
+from qvirt.constants.domain import DomainXMLFlags as Xml
 from qvirt.errors import OperationInvalid
 
 _XML_FLAGS: Final = Xml.SECURE | Xml.INACTIVE | Xml.UPDATE_CPU | Xml.MIGRATABLE

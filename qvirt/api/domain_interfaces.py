@@ -7,9 +7,9 @@ from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import STRING_OKAY, WireParam, decode, encode_counted
-from qvirt.constants import DomainModificationImpact as Impact
-from qvirt.constants import ErrorDomain
-from qvirt.constants import TypedParameterType as Type
+from qvirt.constants.common import TypedParameterType as Type
+from qvirt.constants.domain import DomainModificationImpact as Impact
+from qvirt.constants.error import ErrorDomain
 from qvirt.runtime import interface_limits
 from qvirt.runtime.records import Param
 

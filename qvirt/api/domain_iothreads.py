@@ -7,8 +7,8 @@ from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, decode
-from qvirt.constants import DomainModificationImpact as Impact
-from qvirt.constants import TypedParameterType as Type
+from qvirt.constants.common import TypedParameterType as Type
+from qvirt.constants.domain import DomainModificationImpact as Impact
 from qvirt.runtime import iothreads
 
 _IMPACT: Final = Impact.LIVE | Impact.CONFIG

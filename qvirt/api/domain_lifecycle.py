@@ -7,12 +7,13 @@ from qvirt.api.flags import PlainInvalidArg, check_flags
 from qvirt.api.handle import DomainHandle, Handle, find, handle
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
-from qvirt.constants import DomainCreateFlags, DomainDestroyFlags, KeycodeSet, NodeSuspendTarget
-from qvirt.constants import DomainLifecycle as Lifecycle
-from qvirt.constants import DomainLifecycleAction as Action
-from qvirt.constants import DomainModificationImpact as Impact
-from qvirt.constants import DomainRebootFlags as Reboot
-from qvirt.constants import DomainShutdownFlags as Shutdown
+from qvirt.constants.domain import DomainCreateFlags, DomainDestroyFlags, KeycodeSet
+from qvirt.constants.domain import DomainLifecycle as Lifecycle
+from qvirt.constants.domain import DomainLifecycleAction as Action
+from qvirt.constants.domain import DomainModificationImpact as Impact
+from qvirt.constants.domain import DomainRebootFlags as Reboot
+from qvirt.constants.domain import DomainShutdownFlags as Shutdown
+from qvirt.constants.host import NodeSuspendTarget
 from qvirt.errors import ArgumentUnsupported, InvalidArg
 
 _START_FLAGS: Final = (

@@ -7,8 +7,8 @@ from qvirt.api.flags import check_flags
 from qvirt.api.handle import Handle, handle, uuid_text
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
-from qvirt.constants import ConnectListAllDomainsFlags as Filter
-from qvirt.constants import DomainState
+from qvirt.constants.domain import ConnectListAllDomainsFlags as Filter
+from qvirt.constants.domain import DomainState
 from qvirt.errors import InvalidArg, RpcError
 from qvirt.runtime.domain import Domain
 

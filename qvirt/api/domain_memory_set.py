@@ -4,9 +4,9 @@ from qvirt.api.flags import check_flags
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
-from qvirt.constants import DomainMemoryModFlags as Mod
-from qvirt.constants import DomainModificationImpact as Impact
-from qvirt.constants import ErrorDomain
+from qvirt.constants.domain import DomainMemoryModFlags as Mod
+from qvirt.constants.domain import DomainModificationImpact as Impact
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg
 from qvirt.runtime import memory as memories
 

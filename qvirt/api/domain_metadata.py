@@ -6,9 +6,9 @@ from qvirt.api.flags import PlainInvalidArg, check_flags
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
-from qvirt.constants import DomainMetadataType as Kind
-from qvirt.constants import DomainModificationImpact as Impact
-from qvirt.constants import ErrorDomain
+from qvirt.constants.domain import DomainMetadataType as Kind
+from qvirt.constants.domain import DomainModificationImpact as Impact
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg
 
 _IMPACT: Final = Impact.LIVE | Impact.CONFIG

@@ -8,7 +8,8 @@ from qvirt.api.flags import check_flags
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
-from qvirt.constants import DomainCheckpointListFlags, DomainSnapshotListFlags
+from qvirt.constants.checkpoint import DomainCheckpointListFlags
+from qvirt.constants.snapshot import DomainSnapshotListFlags
 from qvirt.errors import QvirtError
 
 

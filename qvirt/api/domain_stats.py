@@ -8,8 +8,8 @@ from qvirt.api.handle import DomainHandle, Handle, handle, uuid_text
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, encode
-from qvirt.constants import ConnectGetAllDomainStatsFlags as Flag
-from qvirt.constants import DomainStatsTypes
+from qvirt.constants.domain import ConnectGetAllDomainStatsFlags as Flag
+from qvirt.constants.domain import DomainStatsTypes
 from qvirt.errors import ArgumentUnsupported, RpcError
 
 _FILTERS: Final = (

@@ -6,7 +6,7 @@ from qvirt.api.flags import check_flags
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session, Stream
-from qvirt.constants import DomainChannelFlags, DomainConsoleFlags, DomainOpenGraphicsFlags
+from qvirt.constants.domain import DomainChannelFlags, DomainConsoleFlags, DomainOpenGraphicsFlags
 from qvirt.errors import InvalidArg
 from qvirt.runtime.console import ConsoleStream
 

@@ -6,9 +6,9 @@ from qvirt.api.flags import PlainInvalidArg, check_exclusive, check_flags
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
-from qvirt.constants import DomainModificationImpact as Impact
-from qvirt.constants import DomainVcpuFlags as Vcpu
-from qvirt.constants import ErrorDomain
+from qvirt.constants.domain import DomainModificationImpact as Impact
+from qvirt.constants.domain import DomainVcpuFlags as Vcpu
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg
 from qvirt.runtime import pinning, vcpus
 from qvirt.xml.codecs import parse_cpuset

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal
 
 from qvirt.api.handle import handle, uuid_bytes
-from qvirt.constants import ConnectDomainQemuMonitorEventRegisterFlags as MonitorFlags
-from qvirt.constants import DomainEventID
+from qvirt.constants.domain_event import DomainEventID
+from qvirt.constants.qemu import ConnectDomainQemuMonitorEventRegisterFlags as MonitorFlags
 from qvirt.drivers.network.events import (
     NetworkEvent,
     NetworkEvents,

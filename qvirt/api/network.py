@@ -14,9 +14,9 @@ from qvirt.api.network_handle import (
     networks,
 )
 from qvirt.api.session import Session
-from qvirt.constants import ConnectListAllNetworksFlags as Filter
-from qvirt.constants import (
-    ErrorDomain,
+from qvirt.constants.error import ErrorDomain
+from qvirt.constants.network import ConnectListAllNetworksFlags as Filter
+from qvirt.constants.network import (
     NetworkCreateFlags,
     NetworkDefineFlags,
     NetworkMetadataType,

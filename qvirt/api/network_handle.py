@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 from qvirt.api.handle import uuid_bytes, uuid_text
 from qvirt.api.registry import Function, remote_of
 from qvirt.api.session import Session
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.drivers.network.driver import Networks
 from qvirt.drivers.network.network import Network
 from qvirt.errors import NoNetwork, NoSupport, QvirtError

@@ -16,8 +16,8 @@ from qvirt.api.network_handle import (
 )
 from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, decode, encode_counted
-from qvirt.constants import NetworkPortCreateFlags as Create
-from qvirt.constants import TypedParameterType as Type
+from qvirt.constants.common import TypedParameterType as Type
+from qvirt.constants.network import NetworkPortCreateFlags as Create
 from qvirt.errors import RpcError
 from qvirt.model.netdev import Bandwidth, Traffic
 from qvirt.runtime.records import Param

@@ -9,8 +9,10 @@ from qvirt.api.flags import PlainInvalidArg, check_flags
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, decode, encode_counted
-from qvirt.constants import ConnectBaselineCPUFlags, ConnectCompareCPUFlags, ErrorDomain, TypedParameterFlags
-from qvirt.constants import TypedParameterType as Type
+from qvirt.constants.common import TypedParameterFlags
+from qvirt.constants.common import TypedParameterType as Type
+from qvirt.constants.error import ErrorDomain
+from qvirt.constants.host import ConnectBaselineCPUFlags, ConnectCompareCPUFlags
 from qvirt.errors import (
     InternalError,
     OperationFailed,

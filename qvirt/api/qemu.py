@@ -4,8 +4,8 @@ from qvirt.api.flags import check_flags
 from qvirt.api.handle import DomainHandle, Handle, find, handle, uuid_text
 from qvirt.api.registry import qemu
 from qvirt.api.session import Session
-from qvirt.constants import ConnectDomainQemuMonitorEventRegisterFlags as MonitorEventFlags
-from qvirt.constants import DomainQemuAgentCommandTimeout, DomainQemuMonitorCommandFlags
+from qvirt.constants.qemu import ConnectDomainQemuMonitorEventRegisterFlags as MonitorEventFlags
+from qvirt.constants.qemu import DomainQemuAgentCommandTimeout, DomainQemuMonitorCommandFlags
 from qvirt.errors import InvalidArg
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from qvirt.constants import ErrorDomain, TypedParameterType
+from qvirt.constants.common import TypedParameterType
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ArgumentUnsupported, InvalidArg, RpcError
 from qvirt.runtime.records import Param, ParamValue
 

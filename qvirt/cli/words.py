@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from qvirt.constants import DomainState
+from qvirt.constants.domain import DomainState
 
 STATES: Final = (
     "no state",

@@ -22,7 +22,7 @@ from qvirt.client.domain import Domain, text_of
 from qvirt.client.events import Event, Events, Kind, Subscription
 from qvirt.client.session import Session, Values
 from qvirt.client.stream import Stream
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import AuthFailed, InvalidArg, QvirtError
 from qvirt.rpc import protocol
 from qvirt.rpc.packet import Packet

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from qvirt.client.uri import Uri
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigSyntax, SystemError_
 from qvirt.net.sasl import Answer, Prompt
 

@@ -8,7 +8,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg, QvirtError
 from qvirt.record import Record, field
 from qvirt.rpc import protocol

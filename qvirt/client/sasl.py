@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from qvirt.client.channel import Channel
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import AuthFailed
 from qvirt.net.sasl import CLIENT_MIN_SSF, Answer, ClientExchange, Properties, from_wire, to_wire
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from qvirt.client.channel import Channel
 from qvirt.client.stream import Stream
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, RpcError, SystemError_
 from qvirt.record import Record
 from qvirt.rpc import keepalive, packet

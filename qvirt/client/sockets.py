@@ -13,7 +13,7 @@ from typing import Final
 
 from qvirt.client.config import ClientConfig
 from qvirt.client.uri import Uri
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InvalidArg
 from qvirt.record import Record
 

@@ -14,7 +14,7 @@ from typing import Final
 from qvirt.client.channel import Lost, Received, SocketChannel
 from qvirt.client.config import ClientConfig
 from qvirt.client.uri import Uri, sub_uri
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg, NoSupport, SystemError_
 
 PROXIES: Final = ("auto", "netcat", "native")

@@ -6,7 +6,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Final, Protocol
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidStream, QvirtError, RpcError
 from qvirt.record import Record
 from qvirt.rpc import packet

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from qvirt.client.uri import PORTS, Uri
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import SystemError_
 
 CONNECT_TIMEOUT: Final = 60.0

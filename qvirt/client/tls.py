@@ -10,7 +10,7 @@ from typing import Final
 
 from qvirt.client.channel import RECEIVE, Lost, Received, SocketChannel
 from qvirt.client.uri import Uri
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import AuthFailed, InvalidArg, QvirtError, RpcError, SystemError_
 from qvirt.net import places, priority
 from qvirt.net.layer import LayerEnd, LayerError

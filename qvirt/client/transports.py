@@ -15,7 +15,7 @@ from qvirt.client import ssh, tcp, tls
 from qvirt.client.channel import Channel, SocketChannel
 from qvirt.client.sockets import MODES, Host, SocketChoice, choose
 from qvirt.client.uri import Uri
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, InvalidArg, SystemError_
 
 START_TIMEOUT: Final = 5.0

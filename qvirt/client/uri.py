@@ -8,7 +8,7 @@ The transport defaults to unix without a host and to tls with one (https://libvi
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, InvalidArg, NoConnect
 from qvirt.record import Record
 

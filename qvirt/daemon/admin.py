@@ -19,7 +19,8 @@ from qvirt.api.flags import check_flags
 from qvirt.api.registry import admin, admin_early
 from qvirt.api.session import Identity, Session
 from qvirt.api.typed_params import WireParam, decode
-from qvirt.constants import ErrorDomain, TypedParameterType
+from qvirt.constants.common import TypedParameterType
+from qvirt.constants.error import ErrorDomain
 from qvirt.daemon.client import Client, peer_identity
 from qvirt.daemon.config import Config
 from qvirt.daemon.listen import Service, close_all, listen_unix, make_folder

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from qvirt.constants import DomainEventStoppedDetailType as Stopped
-from qvirt.constants import DomainEventType
+from qvirt.constants.domain_event import DomainEventStoppedDetailType as Stopped
+from qvirt.constants.domain_event import DomainEventType
 from qvirt.daemon.config import Config
 from qvirt.errors import OperationUnsupported
 from qvirt.host.audit import VIRT_CONTROL, VIRT_MACHINE_ID, VIRT_RESOURCE, AuditSocket, encode

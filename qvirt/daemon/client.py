@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvirt.api.events import Message, Subscriptions
 from qvirt.api.session import Identity, Session
-from qvirt.constants import ConnectCloseReason
+from qvirt.constants.common import ConnectCloseReason
 from qvirt.daemon.channel import Channel
 from qvirt.daemon.dispatch import Entry
 from qvirt.daemon.encode_events import connection_closed, encode

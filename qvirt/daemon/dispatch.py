@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from qvirt.api import calls
 from qvirt.api.names import public_function
 from qvirt.api.registry import CALLS, Call, ProgramName
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.daemon.access import read_only_check
 from qvirt.daemon.call_log import traced
 from qvirt.daemon.guard import Guard

@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from qvirt.api.session import Identity
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.daemon.policy import Question, Undecided
 from qvirt.errors import AuthCancelled, AuthFailed, AuthUnavailable
 from qvirt.host.dbus import Bus, Unreachable, bus_address, has_library, listens

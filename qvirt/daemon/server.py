@@ -11,7 +11,7 @@ from typing import Final
 
 from qvirt.api.registry import ProgramName
 from qvirt.api.session import Instance
-from qvirt.constants import ConnectCloseReason
+from qvirt.constants.common import ConnectCloseReason
 from qvirt.daemon.auth import Authentication
 from qvirt.daemon.busypoll import BusyPoll
 from qvirt.daemon.client import Client

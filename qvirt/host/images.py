@@ -11,7 +11,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterable
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, SystemError_
 from qvirt.model.devices.disk import Disk
 from qvirt.model.storage_source import BACKING_FORMATS, BackingStore, ChainFormat, SourceType, StorageSource

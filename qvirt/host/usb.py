@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, OperationFailed
 from qvirt.host.sysfs import read_int
 from qvirt.model.devices.hostdev import Hostdev, UsbHostAddress

@@ -2,7 +2,7 @@
 
 import re
 
-from qvirt.constants import DomainXMLFlags
+from qvirt.constants.domain import DomainXMLFlags
 from qvirt.model.devices.audio import Audio
 from qvirt.model.devices.char import Channel
 from qvirt.model.devices.chardev import CharDevice

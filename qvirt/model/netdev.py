@@ -5,7 +5,7 @@ import re
 
 from lxml import etree
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, QvirtError, XmlDetail, XmlError
 from qvirt.xml.codecs import if_said, positive, string, uint, uuid, words, yes_no
 from qvirt.xml.fields import Attr, attr, child, children

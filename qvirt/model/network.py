@@ -10,7 +10,7 @@ from typing import cast
 
 from lxml import etree
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, NoName, QvirtError, XmlDetail, XmlError
 from qvirt.model.devices.address import PciAddress
 from qvirt.model.domain import Metadata

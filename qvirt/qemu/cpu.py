@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, CpuIncompatible, InternalError
 from qvirt.model.cpu import Cpu, CpuFeature, CpuModel, Vendor
 from qvirt.model.domain import Domain

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from lxml import etree
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.qemu.architectures import BY_NAME
 from qvirt.qemu.cpumodels import Compared, Comparison, CpuDescription, NamedCpu, Processor, ordered

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import OperationFailed
 from qvirt.model.cpu import Cpu, CpuFeature
 from qvirt.model.domain import Domain

@@ -7,7 +7,7 @@ ones it lacks ("disable"). Feature names are libvirt's; `to_qemu` and `from_qemu
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, InvalidArg, NoSupport, OperationFailed
 from qvirt.qemu.architectures import BY_NAME
 from qvirt.qemu.caps import AccelFacts, EmulatorCaps, ModelExpansion

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, XmlError
 from qvirt.model.devices import MAX_DEVICES
 from qvirt.model.devices.address import CcidAddress, DriveAddress, VirtioSerialAddress

@@ -8,7 +8,7 @@ forward plug it, their undoing played backward takes it out again.
 from collections.abc import Iterator, Sequence
 from typing import TypeVar, cast
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
     InternalError,

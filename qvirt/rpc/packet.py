@@ -9,7 +9,7 @@ from functools import cache
 from struct import Struct
 from typing import Final, NamedTuple
 
-from qvirt.constants import ErrorDomain, ErrorNumber
+from qvirt.constants.error import ErrorDomain, ErrorNumber
 from qvirt.errors import NoSupport, QvirtError, RpcError, SystemError_
 from qvirt.rpc import protocol
 from qvirt.rpc.types import Schema

@@ -13,13 +13,8 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from qvirt.constants import (
-    DomainEventStartedDetailType,
-    DomainEventType,
-    DomainRunningReason,
-    DomainState,
-    DomainXMLFlags,
-)
+from qvirt.constants.domain import DomainRunningReason, DomainState, DomainXMLFlags
+from qvirt.constants.domain_event import DomainEventStartedDetailType, DomainEventType
 from qvirt.errors import (
     DomainExists,
     OperationFailed,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvirt.constants import DomainChannelFlags, DomainConsoleFlags
+from qvirt.constants.domain import DomainChannelFlags, DomainConsoleFlags
 from qvirt.errors import InternalError, OperationFailed, OperationUnsupported, SystemError_
 from qvirt.model.devices.chardev import CharDevice
 from qvirt.runtime.running import Running

@@ -11,7 +11,7 @@ import time
 import uuid
 from pathlib import Path
 
-from qvirt.constants import DomainXMLFlags
+from qvirt.constants.domain import DomainXMLFlags
 from qvirt.errors import InvalidArg, OsType, SystemError_
 from qvirt.host.config import QemuConfig
 from qvirt.host.cpu import host_arch, read_cpu

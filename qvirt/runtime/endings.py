@@ -8,12 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvirt.constants import (
-    DomainEventStoppedDetailType,
-    DomainRunningReason,
-    DomainShutoffReason,
-    DomainState,
-)
+from qvirt.constants.domain import DomainRunningReason, DomainShutoffReason, DomainState
+from qvirt.constants.domain_event import DomainEventStoppedDetailType
 from qvirt.errors import QvirtError, SystemError_
 from qvirt.qemu.devices.base import ReachedResource
 from qvirt.qmp import commands

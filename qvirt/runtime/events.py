@@ -6,7 +6,7 @@ publishes; subscribers are called in the order they came, before publish returns
 
 from typing import ClassVar
 
-from qvirt.constants import DomainEventID
+from qvirt.constants.domain_event import DomainEventID
 from qvirt.drivers import events
 from qvirt.record import Record
 

@@ -6,12 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qvirt.constants import (
-    DomainGuestInfoTypes,
-    DomainState,
-    IPAddrType,
-    TypedParameterType,
-)
+from qvirt.constants.common import TypedParameterType
+from qvirt.constants.domain import DomainGuestInfoTypes, DomainState
+from qvirt.constants.network import IPAddrType
 from qvirt.errors import (
     AgentUnresponsive,
     ArgumentUnsupported,

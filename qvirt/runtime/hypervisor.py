@@ -9,7 +9,9 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from qvirt.constants import DomainEventStoppedDetailType, DomainShutoffReason, ErrorDomain
+from qvirt.constants.domain import DomainShutoffReason
+from qvirt.constants.domain_event import DomainEventStoppedDetailType
+from qvirt.constants.error import ErrorDomain
 from qvirt.drivers.network.driver import Networks
 from qvirt.errors import InternalError, NoDomain, OperationFailed, OperationInvalid, QvirtError
 from qvirt.host.config import QemuConfig, QemuUser, read_config

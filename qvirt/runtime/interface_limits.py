@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InvalidArg
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.domain import Domain as Definition

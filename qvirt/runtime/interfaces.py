@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from qvirt.constants import IPAddrType, NetworkEventLifecycleType
+from qvirt.constants.network import IPAddrType, NetworkEventLifecycleType
 from qvirt.drivers.network import plug, ports
 from qvirt.drivers.network.events import NetworkEvent, NetworkLifecycle
 from qvirt.drivers.network.plug import Connection

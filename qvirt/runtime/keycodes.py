@@ -7,7 +7,7 @@ import json
 from functools import cache
 from importlib import resources
 
-from qvirt.constants import KeycodeSet
+from qvirt.constants.domain import KeycodeSet
 
 #: libvirt's words for the code sets
 NAMES = {

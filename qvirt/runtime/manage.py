@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 
 from lxml import etree
 
-from qvirt.constants import (
-    DomainEventDefinedDetailType,
-    DomainEventType,
-    DomainEventUndefinedDetailType,
+from qvirt.constants.domain import (
     DomainLifecycle,
     DomainLifecycleAction,
     DomainMetadataType,
     DomainModificationImpact,
     DomainUndefineFlags,
-    ErrorDomain,
 )
+from qvirt.constants.domain_event import (
+    DomainEventDefinedDetailType,
+    DomainEventType,
+    DomainEventUndefinedDetailType,
+)
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
     InvalidArg,

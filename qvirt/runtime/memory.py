@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from qvirt.constants import DomainMemoryModFlags
+from qvirt.constants.domain import DomainMemoryModFlags
 from qvirt.errors import InvalidArg, OperationInvalid
 from qvirt.model.devices.memballoon import BalloonStats, Memballoon
 from qvirt.model.domain import Domain as Definition

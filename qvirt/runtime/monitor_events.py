@@ -9,12 +9,20 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qvirt.constants import (
-    ConnectDomainEventAgentLifecycleReason,
-    ConnectDomainEventBlockJobStatus,
+from qvirt.constants.domain import (
     DomainBlockJobType,
     DomainCrashedReason,
     DomainDiskErrorCode,
+    DomainPausedReason,
+    DomainPMSuspendedReason,
+    DomainRunningReason,
+    DomainShutdownReason,
+    DomainShutoffReason,
+    DomainState,
+)
+from qvirt.constants.domain_event import (
+    ConnectDomainEventAgentLifecycleReason,
+    ConnectDomainEventBlockJobStatus,
     DomainEventCrashedDetailType,
     DomainEventGraphicsAddressType,
     DomainEventGraphicsPhase,
@@ -31,12 +39,6 @@ from qvirt.constants import (
     DomainMemoryFailureActionType,
     DomainMemoryFailureFlags,
     DomainMemoryFailureRecipientType,
-    DomainPausedReason,
-    DomainPMSuspendedReason,
-    DomainRunningReason,
-    DomainShutdownReason,
-    DomainShutoffReason,
-    DomainState,
 )
 from qvirt.model.devices.disk import Disk
 from qvirt.qmp.wire import Event, JsonObject, unsigned

@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from qvirt.constants import TypedParameterType
+from qvirt.constants.common import TypedParameterType
 from qvirt.errors import InvalidArg, QvirtError, SystemError_
 from qvirt.host.perf import Counter
 from qvirt.model.domain import PERF_EVENTS, PerfEvent

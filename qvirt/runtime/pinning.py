@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from qvirt.constants import TypedParameterType
+from qvirt.constants.common import TypedParameterType
 from qvirt.errors import InternalError, InvalidArg, OperationInvalid, SystemError_
 from qvirt.host.cgroup_tuning import set_cpus
 from qvirt.model.cputune import EmulatorPin, IothreadPin, VcpuPin

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qvirt.constants import (
+from qvirt.constants.domain import (
     DomainPausedReason,
     DomainRebootFlags,
     DomainRunningReason,
     DomainShutdownFlags,
     DomainState,
     KeycodeSet,
-    NodeSuspendTarget,
 )
+from qvirt.constants.host import NodeSuspendTarget
 from qvirt.errors import (
     ArgumentUnsupported,
     InternalError,

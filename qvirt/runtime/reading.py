@@ -4,7 +4,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from qvirt.constants import (
+from qvirt.constants.common import TypedParameterType
+from qvirt.constants.domain import (
     DomainControlErrorReason,
     DomainControlState,
     DomainDiskErrorCode,
@@ -14,11 +15,10 @@ from qvirt.constants import (
     DomainMessageType,
     DomainState,
     DomainVcpuFlags,
-    ErrorDomain,
-    IPAddrType,
-    TypedParameterType,
     VcpuState,
 )
+from qvirt.constants.error import ErrorDomain
+from qvirt.constants.network import IPAddrType
 from qvirt.errors import InternalError, InvalidArg, NoHostname, OperationInvalid, SystemError_
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.interface import Interface, InterfaceType

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from lxml import etree
 
-from qvirt.constants import (
-    DomainEventStoppedDetailType,
+from qvirt.constants.domain import (
     DomainPausedReason,
     DomainRunningReason,
     DomainShutoffReason,
     DomainState,
     DomainXMLFlags,
 )
+from qvirt.constants.domain_event import DomainEventStoppedDetailType
 from qvirt.errors import QvirtError
 from qvirt.host.cgroup import Group, path_of_process
 from qvirt.host.persist import is_leftover, remove, write_atomic

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from qvirt.constants import DomainXMLFlags
+from qvirt.constants.domain import DomainXMLFlags
 from qvirt.errors import OperationTimeout
 from qvirt.host.cgroup import Group
 from qvirt.host.config import QemuUser

@@ -10,7 +10,7 @@ from typing import cast
 
 from lxml import etree
 
-from qvirt.constants import (
+from qvirt.constants.domain import (
     DomainCrashedReason,
     DomainPausedReason,
     DomainPMSuspendedReason,

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
-from qvirt.constants import DomainMemoryStatTags, DomainStatsTypes, TypedParameterType, VcpuState
+from qvirt.constants.common import TypedParameterType
+from qvirt.constants.domain import DomainMemoryStatTags, DomainStatsTypes, VcpuState
 from qvirt.errors import QvirtError
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvirt.constants import DomainUndefineFlags
+from qvirt.constants.domain import DomainUndefineFlags
 from qvirt.errors import ConfigUnsupported, OperationFailed, SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.model.devices.tpm import Tpm

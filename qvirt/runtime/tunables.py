@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qvirt.constants import TypedParameterType as Type
+from qvirt.constants.common import TypedParameterType as Type
 from qvirt.errors import InvalidArg, OperationInvalid, OperationUnsupported
 from qvirt.host import cgroup_tuning as knobs
 from qvirt.host.cgroup import Group

@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING
 
-from qvirt.constants import DomainVcpuFlags
+from qvirt.constants.domain import DomainVcpuFlags
 from qvirt.errors import (
     InternalError,
     InvalidArg,

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from lxml import etree
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import XmlDetail, XmlError, XmlInvalidSchema
 from qvirt.xml.node import Node, Reader, Unknown, at
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, TypeAlias, cast
 
 from lxml import etree
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg, QvirtError, XmlError
 from qvirt.xml import fields as f
 from qvirt.xml.codecs import Unfit, cpuset, positive

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.constants import DomainModificationImpact
+from qvirt.constants.domain import DomainModificationImpact
 from qvirt.errors import QvirtError
 from qvirt.host.conf import parse_conf
 from qvirt.host.config import QemuConfig, make_config

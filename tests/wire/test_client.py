@@ -14,7 +14,7 @@ import pytest
 from qvirt.client import blocking
 from qvirt.client.aio import Connection
 from qvirt.client.domain import Domain
-from qvirt.constants import DomainCreateFlags, DomainState
+from qvirt.constants.domain import DomainCreateFlags, DomainState
 from qvirt.errors import InvalidArg, NoDomain, OperationInvalid, QvirtError, SystemError_
 from tests.wire.guests import guest_xml
 

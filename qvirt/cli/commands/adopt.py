@@ -9,7 +9,7 @@ from typing import Final
 
 from qvirt.cli.command import Command, CommandError, Context, flag, place
 from qvirt.client.aio import Connection
-from qvirt.constants import DomainXMLFlags
+from qvirt.constants.domain import DomainXMLFlags
 from qvirt.errors import DomainExists, QvirtError
 from qvirt.record import replace
 

@@ -6,7 +6,7 @@ from typing import Final
 from qvirt.cli import console
 from qvirt.cli.command import DOMAIN, Command, CommandError, Context, flag, option
 from qvirt.client.domain import Domain
-from qvirt.constants import DomainConsoleFlags
+from qvirt.constants.domain import DomainConsoleFlags
 from qvirt.errors import QvirtError
 
 

@@ -6,7 +6,7 @@ import sys
 from typing import Final
 
 from qvirt.cli.command import DOMAIN, Command, CommandError, Context
-from qvirt.constants import DomainXMLFlags
+from qvirt.constants.domain import DomainXMLFlags
 
 #: seconds for looking at all files
 DEADLINE: Final = 60.0

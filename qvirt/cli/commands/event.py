@@ -12,7 +12,7 @@ from qvirt.cli.words import word
 from qvirt.client.aio import Connection
 from qvirt.client.domain import Domain
 from qvirt.client.events import Event, Subscription
-from qvirt.constants import DomainEventID as Id
+from qvirt.constants.domain_event import DomainEventID as Id
 from qvirt.errors import QvirtError
 
 NAMES: Final = (

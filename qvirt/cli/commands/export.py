@@ -5,7 +5,7 @@ from typing import Final
 
 from qvirt.cli.command import Command, CommandError, Context, flag, option, place
 from qvirt.cli.commands.lifecycle import read_file
-from qvirt.constants import DomainXMLFlags
+from qvirt.constants.domain import DomainXMLFlags
 from qvirt.errors import QvirtError
 
 

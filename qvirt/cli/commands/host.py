@@ -6,7 +6,7 @@ import qvirt
 from qvirt.cli.command import Command, CommandError, Context, flag, option, place
 from qvirt.cli.commands.lifecycle import read_file
 from qvirt.cli.words import version_text
-from qvirt.constants import DomainXMLFlags
+from qvirt.constants.domain import DomainXMLFlags
 from qvirt.errors import QvirtError
 
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from qvirt.cli.command import DOMAIN, Command, CommandError, Context, option
-from qvirt.constants import DomainInterfaceAddressesSource
+from qvirt.constants.domain import DomainInterfaceAddressesSource
 from qvirt.errors import QvirtError
 
 #: in the order in which they are believed

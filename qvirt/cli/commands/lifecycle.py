@@ -8,7 +8,7 @@ from typing import Final
 from qvirt.cli.command import DOMAIN, Argument, Command, CommandError, Context, flag, option, place
 from qvirt.cli.commands.console import attach
 from qvirt.client.domain import Domain
-from qvirt.constants import (
+from qvirt.constants.domain import (
     DomainCreateFlags,
     DomainDefineFlags,
     DomainDestroyFlags,

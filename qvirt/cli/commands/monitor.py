@@ -8,8 +8,8 @@ from qvirt.cli.command import DOMAIN, Command, CommandError, Context, flag
 from qvirt.cli.words import reason_word, state_word, yes_no
 from qvirt.client.aio import Connection
 from qvirt.client.domain import Domain
-from qvirt.constants import ConnectListAllDomainsFlags as Filter
-from qvirt.constants import DomainMetadataType, DomainXMLFlags
+from qvirt.constants.domain import ConnectListAllDomainsFlags as Filter
+from qvirt.constants.domain import DomainMetadataType, DomainXMLFlags
 from qvirt.errors import NoDomain, NoDomainMetadata, NoSupport
 
 _FILTERS: Final = (

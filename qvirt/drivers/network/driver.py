@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Self
 
-from qvirt.constants import NetworkEventLifecycleType as Event
-from qvirt.constants import NetworkMetadataType, NetworkUpdateFlags
+from qvirt.constants.network import NetworkEventLifecycleType as Event
+from qvirt.constants.network import NetworkMetadataType, NetworkUpdateFlags
 from qvirt.drivers.network import default, dnsmasq, leases, ports, running, store, update, validate
 from qvirt.drivers.network.events import NetworkEvents, NetworkLifecycle, NetworkMetadataChange
 from qvirt.drivers.network.network import Network, NetworkFolders, NetworkHost

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from qvirt.constants import NetworkEventID
+from qvirt.constants.network import NetworkEventID
 from qvirt.drivers.events import EventBus
 from qvirt.record import Record
 

@@ -7,7 +7,7 @@ those before the network's; of a pool the device with the fewest guests is taken
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, OperationInvalid, OperationUnsupported
 from qvirt.host.persist import write_atomic
 from qvirt.model.devices.interface import Actual, ActualSource, Interface, InterfaceSource, InterfaceType, Mac

@@ -5,9 +5,10 @@ from typing import TypeVar
 
 from lxml import etree
 
-from qvirt.constants import ErrorDomain, NetworkMetadataType
-from qvirt.constants import NetworkUpdateCommand as Command
-from qvirt.constants import NetworkUpdateSection as Section
+from qvirt.constants.error import ErrorDomain
+from qvirt.constants.network import NetworkMetadataType
+from qvirt.constants.network import NetworkUpdateCommand as Command
+from qvirt.constants.network import NetworkUpdateSection as Section
 from qvirt.drivers.network import validate, validate_ip
 from qvirt.errors import InvalidArg, NoNetworkMetadata, OperationInvalid, OperationUnsupported, XmlError
 from qvirt.model.domain import Metadata

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.drivers.network import validate_ip
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.netdev import parse_address

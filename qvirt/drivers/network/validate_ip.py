@@ -3,7 +3,7 @@
 import ipaddress
 import re
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, SystemError_, XmlError
 from qvirt.model.netdev import parse_address
 from qvirt.model.network import Network

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.audio import Audio
 from qvirt.model.devices.char import Channel, Console, Parallel, Serial, number_isa_ports

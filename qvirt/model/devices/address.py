@@ -2,7 +2,7 @@
 
 import re
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, XmlError
 from qvirt.xml.codecs import Codec, hex1, hex4, hex8, hexnum, on_off, string, uint
 from qvirt.xml.fields import attr, child, choice

@@ -1,6 +1,6 @@
 """``<audio>``: where the host sends and takes the guest's sound."""
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.device import Device
 from qvirt.xml.codecs import positive, string, uint, word, yes_no

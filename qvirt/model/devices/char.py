@@ -2,7 +2,7 @@
 
 import ipaddress
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.chardev import CharDevice
 from qvirt.xml.codecs import integer, refusing, string, uint

@@ -6,7 +6,7 @@ smartcard, redirdev, the egd rng.
 
 from typing import Protocol as Shape
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.device import Device
 from qvirt.xml.codecs import on_off, string, uint, word, yes_no

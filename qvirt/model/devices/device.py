@@ -7,7 +7,7 @@ import re
 
 from lxml import etree
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
 from qvirt.model.devices.address import Address, address
 from qvirt.xml.codecs import on_off, positive, string, uint, yes_no

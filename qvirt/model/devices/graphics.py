@@ -4,7 +4,7 @@ import re
 
 from lxml import etree
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, XmlError
 from qvirt.model.devices.device import Device
 from qvirt.xml.codecs import integer, string, uint, word, yes_no

@@ -1,6 +1,6 @@
 """``<hub>``: a USB hub."""
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError
 from qvirt.model.devices.device import Device
 from qvirt.xml.codecs import string

@@ -1,6 +1,6 @@
 """``<input>``: mouse, tablet, keyboard, and host input devices."""
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.xml.codecs import on_off, string

@@ -2,7 +2,7 @@
 
 import re
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.chardev import SOURCE_ATTRIBUTES, CharDevice, CharSource, Log, Protocol
 from qvirt.model.devices.device import Device

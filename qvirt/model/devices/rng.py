@@ -1,6 +1,6 @@
 """``<rng>``: a source of random numbers for the guest."""
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.chardev import SOURCE_ATTRIBUTES, CharSource, Log, Protocol, read_backend
 from qvirt.model.devices.device import Device, VirtioDriver

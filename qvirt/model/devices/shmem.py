@@ -1,6 +1,6 @@
 """``<shmem>``: memory shared between guests."""
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.device import Device
 from qvirt.model.memory import UNITS

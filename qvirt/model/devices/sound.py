@@ -1,6 +1,6 @@
 """``<sound>``: a sound card."""
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.graphics import AudioRef

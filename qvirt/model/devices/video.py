@@ -1,6 +1,6 @@
 """``<video>``: a graphics card."""
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.device import Device, VirtioDriver
 from qvirt.xml.codecs import Codec, refusing, string, uint, word, yes_no

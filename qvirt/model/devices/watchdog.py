@@ -1,6 +1,6 @@
 """``<watchdog>``: resets or reports a guest that stopped feeding it."""
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError
 from qvirt.model.devices.device import Device
 from qvirt.xml.codecs import string

@@ -6,7 +6,7 @@ libvirt's rules (docs: "PCI topology and hotplug", "PCI addresses in domain XML 
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, XmlError
 from qvirt.record import Record
 

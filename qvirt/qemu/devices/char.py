@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
     InternalError,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg
 from qvirt.model.devices.chardev import CharSource, HasChardev, Protocol
 from qvirt.model.devices.device import Device

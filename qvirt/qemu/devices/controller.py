@@ -5,7 +5,7 @@ PCI controllers have their own module, ``controller_pci``.
 
 from collections.abc import Callable, Iterator
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
     DeviceMissing,

@@ -6,7 +6,7 @@ Ports are given out by the runtime: it asks ``ports_needed`` and answers by ``se
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
     DeviceMissing,

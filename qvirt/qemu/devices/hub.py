@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.address import UsbAddress
 from qvirt.model.devices.hub import Hub

@@ -1,6 +1,6 @@
 """An ``<interface>`` of a running guest: what can be plugged and changed, in libvirt's sentences."""
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
     DeviceMissing,
     OperationFailed,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
     DeviceMissing,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import DeviceMissing, InternalError, OperationInvalid, QvirtError
 from qvirt.model.devices.redirdev import Redirdev, Redirfilter, UsbFilter
 from qvirt.qemu.context import BuildContext, Context

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.shmem import Shmem, ShmemModel, ShmemSize
 from qvirt.qemu.context import BuildContext, Context

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qvirt.constants import ErrorDomain
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, OperationFailed, XmlError
 from qvirt.model.devices.video import Video
 from qvirt.model.domain import Domain

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.constants import DomainDeviceModifyFlags as Modify
+from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.daemon.audit import Audit
 from qvirt.errors import QvirtError
 from qvirt.host.audit import VIRT_CONTROL, VIRT_MACHINE_ID, VIRT_RESOURCE, AuditSocket, encode

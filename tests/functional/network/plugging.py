@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from qvirt.constants import NetworkEventLifecycleType
+from qvirt.constants.network import NetworkEventLifecycleType
 from qvirt.drivers.network.driver import Networks
 from qvirt.drivers.network.events import NetworkEvents, NetworkLifecycle
 from qvirt.drivers.network.network import Network, NetworkFolders, NetworkHost

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qvirt.constants import DomainEventType
+from qvirt.constants.domain_event import DomainEventType
 from qvirt.runtime.events import DomainEvent, Lifecycle, MonitorEvent
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths

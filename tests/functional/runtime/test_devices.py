@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.constants import DomainXMLFlags
+from qvirt.constants.domain import DomainXMLFlags
 from qvirt.errors import (
     InternalError,
     InvalidArg,

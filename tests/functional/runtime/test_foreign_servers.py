@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.constants import DomainState
+from qvirt.constants.domain import DomainState
 from qvirt.errors import QvirtError
 from tests.functional.runtime.helping import helped
 from tests.functional.runtime.instance import Instance, instance, run, until

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from qvirt.constants import DomainRunningReason, DomainShutoffReason, DomainState
+from qvirt.constants.domain import DomainRunningReason, DomainShutoffReason, DomainState
 from qvirt.errors import OperationFailed
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import AgentLifecycle

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.constants import DomainModificationImpact, DomainState, DomainUndefineFlags
+from qvirt.constants.domain import DomainModificationImpact, DomainState, DomainUndefineFlags
 from qvirt.errors import InternalError, OperationFailed, OperationInvalid, OperationUnsupported, QvirtError
 from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qvirt.constants import DomainDeviceModifyFlags as Modify
+from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.errors import (
     ConfigUnsupported,
     DeviceMissing,

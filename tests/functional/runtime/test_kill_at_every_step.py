@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.constants import DomainDeviceModifyFlags, DomainState
+from qvirt.constants.domain import DomainDeviceModifyFlags, DomainState
 from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor

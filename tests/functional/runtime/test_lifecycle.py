@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.constants import (
+from qvirt.constants.domain import (
     DomainCrashedReason,
     DomainPausedReason,
     DomainRunningReason,

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from qvirt.constants import DomainPausedReason, DomainRunningReason, DomainShutoffReason, DomainState
+from qvirt.constants.domain import DomainPausedReason, DomainRunningReason, DomainShutoffReason, DomainState
 from qvirt.errors import OperationFailed
 from qvirt.runtime.hypervisor import Hypervisor
 from tests.functional.runtime.instance import Instance, Recorder, disk, document, instance, run, until

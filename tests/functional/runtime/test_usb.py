@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qvirt.constants import DomainDeviceModifyFlags as Modify
+from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.errors import DeviceMissing, InternalError, OperationFailed, OperationInvalid, QvirtError
 from qvirt.qemu.devices import hostdev
 from qvirt.qmp.client import Monitor

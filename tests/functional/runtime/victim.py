@@ -11,7 +11,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from qvirt.constants import DomainDeviceModifyFlags
+from qvirt.constants.domain import DomainDeviceModifyFlags
 from qvirt.runtime import hotplug
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths

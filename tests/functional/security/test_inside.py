@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qvirt.constants import DomainModificationImpact
+from qvirt.constants.domain import DomainModificationImpact
 from qvirt.errors import ConfigSyntax
 from qvirt.host import bpf
 from qvirt.host.conf import parse_conf

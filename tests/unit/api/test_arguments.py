@@ -8,7 +8,8 @@ from qvirt.api.domain_cpu import cpu_map
 from qvirt.api.domain_xml import command_text
 from qvirt.api.flags import check_exclusive, check_flags
 from qvirt.api.handle import uuid_bytes, uuid_text
-from qvirt.constants import ErrorNumber, TypedParameterType
+from qvirt.constants.common import TypedParameterType
+from qvirt.constants.error import ErrorNumber
 from qvirt.errors import ArgumentUnsupported, InternalError, InvalidArg, NoConnect, RpcError
 from qvirt.runtime.records import Param
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qvirt.constants import ErrorDomain, ErrorNumber
+from qvirt.constants.error import ErrorDomain, ErrorNumber
 from qvirt.errors import QvirtError
 from qvirt.rpc import packet, protocol
 from tests.unit.daemon.fakes import RawClient, running

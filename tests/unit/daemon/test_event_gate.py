@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from qvirt.api.events import EventHub, Message, Subscriptions
 from qvirt.api.session import Identity
-from qvirt.constants import DomainEventID
+from qvirt.constants.domain_event import DomainEventID
 from qvirt.daemon import guard as guard_module
 from qvirt.daemon.guard import Guard
 from qvirt.daemon.policy import Question

@@ -1,4 +1,4 @@
-from qvirt.constants import DomainXMLFlags
+from qvirt.constants.domain import DomainXMLFlags
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.model.live import format_domain
 

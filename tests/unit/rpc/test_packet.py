@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvirt import errors
-from qvirt.constants import ErrorDomain, ErrorNumber
+from qvirt.constants.error import ErrorDomain, ErrorNumber
 from qvirt.rpc import packet, protocol
 from qvirt.rpc.packet import Framer, Packet
 

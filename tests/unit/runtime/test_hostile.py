@@ -18,7 +18,7 @@ from qvirt.api import calls
 from qvirt.api.events import messages
 from qvirt.api.registry import CALLS
 from qvirt.api.typed_params import encode
-from qvirt.constants import DomainRunningReason, DomainState
+from qvirt.constants.domain import DomainRunningReason, DomainState
 from qvirt.daemon import encode_events
 from qvirt.errors import QvirtError, SystemError_
 from qvirt.model.domain import parse_live

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qvirt.constants import KeycodeSet
+from qvirt.constants.domain import KeycodeSet
 from qvirt.runtime.keycodes import to_qnum
 
 

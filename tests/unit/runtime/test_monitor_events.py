@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from qvirt.constants import DomainPausedReason, DomainRunningReason, DomainState
+from qvirt.constants.domain import DomainPausedReason, DomainRunningReason, DomainState
 from qvirt.model.domain import parse_live
 from qvirt.qmp.wire import Event, JsonObject
 from qvirt.runtime import events, monitor_events

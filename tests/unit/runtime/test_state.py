@@ -2,7 +2,7 @@
 
 import pytest
 
-from qvirt.constants import DomainPausedReason, DomainRunningReason, DomainState
+from qvirt.constants.domain import DomainPausedReason, DomainRunningReason, DomainState
 from qvirt.errors import QvirtError
 from qvirt.record import fields
 from qvirt.runtime.documents import header

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.constants import ErrorDomain
-from qvirt.constants import NetworkUpdateCommand as Command
+from qvirt.constants.error import ErrorDomain
+from qvirt.constants.network import NetworkUpdateCommand as Command
 from qvirt.drivers.network import update, validate
 from qvirt.errors import QvirtError
 from qvirt.model.network import Network, parse_network

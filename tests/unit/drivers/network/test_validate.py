@@ -2,8 +2,8 @@
 
 import pytest
 
-from qvirt.constants import NetworkUpdateCommand as Command
-from qvirt.constants import NetworkUpdateSection as Section
+from qvirt.constants.network import NetworkUpdateCommand as Command
+from qvirt.constants.network import NetworkUpdateSection as Section
 from qvirt.drivers.network import update, validate
 from qvirt.errors import QvirtError
 from qvirt.model.network import Network, parse_network
