@@ -15,7 +15,7 @@ async def takeover(context: Context) -> None:
         value = getattr(args, name)
         words += [f"--{name}", value] if value else []
     # the files are the daemons' own, and neither is to be asked: this works beside them
-    child = await asyncio.create_subprocess_exec(sys.executable, "-m", "qvirt.runtime.changeover", *words)
+    child = await asyncio.create_subprocess_exec(sys.executable, "-m", "qvirt.cli.changeover", *words)
     if await child.wait():
         raise CommandError("not all guests are ready" if args.check else "guests were not taken over")
 
