@@ -1,15 +1,11 @@
 """``qvirt acl why USER CALL [OBJECT]``: which permissions a call needs, and which rule decides each."""
 
-import asyncio
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
+from qvirt.cli import beside
 from qvirt.cli.command import Command, CommandError, Context, option, place
-
-#: seconds for reading settings and rules
-DEADLINE: Final = 60.0
 
 
 async def acl(context: Context) -> None:
@@ -18,26 +14,13 @@ async def acl(context: Context) -> None:
     if args.action != "why":
         raise CommandError(f"unknown action '{args.action}': use acl why USER CALL [OBJECT]")
     words = [_settings(args.settings), args.user, args.call, *(args.object or ())]
-    # the daemon's own reading of its settings, in a process of its own
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qvirt.daemon.why", *words),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(DEADLINE):
-            out, complaints = await child.communicate()
-    except TimeoutError:
-        child.kill()
-        await child.wait()
-        raise CommandError(f"the settings could not be read within {DEADLINE:g} s") from None
-    if out:
-        context.output.text(out.decode(errors="replace"))
-    if child.returncode == 1 and out:
+    answer = await beside.ask("qvirt.daemon.why", *words, late="the settings could not be read")
+    if answer.out:
+        context.output.text(answer.out)
+    if answer.status == 1 and answer.out:
         raise CommandError(f"{args.user} may not")
-    if child.returncode:
-        raise CommandError(complaints.decode(errors="replace").removeprefix("error: ").strip())
+    if answer.status:
+        raise CommandError(answer.said.removeprefix("error: "))
 
 
 def _settings(given: str | None) -> str:

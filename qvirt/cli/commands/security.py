@@ -1,14 +1,9 @@
 """``qvirt security explain DOMAIN``: what the guest's QEMU may touch, and the device that is the reason."""
 
-import asyncio
-import socket
-import sys
 from typing import Final
 
+from qvirt.cli import beside
 from qvirt.cli.command import DOMAIN, Command, CommandError, Context, place
-
-#: seconds for looking at all files
-DEADLINE: Final = 60.0
 
 
 async def security(context: Context) -> None:
@@ -17,27 +12,14 @@ async def security(context: Context) -> None:
         raise CommandError(f"unknown action '{context.args.action}', there is: explain")
     domain = await context.domain()
     connection = await context.connection()
-    if await connection.hostname() not in (socket.gethostname(), socket.getfqdn()):
-        raise CommandError("the files are on another machine: run this there")
+    await beside.need_files_here(connection)
     models = _models(await connection.capabilities())
     xml = (await domain.call("DOMAIN_GET_XML_DESC", flags=0)).xml
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qvirt.runtime.explain", models),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(DEADLINE):
-            out, said = await child.communicate(xml.encode("utf-8", "surrogateescape"))
-    except TimeoutError:
-        child.kill()
-        await child.wait()
-        raise CommandError(f"a file system did not answer within {DEADLINE:g} s") from None
-    for line in out.decode(errors="replace").splitlines():
+    answer = await beside.ask("qvirt.runtime.explain", models, text=xml, late="a file system did not answer")
+    for line in answer.out.splitlines():
         context.output.line(line)
-    if child.returncode:
-        raise CommandError(said.decode(errors="replace").strip() or "the document cannot be explained")
+    if answer.status:
+        raise CommandError(answer.said or "the document cannot be explained")
 
 
 def _models(capabilities: str) -> str:
