@@ -4,6 +4,7 @@ from typing import Final
 
 from qvirt.api.flags import PlainInvalidArg, check_flags
 from qvirt.api.handle import DomainHandle, find
+from qvirt.api.metadata import check_get, check_set
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.constants.domain import DomainMetadataType as Kind
@@ -19,10 +20,6 @@ def _check_kind(kind: int) -> None:
         raise InvalidArg(f"unknown metadata type '{kind}'", domain=ErrorDomain.DOMAIN)
 
 
-def _refuse(sentence: str) -> PlainInvalidArg:
-    return PlainInvalidArg(sentence, domain=ErrorDomain.DOMAIN)
-
-
 @remote
 async def domain_set_metadata(
     session: Session,
@@ -36,17 +33,7 @@ async def domain_set_metadata(
     """Set title, description or one application's element."""
     check_flags(flags, _IMPACT, "qemuDomainSetMetadata")
     _check_kind(type)
-    if type == Kind.ELEMENT:
-        if uri is None:
-            raise _refuse("uri in virDomainSetMetadata must not be NULL")
-        if metadata is not None and key is None:
-            raise _refuse("key in virDomainSetMetadata must not be NULL")
-    else:
-        if type == Kind.TITLE and metadata and "\n" in metadata:
-            raise _refuse("metadata title can't contain newlines")
-        for name, value in (("uri", uri), ("key", key)):
-            if value is not None:
-                raise _refuse(f"{name} in virDomainSetMetadata must be NULL")
+    check_set("Domain", type, metadata, key, uri)
     await find(session, dom).set_metadata(type, metadata, key, uri, flags)
 
 
@@ -57,10 +44,10 @@ async def domain_get_metadata(
     """Give title, description or one application's element."""
     check_flags(flags, _IMPACT, "qemuDomainGetMetadata")
     if flags == _IMPACT:
-        raise _refuse("Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive")
+        raise PlainInvalidArg(
+            "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive",
+            domain=ErrorDomain.DOMAIN,
+        )
     _check_kind(type)
-    if type == Kind.ELEMENT and uri is None:
-        raise _refuse("uri in virDomainGetMetadata must not be NULL")
-    if type != Kind.ELEMENT and uri is not None:
-        raise _refuse("uri in virDomainGetMetadata must be NULL")
+    check_get("Domain", type, uri)
     return await find(session, dom).metadata(type, uri, flags)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
-from qvirt.api.flags import PlainInvalidArg, check_flags
+from qvirt.api.flags import check_flags
 from qvirt.api.handle import uuid_text
+from qvirt.api.metadata import check_get, check_set
 from qvirt.api.network_handle import (
     NetworkHandle,
     NetworkName,
@@ -14,12 +15,10 @@ from qvirt.api.network_handle import (
     networks,
 )
 from qvirt.api.session import Session
-from qvirt.constants.error import ErrorDomain
 from qvirt.constants.network import ConnectListAllNetworksFlags as Filter
 from qvirt.constants.network import (
     NetworkCreateFlags,
     NetworkDefineFlags,
-    NetworkMetadataType,
     NetworkUpdateFlags,
     NetworkXMLFlags,
 )
@@ -212,10 +211,6 @@ def network_is_persistent(session: Session, net: NetworkHandle) -> int:
 # ---------------------------------------------------------------------- metadata
 
 
-def _refuse(sentence: str) -> PlainInvalidArg:
-    return PlainInvalidArg(sentence, domain=ErrorDomain.NETWORK)
-
-
 @network_call
 async def network_set_metadata(
     session: Session,
@@ -228,17 +223,7 @@ async def network_set_metadata(
 ) -> None:
     """Set title, description or one application's element."""
     check_flags(flags, _IMPACT, "networkSetMetadata")
-    if type == NetworkMetadataType.ELEMENT:
-        if uri is None:
-            raise _refuse("uri in virNetworkSetMetadata must not be NULL")
-        if metadata is not None and key is None:
-            raise _refuse("key in virNetworkSetMetadata must not be NULL")
-    else:
-        if type == NetworkMetadataType.TITLE and metadata and "\n" in metadata:
-            raise _refuse("metadata title can't contain newlines")
-        for name, value in (("uri", uri), ("key", key)):
-            if value is not None:
-                raise _refuse(f"{name} in virNetworkSetMetadata must be NULL")
+    check_set("Network", type, metadata, key, uri)
     await networks(session).set_metadata(find_network(session, network), type, metadata, key, uri, flags)
 
 
@@ -248,8 +233,5 @@ def network_get_metadata(
 ) -> str:
     """Give title, description or one application's element."""
     check_flags(flags, _IMPACT, "networkGetMetadata")
-    if type == NetworkMetadataType.ELEMENT and uri is None:
-        raise _refuse("uri in virNetworkGetMetadata must not be NULL")
-    if type != NetworkMetadataType.ELEMENT and uri is not None:
-        raise _refuse("uri in virNetworkGetMetadata must be NULL")
+    check_get("Network", type, uri)
     return networks(session).metadata(find_network(session, network), type, uri, flags)

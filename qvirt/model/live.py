@@ -128,19 +128,9 @@ def forget_live(dev: Device) -> None:
             if target is not None and (target.dev or "").startswith(GENERATED_TAPS):
                 target.dev = None
         case Disk():
-            _forget_disk(dev)
+            dev.unplug()
         case _:
             _forget_char(dev)
-
-
-def _forget_disk(disk: Disk) -> None:
-    disk.mirror = None
-    if disk.source is not None:
-        disk.source.index = None
-    store = disk.backing_store
-    while store is not None:
-        store.index = None
-        store = store.backing_store
 
 
 def _forget_char(dev: Device) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
-from qvirt.model.cpu import Cell, Numa
+from qvirt.model.cpu import Bandwidth, Cell, Latency, Numa
 from qvirt.model.domain import Domain
 from qvirt.model.numa import NumaMemory, NumaTune
 from qvirt.qemu.context import BuildContext, Context
@@ -185,33 +185,25 @@ def _latencies(numa: Numa) -> Iterator[Switch]:
     if numa.interconnects is None:
         return
     for latency in numa.interconnects.latencies:
-        yield KeyValue(
-            "numa",
-            {
-                "kind": "hmat-lb",
-                "initiator": latency.initiator,
-                "target": latency.target,
-                "hierarchy": _HIERARCHY[latency.cache or 0],
-                "data-type": f"{latency.type}-latency",
-                "latency": latency.value,
-            },
-            "kind",
-            origin=latency,
-        )
+        yield _between(latency, "latency", latency.value)
     for bandwidth in numa.interconnects.bandwidths:
-        yield KeyValue(
-            "numa",
-            {
-                "kind": "hmat-lb",
-                "initiator": bandwidth.initiator,
-                "target": bandwidth.target,
-                "hierarchy": _HIERARCHY[bandwidth.cache or 0],
-                "data-type": f"{bandwidth.type}-bandwidth",
-                "bandwidth": f"{bandwidth.value}K",
-            },
-            "kind",
-            origin=bandwidth,
-        )
+        yield _between(bandwidth, "bandwidth", f"{bandwidth.value}K")
+
+
+def _between(said: Latency | Bandwidth, what: str, value: JsonValue) -> Switch:
+    return KeyValue(
+        "numa",
+        {
+            "kind": "hmat-lb",
+            "initiator": said.initiator,
+            "target": said.target,
+            "hierarchy": _HIERARCHY[said.cache or 0],
+            "data-type": f"{said.type}-{what}",
+            what: value,
+        },
+        "kind",
+        origin=said,
+    )
 
 
 def _caches(known: list[Cell]) -> Iterator[Switch]:

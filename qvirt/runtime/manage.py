@@ -292,7 +292,7 @@ def _adopt(el: etree._Element, uri: str, old: str | None) -> None:
 
 def _replace(definition: Definition, uri: str, element: etree._Element | None) -> None:
     items = list(definition.metadata.items) if definition.metadata is not None else []
-    items = [item for item in items if _namespace(item) != uri]
+    items = [item for item in items if item.namespace != uri]
     if element is not None:
         items.append(Raw(element))
     if not items:
@@ -301,11 +301,6 @@ def _replace(definition: Definition, uri: str, element: etree._Element | None) -
     holder = Metadata()
     holder.items = items
     definition.metadata = holder
-
-
-def _namespace(item: Raw) -> str:
-    tag = item.tag
-    return tag[1:].partition("}")[0] if tag.startswith("{") else ""
 
 
 def _bare(item: Raw) -> str:
@@ -331,20 +326,17 @@ async def metadata(domain: "Domain", type: int, uri: str | None, flags: int) -> 
     definition = domain.live if live else await domain.definition()
     if type == kinds.TITLE:
         text = definition.title
-        missing = "Requested metadata element is not present"
     elif type == kinds.DESCRIPTION:
         text = definition.description
-        missing = "Requested metadata element is not present"
     elif type == kinds.ELEMENT:
         text = None
-        missing = "Requested metadata element is not present"
         for item in definition.metadata.items if definition.metadata is not None else []:
-            if _namespace(item) == uri:
+            if item.namespace == uri:
                 text = _bare(item)
     else:
         raise InvalidArg(f"unknown metadata type {type}", domain=ErrorDomain.DOMAIN)
     if text is None:
-        raise NoDomainMetadata(missing, domain=ErrorDomain.DOMAIN)
+        raise NoDomainMetadata("Requested metadata element is not present", domain=ErrorDomain.DOMAIN)
     return text
 
 

@@ -217,18 +217,18 @@ def _watchdog(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 
 def _suspend(domain: "Domain", running: Running, data: JsonObject) -> None:
-    domain.publish(events.PmSuspend(domain.ref))
-    if domain.state == DomainState.RUNNING:
-        domain.set_state(DomainState.PMSUSPENDED, DomainPMSuspendedReason.UNKNOWN)
-        _lifecycle(domain, DomainEventType.PMSUSPENDED, DomainEventPMSuspendedDetailType.MEMORY)
-        domain.save_soon()
+    _asleep(domain, events.PmSuspend(domain.ref), DomainEventPMSuspendedDetailType.MEMORY)
 
 
 def _suspend_disk(domain: "Domain", running: Running, data: JsonObject) -> None:
-    domain.publish(events.PmSuspendDisk(domain.ref))
+    _asleep(domain, events.PmSuspendDisk(domain.ref), DomainEventPMSuspendedDetailType.DISK)
+
+
+def _asleep(domain: "Domain", event: events.DomainEvent, detail: int) -> None:
+    domain.publish(event)
     if domain.state == DomainState.RUNNING:
         domain.set_state(DomainState.PMSUSPENDED, DomainPMSuspendedReason.UNKNOWN)
-        _lifecycle(domain, DomainEventType.PMSUSPENDED, DomainEventPMSuspendedDetailType.DISK)
+        _lifecycle(domain, DomainEventType.PMSUSPENDED, detail)
         domain.save_soon()
 
 

@@ -302,20 +302,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
         await _gone(domain, running, status)
         return
     try:
-        running.link = await Monitor.connect(
-            status.monitor,
-            name=domain.name,
-            on_event=partial(lifecycle.monitor_event, domain, running),
-            on_closed=partial(lifecycle.monitor_closed, domain, running),
-            deadline=FIRST_DEADLINE,
-            making=running.guard.making(ours=True),
-        )
-        async with asyncio.timeout(FIRST_DEADLINE):
-            word = await live.after_reconnect(domain, running)
-            await vcpus.after_reconnect(running)
-            await iothreads.after_reconnect(running)
-            await cgroups.after_reconnect(domain, running)
-            await hotplug.after_reconnect(domain, running)
+        word = await _reach(domain, running, FIRST_DEADLINE)
     except (QvirtError, TimeoutError) as error:
         if isinstance(error, QmpError) or process.is_gone:
             log.error("domain '%s': QEMU refused a question: %s", domain.name, error)
@@ -332,6 +319,28 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
         hv.background(domain.destroy(), f"autodestroy of {domain.name}")
     await domain.save_status()
     hv.checkpoint("reconnected")
+
+
+async def _reach(domain: Domain, running: Running, deadline: float) -> str:
+    """Connect to a QEMU that runs, and ask what may have changed; returns its run state.
+
+    deadline: seconds for the connection, and again for the answers. Raises QvirtError, TimeoutError.
+    """
+    running.link = await Monitor.connect(
+        running.monitor_path,
+        name=domain.name,
+        on_event=partial(lifecycle.monitor_event, domain, running),
+        on_closed=partial(lifecycle.monitor_closed, domain, running),
+        deadline=deadline,
+        making=running.guard.making(ours=True),
+    )
+    async with asyncio.timeout(deadline):
+        word = await live.after_reconnect(domain, running)
+        await vcpus.after_reconnect(running)
+        await iothreads.after_reconnect(running)
+        await cgroups.after_reconnect(domain, running)
+        await hotplug.after_reconnect(domain, running)
+    return word
 
 
 async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
@@ -433,20 +442,7 @@ async def _try_again(hv: "Hypervisor", domain: Domain, running: Running) -> None
         if running.link is not None:
             running.link.close()
         try:
-            running.link = await Monitor.connect(
-                running.monitor_path,
-                name=domain.name,
-                on_event=partial(lifecycle.monitor_event, domain, running),
-                on_closed=partial(lifecycle.monitor_closed, domain, running),
-                deadline=RECONNECT_DEADLINE,
-                making=running.guard.making(ours=True),
-            )
-            async with asyncio.timeout(RECONNECT_DEADLINE):
-                word = await live.after_reconnect(domain, running)
-                await vcpus.after_reconnect(running)
-                await iothreads.after_reconnect(running)
-                await cgroups.after_reconnect(domain, running)
-                await hotplug.after_reconnect(domain, running)
+            word = await _reach(domain, running, RECONNECT_DEADLINE)
         except (QvirtError, TimeoutError) as error:
             log.warning("domain '%s' still does not answer: %s", domain.name, error)
             continue

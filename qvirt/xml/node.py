@@ -54,6 +54,11 @@ class Raw:
         return str(self.element.tag)
 
     @property
+    def namespace(self) -> str:
+        """The URI of the element's namespace, '' without."""
+        return self.tag[1:].partition("}")[0] if self.tag.startswith("{") else ""
+
+    @property
     def line(self) -> int:
         """The line of the source document the element began on."""
         return line_of(self.element)

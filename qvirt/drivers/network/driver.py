@@ -8,7 +8,8 @@ import asyncio
 import logging
 import random
 import uuid as _uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Self
 
@@ -219,34 +220,32 @@ class Networks:
             raise OperationFailed(f"network '{document.name}' already exists with uuid {same_name.uuid}")
         return None
 
-    def _claim_or_new(self, document: Document) -> tuple[Network, bool]:
-        network = self._claim(document)
-        if network is not None:
-            return network, False
-        network = Network(self.host, document.name, document.uuid or "")
-        self._add(network)  # from here on nobody else can take the name
-        return network, True
+    @asynccontextmanager
+    async def _claimed(self, document: Document) -> AsyncIterator[Network]:
+        """Give, locked, the network a document is about; a new one that came to nothing is forgotten."""
+        try:
+            network, is_new = self._claim(document), False
+            if network is None:
+                network, is_new = Network(self.host, document.name, document.uuid or ""), True
+                self._add(network)  # from here on nobody else can take the name
+            try:
+                async with network.lock:
+                    yield network
+            except BaseException:
+                if is_new and not network.persistent and not network.active:
+                    await asyncio.shield(self._forget(network))
+                raise
+        finally:
+            self._named.pop(document.name, None)
 
     async def define(self, xml: str, *, validated: bool = False) -> Network:
         """Keep a definition (virNetworkDefineXMLFlags); an existing one is replaced."""
         document = await self._read(xml, validated=validated)
-        try:
-            network, is_new = self._claim_or_new(document)
-        except QvirtError:
-            self._named.pop(document.name, None)
-            raise
-        try:
-            async with network.lock:
-                await self._save(document)
-                network.definition = document
-                self._add(network)
-                self._tell(network, Event.DEFINED)
-        except BaseException:
-            if is_new and not network.persistent and not network.active:
-                self._remove(network)
-            raise
-        finally:
-            self._named.pop(document.name, None)
+        async with self._claimed(document) as network:
+            await self._save(document)
+            network.definition = document
+            self._add(network)
+            self._tell(network, Event.DEFINED)
         return network
 
     async def undefine(self, network: Network) -> None:
@@ -289,23 +288,11 @@ class Networks:
     async def create(self, xml: str, *, validated: bool = False) -> Network:
         """Start a transient network (virNetworkCreateXMLFlags), or a defined one with this document."""
         document = await self._read(xml, validated=validated)
-        try:
-            network, is_new = self._claim_or_new(document)
-        except QvirtError:
-            self._named.pop(document.name, None)
-            raise
-        try:
-            async with network.lock:
-                if network.active:
-                    raise OperationInvalid(f"network is already active as '{network.name}'")
-                self._add(network)
-                await self._start(network, document)
-        except BaseException:
-            if is_new and not network.persistent and not network.active:
-                await asyncio.shield(self._forget(network))
-            raise
-        finally:
-            self._named.pop(document.name, None)
+        async with self._claimed(document) as network:
+            if network.active:
+                raise OperationInvalid(f"network is already active as '{network.name}'")
+            self._add(network)
+            await self._start(network, document)
         return network
 
     async def start(self, network: Network) -> None:

@@ -77,6 +77,25 @@ def _insert(items: list[N], item: N, command: int) -> None:
     items.insert(0 if command == Command.ADD_FIRST else len(items), item)
 
 
+def _add_or_delete(
+    items: list[N], item: N, command: int, found: int | None, *, there: str, missing: str
+) -> None:
+    """Add what must not be there yet, or delete what must be.
+
+    found: where the one that is meant stands; there, missing: the refusals.
+    """
+    if command in _ADDS:
+        if found is not None:
+            raise OperationInvalid(there)
+        _insert(items, item, command)
+    elif command == Command.DELETE:
+        if found is None:
+            raise OperationInvalid(missing)
+        del items[found]
+    else:
+        raise _unknown(command)
+
+
 def _ip(network: Network, parent: int) -> NetworkIp:
     """Return the ``<ip>`` that is meant: by its index, else the one with DHCP, else the first."""
     if parent >= 0:
@@ -132,17 +151,7 @@ def _dhcp_host(network: Network, command: int, parent: int, xml: str, used: Used
 
     mac, called, address = host.mac or "unknown", host.name or "unknown", host.ip or "unknown"
     if command == Command.MODIFY:
-        found = next(
-            (
-                i
-                for i, other in enumerate(hosts)
-                if (host.mac is not None and _same_mac(host.mac, other.mac))
-                or (host.name is not None and host.name == other.name)
-                or (host.id is not None and host.id == other.id)
-                or (host.ip is not None and host.ip == other.ip)
-            ),
-            None,
-        )
+        found = next((i for i, other in enumerate(hosts) if touches(other)), None)
         if found is None:
             raise OperationInvalid(
                 f"couldn't locate an existing dhcp host entry with \"mac='{mac}'\" \"name='{called}'\" "
@@ -193,18 +202,15 @@ def _dhcp_range(network: Network, command: int, parent: int, xml: str, used: Use
     found = next((i for i, r in enumerate(ranges) if (r.start, r.end) == (range_.start, range_.end)), None)
     if command in _ADDS:
         _only_one(network, ip)
-        if found is not None:
-            raise OperationInvalid(
-                f"there is an existing dhcp range entry in network '{name}' that matches "
-                f"\"<range start='{range_.start}' end='{range_.end}'/>\""
-            )
-        _insert(ranges, range_, command)
-    elif command == Command.DELETE:
-        if found is None:
-            raise OperationInvalid(f"couldn't locate a matching dhcp range entry in network '{name}'")
-        del ranges[found]
-    else:
-        raise _unknown(command)
+    _add_or_delete(
+        ranges,
+        range_,
+        command,
+        found,
+        there=f"there is an existing dhcp range entry in network '{name}' that matches "
+        f"\"<range start='{range_.start}' end='{range_.end}'/>\"",
+        missing=f"couldn't locate a matching dhcp range entry in network '{name}'",
+    )
 
 
 # ------------------------------------------------------------ forward, port groups
@@ -367,22 +373,15 @@ def _dns_txt(network: Network, command: int, parent: int, xml: str, used: Used) 
             f"missing required value attribute in DNS TXT record named '{txt.name}' of network {name}"
         )
     txts = network.dns.txts
-    found = next(
-        (i for i, other in enumerate(txts) if other.name == txt.name),
-        None,
+    found = next((i for i, other in enumerate(txts) if other.name == txt.name), None)
+    _add_or_delete(
+        txts,
+        txt,
+        command,
+        found,
+        there=f"there is already a DNS TXT record with name '{txt.name}' in network {name}",
+        missing=f"couldn't locate a matching DNS TXT record in network {name}",
     )
-    if command in _ADDS:
-        if found is not None:
-            raise OperationInvalid(
-                f"there is already a DNS TXT record with name '{txt.name}' in network {name}"
-            )
-        _insert(txts, txt, command)
-    elif command == Command.DELETE:
-        if found is None:
-            raise OperationInvalid(f"couldn't locate a matching DNS TXT record in network {name}")
-        del txts[found]
-    else:
-        raise _unknown(command)
 
 
 _SECTIONS: dict[int, Callable[[Network, int, int, str, Used], None]] = {
@@ -413,7 +412,9 @@ def set_metadata(network: Network, kind: int, text: str | None, key: str | None,
 
 def _set_element(network: Network, text: str | None, key: str | None, uri: str) -> None:
     items = [
-        item for item in (network.metadata.items if network.metadata is not None else []) if _uri(item) != uri
+        item
+        for item in (network.metadata.items if network.metadata is not None else [])
+        if item.namespace != uri
     ]
     if text is not None:
         element = parse_element(text, "(metadata_xml)")
@@ -427,10 +428,6 @@ def _set_element(network: Network, text: str | None, key: str | None, uri: str) 
         network.metadata.items = items
 
 
-def _uri(item: Raw) -> str:
-    return item.tag[1:].partition("}")[0] if item.tag.startswith("{") else ""
-
-
 def get_metadata(network: Network, kind: int, uri: str | None) -> str:
     """Return title, description or an element. Raises NoNetworkMetadata, InvalidArg."""
     if kind == NetworkMetadataType.TITLE:
@@ -442,7 +439,7 @@ def get_metadata(network: Network, kind: int, uri: str | None) -> str:
     elif kind == NetworkMetadataType.ELEMENT:
         what = "Requested metadata element is not present"
         items = network.metadata.items if network.metadata is not None else []
-        item = next((item for item in items if _uri(item) == uri), None)
+        item = next((item for item in items if item.namespace == uri), None)
         if item is None:
             raise NoNetworkMetadata(what)
         return etree.tostring(_plain(item.element), encoding="unicode", with_tail=False)

@@ -270,6 +270,16 @@ class Disk(Device, tag="disk"):
             yield top
             yield from images_below(self.backing_store)
 
+    def unplug(self) -> None:
+        """Drop what only the XML of a running domain says."""
+        self.mirror = None
+        if self.source is not None:
+            self.source.index = None
+        store = self.backing_store
+        while store is not None:
+            store.index = None
+            store = store.backing_store
+
 
 def _described(source: StorageSource | None) -> str | None:
     if source is None:

@@ -99,7 +99,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
     config_update = live_update = True
 
     def defaults(self, dev: Disk, ctx: Context) -> None:
-        _forget_live(dev)
+        dev.unplug()
         dev.rom = Rom()
         if dev.target.bus in (None, DiskBus.NONE):
             dev.target.bus = default_bus(dev)
@@ -259,7 +259,7 @@ def device_props(disk: Disk, ctx: BuildContext) -> dict[str, JsonValue]:
     cache = effective_cache(disk)
     if cache is not None and disk.device != DiskDevice.LUN and uses_blockdev(disk):
         props["write-cache"] = "on" if CACHE_MODES[cache].write_back else "off"
-    props |= _error_policy(disk)
+    props |= error_policy(disk)
     return props
 
 
@@ -362,7 +362,8 @@ _FRONTENDS = {
 }
 
 
-def _error_policy(disk: Disk) -> dict[str, JsonValue]:
+def error_policy(disk: Disk) -> dict[str, JsonValue]:
+    """Return what becomes of the guest at an error of its disk, as the frontend's properties."""
     write = disk.driver.error_policy if disk.driver.error_policy != "default" else None
     read = disk.driver.rerror_policy if disk.driver.rerror_policy != "default" else None
     if write == "enospace":
@@ -385,17 +386,6 @@ def _volume(disk: Disk) -> QvirtError:
     """Return the refusal of a volume that nobody has looked up: there are no pools to look in."""
     pool = disk.source.pool if disk.source is not None else None
     return NoStoragePool(f"no storage pool with matching name '{pool}'")
-
-
-def _forget_live(disk: Disk) -> None:
-    """Drop what only the XML of a running domain says."""
-    disk.mirror = None
-    if disk.source is not None:
-        disk.source.index = None
-    store = disk.backing_store
-    while store is not None:
-        store.index = None
-        store = store.backing_store
 
 
 def _encryptions(disk: Disk) -> Iterator[Encryption]:

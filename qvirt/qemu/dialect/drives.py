@@ -13,7 +13,7 @@ from qvirt.model.storage_source import SourceType
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.devices.blockdev import detect_zeroes, effective_cache
-from qvirt.qemu.devices.disk import THROTTLE, drive_alias
+from qvirt.qemu.devices.disk import THROTTLE, drive_alias, error_policy
 from qvirt.qemu.dialect.facts import DialectCaps
 from qvirt.qemu.dialect.machine import orders_by_index
 from qvirt.qemu.dialect.sources import disk_source
@@ -162,7 +162,7 @@ def drive_props(disk: Disk, ctx: BuildContext, caps: DialectCaps) -> Props:
     if disk.transient is not None and caps.says("-drive:snapshot") and not _snaps_all(ctx):
         props["snapshot"] = True
     if caps.says("-drive:werror") and not caps.says("@whole-frontends"):
-        props |= _error_policy(disk)
+        props |= error_policy(disk)
     return props | _throttle(disk, caps)
 
 
@@ -187,16 +187,6 @@ def _cache(disk: Disk, caps: DialectCaps) -> str | None:
     if mode in ("directsync", "unsafe") and not caps.says(f"-drive:cache={mode}"):
         raise ConfigUnsupported(f"disk cache mode '{mode}' is not supported by this QEMU")
     return mode
-
-
-def _error_policy(disk: Disk) -> Props:
-    write = disk.driver.error_policy if disk.driver.error_policy != "default" else None
-    read = disk.driver.rerror_policy if disk.driver.rerror_policy != "default" else None
-    if write == "enospace":
-        write = "enospc"
-    elif read is None:
-        read = write
-    return {"werror": write, "rerror": read}
 
 
 def _throttle(disk: Disk, caps: DialectCaps) -> Props:
