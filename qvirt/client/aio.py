@@ -16,47 +16,33 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from qvirt.client import config as client_config
-from qvirt.client import transports, uri
-from qvirt.client.channel import Channel
+from qvirt.client import uri
+from qvirt.client.calls import arrange, find_procedure
 from qvirt.client.domain import Domain, text_of
 from qvirt.client.events import Event, Events, Kind, Subscription
-from qvirt.client.session import Session, Values
+from qvirt.client.opening import FEATURE_FD_PASSING, Link, Opening
+from qvirt.client.reconnect import Reconnect
+from qvirt.client.session import Session, closed
 from qvirt.client.stream import Stream
 from qvirt.constants.error import ErrorDomain
-from qvirt.errors import AuthFailed, InvalidArg, QvirtError
-from qvirt.rpc import protocol
+from qvirt.errors import InvalidArg, QvirtError
 from qvirt.rpc.packet import Packet
-from qvirt.rpc.protocol import Procedure
 
 if TYPE_CHECKING:
     from qvirt.net.sasl import Answer
 
-AUTH_NONE: Final = 0
-AUTH_SASL: Final = 1
-AUTH_POLKIT: Final = 2
-_AUTH_NAMES: Final = {AUTH_NONE: "none", AUTH_SASL: "sasl", AUTH_POLKIT: "polkit"}
-
-OPEN_READONLY: Final = 1
-
 IMPORT_REPORT: Final = 1 << 30
 """qvirtd's own flag of CONNECT_DOMAIN_XML_FROM_NATIVE: the account, not the document."""
-
-FEATURE_FD_PASSING: Final = 8
-FEATURE_KEEPALIVE: Final = 10
-FEATURE_EVENT_CALLBACK: Final = 14
-FEATURE_CLOSE_CALLBACK: Final = 15
 
 KEEPALIVE: Final = (5.0, 6)
 """Seconds of silence before a ping, and how many may stay unanswered; virsh's own values."""
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds to wait for the daemon's farewell."""
 
-_PROGRAMS: Final = {
-    "remote": protocol.REMOTE,
-    "qemu": protocol.QEMU,
-    "lxc": protocol.LXC,
-    "admin": protocol.ADMIN,
-}
+Closed = Callable[["Connection", int, QvirtError | None], None]
+"""Called when the connection is lost or closed: a ConnectCloseReason, the error unless it was closed here."""
+Reopened = Callable[["Connection"], None]
+"""Called when a lost connection stands again, with its events registered."""
 
 
 class NodeInfo(NamedTuple):
@@ -73,14 +59,26 @@ class NodeInfo(NamedTuple):
 
 
 class Connection:
-    """An open connection to a daemon. Calls may be made from many tasks at once."""
+    """An open connection to a daemon. Calls may be made from many tasks at once.
 
-    def __init__(self, channel: Channel, opened: str) -> None:
-        self._session = Session(channel, self._on_message)
-        self._events = Events(self)
-        self._features: dict[int, bool] = {}
+    One that was opened with `reconnect` comes back when it is lost. Calls and streams under way then fail
+    with why it was lost: the daemon may have done what they asked for, so none is made again. Later calls
+    wait until the connection stands again, or fail with why it does not. Subscriptions go on.
+    """
+
+    def __init__(self, opening: Opening, reconnect: Reconnect | None, opened: str) -> None:
+        """Make one that is not open yet; `open` is what to call."""
+        self._opening = opening
+        self._reconnect = reconnect
         self._uri = opened
-        self._watch = asyncio.ensure_future(self._watch_end())
+        self._events = Events(self._ready)
+        self._on_close: list[Closed] = []
+        self._on_reopen: list[Reopened] = []
+        self._closing = False
+        self._changed = asyncio.Event()
+        self._end: asyncio.Future[QvirtError | None] = asyncio.get_running_loop().create_future()
+        self._link: Link
+        self._keeper: asyncio.Task[None]
 
     @classmethod
     async def open(
@@ -90,90 +88,48 @@ class Connection:
         readonly: bool = False,
         keepalive: tuple[float, int] | None = KEEPALIVE,
         ask: "Answer | None" = None,
+        reconnect: Reconnect | None = None,
     ) -> "Connection":
         """Connect, authenticate and open; raises QvirtError.
 
         address: URI or alias; None: LIBVIRT_DEFAULT_URI, libvirt.conf's uri_default, the daemon's choice.
         keepalive: seconds of silence before a ping, pings that may go unanswered; None never asks for it.
         ask: asks for names and passwords that auth.conf does not know; called in a thread, it may wait.
+        reconnect: come back when the connection is lost; a failure to open is raised all the same.
         """
+        if reconnect is not None:
+            reconnect.check()
         config = client_config.load()
         text = config.resolve(address) if address is not None else client_config.default_uri(config)
-        target = uri.parse(text)
-        channel = await transports.connect(target, readonly=readonly, config=config)
-        connection = cls(channel, text)
-        try:
-            await connection._open(target, readonly, keepalive, ask)
-        except BaseException:
-            connection._session.close()
-            await channel.wait_closed()
-            raise
+        opening = Opening(uri.parse(text), config, readonly, keepalive, ask)
+        connection = cls(opening, reconnect, text)
+        connection._link = await opening.open(connection._on_message)
+        connection._uri = connection._link.uri or text
+        connection._keeper = asyncio.ensure_future(connection._keep())
         return connection
-
-    async def _open(
-        self, target: uri.Uri, readonly: bool, keepalive: tuple[float, int] | None, ask: "Answer | None"
-    ) -> None:
-        await self._authenticate(target, ask)
-        if keepalive is not None and await self.supports_feature(FEATURE_KEEPALIVE):
-            self._session.start_keepalive(*keepalive)
-        await self.call("CONNECT_OPEN", name=target.name, flags=OPEN_READONLY if readonly else 0)
-        if not target.driver:
-            self._uri = str((await self.call("CONNECT_GET_URI")).uri)
-        await self.supports_feature(FEATURE_EVENT_CALLBACK)
-
-    async def _authenticate(self, target: uri.Uri, ask: "Answer | None") -> None:
-        wanted = target.parameter("auth")
-        offered: list[int] = list((await self.call("AUTH_LIST")).types)
-        chosen = offered[0] if offered else AUTH_NONE
-        if wanted:
-            if wanted.partition(".")[0] not in ("sasl", "polkit"):
-                raise AuthFailed(
-                    f"unknown authentication type {wanted}, expected sasl, sasl.MECHANISM or polkit",
-                    domain=ErrorDomain.REMOTE,
-                )
-            named = [kind for kind in offered if _AUTH_NAMES.get(kind) == wanted.partition(".")[0]]
-            if not named:
-                raise AuthFailed(
-                    f"requested authentication type {wanted} rejected", domain=ErrorDomain.REMOTE
-                )
-            chosen = named[0]
-        if chosen == AUTH_POLKIT:
-            await self.call("AUTH_POLKIT")
-        elif chosen == AUTH_SASL:
-            # Few need it, and it brings the means to call a C library.
-            from qvirt.client import credentials, sasl
-
-            await sasl.authenticate(
-                self.call,
-                self._session.channel,
-                hostname=target.host or "localhost",
-                wanted=(wanted or "").partition(".")[2] or None,
-                answer=await asyncio.to_thread(credentials.answerer, target, ask),
-            )
-        elif chosen != AUTH_NONE:
-            name = _AUTH_NAMES.get(chosen, str(chosen))
-            raise AuthFailed(
-                f"unsupported authentication type {name}: this client knows none, sasl and polkit",
-                domain=ErrorDomain.REMOTE,
-            )
 
     # --- life ----------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Say farewell to the daemon and close; waits a few seconds at most, raises nothing."""
-        if self._session.is_alive:
+        self._closing = True
+        session = self._session
+        if session.is_alive:
             try:
                 # Closed with the reply: the daemon's end of file right behind it is no failure.
-                farewell = self.call_procedure(
-                    find_procedure("remote", "CONNECT_CLOSE"), (), lambda _: self._session.close()
+                farewell = session.call(
+                    find_procedure("remote", "CONNECT_CLOSE"), on_reply=lambda _: session.close()
                 )
                 await asyncio.wait_for(farewell, CLOSE_TIMEOUT)
             except (QvirtError, TimeoutError):
                 # It is gone or stuck: closing the socket tells it the same.
                 pass
             finally:
-                self._session.close()
-        await self._watch
+                session.close()
+        else:
+            # It may be about to come back.
+            self._keeper.cancel()
+        await asyncio.wait([self._keeper])
         await self._session.channel.wait_closed()
 
     async def __aenter__(self) -> "Connection":
@@ -186,7 +142,7 @@ class Connection:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether calls can still be made; asks nobody."""
+        """Tell whether the connection stands at this moment; asks nobody."""
         return self._session.is_alive
 
     @property
@@ -195,11 +151,80 @@ class Connection:
         return self._uri
 
     async def wait_closed(self) -> QvirtError | None:
-        """Wait for the connection's end; gives why, None when it was closed here."""
-        return await self._session.wait_closed()
+        """Wait for the end, from which it does not come back; gives why, None when it was closed here."""
+        return await asyncio.shield(self._end)
 
-    async def _watch_end(self) -> None:
-        self._events.end(await self._session.wait_closed())
+    def register_close_callback(self, callback: Closed) -> None:
+        """Have a function called, from the loop, each time the connection is lost, and when it is closed."""
+        self._on_close.append(callback)
+
+    def unregister_close_callback(self, callback: Closed) -> None:
+        """Have it called no more; raises InvalidArg for one that is not registered."""
+        _remove(self._on_close, callback, "close")
+
+    def register_reopen_callback(self, callback: Reopened) -> None:
+        """Have a function called, from the loop, each time the connection stands again.
+
+        Events come again by then, so who asks now for the state of things misses no change.
+        """
+        self._on_reopen.append(callback)
+
+    def unregister_reopen_callback(self, callback: Reopened) -> None:
+        """Have it called no more; raises InvalidArg for one that is not registered."""
+        _remove(self._on_reopen, callback, "reopen")
+
+    @property
+    def _session(self) -> Session:
+        return self._link.session
+
+    async def _ready(self) -> Session:
+        """Give the session, waiting for it while it is to come back; raises why it does not."""
+        while not self._session.is_alive:
+            if self._end.done():
+                raise self._end.result() or closed()
+            self._changed.clear()
+            await self._changed.wait()
+        return self._session
+
+    async def _keep(self) -> None:
+        """See the connection through its losses to its end."""
+        loop = asyncio.get_running_loop()
+        final: QvirtError | None = None
+        try:
+            while True:
+                session = self._session
+                error = final = await session.wait_closed()
+                self._events.lost()
+                for closed_ in self._on_close:
+                    loop.call_soon(closed_, self, session.close_reason, error)
+                await session.channel.wait_closed()
+                if error is None or self._reconnect is None or self._closing:
+                    return
+                try:
+                    self._link = await self._reconnect.again(self._come_back, self._uri or "the daemon")
+                except QvirtError as failure:
+                    final = failure
+                    return
+                self._changed.set()
+                for reopened in self._on_reopen:
+                    loop.call_soon(reopened, self)
+        finally:
+            # Closed while it was away, it ends as one that was closed.
+            final = None if self._closing and not self._session.is_alive else final
+            self._end.set_result(final)
+            self._events.end(final)
+            self._changed.set()
+
+    async def _come_back(self) -> Link:
+        link = await self._opening.open(self._on_message)
+        try:
+            await self._events.register_again(link.session)
+        except BaseException:
+            self._events.lost()
+            link.session.close()
+            await link.session.channel.wait_closed()
+            raise
+        return link
 
     def _on_message(self, message: Packet) -> None:
         self._events.receive(message)
@@ -213,7 +238,9 @@ class Connection:
         argument the procedure does not have or lacks.
         """
         procedure = find_procedure(program, name)
-        return (await self._session.call(procedure, arrange(procedure, arguments))).values
+        values = arrange(procedure, arguments)
+        session = self._session if self._session.is_alive else await self._ready()
+        return (await session.call(procedure, values)).values
 
     async def call_with_fds(
         self, name: str, fds: Sequence[int] = (), /, *, program: str = "remote", **arguments: Any
@@ -222,7 +249,8 @@ class Connection:
         if fds and not await self.supports_feature(FEATURE_FD_PASSING):
             raise InvalidArg("Server does not support FD passing", domain=ErrorDomain.REMOTE)
         procedure = find_procedure(program, name)
-        answer = await self._session.call(procedure, arrange(procedure, arguments), fds=fds)
+        session = await self._ready()
+        answer = await session.call(procedure, arrange(procedure, arguments), fds=fds)
         return answer.values, answer.fds
 
     async def stream(self, name: str, /, *, program: str = "remote", **arguments: Any) -> Stream:
@@ -230,20 +258,13 @@ class Connection:
         procedure = find_procedure(program, name)
         if procedure.stream is None:
             raise InvalidArg(f"{name} opens no stream", domain=ErrorDomain.STREAMS)
-        return await self._session.open_stream(procedure, arrange(procedure, arguments))
-
-    async def call_procedure(
-        self, procedure: Procedure, values: Sequence[Any], on_reply: Callable[[Values], None] | None = None
-    ) -> Values:
-        """Call with the values in the table's order; on_reply runs before any later packet is looked at."""
-        return (await self._session.call(procedure, values, on_reply=on_reply)).values
+        session = await self._ready()
+        return await session.open_stream(procedure, arrange(procedure, arguments))
 
     async def supports_feature(self, feature: int) -> bool:
-        """Ask whether the daemon has a feature, once per connection."""
-        if feature not in self._features:
-            answer = await self.call("CONNECT_SUPPORTS_FEATURE", feature=feature)
-            self._features[feature] = bool(answer.supported)
-        return self._features[feature]
+        """Ask whether the daemon has a feature, once for each time the connection was made."""
+        await self._ready()
+        return await self._link.supports_feature(feature)
 
     async def subscribe(
         self,
@@ -361,26 +382,7 @@ class Connection:
         return text_of(answer.model), text_of(answer.doi)
 
 
-def find_procedure(program: str, name: str) -> Procedure:
-    """Find a procedure by program and name; raises InvalidArg."""
-    if program not in _PROGRAMS:
-        raise InvalidArg(f"unknown program '{program}', expected one of {', '.join(_PROGRAMS)}")
-    procedure = protocol.program(_PROGRAMS[program]).by_name.get(name)
-    if procedure is None or procedure.event:
-        raise InvalidArg(f"program '{program}' has no procedure '{name}'")
-    return procedure
-
-
-def arrange(procedure: Procedure, arguments: dict[str, Any]) -> Sequence[Any]:
-    """Put keyword arguments into the table's order; raises InvalidArg for one too many or too few."""
-    fields = procedure.args.fields if procedure.args else ()
-    if len(arguments) == len(fields) and all(map(arguments.__contains__, fields)):
-        return [arguments[name] for name in fields]
-    if "flags" in fields:
-        arguments.setdefault("flags", 0)
-    unknown = [name for name in arguments if name not in fields]
-    missing = [name for name in fields if name not in arguments]
-    if unknown or missing:
-        wrong = f"has no argument {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
-        raise InvalidArg(f"{procedure.name} {wrong}; its arguments are: {', '.join(fields) or 'none'}")
-    return [arguments[name] for name in fields]
+def _remove(callbacks: list[Any], callback: object, kind: str) -> None:
+    if callback not in callbacks:
+        raise InvalidArg(f"this {kind} callback is not registered with the connection")
+    callbacks.remove(callback)

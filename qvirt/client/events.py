@@ -64,22 +64,29 @@ class Event(Record):
 
 
 class Caller(Protocol):
-    """What events need of the connection."""
+    """What events need of a session."""
 
-    async def call_procedure(
+    async def call(
         self,
         procedure: Procedure,
         values: Sequence[Any],
+        *,
         on_reply: Callable[[tuple[Any, ...]], None] | None = None,
-    ) -> tuple[Any, ...]:
+    ) -> Any:
         """Call."""
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether calls can still be made."""
         ...
 
 
 class Subscription:
     """Events as an asynchronous iterator, or given to a callback; ends with the connection.
 
-    As a context manager it is closed at the end of the block.
+    As a context manager it is closed at the end of the block. gaps: how often the connection was lost and
+    made anew meanwhile; what happened between is not told.
     """
 
     def __init__(
@@ -91,6 +98,7 @@ class Subscription:
         self._ready = asyncio.Event()
         self._ended = False
         self._error: QvirtError | None = None
+        self.gaps = 0
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
@@ -145,7 +153,11 @@ class Subscription:
 
 
 class _Registration(Record, frozen=False):
+    """What the daemon was asked for. caller: the session where `callback_id` is valid, None without one."""
+
     kind: Kind
+    values: tuple[Any, ...]
+    caller: Caller | None = None
     callback_id: int = -1
     subscriptions: list[Subscription] = field(default_factory=list)
 
@@ -154,10 +166,13 @@ _Key = tuple[Kind, int, Any, str | None]
 
 
 class Events:
-    """All registrations of one connection."""
+    """All registrations of one connection.
 
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
+    ready: gives the session to call on, once there is one.
+    """
+
+    def __init__(self, ready: Callable[[], Awaitable[Caller]]) -> None:
+        self._ready = ready
         self._registrations: dict[_Key, _Registration] = {}
         self._by_id: dict[tuple[Kind, int], _Registration] = {}
         self._lock = asyncio.Lock()
@@ -183,24 +198,40 @@ class Events:
         async with self._lock:
             registration = self._registrations.get(key)
             if registration is None:
-                registration = _Registration(kind, subscriptions=[subscription])
-                await self._register(
-                    registration, (subject, name, 0) if kind == "monitor" else (number, subject)
-                )
+                values = (subject, name, 0) if kind == "monitor" else (number, subject)
+                registration = _Registration(kind, values, subscriptions=[subscription])
+                await self._register(registration, await self._ready())
                 self._registrations[key] = registration
             else:
                 registration.subscriptions.append(subscription)
         return subscription
 
-    async def _register(self, registration: _Registration, values: tuple[Any, ...]) -> None:
+    async def _register(self, registration: _Registration, caller: Caller) -> None:
         def registered(reply: tuple[Any, ...]) -> None:
             # At once: the first event may be in the same packet of bytes as the reply.
-            registration.callback_id = reply[0]
+            registration.caller, registration.callback_id = caller, reply[0]
             self._by_id[registration.kind, reply[0]] = registration
 
         registrar = _REGISTRARS[registration.kind]
         procedure = protocol.program(registrar.program).by_name[registrar.register]
-        await self._caller.call_procedure(procedure, values, registered)
+        await caller.call(procedure, registration.values, on_reply=registered)
+
+    async def _deregister(self, registration: _Registration) -> None:
+        caller, number = registration.caller, registration.callback_id
+        if caller is None:
+            return
+        registrar = _REGISTRARS[registration.kind]
+        procedure = protocol.program(registrar.program).by_name[registrar.deregister]
+        try:
+            await caller.call(procedure, (number,))
+        except QvirtError:
+            # A session that has ended took its registrations along.
+            if caller.is_alive:
+                raise
+        finally:
+            if registration.caller is caller:
+                registration.caller = None
+                self._by_id.pop((registration.kind, number), None)
 
     async def _unsubscribe(self, key: _Key, subscription: Subscription) -> None:
         async with self._lock:
@@ -211,12 +242,36 @@ class Events:
             if registration.subscriptions:
                 return
             del self._registrations[key]
-            registrar = _REGISTRARS[registration.kind]
-            procedure = protocol.program(registrar.program).by_name[registrar.deregister]
+            await self._deregister(registration)
+
+    def lost(self) -> None:
+        """Take note that the session has ended, and with it what was registered there; another may come."""
+        self._by_id.clear()
+        for registration in self._registrations.values():
+            registration.caller = None
+
+    async def register_again(self, caller: Caller) -> None:
+        """Register all there is on a new session; raises why that session ended, if it does.
+
+        A subscription the new daemon refuses, as that to a domain that is gone, ends with the refusal.
+        """
+        for key, registration in list(self._registrations.items()):
+            # Who unsubscribes meanwhile finds no session to ask.
+            if self._registrations.get(key) is not registration:
+                continue
             try:
-                await self._caller.call_procedure(procedure, (registration.callback_id,))
-            finally:
-                self._by_id.pop((registration.kind, registration.callback_id), None)
+                await self._register(registration, caller)
+            except QvirtError as error:
+                if not caller.is_alive:
+                    raise
+                self._registrations.pop(key, None)
+                for subscription in registration.subscriptions:
+                    subscription.end(error)
+                continue
+            for subscription in registration.subscriptions:
+                subscription.gaps += 1
+            if self._registrations.get(key) is not registration:
+                await self._deregister(registration)
 
     def receive(self, message: Packet) -> None:
         """Deliver a message; one that is no event we know is ignored, as libvirt's client does."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from qvirt.client.channel import Channel
 from qvirt.client.stream import Stream
+from qvirt.constants.common import ConnectCloseReason
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, QvirtError, RpcError, SystemError_
 from qvirt.record import Record
@@ -61,6 +62,7 @@ class Session:
         self._alive: keepalive.Keepalive | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._end: asyncio.Future[QvirtError | None] = self._loop.create_future()
+        self.close_reason: int = ConnectCloseReason.CLIENT
         channel.start(self._received, self._lost)
 
     @property
@@ -111,7 +113,7 @@ class Session:
         self, procedure: Procedure, values: Sequence[Any], fds: Sequence[int], on_reply: OnReply | None
     ) -> "asyncio.Future[Answer]":
         if self._end.done():
-            raise self._end.result() or _closed()
+            raise self._end.result() or closed()
         if fds and not self._channel.passes_fds:
             raise InternalError(
                 "File descriptor passing is not supported over this transport", domain=ErrorDomain.RPC
@@ -125,16 +127,17 @@ class Session:
         self._balance()
         return future
 
-    def close(self, reason: QvirtError | None = None) -> None:
-        """Close the channel; every waiting call and stream fails with `reason`."""
+    def close(self, reason: QvirtError | None = None, why: int = ConnectCloseReason.ERROR) -> None:
+        """Close the channel; every waiting call and stream fails with `reason`, None when it is meant."""
         if self._end.done():
             return
+        self.close_reason = ConnectCloseReason.CLIENT if reason is None else why
         self._end.set_result(reason)
         self._channel.close()
         for timer in (self._resume, self._tick):
             if timer:
                 timer.cancel()
-        error = reason or _closed()
+        error = reason or closed()
         for pending in self._calls.values():
             if not pending.future.done():
                 pending.future.set_exception(error)
@@ -149,7 +152,7 @@ class Session:
 
     def _lost(self, error: Exception | None) -> None:
         if error is None:
-            self.close(_system_error("End of file while reading data", errno.EIO))
+            self.close(_system_error("End of file while reading data", errno.EIO), ConnectCloseReason.EOF)
         elif isinstance(error, QvirtError):
             self.close(error)
         elif isinstance(error, OSError):
@@ -227,13 +230,13 @@ class Session:
     async def send(self, data: bytes) -> None:
         """Send a packet of a stream and wait until there is room for the next."""
         if self._end.done():
-            raise self._end.result() or _closed()
+            raise self._end.result() or closed()
         self._channel.write(data)
         try:
             await self._channel.drain()
         except ConnectionError as error:
             reason = self._end.result() if self._end.done() else None
-            raise reason or _closed() from error
+            raise reason or closed() from error
 
     def forget_stream(self, serial: int) -> None:
         """Drop a stream that has ended; what still comes for it is ignored."""
@@ -279,14 +282,16 @@ class Session:
             return
         action = self._alive.tick(self._loop.time())
         if action == "dead":
-            self.close(InternalError("connection closed due to keepalive timeout", domain=ErrorDomain.RPC))
+            dead = InternalError("connection closed due to keepalive timeout", domain=ErrorDomain.RPC)
+            self.close(dead, ConnectCloseReason.KEEPALIVE)
             return
         if action == "ping":
             self._channel.write(packet.PING)
         self._tick = self._loop.call_at(self._alive.due, self._check_alive)
 
 
-def _closed() -> QvirtError:
+def closed() -> QvirtError:
+    """Give the error of a call on a connection that was closed here."""
     return InternalError("client socket is closed", domain=ErrorDomain.RPC)
 
 
