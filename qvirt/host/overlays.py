@@ -63,6 +63,17 @@ def plan_overlays(disks: Iterable[Disk], domain: str) -> list[Overlay]:
     return found
 
 
+def cover(disks: Iterable[Disk], domain: str) -> list[Overlay]:
+    """Put a file of one run on top of each transient disk; returns those that have to be made. Blocking.
+
+    Raises as `plan_overlays`, and then changes nothing.
+    """
+    made = plan_overlays(disks, domain)
+    for overlay in made:
+        put_on_top(overlay)
+    return made
+
+
 def put_on_top(overlay: Overlay) -> None:
     """Make the overlay the image its disk uses, over the one it has had."""
     disk = overlay.disk

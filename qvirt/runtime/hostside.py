@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvirt.host import images
+from qvirt.host import images, overlays
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.interface import Interface
 from qvirt.qemu.context import BuildContext, Launch
-from qvirt.qemu.devices.base import ListenResource, Resource, handler
+from qvirt.qemu.devices.base import FileResource, ListenResource, Resource, handler
 from qvirt.record import Record
 from qvirt.runtime import helper_kinds, helpers, interfaces, launch, lending, usb
 from qvirt.runtime.launch import Passed
@@ -61,11 +61,14 @@ async def look(
     devices: Sequence[Device],
     ctx: BuildContext,
     name: Callable[[], None],
+    *,
+    plugging: bool = False,
 ) -> Needs:
     """Find the images below the ones that new disks name and USB devices, and check that QEMU gets at all.
 
-    name: gives aliases to the devices and the images found. As nobody else has these documents yet, all is
-    one piece of file work. Raises what keeps a file from being read.
+    name: gives aliases to the devices and the images found. plugging: transient disks get their overlays.
+    As nobody else has these documents yet, all is one piece of file work. Raises what keeps a file from
+    being read, OperationUnsupported for an overlay that is there already.
     """
     hv = domain.hypervisor
     await usb.find(domain, devices)
@@ -75,9 +78,10 @@ async def look(
 
     def work() -> Needs:
         images.fill_in(images.look_below(disks, user=owner))
+        plan = launch.Plan(overlays=overlays.cover(disks, domain.name) if plugging else [])
         name()
-        plan = launch.Plan()
         launch.survey_devices(devices, ctx, plan)
+        launch.set_overlays_aside(plan)
         recipes = helper_kinds.recipes(domain, running, devices, ctx)
         return Needs(plan, lending.prepare(running, plan.files), recipes)
 
@@ -95,6 +99,7 @@ async def claim(
         await interfaces.reserve(domain, running, interface)
     mark.loans += loans
     mark.files += [wanted.path for wanted in plan.listeners]
+    mark.files += [overlay.path for overlay in plan.overlays]
     folders = [folder for folder in dict.fromkeys(plan.folders) if folder not in mark.folders]
     mark.folders += folders
     helpers.reserve(running, needs.recipes)
@@ -103,6 +108,7 @@ async def claim(
     def make() -> None:
         hv.checkpoint("device written down")
         launch.make_folders(folders, running.guard)
+        launch.write_overlays(plan, running.guard)
         lending.open_up(hv, running, loans, plan.opened)
 
     await domain.save_status(make, lending.DEADLINE)
@@ -132,8 +138,8 @@ async def release(
     await helpers.stop(domain, running, unused)
     mark = running.footprint
     gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
-    sockets = _sockets(gone) - _sockets(kept)
-    files = [path for path in mark.files if path in sockets]
+    own = _own_files(gone) - _own_files(kept)
+    files = [path for path in mark.files if path in own]
 
     def sweep() -> list[str]:
         loans = lending.unused(running, gone, kept)
@@ -190,5 +196,11 @@ def _resources(devices: Iterable[Device], ctx: BuildContext) -> list[Resource]:
     return [resource for dev in devices for resource in handler(dev).resources(dev, ctx)]
 
 
-def _sockets(resources: Iterable[Resource]) -> set[str]:
-    return {resource.path for resource in resources if isinstance(resource, ListenResource)}
+def _own_files(resources: Iterable[Resource]) -> set[str]:
+    """Return what may be this run's own: sockets, and overlays of transient disks."""
+    return {
+        resource.path
+        for resource in resources
+        if isinstance(resource, ListenResource)
+        or (isinstance(resource, FileResource) and overlays.is_overlay(resource.path))
+    }

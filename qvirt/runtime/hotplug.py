@@ -132,7 +132,8 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
     assert isinstance(passed, Passed)  # noqa: S101 - for the type checker
     ctx.domain = definition.copy()
     devices = plug.place(dev, ctx)
-    needs = await hostside.look(domain, running, devices, ctx, partial(plug.name, devices, ctx))
+    name = partial(plug.name, devices, ctx)
+    needs = await hostside.look(domain, running, devices, ctx, name, plugging=True)
     for one in devices:
         plug.enter(one, definition)
     running.touch(devices)

@@ -146,9 +146,7 @@ def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     survey_devices(definition.devices.all(), ctx, plan)
     if definition.type == "kvm":
         plan.files.append(FileResource(definition, str(kvm.DEVICE), shared=True, relabel=False))
-    new = {overlay.path for overlay in made}
-    plan.others += [wanted for wanted in plan.files if wanted.path in new]
-    plan.files = [wanted for wanted in plan.files if wanted.path not in new]
+    set_overlays_aside(plan)
     os_ = definition.os
     for path in (os_.kernel, os_.initrd, os_.dtb):
         if path:
@@ -182,6 +180,13 @@ def survey_devices(devices: Iterable[Device], ctx: BuildContext, plan: Plan) -> 
         handler(device).prepare(device, ctx)
         for resource in handler(device).resources(device, ctx):
             _take(plan, resource)
+
+
+def set_overlays_aside(plan: Plan) -> None:
+    """Move the overlays that are going to be made from the files that must be there to the others."""
+    new = {overlay.path for overlay in plan.overlays}
+    plan.others += [wanted for wanted in plan.files if wanted.path in new]
+    plan.files = [wanted for wanted in plan.files if wanted.path not in new]
 
 
 def _take(plan: Plan, resource: Resource) -> None:

@@ -326,12 +326,8 @@ async def _overlays(domain: "Domain", definition: Definition) -> list[overlays.O
     transient = [disk for disk in definition.devices.disks if disk.transient is not None]
     if not transient:
         return []
-    made = await domain.hypervisor.files.run(
-        f"images of '{domain.name}'", partial(overlays.plan_overlays, transient, domain.name)
-    )
-    for overlay in made:
-        overlays.put_on_top(overlay)
-    return made
+    cover = partial(overlays.cover, transient, domain.name)
+    return await domain.hypervisor.files.run(f"images of '{domain.name}'", cover)
 
 
 async def note_taints(domain: "Domain", running: Running) -> None:

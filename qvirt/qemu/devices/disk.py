@@ -125,12 +125,8 @@ class DiskHandler(Handler[Disk], kind=Disk):
     def prepare(self, dev: Disk, ctx: BuildContext) -> None:
         if dev.type == SourceType.VOLUME and dev.has_medium and not _may_be_missing(dev):
             raise _volume(dev)
-        for said, what in (
-            (dev.transient is not None and dev.transient.share_backing, "base-sharing transient disk"),
-            (dev.type == SourceType.NVME, "NVMe disk"),
-        ):
-            if said:
-                raise ConfigUnsupported(f"{what} '{dev.name}' cannot be started yet")
+        if dev.type == SourceType.NVME:
+            raise ConfigUnsupported(f"NVMe disk '{dev.name}' cannot be started yet")
         dev.driver.cache = effective_cache(dev)
         if not dev.has_medium:
             dev.driver.type = None  # whatever comes into the drive will say
@@ -147,9 +143,6 @@ class DiskHandler(Handler[Disk], kind=Disk):
                 return
         if dev.target.bus == DiskBus.SD:
             yield sd_drive(dev, ctx)
-            return
-        if dev.transient is not None and dev.transient.share_backing:
-            # plugged in once the guest is there, when the shared base is already open read-only
             return
         yield from self.backend(dev, ctx)
         yield Device(device_props(dev, ctx), origin=dev)

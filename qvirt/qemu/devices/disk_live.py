@@ -59,8 +59,6 @@ def check_plug(disk: Disk) -> None:
         raise OperationUnsupported("cdrom device with virtio bus isn't supported")
     if bus not in _PLUGGABLE:
         raise OperationUnsupported(f"disk bus '{bus}' cannot be hotplugged.")
-    if disk.transient is not None:
-        raise OperationUnsupported(f"transient disk '{disk.name}' cannot be plugged into a running guest")
 
 
 def check_unplug(disk: Disk) -> None:

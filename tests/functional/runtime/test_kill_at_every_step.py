@@ -144,6 +144,19 @@ async def check_plugged(it: Instance, what: str) -> None:
     assert image.stat().st_uid == os.getuid()
 
 
+async def check_transient(it: Instance, what: str) -> None:
+    """A disk that forgets is there with its overlay, or neither is; nothing is left of the last overlay."""
+    made = it.root / "plugged.img.TRANSIENT-victim"
+    async with it.serve(autostart=False) as hv:
+        domain = hv.domains.by_uuid(UUID)
+        assert made.exists() == (made.name in await domain.xml_desc())
+        assert made.name not in domain.text
+        if made.exists() and hv.user is not None:
+            assert made.stat().st_uid == hv.user.uid
+    await check_plugged(it, what)
+    assert not made.exists()
+
+
 async def check_medium(it: Instance, _: str) -> None:
     """One of two media is in the drive, in the document and lent; the other is neither; the tray is shut."""
     media = [it.root / "first.iso", it.root / "second.iso"]
@@ -225,6 +238,7 @@ async def check_node(it: Instance, _: str) -> None:
 #: what looks at the outcome, and the steps between which everything that matters happens
 PLUGGING: dict[str, tuple[Callable[[Instance, str], Awaitable[None]], set[str]]] = {
     "attach": (check_plugged, {"blockdev-add done", "device_add done", "device plugged"}),
+    "transient": (check_transient, {"device written down", "device_add done", "device plugged"}),
     "detach": (
         check_plugged,
         {"device deleted", "device's backends removed", "device's host side released"},

@@ -59,6 +59,11 @@ def plugged_document(root: Path) -> str:
     return disk(root / "plugged.img", "sda", limit).replace("'virtio'", "'scsi'")
 
 
+def transient_document(root: Path) -> str:
+    """Return the disk that is plugged in and forgets what is written."""
+    return plugged_document(root).replace("</disk>", "<transient/></disk>")
+
+
 def drive_document(root: Path, medium: str) -> str:
     """Return the drive with a medium in it."""
     return (
@@ -103,7 +108,7 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
         await work_with_helpers(hv, steps, what)
         return
     domain = await hv.define(old)
-    if what in ("destroy", "poweroff", "attach", "detach", "medium", "card", "link", "node"):
+    if what in ("destroy", "poweroff", "attach", "detach", "transient", "medium", "card", "link", "node"):
         await domain.start()
     if what == "detach":
         await hotplug.attach(domain, plugged_document(root), BOTH)
@@ -125,6 +130,8 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
             await running.ended
         case "attach":
             await hotplug.attach(domain, plugged_document(root), BOTH)
+        case "transient":
+            await hotplug.attach(domain, transient_document(root), BOTH)
         case "detach":
             await hotplug.detach(domain, plugged_document(root), BOTH)
         case "medium":

@@ -240,21 +240,8 @@ def test_every_image_and_socket_is_declared() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        (disk("<source file='/x'/><transient shareBacking='yes'/>"), "transient disk 'vda'"),
-        (
-            disk(
-                "<source type='pci' namespace='1'><address bus='0x01'/></source>",
-                "type='nvme'",
-            ),
-            "NVMe disk 'vda'",
-        ),
-    ],
-)
-def test_what_needs_more_than_qemu_is_not_started_half(text: str, what: str) -> None:
-    ctx = guest(text)
+def test_what_needs_more_than_qemu_is_not_started_half() -> None:
+    ctx = guest(disk("<source type='pci' namespace='1'><address bus='0x01'/></source>", "type='nvme'"))
     (dev,) = ctx.domain.devices.disks
-    with pytest.raises(ConfigUnsupported, match=f"{what} cannot be started yet"):
+    with pytest.raises(ConfigUnsupported, match="NVMe disk 'vda' cannot be started yet"):
         handler(dev).prepare(dev, ctx)
