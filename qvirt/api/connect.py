@@ -52,7 +52,7 @@ def connect_open(session: Session, name: str | None, flags: int) -> None:
 def driver_of(uri: str, *, privileged: bool) -> str:
     """Give the driver a URI names, as CONNECT_GET_TYPE says it; raises NoConnect, InternalError."""
     scheme, found, rest = uri.partition("://")
-    host, slash, path = rest.partition("?")[0].partition("/")
+    host, slash, path = rest.partition("#")[0].partition("?")[0].partition("/")
     if not found or host or (scheme != "qemu" and scheme not in SUB_DRIVERS):
         raise NoConnect(uri)
     path = slash + path

@@ -78,7 +78,7 @@ def session_directory(environ: Mapping[str, str]) -> str:
 def choose(uri: Uri, *, readonly: bool, config: ClientConfig, host: Host) -> SocketChoice:
     """Choose the socket for a URI; raises InvalidArg, ConfigUnsupported for a mode that makes no sense."""
     explicit = uri.parameter("socket")
-    if explicit:
+    if explicit is not None:
         return SocketChoice(explicit)
     session = is_session(uri, host.euid)
     directory = session_directory(host.environ) if session else SYSTEM_DIRECTORY

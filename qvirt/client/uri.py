@@ -2,11 +2,14 @@
 
     driver[+transport]://[user@][host][:port]/path[?parameters]
 
-The transport defaults to unix without a host and to tls with one (https://libvirt.org/uri.html).
+The transport defaults to unix without a host and to tls with one (https://libvirt.org/uri.html). Without a
+host the two slashes may be left out. Transports and the client's parameters are known in whatever case,
+drivers are not.
 """
 
+import re
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, InvalidArg, NoConnect
@@ -38,6 +41,17 @@ CLIENT_PARAMETERS: Final[frozenset[str]] = frozenset(
 )
 """Parameters that never reach the daemon."""
 
+PATH_DRIVERS: Final = ("qemu", "vbox", "vz")
+"""Drivers whose URIs are nothing without a path, so that a host without one must be a slip."""
+
+_SHAPE: Final = re.compile(
+    r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*):"
+    r"(?:(?!//)|//(?:(?P<user>[^@/?#]*)@)?(?P<host>\[[^\[\]/?#]*\]|[^:\[\]/?#]*)(?::(?P<port>[0-9]*))?(?=[/?#]|\Z))"
+    r"(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:\#(?P<fragment>.*))?",
+    re.DOTALL,
+)
+_PORTS: Final = range(1, 65536)
+
 
 class Uri(Record):
     """A parsed URI; driver "" and path "" stand for no URI at all: whatever the daemon prefers."""
@@ -52,8 +66,8 @@ class Uri(Record):
     fragment: str = ""
 
     def parameter(self, name: str) -> str | None:
-        """Give the value of a parameter, None when it is absent; the last one counts."""
-        return dict(self.parameters).get(name)
+        """Give the value of a parameter, None when it is absent; the last one counts, case does not."""
+        return {key.lower(): value for key, value in self.parameters}.get(name)
 
     def is_set(self, name: str) -> bool:
         """Tell whether a yes-or-no parameter is on: any number but 0."""
@@ -81,7 +95,9 @@ class Uri(Record):
         if self.driver in ("", "remote"):
             return ""
         query = "&".join(
-            f"{quote(key)}={quote(value)}" for key, value in self.parameters if key not in CLIENT_PARAMETERS
+            f"{quote(key)}={quote(value)}"
+            for key, value in self.parameters
+            if key.lower() not in CLIENT_PARAMETERS
         )
         fragment = f"#{self.fragment}" if self.fragment else ""
         return f"{self.driver}://{self.path}" + (f"?{query}" if query else "") + fragment
@@ -91,7 +107,7 @@ class Uri(Record):
             return ""
         default = "tls" if self.host else "unix"
         scheme = self.driver if self.transport == default else f"{self.driver}+{self.transport}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{quote(self.host, ':')}]" if ":" in self.host else self.host
         user = f"{quote(self.user)}@" if self.user is not None else ""
         port = f":{self.port}" if self.port is not None else ""
         query = "&".join(f"{quote(key)}={quote(value)}" for key, value in self.parameters)
@@ -103,21 +119,24 @@ def parse(text: str) -> Uri:
     """Parse a URI; raises InvalidArg or InternalError with libvirt's sentence when it makes no sense."""
     if not text:
         return Uri()
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise InternalError(f"Unable to parse URI {text}: {error}", domain=ErrorDomain.URI) from error
-    if not parts.scheme:
+    parts = _SHAPE.fullmatch(text)
+    if parts is None and (":" not in text or text.startswith("/")):
         raise NoConnect(f"URI '{text}' does not include a driver name; maybe you want qemu:///system")
-    if not parts.netloc and not text[len(parts.scheme) :].startswith("://"):
-        # 'qemu:/system' and 'qemu://system' are the usual slips; libvirt names what was meant.
-        path = parts.path.lstrip("/")
+    if parts is None:
+        raise InternalError(f"Unable to parse URI {text}", domain=ErrorDomain.URI)
+    driver, plus, transport = parts["scheme"].partition("+")
+    host = unquote((parts["host"] or "").strip("[]"))
+    port = int(parts["port"]) if parts["port"] else None
+    if port is not None and port not in _PORTS:
+        raise InternalError(f"Unable to parse URI {text}: there is no port {port}", domain=ErrorDomain.URI)
+    path = parts["path"]
+    if driver in PATH_DRIVERS and ((host and not path) or (path and not path.startswith("/"))):
+        # 'qemu://system' and 'qemu:system' are the usual slips; libvirt names what was meant.
         raise InternalError(
-            f"invalid URI {text} (maybe you want {parts.scheme}:///{path})", domain=ErrorDomain.NONE
+            f"invalid URI {text} (maybe you want {parts['scheme']}:///{host or path})",
+            domain=ErrorDomain.NONE,
         )
-    driver, plus, transport = parts.scheme.partition("+")
-    host = unquote(parts.hostname or "")
+    transport = transport.lower()
     if not plus:
         transport = "tls" if host else "unix"
     if transport not in TRANSPORTS:
@@ -127,24 +146,19 @@ def parse(text: str) -> Uri:
         )
     if transport == "unix" and host:
         raise _invalid(f"using unix socket and remote server '{host}' is not supported.")
-    if host in ("system", "session") and not parts.path.strip("/"):
-        raise InternalError(
-            f"invalid URI {text} (maybe you want {driver}:///{host})", domain=ErrorDomain.NONE
-        )
+    query = parts["query"] or ""
     return Uri(
         driver=driver,
         transport=transport,
-        user=unquote(parts.username) if parts.username is not None else None,
+        user=unquote(parts["user"]) if parts["user"] is not None else None,
         host=host,
         port=port,
-        path=parts.path,
+        path=path,
         # libvirt's query strings know no plus for space.
         parameters=tuple(
-            parse_qsl(
-                parts.query.replace("+", "%2B"), keep_blank_values=True, separator=_separator(parts.query)
-            )
+            parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, separator=_separator(query))
         ),
-        fragment=parts.fragment,
+        fragment=parts["fragment"] or "",
     )
 
 

@@ -82,7 +82,7 @@ def running_sshd(
         sshd.ssh.chmod(0o700)
         with sshd.log.open("wb") as log:
             process = subprocess.Popen(
-                [*(prefix or _namespace(sockets)), SSHD, "-D", "-e", "-f", str(folder / "sshd.conf")],
+                [*(prefix or with_sockets(sockets)), SSHD, "-D", "-e", "-f", str(folder / "sshd.conf")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -95,8 +95,11 @@ def running_sshd(
             process.wait(30)
 
 
-def _namespace(sockets: Path) -> list[str]:
-    """Give what runs sshd where libvirt's sockets are those of a folder; it drops its rights in /run/sshd."""
+def with_sockets(sockets: Path) -> list[str]:
+    """Give the words that run a command where libvirt's sockets are those of a folder.
+
+    sshd drops its rights in /run/sshd.
+    """
     script = (
         "mkdir -p /run/libvirt /run/sshd; "
         f'mount --make-rprivate /; mount --bind {sockets} /run/libvirt; exec "$@"'

@@ -70,6 +70,8 @@ def test_cpu_maps() -> None:
         ("qemu:///system", True, "QEMU"),
         ("qemu:///session", True, "QEMU"),
         ("qemu:///session?x=/a/b", False, "QEMU"),
+        ("qemu:///system#part", True, "QEMU"),
+        ("qemu:///system?x=1#part?", True, "QEMU"),
         ("network:///system", True, "network"),
         ("nodedev:///session", False, "nodedev"),
     ],
