@@ -155,30 +155,36 @@ class Daemon:
         self, *words: str, input: str | None = None, readonly: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run Debian's virsh and return the finished process."""
-        return subprocess.run(
-            ["virsh", "-q", "-c", self.uri_ro if readonly else self.uri, *words],
-            input=input,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env={**os.environ, "LC_ALL": "C", "LIBVIRT_AUTOSTART": "0"},
-        )
+        return virsh(self.uri_ro if readonly else self.uri, *words, input=input)
+
+    def qvirt(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run our own command and return the finished process."""
+        return _finished([sys.executable, "-m", "qvirt.cli.main", "-c", self.uri, *words])
 
     def python(self, code: str, *arguments: str) -> str:
         """Run code with python3-libvirt (``conn`` is open) and return what it prints."""
         program = f"import sys, libvirt\nconn = libvirt.open({self.uri!r})\n{code}"
-        done = subprocess.run(
-            ["/usr/bin/python3", "-c", program, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env={**os.environ, "LC_ALL": "C", "LIBVIRT_AUTOSTART": "0"},
-        )
+        done = _finished(["/usr/bin/python3", "-c", program, *arguments])
         if done.returncode:
             raise AssertionError(f"{done.stdout}{done.stderr}")
         return done.stdout
+
+
+def virsh(uri: str, *words: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Debian's virsh on any daemon and return the finished process; there is nobody at its terminal."""
+    return _finished(["virsh", "-q", "-c", uri, *words], input)
+
+
+def _finished(command: Sequence[str], input: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        input=input or "",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "LC_ALL": "C", "LIBVIRT_AUTOSTART": "0"},
+    )
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:

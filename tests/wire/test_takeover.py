@@ -2,19 +2,15 @@
 
 import json
 import os
-import select
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import wait_until
-from tests.wire import libvirtd
+from tests.support.daemon import virsh, wait_until
+from tests.wire import libvirtd, takeover
 from tests.wire.guests import guest_xml
 
 pytestmark = pytest.mark.qemu
@@ -28,86 +24,72 @@ RUNNING = 3
 WAIT = 30.0
 
 
-def test_ten_guests_over_and_back(tmp_path: Path) -> None:
-    reason = libvirtd.missing()
-    if reason:
-        pytest.skip(reason)
-    with libvirtd.private_tree(tmp_path, own_network=True) as tree, ExitStack() as undo:
-        undo.callback(_end_all, tmp_path)
-        _settings(tmp_path)
-        subprocess.run(tree.inside("ip", "link", "set", "lo", "up"), check=True)
-        tree.serve_libvirtd()
-        _virsh(tree, "net-create", _file(tmp_path, "n", NETWORK))
-        names = [f"g{number}" for number in range(GUESTS)]
-        for number, name in enumerate(names):
-            _make(tree, tmp_path, name, transient=number % 2 == 1, paused=number >= RUNNING)
-        before = {name: _shape(tree, tmp_path, name) for name in names}
-        ours = _change(tree, "--check")
-        assert ours.count(": ready\n") == GUESTS, ours
-        assert {name: _shape(tree, tmp_path, name) for name in names} == before
+def test_ten_guests_over_and_back(tree: libvirtd.Tree, tmp_path: Path) -> None:
+    takeover.settings(tmp_path)
+    subprocess.run(tree.inside("ip", "link", "set", "lo", "up"), check=True)
+    tree.serve_libvirtd()
+    takeover.virsh(tree, "net-create", takeover.file(tmp_path, "n", NETWORK))
+    names = [f"g{number}" for number in range(GUESTS)]
+    for number, name in enumerate(names):
+        _make(tree, tmp_path, name, transient=number % 2 == 1, paused=number >= RUNNING)
+    before = {name: _shape(tree, tmp_path, name) for name in names}
+    ours = takeover.change(tree, "--check")
+    assert ours.count(": ready\n") == GUESTS, ours
+    assert {name: _shape(tree, tmp_path, name) for name in names} == before
 
-        _grows(tmp_path, lambda: _change(tree))
-        assert {name: _shape(tree, tmp_path, name) for name in names} == before
-        assert "qvirt" in _daemon_words(tmp_path)
-        # what libvirt started is ours to change and to end, and what we start is libvirt's to go on with
-        _attach(tree, tmp_path, "g0", "vdb")
-        _virsh(tree, "destroy", "g9")
-        image = tmp_path / "lib/g9.qcow2"
-        assert (image.stat().st_uid, os.listxattr(image)) == (0, [])
-        assert not (tmp_path / "lib/qemu/domain-10-g9").exists()
-        _make(tree, tmp_path, "h", transient=True, paused=True)
-        names = [*names[:-1], "h"]
-        before = {name: _shape(tree, tmp_path, name) for name in names}
+    _grows(tmp_path, lambda: takeover.change(tree))
+    assert {name: _shape(tree, tmp_path, name) for name in names} == before
+    assert "qvirt" in takeover.daemon_words(tmp_path)
+    # what libvirt started is ours to change and to end, and what we start is libvirt's to go on with
+    _attach(tree, tmp_path, "g0", "vdb")
+    takeover.virsh(tree, "destroy", "g9")
+    image = tmp_path / "lib/g9.qcow2"
+    assert (image.stat().st_uid, os.listxattr(image)) == (0, [])
+    assert not (tmp_path / "lib/qemu/domain-10-g9").exists()
+    _make(tree, tmp_path, "h", transient=True, paused=True)
+    names = [*names[:-1], "h"]
+    before = {name: _shape(tree, tmp_path, name) for name in names}
 
-        _grows(tmp_path, lambda: _change(tree, "--back"))
-        assert {name: _shape(tree, tmp_path, name) for name in names} == before
-        assert "libvirtd" in _daemon_words(tmp_path)
-        _attach(tree, tmp_path, "g0", "vdc")
-        _attach(tree, tmp_path, "h", "vdb")
-        _virsh(tree, "destroy", "h")
+    _grows(tmp_path, lambda: takeover.change(tree, "--back"))
+    assert {name: _shape(tree, tmp_path, name) for name in names} == before
+    assert "libvirtd" in takeover.daemon_words(tmp_path)
+    _attach(tree, tmp_path, "g0", "vdc")
+    _attach(tree, tmp_path, "h", "vdb")
+    takeover.virsh(tree, "destroy", "h")
 
-        _change(tree)
-        names = names[:-1]
-        after = {name: _shape(tree, tmp_path, name) for name in names}
-        assert {name: shape[:2] for name, shape in after.items()} == {
-            name: before[name][:2] for name in names
-        }
+    takeover.change(tree)
+    names = names[:-1]
+    after = {name: _shape(tree, tmp_path, name) for name in names}
+    assert {name: shape[:2] for name, shape in after.items()} == {name: before[name][:2] for name in names}
 
 
-def test_a_guest_that_cannot_be_taken_is_left_as_it_is(tmp_path: Path) -> None:
-    reason = libvirtd.missing()
-    if reason:
-        pytest.skip(reason)
-    with libvirtd.private_tree(tmp_path, own_network=True) as tree, ExitStack() as undo:
-        undo.callback(_end_all, tmp_path)
-        _settings(tmp_path)
-        tree.serve_libvirtd()
-        _virsh(tree, "define", _file(tmp_path, "g0", _document("g0", with_network=False)))
-        _image(tmp_path, "g0")
-        _image(tmp_path, "copy")
-        _virsh(tree, "start", "g0", "--paused")
-        _virsh(tree, "blockcopy", "g0", "vda", "/var/lib/libvirt/copy.qcow2", "--reuse-external",
-               "--transient-job")  # fmt: skip
-        status = tmp_path / "run/qemu/g0.xml"
-        # a copy that is being made goes on by itself, and libvirtd writes down when it is whole
-        wait_until(lambda: " state='ready'" in status.read_text(), "the copy is whole")
-        text, pid = status.read_text(), _pid(tmp_path, "g0")
+def test_a_guest_that_cannot_be_taken_is_left_as_it_is(tree: libvirtd.Tree, tmp_path: Path) -> None:
+    takeover.settings(tmp_path)
+    tree.serve_libvirtd()
+    takeover.virsh(tree, "define", takeover.file(tmp_path, "g0", _document("g0", with_network=False)))
+    _image(tmp_path, "g0")
+    _image(tmp_path, "copy")
+    takeover.virsh(tree, "start", "g0", "--paused")
+    takeover.virsh(
+        tree, "blockcopy", "g0", "vda", "/var/lib/libvirt/copy.qcow2", "--reuse-external", "--transient-job"
+    )
+    status = tmp_path / "run/qemu/g0.xml"
+    # a copy that is being made goes on by itself, and libvirtd writes down when it is whole
+    wait_until(lambda: " state='ready'" in status.read_text(), "the copy is whole")
+    text, pid = status.read_text(), _pid(tmp_path, "g0")
 
-        said = _change(tree, "--check", fails=True)
-        assert "g0: not ready" in said
-        assert "block job" in said
-        assert "nothing is changed" in _change(tree, fails=True)
-        assert "libvirtd" in _daemon_words(tmp_path)
+    said = takeover.change(tree, "--check", fails=True)
+    assert "g0: not ready" in said
+    assert "block job" in said
+    assert "nothing is changed" in takeover.change(tree, fails=True)
+    assert "libvirtd" in takeover.daemon_words(tmp_path)
 
-        _change(tree, "--leave")
-        assert status.read_text() == text
-        refused = subprocess.run(
-            ["virsh", "-c", tree.uri, "start", "g0"], capture_output=True, text=True, check=False
-        )
-        assert "runs under libvirt" in refused.stderr
-        _change(tree, "--back")
-        assert _pid(tmp_path, "g0") == pid
-        assert "Copy" in _virsh(tree, "blockjob", "g0", "vda", "--raw")
+    takeover.change(tree, "--leave")
+    assert status.read_text() == text
+    assert "runs under libvirt" in virsh(tree.uri, "start", "g0").stderr
+    takeover.change(tree, "--back")
+    assert _pid(tmp_path, "g0") == pid
+    assert "Copy" in takeover.virsh(tree, "blockjob", "g0", "vda", "--raw")
 
 
 #: stands in for udev: makes the nodes of a network namespace's macvtap devices, and takes them away again
@@ -123,59 +105,54 @@ while :; do
 done"""
 
 
-def test_guests_on_devices_of_the_host(tmp_path: Path) -> None:
-    reason = libvirtd.missing()
-    if reason:
-        pytest.skip(reason)
-    with libvirtd.private_tree(tmp_path, own_network=True) as tree, ExitStack() as undo:
-        undo.callback(_end_all, tmp_path)
-        _settings(tmp_path)
-        _ip(tree, "link", "set", "lo", "up")
-        for name in ("va", "vb"):
-            _ip(tree, "link", "add", name, "type", "veth", "peer", "name", f"{name}2")
-            _ip(tree, "link", "set", name, "up")
-        mac = _mac(tree, "vb")
-        words = ("ip", "link", "add", "link", "va", "name", "try", "type", "macvtap")
-        made = subprocess.run(tree.inside(*words), check=False, capture_output=True)
-        if made.returncode:
-            pytest.skip("no macvtap here")
-        _ip(tree, "link", "del", "try")
-        tree.start("sh", "-c", NODES)
-        tree.serve_libvirtd()
-        for name, device, mode in (
-            ("g0", "va", "bridge"),
-            ("g1", "va", "bridge"),
-            ("g2", "vb", "passthrough"),
-        ):
-            _image(tmp_path, name)
-            nic = f"<interface type='direct'><source dev='{device}' mode='{mode}'/></interface>"
-            document = _document(name, with_network=False).replace("</devices>", f"{nic}</devices>")
-            _virsh(tree, "create", _file(tmp_path, name, document))
-        names = ["g0", "g1", "g2"]
-        before = {name: _shape(tree, tmp_path, name) for name in names}
-        taps = {name: before[name][4].split()[0] for name in names}
-        assert _mac(tree, "vb") != mac
-        _change(tree)
-        assert {name: _shape(tree, tmp_path, name) for name in names} == before
-        assert set(taps.values()) <= _links(tree)
-        # ours to end: the device goes, and what it was put on has its own address again
-        for name in ("g1", "g2"):
-            _virsh(tree, "destroy", name)
-            assert taps[name] not in _links(tree)
-        assert _mac(tree, "vb") == mac
-        # and what we start is libvirt's to end
-        _virsh(tree, "create", str(tmp_path / "g2.def"))
-        ours = _shape(tree, tmp_path, "g2")
-        assert _mac(tree, "vb") != mac
-        _change(tree, "--back")
-        assert {name: _shape(tree, tmp_path, name) for name in ("g0", "g2")} == {
-            "g0": before["g0"],
-            "g2": ours,
-        }
-        for name in ("g0", "g2"):
-            _virsh(tree, "destroy", name)
-        assert _links(tree) == {"lo", "va", "va2", "vb", "vb2"}
-        assert _mac(tree, "vb") == mac
+def test_guests_on_devices_of_the_host(tree: libvirtd.Tree, tmp_path: Path) -> None:
+    takeover.settings(tmp_path)
+    _ip(tree, "link", "set", "lo", "up")
+    for name in ("va", "vb"):
+        _ip(tree, "link", "add", name, "type", "veth", "peer", "name", f"{name}2")
+        _ip(tree, "link", "set", name, "up")
+    mac = _mac(tree, "vb")
+    words = ("ip", "link", "add", "link", "va", "name", "try", "type", "macvtap")
+    made = subprocess.run(tree.inside(*words), check=False, capture_output=True)
+    if made.returncode:
+        pytest.skip("no macvtap here")
+    _ip(tree, "link", "del", "try")
+    tree.start("sh", "-c", NODES)
+    tree.serve_libvirtd()
+    for name, device, mode in (
+        ("g0", "va", "bridge"),
+        ("g1", "va", "bridge"),
+        ("g2", "vb", "passthrough"),
+    ):
+        _image(tmp_path, name)
+        nic = f"<interface type='direct'><source dev='{device}' mode='{mode}'/></interface>"
+        document = _document(name, with_network=False).replace("</devices>", f"{nic}</devices>")
+        takeover.virsh(tree, "create", takeover.file(tmp_path, name, document))
+    names = ["g0", "g1", "g2"]
+    before = {name: _shape(tree, tmp_path, name) for name in names}
+    taps = {name: before[name][4].split()[0] for name in names}
+    assert _mac(tree, "vb") != mac
+    takeover.change(tree)
+    assert {name: _shape(tree, tmp_path, name) for name in names} == before
+    assert set(taps.values()) <= _links(tree)
+    # ours to end: the device goes, and what it was put on has its own address again
+    for name in ("g1", "g2"):
+        takeover.virsh(tree, "destroy", name)
+        assert taps[name] not in _links(tree)
+    assert _mac(tree, "vb") == mac
+    # and what we start is libvirt's to end
+    takeover.virsh(tree, "create", str(tmp_path / "g2.def"))
+    ours = _shape(tree, tmp_path, "g2")
+    assert _mac(tree, "vb") != mac
+    takeover.change(tree, "--back")
+    assert {name: _shape(tree, tmp_path, name) for name in ("g0", "g2")} == {
+        "g0": before["g0"],
+        "g2": ours,
+    }
+    for name in ("g0", "g2"):
+        takeover.virsh(tree, "destroy", name)
+    assert _links(tree) == {"lo", "va", "va2", "vb", "vb2"}
+    assert _mac(tree, "vb") == mac
 
 
 def _ip(tree: libvirtd.Tree, *words: str) -> str:
@@ -191,63 +168,49 @@ def _mac(tree: libvirtd.Tree, name: str) -> str:
     return str(link["address"])
 
 
-def test_a_guest_with_a_dev_of_its_own_gets_nodes_from_either_daemon(tmp_path: Path) -> None:
-    reason = libvirtd.missing()
-    if reason:
-        pytest.skip(reason)
-    with libvirtd.private_tree(tmp_path, own_network=True) as tree, ExitStack() as undo:
-        node = _loop(tmp_path, undo)
-        undo.callback(_end_all, tmp_path)
-        # what hides KVM is mounted there, which libvirt cannot keep in a guest's own
-        subprocess.run(tree.inside("umount", "/dev/kvm"), check=False, capture_output=True)
-        _settings(tmp_path, 'namespaces = [ "mount" ]')
-        tree.serve_libvirtd()
-        text = _document("g0", with_network=False).replace(
-            "<serial ", "<controller type='scsi' model='virtio-scsi'/><serial "
-        )
-        _image(tmp_path, "g0")
-        _virsh(tree, "define", _file(tmp_path, "g0", text))
-        _virsh(tree, "start", "g0", "--paused")
-        own = Path(f"/proc/{_pid(tmp_path, 'g0')}/root{node}")
-        assert not own.exists()
-        before = os.stat(node).st_uid
-        _change(tree)
-        for _ in ("ours", "libvirt's"):
-            _virsh(tree, "attach-disk", "g0", node, "sda", "--targetbus", "scsi", "--sourcetype", "block")
-            assert (own.exists(), os.stat(node).st_uid) == (True, before)
-            _virsh(tree, "detach-disk", "g0", "sda")
-            wait_until(lambda: node not in _virsh(tree, "domblklist", "g0"), "the disk is gone")
-            if "qvirt" in _daemon_words(tmp_path):
-                wait_until(lambda: not own.exists(), "its node is gone")  # libvirt leaves it there
-                _change(tree, "--back")
-        _virsh(tree, "destroy", "g0")
-
-
-# ----------------------------------------------------------------------------- guests
-
-
-def _loop(directory: Path, undo: ExitStack) -> str:
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[str]:
     """Make a disk of the host."""
-    (directory / "loop").write_bytes(b"\0" * (1 << 20))
+    (tmp_path / "loop").write_bytes(b"\0" * (1 << 20))
     done = subprocess.run(
-        ["losetup", "--show", "-f", directory / "loop"], capture_output=True, text=True, check=False
+        ["losetup", "--show", "-f", tmp_path / "loop"], capture_output=True, text=True, check=False
     )
     if done.returncode:
         pytest.skip(f"no loop device here: {done.stderr.strip()}")
     node = done.stdout.strip()
-    undo.callback(subprocess.run, ["losetup", "-d", node], check=False)
-    return node
+    yield node
+    subprocess.run(["losetup", "-d", node], check=False)
 
 
-def _settings(directory: Path, namespaces: str = "namespaces = []") -> None:
-    with (directory / "etc/qemu.conf").open("a") as file:
-        file.write(f'\ncgroup_controllers = []\n{namespaces}\nsecurity_driver = "none"\n')
+def test_a_guest_with_a_dev_of_its_own_gets_nodes_from_either_daemon(
+    node: str, tree: libvirtd.Tree, tmp_path: Path
+) -> None:
+    # what hides KVM is mounted there, which libvirt cannot keep in a guest's own
+    subprocess.run(tree.inside("umount", "/dev/kvm"), check=False, capture_output=True)
+    takeover.settings(tmp_path, 'namespaces = [ "mount" ]')
+    tree.serve_libvirtd()
+    text = _document("g0", with_network=False).replace(
+        "<serial ", "<controller type='scsi' model='virtio-scsi'/><serial "
+    )
+    _image(tmp_path, "g0")
+    takeover.virsh(tree, "define", takeover.file(tmp_path, "g0", text))
+    takeover.virsh(tree, "start", "g0", "--paused")
+    own = Path(f"/proc/{_pid(tmp_path, 'g0')}/root{node}")
+    assert not own.exists()
+    before = os.stat(node).st_uid
+    takeover.change(tree)
+    for _ in ("ours", "libvirt's"):
+        takeover.virsh(tree, "attach-disk", "g0", node, "sda", "--targetbus", "scsi", "--sourcetype", "block")
+        assert (own.exists(), os.stat(node).st_uid) == (True, before)
+        takeover.virsh(tree, "detach-disk", "g0", "sda")
+        wait_until(lambda: node not in takeover.virsh(tree, "domblklist", "g0"), "the disk is gone")
+        if "qvirt" in takeover.daemon_words(tmp_path):
+            wait_until(lambda: not own.exists(), "its node is gone")  # libvirt leaves it there
+            takeover.change(tree, "--back")
+    takeover.virsh(tree, "destroy", "g0")
 
 
-def _file(directory: Path, name: str, text: str) -> str:
-    path = directory / f"{name}.def"
-    path.write_text(text)
-    return str(path)
+# ----------------------------------------------------------------------------- guests
 
 
 def _image(directory: Path, name: str) -> None:
@@ -277,12 +240,12 @@ def _document(name: str, *, with_network: bool = True) -> str:
 def _make(tree: libvirtd.Tree, directory: Path, name: str, *, transient: bool, paused: bool) -> None:
     _image(directory, name)
     state = ["--paused"] if paused else []
-    file = _file(directory, name, _document(name))
+    file = takeover.file(directory, name, _document(name))
     if transient:
-        _virsh(tree, "create", file, *state)
+        takeover.virsh(tree, "create", file, *state)
     else:
-        _virsh(tree, "define", file)
-        _virsh(tree, "start", name, *state)
+        takeover.virsh(tree, "define", file)
+        takeover.virsh(tree, "start", name, *state)
 
 
 def _pid(directory: Path, name: str) -> int:
@@ -293,13 +256,13 @@ def _shape(tree: libvirtd.Tree, directory: Path, name: str) -> tuple[int, str, s
     """Return what must not change: process, id, state, disks, network; and the devices by alias."""
     pid = _pid(directory, name)
     os.kill(pid, 0)
-    live = _virsh(tree, "dumpxml", name)
+    live = takeover.virsh(tree, "dumpxml", name)
     return (
         pid,
-        _virsh(tree, "domid", name),
-        _virsh(tree, "domstate", name, "--reason"),
-        _virsh(tree, "domblklist", name, "--details"),
-        _virsh(tree, "domiflist", name),
+        takeover.virsh(tree, "domid", name),
+        takeover.virsh(tree, "domstate", name, "--reason"),
+        takeover.virsh(tree, "domblklist", name, "--details"),
+        takeover.virsh(tree, "domiflist", name),
         sorted(line.strip() for line in live.splitlines() if "<alias" in line and "'usb'" not in line),
     )
 
@@ -307,9 +270,9 @@ def _shape(tree: libvirtd.Tree, directory: Path, name: str) -> tuple[int, str, s
 def _attach(tree: libvirtd.Tree, directory: Path, name: str, target: str) -> None:
     _image(directory, f"{name}-{target}")
     path = f"/var/lib/libvirt/{name}-{target}.qcow2"
-    _virsh(tree, "attach-disk", name, path, target, "--subdriver", "qcow2")
-    assert path in _virsh(tree, "domblklist", name)
-    assert path in _virsh(tree, "qemu-monitor-command", name, "--hmp", "info block")
+    takeover.virsh(tree, "attach-disk", name, path, target, "--subdriver", "qcow2")
+    assert path in takeover.virsh(tree, "domblklist", name)
+    assert path in takeover.virsh(tree, "qemu-monitor-command", name, "--hmp", "info block")
 
 
 def _grows(directory: Path, change: Callable[[], object]) -> None:
@@ -332,52 +295,3 @@ def _written(path: Path) -> tuple[int, int]:
 
 
 # ---------------------------------------------------------------------------- daemons
-
-
-def _virsh(tree: libvirtd.Tree, *words: str) -> str:
-    done = subprocess.run(
-        ["virsh", "-q", "-c", tree.uri, *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, (words, done.stderr)
-    return done.stdout
-
-
-def _change(tree: libvirtd.Tree, *words: str, fails: bool = False) -> str:
-    done = subprocess.run(
-        tree.inside(sys.executable, "-m", "qvirt.cli.main", "takeover", *words),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-        timeout=120,
-    )
-    said = done.stdout + done.stderr
-    assert (done.returncode != 0) is fails, said
-    return said
-
-
-def _daemon_pid(directory: Path) -> int:
-    return int((directory / "run/qemu/driver.pid").read_text())
-
-
-def _daemon_words(directory: Path) -> str:
-    return Path(f"/proc/{_daemon_pid(directory)}/cmdline").read_text().replace("\0", " ")
-
-
-def _end_all(directory: Path) -> None:
-    """End the daemon that was started last, then what outlives it."""
-    with suppress(OSError, ValueError):
-        watch = os.pidfd_open(_daemon_pid(directory))
-        try:
-            signal.pidfd_send_signal(watch, signal.SIGTERM)
-            select.select([watch], [], [], WAIT)
-        finally:
-            os.close(watch)
-    for path in (directory / "run/qemu").glob("*.pid"):
-        with suppress(ProcessLookupError, ValueError):
-            if path.name != "driver.pid":
-                os.kill(int(path.read_text()), signal.SIGKILL)
-    for path in (directory / "run/network").glob("*.pid"):
-        with suppress(ProcessLookupError, ValueError):
-            if path.name != "driver.pid":
-                os.kill(int(path.read_text()), signal.SIGKILL)

@@ -2,15 +2,13 @@
 
 import os
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.functional.runtime.helping import TPM, helped
 from tests.support.daemon import wait_until
-from tests.wire import libvirtd
-from tests.wire.test_takeover import _change, _end_all, _file, _settings, _virsh
+from tests.wire import libvirtd, takeover
 
 pytestmark = [
     pytest.mark.qemu,
@@ -38,29 +36,24 @@ def helpers(name: str) -> list[int]:
     return sorted(found)
 
 
-def test_helpers_go_over_and_back(tmp_path: Path) -> None:
-    reason = libvirtd.missing()
-    if reason:
-        pytest.skip(reason)
-    with libvirtd.private_tree(tmp_path, own_network=True) as tree, ExitStack() as undo:
-        undo.callback(_end_all, tmp_path)
-        _settings(tmp_path)
-        (tmp_path / "lib/share").mkdir()
-        tree.serve_libvirtd()
-        _virsh(tree, "define", _file(tmp_path, "helped", helped(TPM, SHARE)))
-        _virsh(tree, "start", "helped")
-        theirs = helpers(str(tmp_path))
-        assert len(theirs) >= 2
-        _change(tree)
-        assert helpers(str(tmp_path)) == theirs
-        _virsh(tree, "destroy", "helped")
-        wait_until(lambda: helpers(str(tmp_path)) == [], "libvirt's helpers end with the guest")
+def test_helpers_go_over_and_back(tree: libvirtd.Tree, tmp_path: Path) -> None:
+    takeover.settings(tmp_path)
+    (tmp_path / "lib/share").mkdir()
+    tree.serve_libvirtd()
+    takeover.virsh(tree, "define", takeover.file(tmp_path, "helped", helped(TPM, SHARE)))
+    takeover.virsh(tree, "start", "helped")
+    theirs = helpers(str(tmp_path))
+    assert len(theirs) >= 2
+    takeover.change(tree)
+    assert helpers(str(tmp_path)) == theirs
+    takeover.virsh(tree, "destroy", "helped")
+    wait_until(lambda: helpers(str(tmp_path)) == [], "libvirt's helpers end with the guest")
 
-        _virsh(tree, "start", "helped")
-        ours = helpers(str(tmp_path))
-        assert len(ours) >= 2
-        _change(tree, "--back")
-        assert helpers(str(tmp_path)) == ours
-        _virsh(tree, "destroy", "helped")
-        wait_until(lambda: helpers(str(tmp_path)) == [], "our helpers end with the guest")
-        _virsh(tree, "undefine", "helped")
+    takeover.virsh(tree, "start", "helped")
+    ours = helpers(str(tmp_path))
+    assert len(ours) >= 2
+    takeover.change(tree, "--back")
+    assert helpers(str(tmp_path)) == ours
+    takeover.virsh(tree, "destroy", "helped")
+    wait_until(lambda: helpers(str(tmp_path)) == [], "our helpers end with the guest")
+    takeover.virsh(tree, "undefine", "helped")

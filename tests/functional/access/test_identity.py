@@ -13,7 +13,7 @@ import pytest
 from tests.functional.access import people
 from tests.functional.access.test_rules import DOCUMENT
 from tests.functional.admin.test_virt_admin import run as virt_admin
-from tests.support.daemon import Daemon, make_root
+from tests.support.daemon import Daemon, make_root, virsh
 from tests.support.remote import Pki, Port, write_settings
 
 pytestmark = [
@@ -40,15 +40,7 @@ class Site:
 
     def virsh(self, client: Path, *words: str) -> subprocess.CompletedProcess[str]:
         """Run virsh over TLS with a client's certificate."""
-        uri = f"qemu://localhost:{self.port}/system?pkipath={client}"
-        return subprocess.run(
-            ["virsh", "-q", "-c", uri, *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            env={**os.environ, "LC_ALL": "C"},
-        )
+        return virsh(f"qemu://localhost:{self.port}/system?pkipath={client}", *words)
 
 
 @pytest.fixture(scope="module")

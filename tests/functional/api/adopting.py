@@ -10,7 +10,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.functional.api.test_adopt import folder_of, qemu, qvirt
+from tests.functional.api.test_adopt import folder_of, qemu
 from tests.support.daemon import Daemon, running_daemon, wait_until
 
 OWN = (
@@ -41,7 +41,7 @@ def main() -> None:
         deaf = stack.enter_context(qemu(folder_of(daemon, "deaf"), "-nodefaults -m 16 -S", "-monitor none"))
         wait_until(lambda: "qemu" in os.readlink(f"/proc/{deaf}/exe"), "QEMU runs")
 
-        done = qvirt(daemon, "adopt", "--all", "--define")
+        done = daemon.qvirt("adopt", "--all", "--define")
         said = sorted(filter(None, done.stdout.splitlines()))
         assert said == [f"Domain '{name}' adopted from pid {pids[name]} and defined" for name in WORDS], done
         assert f"failed to adopt pid {deaf}: " in done.stderr
@@ -52,7 +52,7 @@ def main() -> None:
         daemon.kill()
         daemon.start()
         states(daemon)
-        again = qvirt(daemon, "adopt", "--all")
+        again = daemon.qvirt("adopt", "--all")
         assert again.stdout.strip() == ""
         assert "1 of 1 QEMUs stay as they are" in again.stderr
         assert "first" not in again.stderr

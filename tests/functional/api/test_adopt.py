@@ -88,16 +88,6 @@ def folder_of(daemon: Daemon, name: str) -> Path:
     return folder
 
 
-def qvirt(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "qvirt.cli.main", "-c", daemon.uri, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 LEGACY = (
     "-m 64 -hda a.qcow2 -cdrom b.img -net nic,model=e1000 -net user -serial pty -device virtio-serial "
     "-device virtio-scsi-pci -drive if=none,id=d1,file=d.img,format=raw -device virtio-blk-pci,drive=d1"
@@ -170,7 +160,7 @@ def test_what_was_plugged_in_before(mine: Daemon) -> None:
         before("device_del", id="mydisk")  # SCSI goes without asking the guest
         before.close()
         assert pid in all_pids()
-        done = qvirt(mine, "adopt", str(folder / "q.sock"))
+        done = mine.qvirt("adopt", str(folder / "q.sock"))
         assert done.stdout.strip() == f"Domain 'modern' adopted from pid {pid}", done.stderr
         xml = mine.virsh("dumpxml", "modern")
         for alias in ("hotdisk", "thecd", "scsi", "nic0", "ser", "bal", "rp2"):
@@ -247,8 +237,8 @@ def test_a_monitor_out_of_reach(mine: Daemon, tmp_path: Path, monitor: str, sent
 def test_refusals(mine: Daemon, tmp_path: Path) -> None:
     assert "Unable to resolve /proc/" in mine.virsh_run("qemu-attach", "4194303").stderr
     assert "is no QEMU" in mine.virsh_run("qemu-attach", str(os.getpid())).stderr
-    assert "which QEMU?" in qvirt(mine, "adopt").stderr
-    assert "no process id and no socket" in qvirt(mine, "adopt", str(tmp_path / "none")).stderr
+    assert "which QEMU?" in mine.qvirt("adopt").stderr
+    assert "no process id and no socket" in mine.qvirt("adopt", str(tmp_path / "none")).stderr
     words = "-name taken -nodefaults -m 16 -S"
     document = (
         "<domain type='qemu'><name>taken</name><memory>16384</memory>"
@@ -263,9 +253,9 @@ def test_refusals(mine: Daemon, tmp_path: Path) -> None:
         assert "domain 'taken' already exists with uuid" in refused.stderr
         mine.virsh("undefine", "taken")
         # nothing of the refusals is left: it goes now
-        assert "and defined" in qvirt(mine, "adopt", "--define", str(pid)).stdout
+        assert "and defined" in mine.qvirt("adopt", "--define", str(pid)).stdout
         assert mine.virsh("domstate", "taken").strip() == "paused"
-        assert f"(pid {pid}) exists already" in qvirt(mine, "adopt", str(pid)).stderr
+        assert f"(pid {pid}) exists already" in mine.qvirt("adopt", str(pid)).stderr
         mine.virsh("destroy", "taken")
         mine.virsh("undefine", "taken")
     assert not list((mine.root / "run/libvirt/qemu").glob("taken*"))

@@ -1,7 +1,5 @@
 """QEMU command lines through the stock virsh and the qvirt command: imported, defined, started."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.support.daemon import Daemon
@@ -14,13 +12,7 @@ LINE = (
 
 def qvirt(daemon: Daemon, *words: str) -> str:
     """Run the qvirt command."""
-    made = subprocess.run(
-        [sys.executable, "-m", "qvirt.cli.main", "-c", daemon.uri, *words],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    made = daemon.qvirt(*words)
     assert made.returncode == 0, made.stderr
     return made.stdout
 

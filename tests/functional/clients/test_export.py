@@ -7,7 +7,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,17 +46,6 @@ Standard options:
 """
 
 
-def qvirt(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run our own client."""
-    return subprocess.run(
-        [sys.executable, "-m", "qvirt.cli.main", "-c", daemon.uri, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="qvx") as path:
@@ -92,7 +80,7 @@ esac
 def test_both_clients_name_a_dialect(daemon: Daemon, folder: Path) -> None:
     disk = "<disk type='file'><source file='/a b'/><target dev='hda' bus='ide'/></disk>"
     path = document(folder, disk)
-    ours = qvirt(daemon, "export", "--dialect", "0.12", path)
+    ours = daemon.qvirt("export", "--dialect", "0.12", path)
     assert ours.returncode == 0, ours.stderr
     words = shlex.split(ours.stdout)
     assert words[:2] == ["QEMU_AUDIO_DRV=none", QEMU]
@@ -105,7 +93,7 @@ def test_both_clients_name_a_dialect(daemon: Daemon, folder: Path) -> None:
 def test_a_defined_domain_and_its_libvirt_command_line(daemon: Daemon, folder: Path) -> None:
     daemon.virsh("define", document(folder, name="kept"))
     try:
-        ours = qvirt(daemon, "export", "kept")
+        ours = daemon.qvirt("export", "kept")
         assert (
             ours.stdout.strip() == daemon.virsh("domxml-to-native", "qemu-argv", "--domain", "kept").strip()
         )
@@ -116,14 +104,14 @@ def test_a_defined_domain_and_its_libvirt_command_line(daemon: Daemon, folder: P
 def test_what_nobody_knows_is_refused(daemon: Daemon, folder: Path) -> None:
     path = document(folder)
     assert "unsupported config type xen-xl" in daemon.virsh_run("domxml-to-native", "xen-xl", path).stderr
-    asked = qvirt(daemon, "export", "--dialect", "7.2", path)
+    asked = daemon.qvirt("export", "--dialect", "7.2", path)
     assert asked.returncode == 1
     assert "they go from 0.9 to 2.12" in asked.stderr
 
 
 def test_an_emulator_without_a_monitor_is_asked_for_its_help(daemon: Daemon, folder: Path) -> None:
     emulator = old_emulator(folder, "0.12.5")
-    asked = qvirt(daemon, "export", "--emulator", str(emulator), document(folder))
+    asked = daemon.qvirt("export", "--emulator", str(emulator), document(folder))
     assert asked.returncode == 0, asked.stderr
     words = shlex.split(asked.stdout)
     assert str(emulator) in words
@@ -203,7 +191,7 @@ class Script:
 @pytest.mark.root
 def test_a_script_runs_without_us_and_leaves_nothing(daemon: Daemon, folder: Path) -> None:
     devices = ALONE.format(folder=folder, uuid=UUID)
-    made = qvirt(daemon, "export", "--standalone", document(folder, devices, name="it's"))
+    made = daemon.qvirt("export", "--standalone", document(folder, devices, name="it's"))
     assert made.returncode == 0, made.stderr
     assert "geheim" not in made.stdout
     path = folder / "start"
@@ -234,7 +222,7 @@ def test_a_script_runs_without_us_and_leaves_nothing(daemon: Daemon, folder: Pat
 
 @pytest.mark.root
 def test_a_script_says_what_it_misses(daemon: Daemon, folder: Path) -> None:
-    made = qvirt(daemon, "export", "--standalone", document(folder, "<graphics type='vnc' passwd='x'/>"))
+    made = daemon.qvirt("export", "--standalone", document(folder, "<graphics type='vnc' passwd='x'/>"))
     done = subprocess.run(
         ["sh", "-s"], input=made.stdout, capture_output=True, text=True, check=False, timeout=PATIENCE,
         env={"PATH": os.environ["PATH"], "TMPDIR": str(folder)},
@@ -254,7 +242,7 @@ def test_a_line_as_one_types_it(daemon: Daemon, folder: Path) -> None:
         <controller type='usb' model='piix3-uhci'><address type='pci' slot='1' function='2'/></controller>
         <input type='tablet' bus='usb'/>"""
     path = document(folder, devices)
-    ours = qvirt(daemon, "export", "--dialect", "plain", path)
+    ours = daemon.qvirt("export", "--dialect", "plain", path)
     assert ours.returncode == 0, ours.stderr
     words = shlex.split(ours.stdout)
     words = words[next(place for place, word in enumerate(words) if word == QEMU) :]

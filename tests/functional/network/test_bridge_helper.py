@@ -1,10 +1,7 @@
 """A user's guest in a bridge of the host's, by qemu-bridge-helper: what is allowed, what is said if not."""
 
-import os
-import pwd
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.functional.guests.machines import write
-from tests.functional.network.test_passt import UsersDaemon
 from tests.functional.runtime.instance import document
-from tests.support.daemon import Daemon, make_root, wait_until
-from tests.support.netns import Namespace, as_user, namespace
+from tests.support import users
+from tests.support.daemon import Daemon, wait_until
+from tests.support.netns import Namespace, namespace
 
 HELPER = Path("/usr/lib/qemu/qemu-bridge-helper")
 MAC = "52:54:00:5a:55:7f"
@@ -50,34 +47,21 @@ def net() -> Iterator[Namespace]:
 @pytest.fixture
 def users_daemon(net: Namespace) -> Iterator[Daemon]:
     """A daemon of an ordinary user, with a helper that has root's power."""
-    user = pwd.getpwnam("nobody")
-    become = as_user(user.pw_uid, user.pw_gid)
-    if subprocess.run(
-        [*become, sys.executable, "-c", "import qvirt.daemon.main"], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("another user cannot read this project's folder")
-    folder, root = Path(tempfile.mkdtemp(prefix="qvbr")), make_root()
-    folder.chmod(0o755)
-    for name in ("up/qemu", "work"):
-        (folder / name).mkdir(parents=True)
-    (folder / "up/qemu/bridge.conf").write_text("allow ours\n")
-    etc = ("unshare", "-m", "sh", "-c", WITH_ETC, "sh", str(folder))
-    if subprocess.run([*etc, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no overlay file system here")
-    helper = folder / "qemu-bridge-helper"
-    shutil.copy(HELPER, helper)
-    helper.chmod(0o4755)
-    settings = root / "etc/libvirt/qemu.conf"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(f'bridge_helper = "{helper}"\n')
-    for path in (root, *root.rglob("*")):
-        os.chown(path, user.pw_uid, user.pw_gid)
-    daemon = UsersDaemon(root, prefix=(*net.prefix, *etc, *become))
-    try:
-        yield daemon.start()
-    finally:
-        daemon.clean()
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="qvbr") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for made in ("up/qemu", "work"):
+            (folder / made).mkdir(parents=True)
+        (folder / "up/qemu/bridge.conf").write_text("allow ours\n")
+        etc = ("unshare", "-m", "sh", "-c", WITH_ETC, "sh", name)
+        if subprocess.run([*etc, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("no overlay file system here")
+        helper = folder / "qemu-bridge-helper"
+        shutil.copy(HELPER, helper)
+        helper.chmod(0o4755)
+        settings = f'bridge_helper = "{helper}"\n'
+        with users.users_daemon(prefix=(*net.prefix, *etc), settings=settings) as daemon:
+            yield daemon.start()
 
 
 def bridged(bridge: str, inside: str = "") -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.functional.api.documents import domain
 from tests.functional.guests.machines import write
-from tests.support.daemon import Daemon, make_root, wait_until
+from tests.support.daemon import Daemon, running_daemon, wait_until
 from tests.support.netns import Namespace, namespace
 
 pytestmark = [pytest.mark.qemu, pytest.mark.virsh, pytest.mark.root]
@@ -28,11 +28,8 @@ def host() -> Iterator[Namespace]:
 
 @pytest.fixture(scope="module")
 def daemon(host: Namespace) -> Iterator[Daemon]:
-    it = Daemon(make_root(), prefix=host.prefix)
-    try:
-        yield it.start()
-    finally:
-        it.clean()
+    with running_daemon(prefix=host.prefix) as it:
+        yield it
 
 
 def start(daemon: Daemon, *interfaces: str, extra: str = "") -> None:

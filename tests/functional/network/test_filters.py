@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.functional.guests.machines import booted, linux_xml
-from tests.support.daemon import Daemon, make_root, wait_until
+from tests.support.daemon import Daemon, running_daemon, wait_until
 from tests.support.guest import Guest
 from tests.support.netns import Namespace, namespace
 
@@ -26,11 +26,8 @@ def host() -> Iterator[Namespace]:
 
 @pytest.fixture
 def daemon(host: Namespace) -> Iterator[Daemon]:
-    it = Daemon(make_root(), prefix=host.prefix)
-    try:
-        yield it.start()
-    finally:
-        it.clean()
+    with running_daemon(prefix=host.prefix) as it:
+        yield it
 
 
 @pytest.mark.parametrize("trusted", ["yes", "no"])

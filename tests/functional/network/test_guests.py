@@ -120,13 +120,7 @@ def test_two_guests_on_a_nat_network(daemon: Daemon, host: Namespace, linux: Gue
         tap = listed[0][0]
         assert listed == [[tap, "network", "nat", "virtio", MACS[0]]]
         assert f"{mine}/24" in daemon.virsh("domifaddr", "first")
-        merged = subprocess.run(
-            [sys.executable, "-m", "qvirt.cli.main", "-c", daemon.uri, "domifaddr", "first"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        ).stdout
+        merged = daemon.qvirt("domifaddr", "first").stdout
         assert re.search(rf"{MACS[0]} +ipv4 +{mine}/24 +lease", merged)
         ports = daemon.virsh("net-port-list", "nat").split()
         assert len(ports) == 2

@@ -1,10 +1,8 @@
 """``<backend type='passt'>``: a user's guest, its ports forwarded, and no trace of passt afterwards."""
 
 import os
-import pwd
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.functional.guests.machines import booted, linux_xml, write
+from tests.support import users
 from tests.support.daemon import Daemon, make_root, wait_until
 from tests.support.guest import Guest
-from tests.support.netns import Namespace, as_user, namespace
+from tests.support.netns import Namespace, namespace
 
 pytestmark = [
     pytest.mark.qemu,
@@ -49,30 +48,11 @@ def net(outside: Namespace) -> Iterator[Namespace]:
         yield it
 
 
-class UsersDaemon(Daemon):
-    """A daemon that runs as an ordinary user."""
-
-    @property
-    def uri(self) -> str:
-        return f"qemu:///session?socket={self.socket}"
-
-
 @pytest.fixture
 def users_daemon(net: Namespace) -> Iterator[Daemon]:
     """A daemon that runs as an ordinary user."""
-    user = pwd.getpwnam("nobody")
-    become = as_user(user.pw_uid, user.pw_gid)
-    if subprocess.run(
-        [*become, sys.executable, "-c", "import qvirt.daemon.main"], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("another user cannot read this project's folder")
-    root = make_root()
-    os.chown(root, user.pw_uid, user.pw_gid)
-    daemon = UsersDaemon(root, prefix=(*net.prefix, *become))
-    try:
+    with users.users_daemon(prefix=net.prefix) as daemon:
         yield daemon.start()
-    finally:
-        daemon.clean()
 
 
 def interface(*inside: str, backend: str = "<backend type='passt'/>") -> str:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from qvirt.errors import AuthFailed, QvirtError
 from qvirt.net.sasl import ClientExchange, Prompt, Properties, from_wire, to_wire
 from qvirt.rpc import packet, protocol
 from tests.support.carried import carry_all
-from tests.support.daemon import Daemon, make_root, wait_until
+from tests.support.daemon import Daemon, make_root, virsh, wait_until
 from tests.support.raw import Raw
 from tests.support.remote import Pki, Port, wait_for_log, write_settings
 from tests.support.sasl import PASSWORD, add_user, auth_file, set_up_sasl
@@ -61,18 +60,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(daemon.start(), tcp.number, tls.number, pki.client("admin"))
     finally:
         daemon.clean()
-
-
-def virsh(uri: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["virsh", "-q", "-c", uri, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "LC_ALL": "C"},
-    )
 
 
 async def ask(uri: str) -> str:

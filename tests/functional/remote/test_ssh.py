@@ -1,7 +1,6 @@
 """Connections by ssh: with the helper and with netcat, all on one connection, and what goes wrong."""
 
 import asyncio
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from qvirt.client.aio import Connection
 from qvirt.errors import InvalidArg, NoSupport, QvirtError, SystemError_
 from tests.support import sshd
 from tests.support.carried import carry_all
-from tests.support.daemon import Daemon, running_daemon, wait_until
+from tests.support.daemon import Daemon, running_daemon, virsh, wait_until
 from tests.support.sshd import Sshd, our_helper, running_sshd
 from tests.wire.guests import guest_xml
 
@@ -42,17 +41,6 @@ def host(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def bare_host(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     with running_sshd(tmp_path_factory.mktemp("sshd"), daemon.root / "run/libvirt", None) as host:
         yield host
-
-
-def virsh(uri: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["virsh", "-q", "-c", uri, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "LC_ALL": "C"},
-    )
 
 
 async def ask(uri: str, **options: object) -> str:

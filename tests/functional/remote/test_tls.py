@@ -1,12 +1,10 @@
 """TLS: who is let in, by which client; certificates renewed under way; bad company that nobody notices."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
 import ssl
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from qvirt.client.aio import Connection
 from qvirt.errors import AuthFailed, QvirtError
 from qvirt.net.authority import Authority
 from tests.support.carried import carry_all
-from tests.support.daemon import Daemon, make_root, wait_until
+from tests.support.daemon import Daemon, make_root, virsh, wait_until
 from tests.support.remote import Pki, Port, days_from_now, listening_daemon, write_settings
 
 pytestmark = pytest.mark.virsh
@@ -54,17 +52,6 @@ def site(pki: Pki) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def good(pki: Pki) -> Path:
     return pki.client("admin")
-
-
-def virsh(uri: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["virsh", "-q", "-c", uri, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "LC_ALL": "C"},
-    )
 
 
 async def ask(uri: str) -> str:

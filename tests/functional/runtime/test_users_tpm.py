@@ -1,20 +1,16 @@
 """An ordinary user's guest has a TPM, whose keys are certified by the user's own authority."""
 
-import os
 import pwd
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.functional.guests.machines import write
-from tests.functional.network.test_passt import UsersDaemon
 from tests.functional.runtime.helping import SHARED_MEMORY, TPM
 from tests.functional.runtime.instance import document
-from tests.support.daemon import Daemon, make_root
-from tests.support.netns import as_user
+from tests.support import users
+from tests.support.daemon import Daemon
 
 pytestmark = [
     pytest.mark.qemu,
@@ -27,22 +23,11 @@ pytestmark = [
 @pytest.fixture
 def users_daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     """A daemon that runs as an ordinary user, whose home is the daemon's tree."""
-    user = pwd.getpwnam("nobody")
-    become = as_user(user.pw_uid, user.pw_gid)
-    if subprocess.run(
-        [*become, sys.executable, "-c", "import qvirt.daemon.main"], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("another user cannot read this project's folder")
-    root = make_root()
-    os.chown(root, user.pw_uid, user.pw_gid)
-    monkeypatch.setenv("HOME", str(root))
-    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    daemon = UsersDaemon(root, prefix=become)
-    try:
+    with users.users_daemon() as daemon:
+        monkeypatch.setenv("HOME", str(daemon.root))
+        for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
+            monkeypatch.delenv(name, raising=False)
         yield daemon.start()
-    finally:
-        daemon.clean()
 
 
 def test_a_users_tpm(users_daemon: Daemon) -> None:

@@ -2,29 +2,16 @@
 
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
 
 import pytest
 
 from tests.functional.runtime.instance import disk, document
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import Daemon
 
 pytestmark = [
     pytest.mark.qemu,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root runs QEMU as another"),
 ]
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    with running_daemon() as one:
-        yield one
-
-
-def doctor(daemon: Daemon, name: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "qvirt.cli.main", "-c", daemon.uri, "doctor", name]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_all_obstacles_and_their_remedies(daemon: Daemon) -> None:
@@ -39,7 +26,7 @@ def test_all_obstacles_and_their_remedies(daemon: Daemon) -> None:
     path = daemon.root / "ill.xml"
     path.write_text(text)
     daemon.virsh("define", str(path))
-    done = doctor(daemon, "ill")
+    done = daemon.qvirt("doctor", "ill")
     assert done.returncode == 1, done
     assert (
         f"directory '{closed}' cannot be searched by QEMU's user (mode 0700, owner root:root)" in done.stdout
@@ -52,6 +39,6 @@ def test_all_obstacles_and_their_remedies(daemon: Daemon) -> None:
     for line in done.stdout.splitlines():
         if "allow it with '" in line:
             subprocess.run(line.split("allow it with '")[1].split("'")[0].split(), check=True)
-    assert doctor(daemon, "ill").stdout.strip().endswith("can get at all files.")
+    assert daemon.qvirt("doctor", "ill").stdout.strip().endswith("can get at all files.")
     daemon.virsh("start", "ill", "--paused")
     daemon.virsh("destroy", "ill")

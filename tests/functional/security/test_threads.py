@@ -3,25 +3,15 @@
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qvirt.runtime import limits
 from tests.functional.runtime.instance import document
-from tests.support.daemon import Daemon, make_root
+from tests.support.daemon import Daemon
 
 pytestmark = [pytest.mark.qemu, pytest.mark.virsh]
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    one = Daemon(make_root())
-    try:
-        yield one.start()
-    finally:
-        one.clean()
 
 
 def define(daemon: Daemon, name: str, extra: str, *, kvm: bool = False) -> None:

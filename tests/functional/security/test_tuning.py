@@ -1,7 +1,6 @@
 """Limits of guests through the stock client: what virsh sets is what the kernel has, at the next start."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from qvirt.host.cgroup import Group, find_mounts, machine_name
 from qvirt.host.config import CONTROLLERS
 from tests.functional.runtime.instance import document
-from tests.support.daemon import Daemon, make_root
+from tests.support.daemon import Daemon
 
 pytestmark = [pytest.mark.qemu, pytest.mark.skipif(os.geteuid() != 0, reason="only root has control groups")]
 
@@ -17,15 +16,6 @@ TUNE = """<cputune><shares>2048</shares><period>100000</period><quota>50000</quo
 <emulator_period>200000</emulator_period><emulator_quota>150000</emulator_quota>
 <vcpupin vcpu='0' cpuset='0'/><emulatorpin cpuset='0'/></cputune>
 <memtune><hard_limit unit='KiB'>1048576</hard_limit></memtune>"""
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    one = Daemon(make_root())
-    try:
-        yield one.start()
-    finally:
-        one.clean()
 
 
 def start(daemon: Daemon, name: str, extra: str = "") -> Group:
