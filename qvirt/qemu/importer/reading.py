@@ -289,7 +289,7 @@ _HOST_SIDE: dict[str, str] = {
     "help": "a question, not a machine",
     "version": "a question, not a machine",
     "id": "QEMU has no such switch; it is a manager's own mark",
-    "incoming": "a guest comes in by virsh migrate or virsh restore",
+    "incoming": "the guest starts anew: none can be moved here or restored yet",
     "only-migratable": "whether a guest can be migrated is asked when it is",
     "win2k-hack": "Windows 2000's installer is no longer helped along",
     "no-fd-bootchk": "SeaBIOS boots floppies of every kind",
