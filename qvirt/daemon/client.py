@@ -185,16 +185,6 @@ class Client:
             self.write(connection_closed(reason))
         self.channel.end()
 
-    async def wait_for_calls(self) -> None:
-        """Wait until no call of this client runs."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def cancel_calls(self) -> None:
-        """Cancel what still runs; the daemon ends."""
-        for task in self._tasks:
-            task.cancel()
-
     # ----------------------------------------------------------------------------------- from the socket
 
     def _received(self, data: bytes) -> None:

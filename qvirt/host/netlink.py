@@ -123,20 +123,6 @@ def _unless_there(work: Callable[[], Any]) -> None:
             raise
 
 
-def add_macvtap(parent: str, mode: str, mac: str, name: str) -> None:
-    """Make a macvtap in one of the kernel's modes and bring it up; undone on failure. Raises SystemError_."""
-
-    def work(ip: Any) -> None:
-        ip.link("add", ifname=name, kind="macvtap", link=_index(ip, parent), address=mac, macvtap_mode=mode)
-        try:
-            ip.link("set", index=_index(ip, name), state="up")
-        except Exception:
-            ip.link("del", ifname=name)
-            raise
-
-    _ask(f"error creating macvtap interface {name}@{parent} ({mac})", work)
-
-
 def traffic(name: str, work: Callable[[Any, int], None]) -> None:
     """Change a device's queueing; work gets pyroute2's socket and the index. Raises SystemError_."""
     _ask(f"Cannot limit the traffic of '{name}'", lambda ip: work(ip, _index(ip, name)))

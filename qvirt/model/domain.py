@@ -36,10 +36,6 @@ CRASH_ACTIONS = (*LIFECYCLE_ACTIONS, "coredump-destroy", "coredump-restart")
 LOCK_FAILURE_ACTIONS = ("default", "poweroff", "restart", "pause", "ignore")
 
 
-class GenId(Node, tag="genid"):
-    """``<genid>``: the VM generation id; empty asks for one to be made."""
-
-
 class Metadata(Node, tag="metadata"):
     """``<metadata>``: other programs' elements, one per namespace, kept word for word."""
 

@@ -146,10 +146,6 @@ class Xen(Opened, tag="xen"):
     passthrough: XenPassthrough | None = child(XenPassthrough)
 
 
-class Capability(Node):
-    state: bool | None = attr(on_off)
-
-
 CAPABILITY_NAMES = (
     "audit_control", "audit_write", "block_suspend", "chown", "dac_override", "dac_read_search", "fowner",
     "fsetid", "ipc_lock", "ipc_owner", "kill", "lease", "linux_immutable", "mac_admin", "mac_override",

@@ -415,8 +415,3 @@ class Network(Node, tag="network"):
 def parse_network(xml: str, *, validate: bool = False) -> Network:
     """Read a network document. Raises XmlDetail, XmlError, XmlInvalidSchema."""
     return parse(xml, Network, "(network_definition)", validate=validate)
-
-
-def parse_live_network(xml: str) -> Network:
-    """Read the document of an active network from its status file."""
-    return parse(xml, Network, "(network_status)")

@@ -215,8 +215,6 @@ class EmulatorCaps(Overview, slots=False):
             raise LookupError(f"properties of '{type}' are not probed; add it to caps_queries.PROBED_TYPES")
         return False
 
-    object_has = device_has
-
     # ---------------------------------------------- switches, monitor, schema
 
     def has_option(self, option: str) -> bool:
@@ -230,10 +228,6 @@ class EmulatorCaps(Overview, slots=False):
     def has_command(self, command: str) -> bool:
         """Tell whether the monitor has a command."""
         return command in self.commands
-
-    def has_migration_capability(self, name: str) -> bool:
-        """Tell whether migration has a capability."""
-        return name in self.migration_capabilities
 
     def schema_has(self, path: str) -> bool:
         """Answer a question to the QAPI schema; `schema.py` describes the paths."""

@@ -31,17 +31,3 @@ def format_keyval(props: Mapping[str, JsonValue], implied: str | None = None) ->
 def format_pairs(pairs: Iterable[tuple[str, JsonValue]], implied: str | None = None) -> str:
     """Write properties of which some are given more than once."""
     return ",".join(format_keyval({key: value}, implied) for key, value in pairs if value is not None)
-
-
-def parse_keyval(text: str, implied: str | None = None) -> list[tuple[str, str]]:
-    """Read ``a,b=c,d`` into pairs; a word without ``=`` is the implied key's value at first, ``on`` later."""
-    pairs: list[tuple[str, str]] = []
-    for i, part in enumerate(text.replace(",,", "\0").split(",")):
-        key, equals, value = part.replace("\0", ",").partition("=")
-        if equals:
-            pairs.append((key, value))
-        elif i == 0 and implied:
-            pairs.append((implied, key))
-        else:
-            pairs.append((key, "on"))
-    return pairs

@@ -128,11 +128,6 @@ class GuestAgent:
             await self._synchronize(self.sync_deadline)
             self._write(encode_command(command, arguments, None))
 
-    async def ping(self, deadline: float | None = None) -> None:
-        """Return when the agent answers a synchronisation; raises AgentUnresponsive."""
-        async with self._turn:
-            await self._synchronize(self.sync_deadline if deadline is None else deadline)
-
     def reset(self) -> None:
         """Give up on the outstanding command: the agent in the guest has gone or was restarted."""
         self._lines.clear()

@@ -1,14 +1,11 @@
 """When to ping a silent peer and when to give it up; the caller owns clock, timer and socket."""
 
-from typing import Final, Literal
+from typing import Literal
 
 from qvirt.rpc import protocol
 from qvirt.rpc.packet import PING_PROCEDURE, PONG, Packet
 
 Action = Literal["wait", "ping", "dead"]
-
-DEFAULT_INTERVAL: Final = 5
-DEFAULT_COUNT: Final = 5
 
 
 class Keepalive:

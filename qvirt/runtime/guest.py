@@ -1,6 +1,5 @@
 """What the guest's agent is asked. The guest is not trusted: each answer is checked for its shape."""
 
-import asyncio
 import base64
 import json
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from qvirt.errors import (
     InternalError,
     InvalidArg,
     OperationInvalid,
-    QvirtError,
 )
 from qvirt.qmp.agent import COMMAND_DEADLINE, SYNC_DEADLINE, GuestAgent
 from qvirt.qmp.errors import AgentError
@@ -433,12 +431,3 @@ async def _interfaces(domain: "Domain") -> list[Param]:
             params.append(Param(f"if.{i}.addr.{j}.addr", STRING, address.addr))
             params.append(Param(f"if.{i}.addr.{j}.prefix", UINT, address.prefix))
     return params
-
-
-async def quietly_thaw(domain: "Domain") -> None:
-    """Thaw after a failure, when nobody can act on another one."""
-    try:
-        async with asyncio.timeout(SYNC_DEADLINE):
-            await fs_thaw(domain)
-    except (QvirtError, TimeoutError):
-        return

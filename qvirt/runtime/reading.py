@@ -13,7 +13,6 @@ from qvirt.constants.domain import (
     DomainInterfaceAddressesSource,
     DomainMemoryStatTags,
     DomainMessageType,
-    DomainState,
     DomainVcpuFlags,
     VcpuState,
 )
@@ -552,8 +551,3 @@ async def _ask_balloon(running: Running) -> list[tuple[int, int]]:
     except QmpError:
         return actual  # the guest has no driver for it
     return [*actual, *balloon_stats(value)]
-
-
-def is_alive_state(state: int) -> bool:
-    """Tell whether a state is one of a running QEMU."""
-    return state not in (DomainState.SHUTOFF, DomainState.NOSTATE)

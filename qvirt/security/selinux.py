@@ -103,7 +103,6 @@ class Selinux(Model):
         images = self._read(_IMAGES)
         self._own = self._parse(self.kernel.context("self"), "the daemon's own context")
         self._domain, self._tcg = domains[0], domains[-1]
-        self.has_tcg_type = len(domains) > 1
         self._image, self._content = images[0], images[-1]
         self.pairs = Pairs(self._own)
         lent = frozenset((self._image.type, self._content.type))

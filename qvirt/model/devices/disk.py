@@ -306,16 +306,6 @@ def drive_index(name: str) -> int:
     return number - 1
 
 
-def drive_name(prefix: str, index: int) -> str:
-    """Return the drive name of a number: the inverse of ``drive_index``."""
-    letters = ""
-    index += 1
-    while index > 0:
-        index, rest = divmod(index - 1, 26)
-        letters = chr(ord("a") + rest) + letters
-    return prefix + letters
-
-
 def sort_disks(disks: Iterable[Disk]) -> list[Disk]:
     """Return the disks as `insert_disk` would put them one after the other."""
     buses: dict[DiskBus | None, list[Disk]] = {}

@@ -23,7 +23,6 @@ from qvirt.qemu.context import BuildContext
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Blockdev, Object, Switch
 from qvirt.record import Record
-from qvirt.xml.node import Node
 
 Props = dict[str, JsonValue]
 
@@ -476,9 +475,3 @@ def _number(text: str | None, what: str) -> int | None:
     if not digits.isdigit():
         raise ConfigUnsupported(f"NFS {what} '{text}' is a name; write its number as '+N'")
     return int(digits)
-
-
-def nodes_of(node: Node) -> tuple[str, str]:
-    """Return the storage and format node names of a source or backing store by its index."""
-    index = getattr(node, "index", None)
-    return f"libvirt-{index}-storage", f"libvirt-{index}-format"

@@ -4,7 +4,7 @@ The first console of a guest is its first serial port under another name (``mirr
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from qvirt.constants.error import ErrorDomain
@@ -391,46 +391,3 @@ def _path_is_generated(dev: Channel, ctx: Context) -> bool:
     name = re.escape(dev.target.name) + "$" if dev.target.name is not None else ""
     pattern = f"^{re.escape(ctx.dirs.channel)}/([^/]+\\.)|(domain-[^/]+/){name}"
     return re.search(pattern, dev.path) is not None
-
-
-# ---------------------------------------------------------------- running guests
-
-
-def live_path(dev: CharDevice, filenames: Mapping[str, str]) -> str | None:
-    """Return the pty of a running device, None for one that has none.
-
-    filenames: what the monitor answers to query-chardev, ``filename`` by ``label``.
-    Raises InternalError when QEMU made no pty for it.
-    """
-    if dev.type != "pty":
-        return None
-    name = filenames.get(chardev_id(dev), "")
-    if name.startswith("pty:"):
-        return name.removeprefix("pty:")
-    if dev.path is None:
-        raise InternalError(f"no assigned pty for device {chardev_id(dev)}")
-    return dev.path
-
-
-def char_devices(domain: Domain) -> Iterator[CharDevice]:
-    """Yield every character device that has a backend of its own."""
-    devices = domain.devices
-    yield from devices.serials
-    yield from devices.parallels
-    yield from devices.channels
-    yield from (console for console in devices.consoles if console.target.type != "serial")
-
-
-def set_live(domain: Domain, filenames: Mapping[str, str], opened: Mapping[str, bool]) -> None:
-    """Write into the running domain what query-chardev says: the ptys, and which channels are open.
-
-    opened: ``frontend-open`` by ``label``.
-    """
-    for dev in char_devices(domain):
-        path = live_path(dev, filenames)
-        if path is not None:
-            dev.source.path = path
-            if isinstance(dev, Console):
-                dev.tty = path
-        if isinstance(dev, Channel) and dev.target.type == "virtio" and chardev_id(dev) in opened:
-            dev.target.state = "connected" if opened[chardev_id(dev)] else "disconnected"

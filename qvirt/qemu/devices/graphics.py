@@ -27,7 +27,6 @@ from qvirt.qemu.switches import KeyValue, Object, Option, Pairs, Step, Switch
 from qvirt.record import Record
 
 FIRST_PORT, LAST_PORT = 5900, 65535
-FIRST_WEBSOCKET = 5700
 _VNC_PASSWORD_MAX = 8
 #: ports shown by domxml-to-native, which takes none
 _STAND_IN_PORT = {"vnc": 5900, "spice": 5901}

@@ -23,9 +23,6 @@ from qvirt.qemu.switches import Chardev, Device, Netdev, Option, Step, Switch
 
 Props = dict[str, JsonValue]
 
-#: queue sizes QEMU takes; the upper bound is the ring's
-MAX_QUEUE_SIZE = 1024
-
 VIRTIO_NET = PropTable(
     Interface,
     Prop("tx", "driver.txmode", mapped({"iothread": "bh", "timer": "timer"})),

@@ -44,8 +44,6 @@ PLAIN = Conversion(_word, lambda value: value)
 ON_OFF = Conversion(lambda value: "on" if value else "off", lambda value: value in (True, "on"))
 #: the same number, written as text
 TEXT = Conversion(str, int)
-#: ``0x`` and hexadecimal digits
-HEX = Conversion(lambda value: f"{value:#x}", lambda value: int(value, 16))
 
 
 def mapped(to_qemu: Mapping[str, JsonValue]) -> Conversion:

@@ -108,11 +108,6 @@ _WORDS: dict[str, Callable[[CharDevice, CharSource], str]] = {
 # ------------------------------------------------------------ devices
 
 
-def _none(switch: Device, dev: Node, caps: DialectCaps) -> Iterator[Switch]:
-    """What it is part of has it without being asked."""
-    return iter(())
-
-
 def _controller(switch: Device, dev: Controller, caps: DialectCaps) -> Iterator[Switch]:
     if dev.type == "usb":
         yield Option("usb", origin=dev)

@@ -78,8 +78,6 @@ class DialectCaps(EmulatorCaps, slots=False):
         """Tell whether a device has a property; one whose properties nobody listed has none of interest."""
         return f"{type}.{property}" in self.facts
 
-    object_has = device_has
-
     def says(self, fact: str) -> bool:
         """Tell whether a fact holds."""
         return fact in self.facts

@@ -74,8 +74,6 @@ class PlainCaps(DialectCaps, slots=False):
         """Tell whether a device type has a property."""
         return EmulatorCaps.device_has(self, type, property)
 
-    object_has = device_has
-
     def has_command(self, command: str) -> bool:
         """Tell whether the monitor has a command."""
         return EmulatorCaps.has_command(self, command)

@@ -2,7 +2,7 @@
 
 import re
 
-from qvirt.model.devices.address import Address, CcwAddress, PciAddress
+from qvirt.model.devices.address import CcwAddress, PciAddress
 from qvirt.qemu.importer.parts import Part, Unfit
 from qvirt.record import Record, field
 
@@ -150,8 +150,3 @@ PCI = re.compile(
 def is_pci(driver: str) -> bool:
     """Tell whether a device type sits on PCI."""
     return PCI.match(driver) is not None
-
-
-def same_bus(address: Address | None, index: int) -> bool:
-    """Tell whether an address is on a PCI bus."""
-    return isinstance(address, PciAddress) and address.bus == index

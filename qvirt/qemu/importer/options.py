@@ -1,7 +1,6 @@
 """QEMU's command-line switches of every age: which take a value, and how the value is spelled.
 
-``read_arguments`` cuts an argv into arguments, ``to_record`` makes an argument the record of
-``qvirt.qemu.switches`` that prints it again: parse(print(record)) == record.
+``read_arguments`` cuts an argv into arguments, ``to_props`` gives what an argument says, in either spelling.
 """
 
 import json
@@ -10,7 +9,6 @@ from typing import cast
 
 from qvirt.errors import InvalidArg
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.switches import Audiodev, Blockdev, Device, Json, Netdev, Object, Option, Pairs, Switch
 from qvirt.record import Record
 
 #: switches without a value
@@ -210,14 +208,8 @@ OPTS: dict[str, str | None] = {
     "tcg": None,
 }
 
-#: the shape of ``-device`` and its kin when their value is JSON
-_JSON: dict[str, type[Json]] = {
-    "device": Device,
-    "blockdev": Blockdev,
-    "netdev": Netdev,
-    "object": Object,
-    "audiodev": Audiodev,
-}
+#: switches whose value may be JSON
+_JSON = frozenset(("device", "blockdev", "netdev", "object", "audiodev"))
 _ALIASES = {"M": "machine", "qmp-pretty": "qmp"}
 
 
@@ -293,22 +285,6 @@ def split_commas(text: str) -> list[str]:
     if ",," not in text:
         return text.split(",")
     return [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
-
-
-def to_record(argument: Argument) -> Switch:
-    """Return the record an argument is. Raises InvalidArg for JSON that cannot be read."""
-    name, value = argument.name, argument.value
-    if value is None:
-        return Option(name)
-    if name in _JSON and value.lstrip().startswith("{"):
-        return _JSON[name](read_json(value, name))
-    if name in OPTS:
-        implied = OPTS[name]
-        if implied is not None and "=" in split_commas(value)[0]:
-            implied = None
-        pairs: list[tuple[str, JsonValue]] = [*split_opts(value, implied)]
-        return Pairs(name, pairs, implied)
-    return Option(name, value)
 
 
 def read_json(text: str, name: str) -> dict[str, JsonValue]:

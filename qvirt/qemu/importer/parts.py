@@ -25,8 +25,6 @@ REFERENCES: dict[str, tuple[str, ...]] = {
         _OBJECTS,
     ),
 }  # fmt: skip
-#: kinds that share one space of names
-NAMESPACES = {"drive": "block", "blockdev": "block"}
 
 
 #: properties that are on, off or auto: words, where JSON has other switches as booleans

@@ -4,7 +4,7 @@ import pytest
 from lxml import etree
 
 from qvirt.model.devices import Devices
-from qvirt.model.devices.disk import Disk, drive_index, drive_name
+from qvirt.model.devices.disk import Disk, drive_index
 
 
 def disk(text: str) -> Disk:
@@ -104,11 +104,6 @@ def test_an_index_lands_where_the_document_shows_it() -> None:
 )
 def test_drive_index(name: str, index: int) -> None:
     assert drive_index(name) == index
-
-
-@pytest.mark.parametrize("index", [0, 1, 25, 26, 51, 52, 701, 702, 18277])
-def test_drive_names_and_indexes_agree(index: int) -> None:
-    assert drive_index(drive_name("sd", index)) == index
 
 
 def test_disks_are_kept_in_libvirts_order() -> None:

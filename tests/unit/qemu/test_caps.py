@@ -63,7 +63,7 @@ def test_devices(caps: EmulatorCaps) -> None:
     assert not caps.device_has("virtio-blk-pci", "iothread-vq-mapping")
     assert not caps.device_has("virtio-blk-ccw", "iothread")
     assert caps.has_object("memory-backend-memfd")
-    assert caps.object_has("memory-backend-file", "prealloc-threads")
+    assert caps.device_has("memory-backend-file", "prealloc-threads")
     assert not any(name.endswith(("-machine", "-cpu")) for name in caps.types)
 
 
@@ -80,7 +80,6 @@ def test_options_commands_schema(caps: EmulatorCaps) -> None:
     assert not caps.has_option("fantasy")
     assert caps.has_command("query-status")
     assert not caps.has_command("query-weather")
-    assert caps.has_migration_capability("postcopy-ram")
     assert caps.schema_has("blockdev-add/arg-type/+nvme")
     assert not caps.schema_has("blockdev-add/arg-type/+floppy")
 

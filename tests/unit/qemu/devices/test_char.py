@@ -8,7 +8,6 @@ from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, QvirtErro
 from qvirt.model.devices.char import Console
 from qvirt.qemu.context import Launch
 from qvirt.qemu.devices.base import DirectoryResource, FileResource, ListenResource, handler
-from qvirt.qemu.devices.char import char_devices, live_path, set_live
 from qvirt.qemu.switches import Chardev
 from tests.unit.qemu.devices.guests import guest, records, validate, words
 
@@ -374,33 +373,8 @@ def test_files_and_logs_are_resources() -> None:
     assert list(handler(console).resources(console, ctx)) == []
 
 
-# ----------------------------------------------------------------------------------- running guests
-
-
-def test_ptys_and_channel_states_come_from_the_monitor() -> None:
-    ctx = guest(
-        serial("type='pty'>") + CHANNEL.format(type="pty", source="", name="org.qemu.guest_agent.0"), id=1
-    )
-    set_live(
-        ctx.domain,
-        {"charserial0": "pty:/dev/pts/3", "charchannel0": "pty:/dev/pts/4"},
-        {"charserial0": True, "charchannel0": True},
-    )
-    shown = ctx.domain.devices.to_xml()
-    assert "<console type='pty' tty='/dev/pts/3'>\n    <source path='/dev/pts/3'/>" in shown
-    assert shown.count("<source path='/dev/pts/3'/>") == 2
-    assert "name='org.qemu.guest_agent.0' state='connected'/>" in shown
-
-
-def test_a_pty_qemu_did_not_make_is_an_error() -> None:
-    ctx = guest(serial("type='pty'>"))
-    with pytest.raises(InternalError, match="no assigned pty for device charserial0"):
-        live_path(ctx.domain.devices.serials[0], {})
-
-
 def test_the_mirrored_console_has_no_backend_of_its_own() -> None:
     ctx = guest(serial("type='pty'>"))
-    assert [type(dev) for dev in char_devices(ctx.domain)] == [type(ctx.domain.devices.serials[0])]
     console = ctx.domain.devices.consoles[0]
     assert isinstance(console, Console)
     assert words(console, ctx) == []

@@ -9,11 +9,13 @@ from qvirt.qemu.importer.options import (
     FLAGS,
     OPTS,
     WORDS,
+    Argument,
     nest,
     read_arguments,
+    read_json,
+    split_commas,
     split_opts,
     to_props,
-    to_record,
 )
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Audiodev, Blockdev, Device, Json, Netdev, Object, Option, Pairs, Switch
@@ -25,6 +27,7 @@ _JSON_VALUES = st.recursive(
 )
 _PAIRS = st.lists(st.tuples(_KEYS, _VALUES), min_size=1)
 _SHAPES: list[type[Json]] = [Device, Blockdev, Netdev, Object, Audiodev]
+_BY_NAME = {shape.option: shape for shape in _SHAPES}
 _OPTS = st.sampled_from(sorted(OPTS.keys() - {"M"}))
 
 
@@ -51,6 +54,22 @@ def records(draw: st.DrawFn) -> Switch:
         case _:
             cls = draw(st.sampled_from(_SHAPES))
             return cls(draw(st.dictionaries(st.text(), _JSON_VALUES)))
+
+
+def to_record(argument: Argument) -> Switch:
+    """Return the record that prints an argument."""
+    name, value = argument.name, argument.value
+    if value is None:
+        return Option(name)
+    if name in _BY_NAME and value.lstrip().startswith("{"):
+        return _BY_NAME[name](read_json(value, name))
+    if name in OPTS:
+        implied = OPTS[name]
+        if implied is not None and "=" in split_commas(value)[0]:
+            implied = None
+        pairs: list[tuple[str, JsonValue]] = [*split_opts(value, implied)]
+        return Pairs(name, pairs, implied)
+    return Option(name, value)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
