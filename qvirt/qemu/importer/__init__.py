@@ -2,7 +2,7 @@
 
 text.py       a shell script's worth of text -> words and environment
 options.py    words -> arguments (every switch of every age) -> records
-legacy.py     -hda, -net, -serial … -> the parts they stand for
+legacy.py     -vga, -serial … -> the parts they stand for (old_drives.py: -hda, old_networks.py: -net)
 machine.py    what is no device;  devices.py disks.py networks.py chars.py: parts -> elements
 boarded.py    machines whose devices have no XML
 settle.py     the document is built again; what comes out otherwise becomes an override

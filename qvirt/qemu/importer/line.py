@@ -13,7 +13,7 @@ from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.importer.account import Account, Outcome
 from qvirt.qemu.importer.boards import Board, board
 from qvirt.qemu.importer.gone import is_gone
-from qvirt.qemu.importer.options import OPTS, Argument, collect, split_opts
+from qvirt.qemu.importer.options import OPTS, Argument, collect, split_opts, to_props
 from qvirt.qemu.importer.parts import Part, Parts, Props, switch, typed, without
 from qvirt.qemu.keyval import JsonValue, format_keyval, format_pairs
 from qvirt.record import Record, field
@@ -233,6 +233,23 @@ class Line(Record, frozen=False):
     def nographic(self) -> bool:
         """Tell whether the serial port was to be on the terminal."""
         return bool(self.given("nographic"))
+
+    def names_device(self, types: frozenset[str]) -> bool:
+        """Tell whether a device of these types is on the command line, or made different by it."""
+        for argument in self.given("device"):
+            props, _ = to_props(argument)
+            if str(props.get("driver")) in types:
+                return True
+        for argument in self.given("global"):
+            value = argument.value or ""
+            driver = dict(split_opts(value)).get("driver") if "driver=" in value else value.partition(".")[0]
+            if driver in types:
+                return True
+        return False
+
+    def virtio(self, name: str) -> str:
+        """Return the device type of a kind of virtio on the machine's own bus."""
+        return f"virtio-{name}-{'ccw' if self.family == 's390' else 'pci'}"
 
     def machine_switch(self, name: str) -> bool | None:
         """Return a property of the machine that is on or off."""
