@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, SystemError_
 from qvirt.model.devices.disk import Disk
-from qvirt.model.storage_source import BACKING_FORMATS, BackingStore, ChainFormat, SourceType, StorageSource
+from qvirt.model.storage_chain import BackingStore, ChainFormat
+from qvirt.model.storage_source import BACKING_FORMATS, SourceType, StorageSource
 from qvirt.qemu.backing import parse_backing
 from qvirt.record import Record
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from qvirt.errors import OperationUnsupported, SystemError_
 from qvirt.host.images import read_info
 from qvirt.model.devices.disk import Disk
-from qvirt.model.storage_source import BackingStore, ChainFormat, SourceType, StorageSource
+from qvirt.model.storage_chain import BackingStore, ChainFormat
+from qvirt.model.storage_source import SourceType, StorageSource
 from qvirt.record import Record
 
 _CLUSTER_BITS = 16

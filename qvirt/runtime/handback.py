@@ -16,7 +16,7 @@ from lxml import etree
 from qvirt.model.devices import Devices
 from qvirt.model.devices.disk import Disk
 from qvirt.model.domain import Domain
-from qvirt.model.storage_source import Image
+from qvirt.model.storage_chain import Image
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.devices.blockdev import format_node, storage_node
 from qvirt.qemu.devices.disk import qom_name

@@ -8,19 +8,16 @@ from lxml import etree
 
 from qvirt.errors import ConfigUnsupported, NoSource, NoTarget, QvirtError, XmlError
 from qvirt.model.devices.device import Device, VirtioDriver
+from qvirt.model.storage_chain import BackingStore, Image, Mirror, images_below
 from qvirt.model.storage_source import (
     Auth,
-    BackingStore,
     Encryption,
-    Image,
     MetadataCache,
-    Mirror,
     Named,
     Protocol,
     SourceType,
     StorageSource,
     check_format,
-    images_below,
 )
 from qvirt.xml.codecs import on_off, one_of, positive, string, uint, ulong, words, yes_no
 from qvirt.xml.fields import Attr, Texts, attr, child, flag, part, text

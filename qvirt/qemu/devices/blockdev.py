@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg
 from qvirt.model.devices.disk import Disk, DiskDevice
+from qvirt.model.storage_chain import Image
 from qvirt.model.storage_source import (
     BACKING_FORMATS,
     Host,
     HostPciAddress,
-    Image,
     Protocol,
     SourceType,
     StorageSource,

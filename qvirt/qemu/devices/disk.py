@@ -13,7 +13,8 @@ from qvirt.model.devices.address import DriveAddress
 from qvirt.model.devices.device import Rom
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice
 from qvirt.model.domain import Domain
-from qvirt.model.storage_source import Encryption, Image, SourceType, StorageSource
+from qvirt.model.storage_chain import Image
+from qvirt.model.storage_source import Encryption, SourceType, StorageSource
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import disk_live, disk_rules

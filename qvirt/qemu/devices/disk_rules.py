@@ -6,7 +6,8 @@ from qvirt.errors import ArgumentUnsupported, ConfigUnsupported, InternalError, 
 from qvirt.model.devices.address import CcwAddress, DriveAddress, PciAddress, VirtioMmioAddress
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice
 from qvirt.model.domain import Domain
-from qvirt.model.storage_source import Image, Protocol, SourceType
+from qvirt.model.storage_chain import Image
+from qvirt.model.storage_source import Protocol, SourceType
 from qvirt.qemu.context import Context
 
 #: the most a limit may be; above it the arithmetic inside QEMU overflows

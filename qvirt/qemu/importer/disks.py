@@ -4,14 +4,8 @@ import re
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice, Transient
-from qvirt.model.storage_source import (
-    BackingStore,
-    ChainFormat,
-    Host,
-    Protocol,
-    SourceType,
-    StorageSource,
-)
+from qvirt.model.storage_chain import BackingStore, ChainFormat
+from qvirt.model.storage_source import Host, Protocol, SourceType, StorageSource
 from qvirt.qemu.backing import parse_backing
 from qvirt.qemu.devices.blockdev import CACHE_MODES
 from qvirt.qemu.devices.disk import THROTTLE

@@ -19,7 +19,8 @@ from qvirt.host.images import (
     read_info,
 )
 from qvirt.model.devices.disk import Disk, DiskDevice, DiskDriver, DiskTarget
-from qvirt.model.storage_source import BackingStore, StorageSource
+from qvirt.model.storage_chain import BackingStore
+from qvirt.model.storage_source import StorageSource
 
 
 def qcow2(

@@ -6,7 +6,7 @@ import pytest
 
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, NoStoragePool, QvirtError
 from qvirt.model.domain import Domain
-from qvirt.model.storage_source import BackingStore
+from qvirt.model.storage_chain import BackingStore
 from qvirt.qemu.context import BuildContext, Launch
 from qvirt.qemu.devices.base import FileResource, handler, relabelling
 from qvirt.qemu.devices.blockdev import number_images, storage_node, top_node
