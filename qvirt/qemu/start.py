@@ -15,7 +15,7 @@ from qvirt.xml.node import Node
 
 #: what needs control groups, helpers or hardware the driver does not set up yet
 _ELEMENTS = ("idmap", "keywrap", "launch_security")
-_DEVICES = ("leases", "smartcards", "shmems", "vsocks", "cryptos")
+_DEVICES = ("leases",)
 
 
 def unsupported_for_start(domain: Domain) -> list[str]:

@@ -118,7 +118,7 @@ async def claim(
             for name, fds in connection.take().items():
                 passed.adopt(name, fds)
     await helpers.start(domain, running, needs.recipes)
-    if plan.listeners:
+    if plan.listeners or plan.handed:
         bind = partial(launch.make_listeners, plan, passed, running.guard)
         await hv.files.run(f"sockets of '{domain.name}'", bind)
     hv.checkpoint("device's host side made")

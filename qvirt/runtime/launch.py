@@ -21,7 +21,7 @@ from qvirt.errors import (
     QvirtError,
     SystemError_,
 )
-from qvirt.host import kvm, links
+from qvirt.host import kvm, links, vsock
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
 from qvirt.host.persist import write_atomic
 from qvirt.host.ports import PortAllocator
@@ -37,6 +37,7 @@ from qvirt.qemu.devices.base import (
     ListenResource,
     OpenResource,
     Resource,
+    VsockResource,
     handler,
 )
 from qvirt.qemu.sealing import BLOCK, KEY_SIZE, seal
@@ -127,7 +128,7 @@ class Plan(Record, frozen=False):
     files: list[FileResource] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     listeners: list[ListenResource] = field(default_factory=list)
-    handed: list[OpenResource] = field(default_factory=list)
+    handed: list[OpenResource | VsockResource] = field(default_factory=list)
     nvram: tuple[str, str | None] | None = None
     overlays: list[Overlay] = field(default_factory=list)
     others: list[Resource] = field(default_factory=list)
@@ -198,7 +199,7 @@ def _take(plan: Plan, resource: Resource) -> None:
             plan.others.append(resource)
         case ListenResource():
             plan.listeners.append(resource)
-        case OpenResource():
+        case OpenResource() | VsockResource():
             plan.handed.append(resource)
         case _:
             plan.others.append(resource)
@@ -308,16 +309,22 @@ def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.soc
 
 
 def make_listeners(plan: Plan, descriptors: Descriptors, guard: Guard) -> None:
-    """Bind the sockets QEMU is to accept on, owned by its user, and open root's files for it.
+    """Bind the sockets QEMU is to accept on, owned by its user, and open for it what only root may.
 
     Blocking. Raises SystemError_.
     """
     for wanted in plan.listeners:
         descriptors.adopt(wanted.name, [listen_unix(wanted.path, guard).detach()])
     for file in plan.handed:
+        if isinstance(file, VsockResource):
+            cid = file.origin.cid
+            fd, cid.address = vsock.acquire(None if cid.auto else cid.address)
+            descriptors.adopt(file.name, [fd])
+            continue
         path = next((path for path in file.paths if os.path.exists(path)), file.paths[-1])
+        flags = os.O_RDWR if file.readable else os.O_WRONLY
         try:
-            descriptors.adopt(file.name, [os.open(path, os.O_WRONLY | os.O_CLOEXEC)])
+            descriptors.adopt(file.name, [os.open(path, flags | os.O_CLOEXEC)])
         except OSError as error:
             raise SystemError_(f"Could not open '{path}'", error) from error
 

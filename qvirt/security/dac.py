@@ -56,7 +56,7 @@ class Dac(Model):
     def obstacles(self, guest: Guest, resource: FileResource, path: str) -> Iterator[Obstacle]:
         user = guest.user
         keeps_power = not self._config.clear_emulator_capabilities
-        if user is None or (user.uid == 0 and keeps_power) or (resource.optional and not resource.relabel):
+        if user is None or (user.uid == 0 and keeps_power) or resource.replaced:
             return iter(())
         owner = self._new_owner(guest, resource, path)
         return obstacles(path, user, write=resource.writable, owner=owner)

@@ -271,7 +271,7 @@ class Selinux(Model):
     def obstacles(self, guest: Guest, resource: FileResource, path: str) -> Iterator[Obstacle]:
         """What the policy keeps from QEMU, where the kernel says so and enforces it."""
         context = self._context_of(guest)
-        if context is None or not self.kernel.is_enforcing or (resource.optional and not resource.relabel):
+        if context is None or not self.kernel.is_enforcing or resource.replaced:
             return
         source, real = str(context), os.path.realpath(path)
         for folder in reversed(Path(real).parents):

@@ -30,6 +30,7 @@ from qvirt.errors import ConfigUnsupported, DeviceMissing, QvirtError
 from qvirt.model.devices.chardev import SourceSeclabel
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
+from qvirt.model.devices.vsock import Vsock
 from qvirt.model.domain import Domain
 from qvirt.model.seclabel import DeviceSecLabel
 from qvirt.qemu.context import BuildContext, Context
@@ -51,7 +52,8 @@ class FileResource(Resource):
 
     writable: QEMU writes to it. shared: another QEMU may use it at the same time.
     create: the daemon makes it where it is missing. optional: it may be missing; QEMU makes it, or who comes
-    after. relabel: security models may change its label. seclabels: what the document says of that.
+    after. replaced: QEMU makes it in any case, whatever is there. relabel: security models may change its
+    label. seclabels: what the document says of that.
     """
 
     path: str
@@ -59,6 +61,7 @@ class FileResource(Resource):
     shared: bool = False
     create: bool = False
     optional: bool = False
+    replaced: bool = False
     relabel: bool = True
     seclabels: Sequence[DeviceSecLabel | SourceSeclabel] = ()
 
@@ -129,10 +132,21 @@ class ReachedResource(Resource):
 class OpenResource(Resource):
     """A file of root's that the daemon opens for writing and hands over under ``name``.
 
-    paths: the first that is there.
+    paths: the first that is there. readable: it is opened for reading, too.
     """
 
     paths: tuple[str, ...]
+    name: str
+    readable: bool = False
+
+
+class VsockResource(Resource):
+    """The kernel's vsock device, opened by the daemon for one guest and handed over under ``name``.
+
+    ``origin`` is the ``<vsock>``, which is told the address it got where it leaves that to the host.
+    """
+
+    origin: Vsock
     name: str
 
 

@@ -1,10 +1,10 @@
-"""Cryptographic accelerators: kept in documents; they cannot be started yet."""
+"""Cryptographic accelerators: QEMU's own implementation, or the host kernel's, behind a virtio device."""
 
 from collections.abc import Iterator
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.crypto import Crypto
-from qvirt.qemu.context import BuildContext
+from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices.base import Handler, line
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
 from qvirt.qemu.switches import Device, Object, Switch
@@ -13,8 +13,14 @@ from qvirt.qemu.switches import Device, Object, Switch
 class CryptoHandler(Handler[Crypto], kind=Crypto):
     config = False
 
-    def prepare(self, dev: Crypto, ctx: BuildContext) -> None:
-        raise ConfigUnsupported(f"<crypto>{line(dev)} cannot be started yet; remove it to start the domain")
+    def validate(self, dev: Crypto, ctx: Context) -> None:
+        model = dev.backend.model if dev.backend is not None else "builtin"
+        for what in ("virtio-crypto-device", f"cryptodev-backend-{model}"):
+            if what not in ctx.caps.types:
+                raise ConfigUnsupported(
+                    f"crypto device of backend '{model}' is not supported with this QEMU binary: it has no "
+                    f"{what}{line(dev)}"
+                )
 
     def switches(self, dev: Crypto, ctx: BuildContext) -> Iterator[Switch]:
         name, backend = dev.alias.name, dev.backend

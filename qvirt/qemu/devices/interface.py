@@ -117,7 +117,8 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
         if dev.uses_tap:
             yield wanted_tap(dev, kvm=ctx.domain.type == "kvm")
         elif dev.type == InterfaceType.VHOSTUSER and source is not None and source.path is not None:
-            yield FileResource(dev, source.path, shared=True, optional=source.mode == "server", relabel=False)
+            ours = source.mode == "server"
+            yield FileResource(dev, source.path, shared=True, optional=ours, replaced=ours, relabel=False)
         elif dev.type == InterfaceType.VDPA and source is not None and source.dev is not None:
             yield FileResource(dev, source.dev, relabel=False)
 

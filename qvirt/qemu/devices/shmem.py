@@ -1,12 +1,12 @@
 """Memory shared between guests: ivshmem, plain or with a server that rings bells."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from qvirt.constants.error import ErrorDomain
-from qvirt.errors import ConfigUnsupported, XmlError
+from qvirt.errors import ConfigUnsupported, DeviceMissing, OperationInvalid, QvirtError, XmlError
 from qvirt.model.devices.shmem import Shmem, ShmemModel, ShmemSize
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import Handler, line
+from qvirt.qemu.devices.base import FileResource, Handler, Resource
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.switches import Chardev, Device, Object, Switch
 
@@ -15,6 +15,14 @@ _MIB = 1 << 20
 
 
 class ShmemHandler(Handler[Shmem], kind=Shmem):
+    """Memory shared with other guests.
+
+    Whose it is, and who may have it, is for those to say who share it: nothing of it is lent. QEMU makes what
+    is missing, and nobody removes it.
+    """
+
+    live = True
+
     def defaults(self, dev: Shmem, ctx: Context) -> None:
         if dev.model is None:
             dev.model = ShmemModel(type="ivshmem")
@@ -38,27 +46,47 @@ class ShmemHandler(Handler[Shmem], kind=Shmem):
                 raise ConfigUnsupported(f"shmem model '{model}' does not support size setting")
 
     def prepare(self, dev: Shmem, ctx: BuildContext) -> None:
-        raise ConfigUnsupported(f"<shmem>{line(dev)} cannot be started yet; remove it to start the domain")
+        _size(dev)
+        if dev.server is not None and dev.server.path is None:
+            dev.server.path = _server_path(dev)
+
+    def resources(self, dev: Shmem, ctx: Context) -> Iterable[Resource]:
+        if dev.server is not None:
+            yield FileResource(dev, _server_path(dev), shared=True, relabel=False)
+        else:
+            yield FileResource(dev, _memory_path(dev), shared=True, optional=True, relabel=False)
+
+    def clash(self, dev: Shmem, ctx: Context, *, live: bool) -> QvirtError | None:
+        if not live and any(self.same(dev, known, ctx) for known in ctx.domain.devices.shmems):
+            return OperationInvalid("device is already in the domain configuration")
+        return None
+
+    def content(self, dev: Shmem, ctx: Context) -> Shmem:
+        twin = super().content(dev, ctx)
+        if twin.server is not None:
+            twin.server.path = _server_path(twin)
+        return twin
+
+    def missing(self, dev: Shmem, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        if live:
+            model = dev.model.type if dev.model is not None else "ivshmem"
+            return DeviceMissing(f"model '{model}' shmem device not present in domain configuration")
+        return super().missing(dev, ctx, live=live, update=update)
 
     def switches(self, dev: Shmem, ctx: BuildContext) -> Iterator[Switch]:
         name = dev.alias.name
         if dev.server is None:
-            size = dev.size.value if dev.size is not None else _DEFAULT_SIZE
-            if size & (size - 1):
-                raise XmlError("shmem size must be a power of two", domain=ErrorDomain.QEMU)
-            if size < _MIB:
-                raise XmlError("shmem size must be at least 1 MiB (1024 KiB)", domain=ErrorDomain.QEMU)
             yield Object(
                 {
                     "qom-type": "memory-backend-file",
                     "id": f"shmmem-{name}",
-                    "mem-path": f"/dev/shm/{dev.name}",  # noqa: S108 - where all guests look for it
-                    "size": size,
+                    "mem-path": _memory_path(dev),
+                    "size": _size(dev),
                     "share": True,
                 },
                 origin=dev,
             )
-            master = {"master": True, "peer": False, None: None}[dev.role]
+            master = {"master": "on", "peer": "off", None: None}[dev.role]
             yield Device(
                 {
                     "driver": "ivshmem-plain",
@@ -82,5 +110,24 @@ class ShmemHandler(Handler[Shmem], kind=Shmem):
             },
             origin=dev,
         )
-        path = dev.server.path or f"/var/lib/libvirt/shmem-{dev.name}-sock"
-        yield Chardev("socket", {"id": f"char{name}", "path": path}, origin=dev)
+        yield Chardev("socket", {"id": f"char{name}", "path": _server_path(dev)}, origin=dev)
+
+
+def _size(dev: Shmem) -> int:
+    """Return the size in bytes. Raises XmlError for one that memory on a bus cannot have."""
+    size = dev.size.value if dev.size is not None else _DEFAULT_SIZE
+    if dev.server is None and size & (size - 1):
+        raise XmlError("shmem size must be a power of two", domain=ErrorDomain.QEMU)
+    if dev.server is None and size < _MIB:
+        raise XmlError("shmem size must be at least 1 MiB (1024 KiB)", domain=ErrorDomain.QEMU)
+    return size
+
+
+def _memory_path(dev: Shmem) -> str:
+    return f"/dev/shm/{dev.name}"  # noqa: S108 - where all guests look for it
+
+
+def _server_path(dev: Shmem) -> str:
+    """Return where the server listens; without a word of the document libvirt's place, in any instance."""
+    path = dev.server.path if dev.server is not None else None
+    return path or f"/var/lib/libvirt/shmem-{dev.name}-sock"

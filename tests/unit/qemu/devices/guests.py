@@ -18,7 +18,7 @@ TYPES: tuple[str, ...] = (
     "qxl",
     "virtio-vga", "virtio-gpu-pci", "bochs-display", "ramfb", "AC97", "ES1370", "intel-hda", "ich9-intel-hda",
     "usb-audio", "ivshmem-plain", "ivshmem-doorbell", "vhost-vsock-pci", "ccid-card-passthru",
-    "ccid-card-emulated", "tpm-tis",
+    "ccid-card-emulated", "tpm-tis", "virtio-crypto-device", "cryptodev-backend-builtin",
 )  # fmt: skip
 
 

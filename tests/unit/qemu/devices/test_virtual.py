@@ -6,7 +6,8 @@ import pytest
 
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, XmlError
 from qvirt.model.devices.device import Device
-from qvirt.qemu.devices.base import handler
+from qvirt.qemu.context import Launch
+from qvirt.qemu.devices.base import FileResource, ReachedResource, VsockResource, handler
 from tests.unit.qemu.devices.guests import guest, validate, words
 
 PCI = (
@@ -147,7 +148,7 @@ def test_shared_memory() -> None:
     dev, made = only(f"<shmem name='a' role='peer'><model type='ivshmem-plain'/>{AT}</shmem>", "shmem")
     assert "<size unit='M'>4</size>" in dev.to_xml()
     assert json.loads(made[1])["size"] == 4 << 20
-    assert json.loads(made[3])["master"] is False
+    assert json.loads(made[3])["master"] == "off"
 
 
 @pytest.mark.parametrize(
@@ -204,16 +205,81 @@ def test_what_is_refused(document: str, error: type[QvirtError], message: str) -
     assert message in refused.value.message
 
 
+class Opened(Launch):
+    """A start for which the descriptors are open."""
+
+    def has(self, name: str) -> bool:
+        return True
+
+    def fds(self, name: str, count: int = 1) -> list[str]:
+        return [f"{name}:{place}" for place in range(count)]
+
+
+def test_a_vsock_gets_the_descriptor_that_was_opened() -> None:
+    ctx = guest(PCI + f"<vsock>{AT}</vsock>")
+    ctx.launch = Opened()
+    (dev,) = ctx.domain.devices.vsocks
+    assert json.loads(words(dev, ctx)[1])["vhostfd"] == "vhostfd-it:0"
+    kinds = [type(resource) for resource in handler(dev).resources(dev, ctx)]
+    assert kinds == [VsockResource, ReachedResource]
+
+
 @pytest.mark.parametrize(
-    "document",
+    ("wanted", "known", "same"),
     [
-        "<vsock/>",
-        "<shmem name='a'><model type='ivshmem-plain'/></shmem>",
-        "<crypto model='virtio' type='qemu'/>",
+        ("<vsock/>", "<vsock><cid auto='yes' address='7'/></vsock>", True),
+        (
+            "<vsock><cid auto='no' address='7'/></vsock>",
+            "<vsock><cid auto='yes' address='7'/></vsock>",
+            False,
+        ),
+        ("<vsock><cid address='7'/></vsock>", "<vsock><cid auto='no' address='7'/></vsock>", True),
+        ("<vsock><cid address='8'/></vsock>", "<vsock><cid auto='no' address='7'/></vsock>", False),
     ],
 )
-def test_what_cannot_be_started_yet_is_named(document: str) -> None:
+def test_a_vsock_is_meant_by_what_its_document_says(wanted: str, known: str, same: bool) -> None:
+    ctx, other = guest(known), guest(wanted)
+    dev = ctx.domain.devices.vsocks[0]
+    assert handler(dev).same(other.domain.devices.vsocks[0], dev, ctx) is same
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "optional"),
+    [
+        ("<shmem name='a'><model type='ivshmem-plain'/></shmem>", "/dev/shm/a", True),
+        (
+            "<shmem name='a'><model type='ivshmem-doorbell'/><server/></shmem>",
+            "/var/lib/libvirt/shmem-a-sock",
+            False,
+        ),
+        ("<shmem name='a'><model type='ivshmem-doorbell'/><server path='/b'/></shmem>", "/b", False),
+    ],
+)
+def test_memory_is_looked_for_where_others_look(document: str, path: str, optional: bool) -> None:
     ctx = guest(document)
-    dev = next(dev for dev in ctx.domain.devices.all() if dev.tag in ("vsock", "shmem", "crypto"))
-    with pytest.raises(ConfigUnsupported, match=rf"<{dev.tag}> \(line 1\) cannot be started yet"):
-        handler(dev).prepare(dev, ctx)
+    (dev,) = ctx.domain.devices.shmems
+    twin = dev.copy()
+    handler(dev).prepare(dev, ctx)
+    (wanted,) = handler(dev).resources(dev, ctx)
+    assert isinstance(wanted, FileResource)
+    assert (wanted.path, wanted.optional, wanted.relabel) == (path, optional, False)
+    assert handler(dev).same(twin, dev, ctx)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [("<size unit='M'>3</size>", "must be a power of two"), ("<size unit='K'>512</size>", "at least 1 MiB")],
+)
+def test_a_size_no_bus_has_is_refused_before_the_start(size: str, message: str) -> None:
+    ctx = guest(f"<shmem name='a'><model type='ivshmem-plain'/>{size}</shmem>")
+    with pytest.raises(XmlError, match=message):
+        handler(ctx.domain.devices.shmems[0]).prepare(ctx.domain.devices.shmems[0], ctx)
+
+
+def test_an_accelerator_this_emulator_lacks_is_named() -> None:
+    text = "<crypto model='virtio' type='qemu'><backend model='lkcf'/></crypto>"
+    with pytest.raises(
+        ConfigUnsupported, match=r"'lkcf' is not supported .* no cryptodev-backend-lkcf \(line"
+    ):
+        validate(guest(text))
+    validate(guest(text.replace("lkcf", "builtin")))
