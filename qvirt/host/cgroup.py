@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from qvirt.errors import OperationInvalid, SystemError_
+from qvirt.host.sysfs import load, store
 from qvirt.record import Record, field
 
 #: what a guest's threads may have of their own; the rest is the whole guest's
@@ -44,7 +45,7 @@ class Mounts(Record):
 
 def find_mounts(mounts: str | None = None, wanted: Iterable[str] = USED) -> Mounts:
     """Look where control groups are mounted. mounts: the text of /proc/self/mounts."""
-    text = Path("/proc/self/mounts").read_text(errors="surrogateescape") if mounts is None else mounts
+    text = load("/proc/self/mounts") if mounts is None else mounts
     v1: dict[str, Path] = {}
     v2: Path | None = None
     for line in text.splitlines():
@@ -61,7 +62,7 @@ def find_mounts(mounts: str | None = None, wanted: Iterable[str] = USED) -> Moun
     has: set[str] = set()
     if v2 is not None:
         with contextlib.suppress(OSError):
-            has = set((v2 / "cgroup.controllers").read_text().split())
+            has = set(load(v2 / "cgroup.controllers").split())
     return Mounts(v1, v2, frozenset(has))
 
 
@@ -76,9 +77,9 @@ def hand_down(mounts: Mounts, wanted: Iterable[str] = USED) -> dict[str, str]:
     if base is None or not names:
         return refused
     path = base / "cgroup.subtree_control"
-    for name in sorted(names - set(path.read_text().split())):
+    for name in sorted(names - set(load(path).split())):
         try:
-            path.write_text(f"+{name}")
+            store(path, f"+{name}")
         except OSError as error:
             refused[name] = error.strerror or str(error)
     return refused
@@ -100,7 +101,7 @@ def machine_name(id: int, name: str, root: str | None = None) -> str:
 def path_of_process(pid: int) -> str:
     """Return where a guest's QEMU is; '' when it is in no guest's group, or gone."""
     try:
-        text = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
+        text = load(f"/proc/{pid}/cgroup")
     except OSError:
         return ""
     match = re.search(
@@ -112,7 +113,7 @@ def path_of_process(pid: int) -> str:
 def scope_of_process(pid: int) -> str:
     """Return the machine's scope a process is in; '' when it is in none."""
     try:
-        text = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
+        text = load(f"/proc/{pid}/cgroup")
     except OSError:
         return ""
     match = re.search(r"^[^:]*:[^:]*:/(.*?machine-[^/]*\.scope)(?:/|$)", text, re.M)
@@ -140,7 +141,7 @@ class Group:
             if not folder.is_dir():
                 return 2
             with contextlib.suppress(OSError):
-                enabled = (folder / "cgroup.controllers").read_text().split()
+                enabled = load(folder / "cgroup.controllers").split()
                 return 2 if _V2_NAMES.get(controller, controller) in enabled else 0
         return 0
 
@@ -238,15 +239,15 @@ class Group:
                     self._put(below, "cgroup.procs", leader)
                 for name in wanted:
                     with contextlib.suppress(OSError):
-                        (folder / "cgroup.subtree_control").write_text(f"+{name}")
+                        store(folder / "cgroup.subtree_control", f"+{name}")
             is_ours = is_ours or part.endswith(".scope")
             folder = below
 
     def _enable_for_threads(self, folder: Path) -> None:
-        available = (folder / "cgroup.controllers").read_text().split()
+        available = load(folder / "cgroup.controllers").split()
         for name in ("cpu", "cpuset"):
             if name in available:
-                (folder / "cgroup.subtree_control").write_text(f"+{name}")
+                store(folder / "cgroup.subtree_control", f"+{name}")
 
     def make_thread(self, thread: str) -> None:
         """Make the group of some threads, such as ``vcpu0``. Raises OSError."""
@@ -254,8 +255,8 @@ class Group:
             _make(folder, self.mounts.v1.get("cpuset"))
         if self.v2 is not None:
             kind = self.v2 / thread / "cgroup.type"
-            if kind.read_text().strip() != "threaded":
-                kind.write_text("threaded")
+            if load(kind).strip() != "threaded":
+                store(kind, "threaded")
 
     def threads(self) -> list[str]:
         """Return the names of the thread groups there are."""
@@ -276,7 +277,7 @@ class Group:
         return self._ids(folder / ("cgroup.threads" if is_v2 else "tasks"))
 
     def _ids(self, path: Path) -> list[int]:
-        return [int(word) for word in path.read_text().split()]
+        return [int(word) for word in load(path).split()]
 
     # --------------------------------------------------------------- filling
 
@@ -318,7 +319,7 @@ class Group:
 
     def _put(self, folder: Path, name: str, id: int) -> None:
         try:
-            (folder / name).write_text(str(id))
+            store(folder / name, str(id))
         except OSError as error:
             if error.errno in (errno.ESRCH, errno.ENODEV):
                 return  # it has ended meanwhile, and systemd may have taken the group away
@@ -368,10 +369,10 @@ def _make(folder: Path, cpusets: Path | None) -> None:
 
 
 def _inherit(folder: Path, name: str) -> str:
-    text = (folder / name).read_text()
+    text = load(folder / name)
     if not text.strip():
         text = _inherit(folder.parent, name)
-        (folder / name).write_text(text)
+        store(folder / name, text)
     return text
 
 
@@ -395,7 +396,7 @@ def _remove(folder: Path) -> None:
 
 def path_of(controller: str) -> str:
     """Return where this process is in version 1's hierarchy of a controller, '' for version 2's."""
-    for line in Path("/proc/self/cgroup").read_text(errors="surrogateescape").splitlines():
+    for line in load("/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
             return path
@@ -412,4 +413,4 @@ def wake(mounts: Mounts) -> None:
         return
     with contextlib.suppress(OSError, SystemError_):
         folder = mounts.v2 / path_of("").lstrip("/")
-        (folder / "cgroup.threads").write_text(str(threading.get_native_id()))
+        store(folder / "cgroup.threads", str(threading.get_native_id()))

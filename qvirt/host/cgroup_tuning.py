@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qvirt.errors import InvalidArg, OperationInvalid, SystemError_
 from qvirt.host.cgroup import Group
+from qvirt.host.sysfs import load, store
 from qvirt.xml.codecs import format_cpuset, parse_cpuset
 
 #: KiB; no limit, in libvirt's interface
@@ -35,14 +36,14 @@ THROTTLE = {
 
 def _write(path: Path, value: object) -> None:
     try:
-        path.write_text(str(value))
+        store(path, str(value))
     except OSError as error:
         raise SystemError_(f"Unable to write '{value}' to '{path}'", error) from error
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return load(path).strip()
     except OSError as error:
         raise SystemError_(f"Unable to read from '{path}'", error) from error
 

@@ -18,6 +18,7 @@ from qvirt.host.cgroup import Group, Mounts, machine_name
 from qvirt.host.config import QemuConfig
 from qvirt.host.machined import Machined, machine_of, scope_path, slice_of
 from qvirt.host.persist import FileWorker
+from qvirt.host.sysfs import store
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
 from qvirt.qemu.devices.base import FileResource, Resource
@@ -296,7 +297,7 @@ def limit(group: Group, definition: Definition, max_threads: int = 0) -> None:
     if max_threads and group.version("pids"):
         folder = group.folder("pids")
         with contextlib.suppress(FileNotFoundError):
-            (folder / "pids.max").write_text(str(max_threads))
+            store(folder / "pids.max", str(max_threads))
 
 
 def memory_nodes(definition: Definition) -> frozenset[int] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from qvirt.host import bpf
 from qvirt.host.bpf import BLOCK, CHAR, READ, WRITE, Rule
 from qvirt.host.cgroup import Group
+from qvirt.host.sysfs import store
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,8 @@ def guard(group: Group, rules: Iterable[Rule]) -> bool:
 
 
 def _list(folder: Path, rules: Iterable[Rule]) -> None:
-    (folder / "devices.deny").write_text("a")
-    for rule in rules:
-        (folder / "devices.allow").write_text(_line(rule))
+    store(folder / "devices.deny", "a")
+    store(folder / "devices.allow", *map(_line, rules))
 
 
 def allow(group: Group, rules: Iterable[Rule]) -> None:
@@ -80,7 +80,7 @@ def allow(group: Group, rules: Iterable[Rule]) -> None:
         if group.v2 is not None:
             bpf.allow(group.v2, rule)
         elif group.devices_v1 is not None:
-            (group.devices_v1 / "devices.allow").write_text(_line(rule))
+            store(group.devices_v1 / "devices.allow", _line(rule))
 
 
 def deny(group: Group, rules: Iterable[Rule]) -> None:
@@ -89,4 +89,4 @@ def deny(group: Group, rules: Iterable[Rule]) -> None:
         if group.v2 is not None:
             bpf.deny(group.v2, rule)
         elif group.devices_v1 is not None:
-            (group.devices_v1 / "devices.deny").write_text(_line(rule))
+            store(group.devices_v1 / "devices.deny", _line(rule))

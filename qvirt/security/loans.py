@@ -6,6 +6,7 @@ caller runs it off the loop.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import stat
@@ -292,6 +293,7 @@ class Book:
         return entry.total
 
 
+@functools.cache
 def daemon_word(folder: str) -> str:
     """Return what tells a daemon from all others that may mark a file: its machine and its folder."""
     machine = ""

@@ -15,9 +15,9 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Self
 
+from qvirt.host.sysfs import load
 from qvirt.record import Record
 from qvirt.security import marks
 from qvirt.security.marks import Mark
@@ -95,10 +95,13 @@ def find(path: str) -> Node | None:
 
     What is mounted below /dev (pts, shm, hugepages) is the host's and there anyway.
     """
-    links, real = resolve(path, _host_link)
-    if not is_private(real):
-        return None
-    status = os.stat(real)
+    links: list[tuple[str, str]] = []
+    real, status = path, _plain_node(path)
+    if status is None:
+        links, real = resolve(path, _host_link)
+        if not is_private(real):
+            return None
+        status = os.stat(real)
     context = b""
     with contextlib.suppress(OSError):
         context = os.getxattr(real, _SELINUX)
@@ -110,6 +113,17 @@ def find(path: str) -> Node | None:
         links=tuple(link for link in links if link[0].startswith(f"{DEV}/")),
         context=context,
     )
+
+
+def _plain_node(path: str) -> os.stat_result | None:
+    """Return what a device node right in /dev is, as most are: nothing of its path has to be followed."""
+    if posixpath.dirname(path) != DEV:
+        return None
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode) else None
 
 
 def is_private(real: str) -> bool:
@@ -142,19 +156,21 @@ class _Tree:
     def at(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """Yield the folder of a path, and the name in it. make: folders on the way."""
         *parts, name = path.removeprefix(f"{DEV}/").split("/")
-        fd = os.dup(self.root)
+        fd = self.root
         try:
             for part in parts:
                 if make:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(part, 0o755, dir_fd=fd)
                         os.chmod(part, 0o755, dir_fd=fd)  # noqa: S103 - whatever our umask is
-                below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-                os.close(fd)
-                fd = below
+                above = fd
+                fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+                if above != self.root:
+                    os.close(above)
             yield fd, name
         finally:
-            os.close(fd)
+            if fd != self.root:
+                os.close(fd)
 
     def readlink(self, path: str) -> str | None:
         """Return the target of a link, None for what is none."""
@@ -189,6 +205,16 @@ class _Tree:
                     os.setxattr(own, _SELINUX, node.context)
         finally:
             os.close(fd)
+
+    def make(self, node: Node, *, marking: str | None) -> None:
+        """Make a device node where nothing is yet, under a umask of 0. marking: see `build`."""
+        if node.user is not None or node.context:
+            self.add(node, marking=marking)
+            return
+        with self.at(node.path, make=True) as (folder, name):
+            os.mknod(name, node.mode, node.device, dir_fd=folder)
+            if node.owner != (0, 0):
+                os.chown(name, *node.owner, dir_fd=folder, follow_symlinks=False)
 
     def link(self, node: Node) -> None:
         """Make the links to a node."""
@@ -230,8 +256,9 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
 def _mounted_below() -> list[str]:
     """Return what is mounted on /dev's folders and files, seen from this thread, outermost only."""
     found: list[str] = []
-    text = Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape")
-    for line in text.splitlines():
+    for line in load("/proc/thread-self/mountinfo").splitlines():
+        if DEV not in line:
+            continue
         where = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split(" ")[4])
         if where.startswith(f"{DEV}/") and not any(where == x or where.startswith(f"{x}/") for x in found):
             found.append(where)
@@ -247,13 +274,16 @@ def build(nodes: Iterable[Node], staging: str, *, marking: str | None = None) ->
     if _libc.unshare(_CLONE_NEWNS) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "mount namespace")
+    os.umask(
+        0
+    )  # this thread's alone: who leaves a mount namespace leaves what is shared of it (CLONE_FS), too
     # what the host mounts is seen, and nothing of ours is seen there
     mount("none", "/", None, _MS_REC | _MS_SLAVE)
     mount("devfs", staging, "tmpfs", _MS_NOSUID, _OPTIONS)
     with _Tree(staging) as tree:
         for node in nodes:
             if node.is_device:
-                tree.add(node, marking=marking)
+                tree.make(node, marking=marking)
             else:
                 _cover(tree, staging, node.path, node.path, _MS_BIND)
             tree.link(node)

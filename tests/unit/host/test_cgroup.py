@@ -84,7 +84,7 @@ def test_version_one_alone_lists_devices_in_files(tmp_path: Path) -> None:
     group = Group(Mounts({"devices": tmp_path}), "machine/g", CONTROLLERS)
     devices.confine(group, [Rule(2, 1, 3), Rule(1, 7, 0, READ), Rule(2, 136, None)])
     assert (folder / "devices.deny").read_text() == "a"
-    assert (folder / "devices.allow").read_text() == "c 136:* rw"
+    assert (folder / "devices.allow").read_text() == "c 1:3 rwb 7:0 rc 136:* rw"  # a write for each
     devices.deny(group, [Rule(1, 7, 0, READ)])
     assert (folder / "devices.deny").read_text() == "b 7:0 r"
 
