@@ -29,7 +29,7 @@ from qvirt.host.config import QemuUser
 from qvirt.record import Record, field
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.launch import FIRST_FD, listen_unix
-from qvirt.runtime.process import Limits, Process, start_time, stat_fields
+from qvirt.runtime.process import Limits, Maker, Process, start_time, stat_fields
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import HelperMark
 from qvirt.security import private_view
@@ -180,7 +180,7 @@ async def _spawn(domain: "Domain", running: Running, recipe: Recipe) -> Helper:
             fds=[fd for fd in (listener, locked) if fd >= 0],
             wrap=confining(recipe.user, keep=recipe.keep),
             limits=Limits(hv.config.max_core),
-            prepare=partial(_enclose, hv, running, recipe) if recipe.sees is not None else None,
+            maker=Maker(partial(_enclose, hv, running, recipe)) if recipe.sees is not None else None,
         )
         helper = Helper(mark, process, began_at)
         running.helpers[recipe.name] = helper

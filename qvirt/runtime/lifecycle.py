@@ -56,7 +56,7 @@ from qvirt.runtime import (
 )
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import DiskChange, Lifecycle
-from qvirt.runtime.process import Process
+from qvirt.runtime.process import Maker, Process
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.security.denials import Watch
 from qvirt.security.launcher import confining
@@ -209,6 +209,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             f"start of '{domain.name}'", partial(lending.prepare, running, plan.files)
         )
         hv.checkpoint("checked")
+        maker = Maker(partial(enclosing.make_dev, hv, running, plan) if running.private_dev else None)
+        stack.callback(maker.close)
         make = partial(_make, hv, plan, running, descriptors.master_key, reset_nvram)
         await domain.save_status(make, lending.DEADLINE)
         hv.checkpoint("host prepared")
@@ -252,7 +254,8 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
                 keep_capabilities=not hv.config.clear_emulator_capabilities,
             ),
             limits=allowed,
-            prepare=partial(enclosing.make_dev, hv, running, plan) if running.private_dev else None,
+            pidfile=str(hv.paths.pidfile(domain.name)),
+            maker=maker,
         )
         hv.checkpoint("spawned")
         doors = await grouping
@@ -262,20 +265,21 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
             doors = await enclosing.make_groups(domain, running, plan)
             await helpers.start(domain, running, recipes)
         hv.checkpoint("control groups made")
-        await domain.save_status()
-        hv.checkpoint("pid written")
-        _write_pid(domain, running)
         if running.being_destroyed:
             raise OperationFailed(f"domain '{domain.name}' was destroyed while it started")
         perf.count_from_start(running, running.pid)
         watch = stack.enter_context(running.guard.watch())
         running.process.go(doors.files)
         hv.checkpoint("executed")
+        # until then the launcher's word in the pid file is enough for whoever comes after a crash
+        writing = asyncio.ensure_future(domain.save_status())
+        stack.push_async_callback(asyncio.wait, [writing])
         descriptors.close()
         joining = asyncio.ensure_future(enclosing.join_groups(domain, running, doors))
         stack.push_async_callback(asyncio.wait, [joining])
         talking = asyncio.ensure_future(_talk(domain, running, joining))
         await _race(domain, running, talking, domain_log, command, watch)
+        await writing
     hv.checkpoint("monitor ready")
     running.process.exited.add_done_callback(lambda _: process_ended(domain, running))
     running.stage = "running"
@@ -393,15 +397,6 @@ def environment(ctx: BuildContext, command: CommandLine) -> dict[str, str]:
         "XDG_CONFIG_HOME": f"{folder}/.config",
     }
     return env | command.env
-
-
-def _write_pid(domain: "Domain", running: Running) -> None:
-    path = domain.hypervisor.paths.pidfile(domain.name)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(fd, f"{running.pid}\n".encode())
-    finally:
-        os.close(fd)
 
 
 async def _talk(domain: "Domain", running: Running, joining: "asyncio.Future[None]") -> None:

@@ -2,8 +2,9 @@
 
 The chain is ``sh`` → ``setpriv`` → QEMU. The shell forks once, so that QEMU is neither a child that would
 die with us nor the leader of its session (a leader that opens a terminal gets it as controlling terminal, and
-its hang-ups), and waits for our word before it executes anything: a daemon that dies before it has written
-down the process's id leaves a shell that reads end-of-file and goes.
+its hang-ups), writes its id into the pid file, and waits for our word before it executes anything: a daemon
+that dies before it has given it leaves a shell that reads end-of-file and goes, and one that dies before it
+has the id in its own file finds it in that one.
 """
 
 import _thread
@@ -12,30 +13,29 @@ import contextlib
 import ctypes
 import logging
 import os
+import queue
 import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Self, TypeVar
+from typing import Self
 
 from qvirt.errors import InternalError, OperationTimeout, SystemError_
 from qvirt.record import Record
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 #: seconds for the shell to say which process it made
 SPAWN_DEADLINE = 20.0
 
 _PR_SET_CHILD_SUBREAPER = 36
 
-# $1: limits, as ulimit words; the rest is what to execute. dash knows descriptors of one digit only, so the
-# word comes over standard input and the answer over standard output; both are replaced at the exec. The word
-# is a line for each control group to enter, and an empty one.
+# $1: limits, as ulimit words; $2: a file for the process's id, or nothing; the rest is what to execute. dash
+# knows descriptors of one digit only, so the word comes over standard input and the answer over standard
+# output; both are replaced at the exec. The word is a line for each control group to enter, and an empty one.
 _SCRIPT = """
-limits=$1; shift
+limits=$1 pidfile=$2; shift 2
 for limit in $limits; do ulimit "${limit%%=*}" "${limit#*=}"; done
 unset PWD OLDPWD
 exec 3<&0
@@ -46,6 +46,10 @@ exec 3<&0
         echo 0 >"$door" || { echo "cannot enter the control group of '$door'" >&2; exit 1; }
     done
 } &
+if [ "$pidfile" ]; then
+    umask 022
+    echo $! >"$pidfile" || { echo "cannot write '$pidfile'"; exit 1; }
+fi
 echo $!
 """
 
@@ -174,15 +178,15 @@ class Process:
         fds: Sequence[int] = (),
         wrap: Sequence[str] = (),
         limits: Limits | None = None,
-        prepare: Callable[[], None] | None = None,
+        pidfile: str = "",
+        maker: "Maker | None" = None,
     ) -> Self:
         """Make a process that waits for `go` before it executes ``argv``.
 
         wrap: the words that confine it, see `security.launcher`. fds: inherited under their own numbers,
-        which must be 10 or more. log_fd: standard output and error. prepare: blocking work in the thread that
-        makes the process, which inherits what is that thread's own, such as a mount namespace; it may raise
-        QvirtError.
-        Raises SystemError_, OperationTimeout.
+        which must be 10 or more. log_fd: standard output and error. pidfile: its id is written there before
+        it can be told to go. maker: the thread that makes it, which has prepared for that.
+        Raises SystemError_, OperationTimeout, and what the maker's preparation raises.
         """
         if any(fd < 10 for fd in fds):
             raise InternalError(f"descriptors {sorted(fds)} collide with the launcher's own")
@@ -192,11 +196,9 @@ class Process:
             words = (limits or Limits()).words()
 
             def make() -> int:
-                if prepare is not None:
-                    prepare()
                 try:
                     launcher = subprocess.Popen(
-                        ["/bin/sh", "-c", _SCRIPT, "sh", words, *wrap, *argv],
+                        ["/bin/sh", "-c", _SCRIPT, "sh", words, pidfile, *wrap, *argv],
                         stdin=gate_read.fd,
                         stdout=answer_write.fd,
                         stderr=log_fd,
@@ -212,7 +214,7 @@ class Process:
                 return launcher.pid
 
             left_to_us: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            making = asyncio.ensure_future(_in_own_thread(make))
+            making = asyncio.ensure_future((maker or Maker()).make(make))
             try:
                 await asyncio.shield(making)
             finally:
@@ -318,26 +320,47 @@ class Process:
             self.exited.set_result(None)
 
 
-async def _in_own_thread(work: Callable[[], T]) -> T:
-    """Run work in a thread that ends with it, whatever becomes of the one who waits."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+class Maker:
+    """A thread that makes one process, which inherits what is the thread's own, such as a mount namespace.
 
-    def finish(outcome: Callable[[], None]) -> None:
-        if not done.done():
-            outcome()
+    prepare: blocking work that the thread does at once; what it raises, `make` raises.
+    """
 
-    def run() -> None:
+    def __init__(self, prepare: Callable[[], None] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._made: asyncio.Future[int] = self._loop.create_future()
+        self._work: queue.SimpleQueue[Callable[[], int] | None] = queue.SimpleQueue()
+        # `threading` would have the loop wait until the thread runs
+        _thread.start_new_thread(self._run, (prepare,))
+
+    async def make(self, work: Callable[[], int]) -> int:
+        """Run the work that makes the process; it is done whatever becomes of the one who waits."""
+        self._work.put(work)
+        return await self._made
+
+    def close(self) -> None:
+        """Let the thread end without having made anything; it may have done so long ago."""
+        self._work.put(None)
+        if not self._made.cancel() and not self._made.cancelled():
+            self._made.exception()  # whoever closes has another reason not to go on
+
+    def _run(self, prepare: Callable[[], None] | None) -> None:
+        made = -1
         try:
-            result = work()
+            if prepare is not None:
+                prepare()
+            work = self._work.get()
+            if work is None:
+                return
+            made = work()
         except BaseException as error:
-            loop.call_soon_threadsafe(finish, partial(done.set_exception, error))
+            self._loop.call_soon_threadsafe(self._finish, partial(self._made.set_exception, error))
         else:
-            loop.call_soon_threadsafe(finish, partial(done.set_result, result))
+            self._loop.call_soon_threadsafe(self._finish, partial(self._made.set_result, made))
 
-    # `threading` would have the loop wait until the thread runs
-    _thread.start_new_thread(run, ())
-    return await done
+    def _finish(self, outcome: Callable[[], None]) -> None:
+        if not self._made.done():
+            outcome()
 
 
 class _End:

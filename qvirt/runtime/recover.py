@@ -289,7 +289,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
     domain, running = await _restore(hv, status)
     helpers.find_again(domain, running, same_boot=status.boot_id in ("", boot_id()))
     try:
-        process = _adopt(status)
+        process = _adopt(hv, status)
     except ProcessLookupError:
         await _gone(domain, running, status)
         return
@@ -393,7 +393,11 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
 _GONE_OWNER = object()
 
 
-def _adopt(status: Status) -> Process:
+def _adopt(hv: "Hypervisor", status: Status) -> Process:
+    if not status.pid and status.stage == "starting":
+        # what the launcher wrote down before we did
+        with contextlib.suppress(OSError, ValueError):
+            status.pid = int(hv.paths.pidfile(status.name).read_text(encoding="ascii"))
     if not status.pid or (status.boot_id and status.boot_id != boot_id()):
         raise ProcessLookupError(status.pid)
     began = status.start_time

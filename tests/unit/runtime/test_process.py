@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from qvirt.errors import InternalError
-from qvirt.runtime.process import INFINITE, Limits, Process, become_reaper, start_time, stat_fields
+from qvirt.runtime.process import INFINITE, Limits, Maker, Process, become_reaper, start_time, stat_fields
 
 SHELL = "echo begin; trap 'exit 3' TERM; while :; do sleep 0.05; done"
 
@@ -42,6 +43,51 @@ def test_nothing_is_executed_before_the_word(tmp_path: Path) -> None:
         assert await process.wait(10)
         assert process.ending == "exited with status 3"
         assert stat_fields(process.pid) is None  # reaped: no zombie
+
+    asyncio.run(scenario())
+
+
+def test_its_id_is_written_down_before_the_word(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        become_reaper()
+        pidfile = tmp_path / "it's pid"
+        process = await Process.spawn(["true"], env={"PATH": os.defpath}, log_fd=2, pidfile=str(pidfile))
+        assert pidfile.read_text() == f"{process.pid}\n"
+        assert pidfile.stat().st_mode & 0o777 == 0o644
+        process.go()
+        assert await process.wait(10)
+        assert process.ended_well
+
+    asyncio.run(scenario())
+
+
+def test_an_id_that_cannot_be_written_down_ends_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        become_reaper()
+        with (
+            (tmp_path / "log").open("w") as log,
+            pytest.raises(InternalError, match="cannot write '/proc/no'"),
+        ):
+            await Process.spawn(["true"], env={"PATH": os.defpath}, log_fd=log.fileno(), pidfile="/proc/no")
+
+    asyncio.run(scenario())
+
+
+def test_a_maker_prepares_at_once_and_says_what_failed() -> None:
+    async def scenario() -> None:
+        become_reaper()
+        ready = threading.Event()
+        maker = Maker(ready.set)
+        assert await asyncio.to_thread(ready.wait, 10)
+        maker.close()  # nothing was made
+
+        def fail() -> None:
+            raise ValueError("none")
+
+        broken = Maker(fail)
+        with pytest.raises(ValueError, match="none"):
+            await Process.spawn(["true"], env={"PATH": os.defpath}, log_fd=2, maker=broken)
+        broken.close()
 
     asyncio.run(scenario())
 
