@@ -15,7 +15,7 @@ from qvirt.errors import AuthFailed, InvalidArg, QvirtError, RpcError, SystemErr
 from qvirt.net import places, priority
 from qvirt.net.layer import LayerEnd, LayerError
 from qvirt.net.places import Places
-from qvirt.net.tls import WELCOME, TlsLayer, no_password
+from qvirt.net.tls import WELCOME, TlsLayer, no_password, peer_chain
 
 HANDSHAKE_TIMEOUT: Final = 60.0
 """Seconds for handshake and welcome."""
@@ -149,7 +149,7 @@ def _checker(chosen: Places) -> Callable[[ssl.SSLObject], bytes]:
 
     def check(session: ssl.SSLObject) -> bytes:
         try:
-            x509.check_peer(session.getpeercert(binary_form=True) or b"", "server", lists)
+            x509.check_peer(peer_chain(session), "server", lists)
         except QvirtError as error:
             raise LayerError(error.detail) from None
         return b""

@@ -11,7 +11,7 @@ from qvirt.net import places, priority
 from qvirt.net.globs import matches
 from qvirt.net.layer import LayerError
 from qvirt.net.places import Places
-from qvirt.net.tls import WELCOME, TlsLayer, no_password
+from qvirt.net.tls import WELCOME, TlsLayer, no_password, peer_chain
 from qvirt.record import replace
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ class TlsServer:
         """Look at the client's certificate; raises LayerError."""
         if self._config.tls_no_verify_certificate:
             return
-        der = session.getpeercert(binary_form=True)
-        if not der:
+        chain = peer_chain(session)
+        if not chain:
             raise LayerError("it has presented no certificate")
         try:
-            name = self._x509.check_peer(der, "client", self._lists)
+            name = self._x509.check_peer(chain, "client", self._lists)
         except QvirtError as error:
             raise LayerError(error.detail) from None
         client.identity = client.session.identity = replace(client.identity, x509_dn=name)

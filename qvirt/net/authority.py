@@ -42,8 +42,20 @@ class Authority:
         self._key = key
 
     @classmethod
-    def create(cls, folder: Path, name: str, *, days: int = CA_DAYS, use_rsa: bool = False) -> "Authority":
-        """Make a new authority; raises OperationFailed when the folder has one."""
+    def create(
+        cls,
+        folder: Path,
+        name: str,
+        *,
+        days: int = CA_DAYS,
+        use_rsa: bool = False,
+        by: "Authority | None" = None,
+    ) -> "Authority":
+        """Make a new authority; raises OperationFailed when the folder has one.
+
+        by: the authority above it, which vouches for it; without one it is a root. Whoever is issued a
+        certificate by one that is no root presents that one's, too: the file holds both, its own first.
+        """
         paths = [folder / "cakey.pem", folder / "cacert.pem"]
         for path in paths:
             if path.exists():
@@ -52,11 +64,11 @@ class Authority:
         key = _new_key(use_rsa)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = (
-            _begin(subject, subject, key, days)
+            _begin(subject, by.cert.subject if by else subject, key, days)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_usage(signs=True), critical=True)
         )
-        cert = builder.sign(key, hashes.SHA256())
+        cert = builder.sign(by._key if by else key, hashes.SHA256())
         write_key(paths[0], key)
         write_public(paths[1], cert.public_bytes(serialization.Encoding.PEM))
         authority = cls(folder, cert, key)

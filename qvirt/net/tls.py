@@ -13,6 +13,8 @@ from typing import Final
 from qvirt.net.layer import LayerEnd, LayerError
 
 WELCOME: Final = b"\1"
+_DER: Final = 2
+"""OpenSSL's word for it in Python's `_ssl`."""
 RECORD: Final = 16384
 """Bytes a record holds at most."""
 
@@ -121,6 +123,21 @@ class TlsLayer:
         if first:
             self._tls.write(first)
         return True
+
+
+def peer_chain(session: ssl.SSLObject) -> list[bytes]:
+    """Give the chain by which the peer was verified, its own certificate first, in DER; [] without one.
+
+    Where nobody verified it, its certificate alone.
+    """
+    own = session.getpeercert(binary_form=True)
+    if not own:
+        return []
+    if session.context.verify_mode == ssl.CERT_NONE:
+        return [own]
+    # Python gives the chain a name of its own from 3.13 on.
+    chain = session._sslobj.get_verified_chain()  # type: ignore[attr-defined]
+    return [one.public_bytes(_DER) for one in chain]
 
 
 def no_password() -> str:

@@ -7,6 +7,7 @@ warning. Sentences are libvirt's, since people look for them.
 import datetime
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -223,34 +224,55 @@ def why_untrusted(
     authorities: Sequence[x509.Certificate],
     lists: Sequence[x509.CertificateRevocationList] = (),
 ) -> str | None:
-    """Walk from a certificate to an authority; gives what is wrong, None when it is trusted."""
-    current, seen = cert, 0
-    while seen <= len(known):
-        seen += 1
-        if is_revoked(current, lists):
-            return "The certificate has been revoked."
-        if any(current == authority for authority in authorities):
-            return None
-        issuers = [one for one in known if one.subject == current.issuer]
-        if not issuers:
-            return "The certificate hasn't got a known issuer."
+    """Walk from a certificate to an authority; gives what is wrong, None when it is trusted.
+
+    An authority that is vouched for by a known one can still have been revoked by it, so the walk goes on.
+    """
+    current, trusted = cert, False
+    for _ in range(len(known) + 1):
+        trusted = trusted or current in authorities
+        issuers = [one for one in known if one.subject == current.issuer and one != current]
         signer = next((one for one in issuers if _signed(current, one)), None)
         if signer is None:
-            return "The certificate is not trusted."
+            if trusted:
+                return None
+            return (
+                "The certificate is not trusted." if issuers else "The certificate hasn't got a known issuer."
+            )
+        if is_revoked(current, lists_of(signer, lists)):
+            return "The certificate has been revoked."
         current = signer
-    return "The certificate is not trusted."
+    return None if trusted else "The certificate is not trusted."
 
 
 def read_lists(path: Path, authorities: Sequence[x509.Certificate]) -> list[x509.CertificateRevocationList]:
-    """Read revocation lists that one of the authorities has signed; raises CertificateError."""
+    """Read revocation lists; raises CertificateError for one with an authority's name and not its signature.
+
+    Lists of intermediate authorities, which are known only by the chain of a peer, are looked at then.
+    """
     lists = read_crls(path)
     for one in lists:
-        if not any(one.issuer == ca.subject and _signed_list(one, ca) for ca in authorities):
+        named = [ca for ca in authorities if ca.subject == one.issuer]
+        if named and not any(_signed_list(one, ca) for ca in named):
             raise CertificateError(
                 f"Unable to import CA revocation list {path}: the list of '{distinguished_name(one.issuer)}' "
-                "is not signed by an authority of the CA certificate"
+                "is not signed by that authority of the CA certificate"
+            )
+        if not named:
+            log.info(
+                "%s has a list of '%s', which is not in the CA certificate: it counts for whoever presents a "
+                "chain with that authority",
+                path,
+                distinguished_name(one.issuer),
             )
     return lists
+
+
+def lists_of(
+    issuer: x509.Certificate, lists: Sequence[x509.CertificateRevocationList]
+) -> list[x509.CertificateRevocationList]:
+    """Give the lists that an authority has made: those that bear its name and its signature."""
+    return [one for one in lists if one.issuer == issuer.subject and _signed_list(one, issuer)]
 
 
 def _signed_list(one: x509.CertificateRevocationList, ca: x509.Certificate) -> bool:
@@ -266,12 +288,8 @@ def _signed_list(one: x509.CertificateRevocationList, ca: x509.Certificate) -> b
 
 
 def is_revoked(cert: x509.Certificate, lists: Sequence[x509.CertificateRevocationList]) -> bool:
-    """Tell whether a list of the certificate's issuer names it."""
-    return any(
-        one.issuer == cert.issuer
-        and one.get_revoked_certificate_by_serial_number(cert.serial_number) is not None
-        for one in lists
-    )
+    """Tell whether one of its issuer's lists names a certificate."""
+    return any(one.get_revoked_certificate_by_serial_number(cert.serial_number) is not None for one in lists)
 
 
 def _signed(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -285,26 +303,34 @@ def _signed(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
 # ----------------------------------------------------------------------------------- a peer's, at work
 
 
-def check_peer(der: bytes, role: Role, lists: Sequence[x509.CertificateRevocationList]) -> str:
+def check_peer(chain: Sequence[bytes], role: Role, lists: Sequence[x509.CertificateRevocationList]) -> str:
     """Check what the handshake does not: revocation, constraints, usage and purpose of a peer's certificate.
 
-    Gives its distinguished name; raises CertificateError.
+    chain: the peer's certificate and those by which it was verified, in DER. Whatever of it was revoked, by
+    the list of its own issuer, counts. Gives the peer's distinguished name; raises CertificateError.
     """
-    cert = x509.load_der_x509_certificate(der)
-    name = distinguished_name(cert.subject)
-    check_lists(lists)
-    if is_revoked(cert, lists):
-        raise CertificateError(f"The certificate has been revoked: '{name}', serial {cert.serial_number:x}")
-    check(cert, f"[session] of '{name}'", role)
+    certs = [x509.load_der_x509_certificate(der) for der in chain]
+    name = distinguished_name(certs[0].subject)
+    for cert, issuer in pairwise(certs):
+        theirs = lists_of(issuer, lists)
+        if is_revoked(cert, theirs):
+            whose = "" if cert is certs[0] else f", which vouches for '{name}'"
+            raise CertificateError(
+                f"The certificate has been revoked: '{distinguished_name(cert.subject)}', "
+                f"serial {cert.serial_number:x}{whose}"
+            )
+        check_lists(theirs, name)
+    check(certs[0], f"[session] of '{name}'", role)
     return name
 
 
-def check_lists(lists: Sequence[x509.CertificateRevocationList]) -> None:
-    """Raise CertificateError when a list's time is over: who has been revoked since is not known then."""
+def check_lists(lists: Sequence[x509.CertificateRevocationList], name: str) -> None:
+    """Raise CertificateError when the time of an authority's lists is over: later ones are not known."""
     now = datetime.datetime.now(datetime.UTC)
-    for one in lists:
-        if one.next_update_utc is not None and one.next_update_utc < now:
-            raise CertificateError(
-                f"The certificate's revocation data are old and have been superseded: the list of "
-                f"'{distinguished_name(one.issuer)}' was to be renewed by {_moment(one.next_update_utc)}"
-            )
+    ends = [one.next_update_utc for one in lists]
+    if lists and all(end is not None and end < now for end in ends):
+        raise CertificateError(
+            f"The certificate's revocation data are old and have been superseded: for '{name}' the list of "
+            f"'{distinguished_name(lists[0].issuer)}' counts, which was to be renewed by "
+            f"{_moment(max(end for end in ends if end is not None))}"
+        )

@@ -44,15 +44,20 @@ class Pki:
     def issue_server(self, **how: Any) -> None:
         """Give the server a new certificate."""
         how.setdefault("hosts", ["127.0.0.1"])
-        pair = self.authority.issue("server", "localhost", **how)
-        self._write(self.server, "server", pair)
+        by = how.pop("by", self.authority)
+        self._write(self.server, "server", by.issue("server", "localhost", **how), by)
 
     def client(self, name: str, *, by: Authority | None = None, revoked: bool = False, **how: Any) -> Path:
         """Give a client its folder."""
-        pair = (by or self.authority).issue("client", name, organization="Tests", **how)
+        by = by or self.authority
+        pair = by.issue("client", name, organization="Tests", **how)
         if revoked:
-            self.authority.revoke(pair[0])
-        return self._write(self.folder / name, "client", pair)
+            by.revoke(pair[0])
+        return self._write(self.folder / name, "client", pair, by)
+
+    def below(self, name: str) -> Authority:
+        """Make an authority that the one everybody knows vouches for."""
+        return Authority.create(self.folder / f"{name}-ca", name, by=self.authority)
 
     def stranger(self) -> Authority:
         """Make an authority nobody knows."""
@@ -65,9 +70,13 @@ class Pki:
         shutil.copy(self.authority.folder / "cacert.pem", folder)
         return folder
 
-    def _write(self, folder: Path, role: str, pair: Any) -> Path:
+    def _write(self, folder: Path, role: str, pair: Any, by: Authority) -> Path:
         folder.mkdir(exist_ok=True)
-        write_pair(folder / f"{role}cert.pem", folder / f"{role}key.pem", *pair)
+        cert = folder / f"{role}cert.pem"
+        write_pair(cert, folder / f"{role}key.pem", *pair)
+        if by.cert.issuer != by.cert.subject:
+            # Nobody knows that one: the chain goes along.
+            cert.write_bytes(cert.read_bytes() + (by.folder / "cacert.pem").read_bytes())
         shutil.copy(self.authority.folder / "cacert.pem", folder)
         return folder
 

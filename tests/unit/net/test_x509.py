@@ -74,8 +74,8 @@ def test_trust(authority: Authority, tmp_path: Path) -> None:
     lists = x509.read_lists(authority.folder / "cacrl.pem", [authority.cert])
     assert "revoked" in str(x509.why_untrusted(cert, [authority.cert], [authority.cert], lists))
     with pytest.raises(CertificateError, match=r"has been revoked: 'CN=c', serial"):
-        x509.check_peer(cert.public_bytes(Encoding.DER), "client", lists)
-    with pytest.raises(CertificateError, match="is not signed by an authority"):
+        x509.check_peer(chain(cert, authority.cert), "client", lists)
+    with pytest.raises(CertificateError, match="is not signed by that authority"):
         x509.read_lists(authority.folder / "cacrl.pem", [other.cert])
 
 
@@ -85,7 +85,79 @@ def test_an_old_list_is_no_list(tmp_path: Path) -> None:
     authority.revoke(days=-0.001)
     lists = x509.read_lists(authority.folder / "cacrl.pem", [authority.cert])
     with pytest.raises(CertificateError, match="revocation data are old and have been superseded"):
-        x509.check_peer(cert.public_bytes(Encoding.DER), "client", lists)
+        x509.check_peer(chain(cert, authority.cert), "client", lists)
+
+
+def chain(*certs: crypto.Certificate) -> list[bytes]:
+    return [cert.public_bytes(Encoding.DER) for cert in certs]
+
+
+class Below:
+    """A root, an authority below it, and a client of that one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = Authority.create(folder / "root", "Root")
+        self.middle = Authority.create(folder / "middle", "Middle", by=self.root)
+        self.cert, _ = self.middle.issue("client", "c")
+        self.chain = chain(self.cert, self.middle.cert, self.root.cert)
+        self.file = folder / "lists.pem"
+
+    def lists(self, *names: str, trusted: bool = False) -> list[crypto.CertificateRevocationList]:
+        """Read lists as they come in one file, the authority in the middle known or not."""
+        self.file.write_bytes(
+            b"".join((self.file.parent / name / "cacrl.pem").read_bytes() for name in names)
+        )
+        known = [self.root.cert, self.middle.cert] if trusted else [self.root.cert]
+        return x509.read_lists(self.file, known)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_each_step_of_a_chain_may_be_revoked(tmp_path: Path, trusted: bool) -> None:
+    below = Below(tmp_path)
+    assert x509.check_peer(below.chain, "client", below.lists("root", "middle", trusted=trusted)) == "CN=c"
+    below.middle.revoke(below.cert)
+    assert x509.check_peer(below.chain, "client", below.lists("root", trusted=trusted)) == "CN=c"
+    with pytest.raises(CertificateError, match=r"has been revoked: 'CN=c', serial [0-9a-f]+$"):
+        x509.check_peer(below.chain, "client", below.lists("root", "middle", trusted=trusted))
+    other = chain(below.middle.issue("client", "d")[0]) + below.chain[1:]
+    assert x509.check_peer(other, "client", below.lists("middle", trusted=trusted)) == "CN=d"
+    below.root.revoke(below.middle.cert)
+    with pytest.raises(CertificateError, match=r"revoked: 'CN=Middle', serial .*, which vouches for 'CN=d'"):
+        x509.check_peer(other, "client", below.lists("root", "middle", trusted=trusted))
+
+
+def test_an_old_list_counts_for_whom_it_is_about(tmp_path: Path) -> None:
+    below = Below(tmp_path)
+    near = chain(below.root.issue("client", "near")[0], below.root.cert)
+    below.middle.revoke(days=-0.001)
+    assert x509.check_peer(near, "client", below.lists("root", "middle")) == "CN=near"
+    with pytest.raises(
+        CertificateError, match="superseded: for 'CN=c' the list of 'CN=Middle' counts, which"
+    ):
+        x509.check_peer(below.chain, "client", below.lists("root", "middle"))
+    below.middle.revoke()
+    assert x509.check_peer(below.chain, "client", below.lists("root", "middle")) == "CN=c"
+
+
+def test_a_list_in_anothers_name(tmp_path: Path) -> None:
+    """It revokes nobody; where the authority is known it is not even read."""
+    below = Below(tmp_path)
+    Authority.create(tmp_path / "forged", "Middle").revoke(below.cert)
+    assert x509.check_peer(below.chain, "client", below.lists("forged")) == "CN=c"
+    with pytest.raises(CertificateError, match="'CN=Middle' is not signed by that authority"):
+        below.lists("forged", trusted=True)
+
+
+def test_ones_own_chain(tmp_path: Path) -> None:
+    below = Below(tmp_path)
+    root, middle = below.root.cert, below.middle.cert
+    assert x509.why_untrusted(below.cert, [middle, root], [root]) is None
+    assert x509.why_untrusted(below.cert, [middle], [middle]) is None
+    assert x509.why_untrusted(below.cert, [root], [root]) == "The certificate hasn't got a known issuer."
+    below.root.revoke(middle)
+    for authorities in ([root], [root, middle]):
+        reason = x509.why_untrusted(below.cert, [middle, root], authorities, below.lists("root", "middle"))
+        assert reason == "The certificate has been revoked."
 
 
 def test_names_in_the_certificates_order() -> None:
