@@ -8,6 +8,7 @@ from qvirt.model.cputune import CpuTune
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.cpu import settle_cpu
+from qvirt.qemu.devices.base import FileResource
 from qvirt.qemu.loader import choose_firmware
 from qvirt.qemu.memory import align_memory, backing_dir
 from qvirt.qemu.numa import check_placement
@@ -63,6 +64,19 @@ def prepare_domain(domain: Domain, ctx: BuildContext) -> None:
     settled = settle_cpu(domain, ctx)
     if settled is not None:
         domain.cpu = settled
+
+
+def boot_files(domain: Domain) -> list[FileResource]:
+    """Return the files of ``<os>`` that QEMU opens."""
+    os_ = domain.os
+    table = os_.acpi.table.path if os_.acpi is not None and os_.acpi.table is not None else None
+    paths = (os_.kernel, os_.initrd, os_.dtb, table)
+    found = [FileResource(os_, path, writable=False, shared=True) for path in paths if path]
+    if os_.loader is not None and os_.loader.path:
+        found.append(FileResource(os_.loader, os_.loader.path, writable=False, relabel=False))
+    if os_.nvram is not None and os_.nvram.file:
+        found.append(FileResource(os_.nvram, os_.nvram.file, optional=True))
+    return found
 
 
 def directories(domain: Domain, ctx: BuildContext) -> list[str]:

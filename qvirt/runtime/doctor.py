@@ -13,7 +13,8 @@ from qvirt.host.config import QemuConfig
 from qvirt.host.emulators import EmulatorTable
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.context import Context
-from qvirt.qemu.devices.base import FileResource, Resource, handler
+from qvirt.qemu.devices.base import Resource, handler
+from qvirt.qemu.start import boot_files
 from qvirt.runtime import lending
 from qvirt.security.dac import Dac, parse_label
 from qvirt.security.model import Guest
@@ -36,12 +37,7 @@ async def findings(definition: Domain, label: str) -> list[str]:
     files: list[Resource] = [
         resource for dev in definition.devices.all() for resource in handler(dev).resources(dev, ctx)
     ]
-    os_ = definition.os
-    files += [FileResource(os_, path, writable=False) for path in (os_.kernel, os_.initrd, os_.dtb) if path]
-    if os_.loader is not None and os_.loader.path:
-        files.append(FileResource(os_.loader, os_.loader.path, writable=False, relabel=False))
-    if os_.nvram is not None and os_.nvram.file:
-        files.append(FileResource(os_.nvram, os_.nvram.file, optional=True))
+    files += boot_files(definition)
     found += lending.troubles(Guard((model,), guest), files)
     return [line for line in dict.fromkeys(found) if line]
 

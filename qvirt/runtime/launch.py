@@ -41,7 +41,7 @@ from qvirt.qemu.devices.base import (
     handler,
 )
 from qvirt.qemu.sealing import BLOCK, KEY_SIZE, seal
-from qvirt.qemu.start import directories, prepare_domain
+from qvirt.qemu.start import boot_files, directories, prepare_domain
 from qvirt.qemu.switches import Step
 from qvirt.record import Record, field
 from qvirt.runtime.state import Footprint
@@ -148,15 +148,10 @@ def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     if definition.type == "kvm":
         plan.files.append(FileResource(definition, str(kvm.DEVICE), shared=True, relabel=False))
     set_overlays_aside(plan)
-    os_ = definition.os
-    for path in (os_.kernel, os_.initrd, os_.dtb):
-        if path:
-            plan.files.append(FileResource(os_, path, writable=False, shared=True))
-    if os_.loader is not None and os_.loader.path:
-        plan.files.append(FileResource(os_.loader, os_.loader.path, writable=False, relabel=False))
-    if os_.nvram is not None and os_.nvram.file:
-        plan.nvram = (os_.nvram.file, os_.nvram.template)
-        plan.files.append(FileResource(os_.nvram, os_.nvram.file, optional=True))
+    plan.files += boot_files(definition)
+    nvram = definition.os.nvram
+    if nvram is not None and nvram.file:
+        plan.nvram = (nvram.file, nvram.template)
     return plan
 
 
@@ -168,11 +163,7 @@ def files_of(definition: Domain, ctx: BuildContext) -> list[str]:
         for resource in handler(device).resources(device, ctx)
         if isinstance(resource, FileResource) and resource.relabel
     ]
-    os_ = definition.os
-    found += [path for path in (os_.kernel, os_.initrd, os_.dtb) if path]
-    if os_.nvram is not None and os_.nvram.file:
-        found.append(os_.nvram.file)
-    return found
+    return found + [resource.path for resource in boot_files(definition) if resource.relabel]
 
 
 def survey_devices(devices: Iterable[Device], ctx: BuildContext, plan: Plan) -> None:

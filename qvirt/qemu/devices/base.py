@@ -110,7 +110,7 @@ class TapResource(Resource):
 
 
 class DirectoryResource(Resource):
-    """A folder that must exist before QEMU starts, owned by QEMU's user: sockets are made in it."""
+    """A folder of this run alone, which goes with it: made and given to QEMU's user before QEMU starts."""
 
     path: str
 

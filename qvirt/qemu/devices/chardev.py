@@ -122,8 +122,9 @@ def resources(dev: HasChardev, origin: Device, ctx: Context) -> Iterable[Resourc
         elif dev.type == "unix" and source.mode == "connect":
             yield FileResource(origin, path, shared=True, seclabels=labels)
         elif dev.type == "unix":
-            if path.startswith(f"{ctx.dirs.channel}/"):
-                yield DirectoryResource(origin, path.rpartition("/")[0])
+            folder = path.rpartition("/")[0]
+            if folder.startswith(f"{ctx.dirs.channel}/domain-"):  # another may hold what is others'
+                yield DirectoryResource(origin, folder)
             yield ListenResource(origin, path, f"char{origin.alias.name}")
     for log in dev.logs:
         if log.file is not None:

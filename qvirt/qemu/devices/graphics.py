@@ -21,7 +21,7 @@ from qvirt.model.devices.graphics import SPICE_CHANNELS, Gl, Graphics, Listen
 from qvirt.qemu.context import BuildContext, Context, Settings
 from qvirt.qemu.devices import graphics_live
 from qvirt.qemu.devices.audio import audiodev_id, find_audio
-from qvirt.qemu.devices.base import DirectoryResource, FileResource, Handler, ReachedResource, Resource, line
+from qvirt.qemu.devices.base import FileResource, Handler, ReachedResource, Resource, line
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import KeyValue, Object, Option, Pairs, Step, Switch
 from qvirt.record import Record
@@ -142,7 +142,6 @@ class GraphicsHandler(Handler[Graphics], kind=Graphics):
     def resources(self, dev: Graphics, ctx: Context) -> Iterable[Resource]:
         for listen in dev.listens:
             if listen.type == "socket" and listen.socket is not None:
-                yield DirectoryResource(dev, listen.socket.rpartition("/")[0])
                 yield ReachedResource(dev, listen.socket)
         if dev.gl is not None and dev.gl.rendernode is not None:
             yield FileResource(dev, dev.gl.rendernode, shared=True, relabel=False)

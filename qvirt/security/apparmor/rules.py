@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.disk import Disk
-from qvirt.model.devices.graphics import Graphics
 from qvirt.model.os import Loader, Nvram
 from qvirt.qemu.devices.base import (
     DirectoryResource,
@@ -89,8 +88,7 @@ def _rules(resource: Resource) -> Iterator[tuple[str, str]]:
         case FileResource():
             for path in _paths(resource.path):
                 yield from _file(resource, os.path.realpath(path))
-        case DirectoryResource() if not isinstance(resource.origin, Graphics):
-            # a display's folder is not the guest's own: its socket alone counts
+        case DirectoryResource():
             yield f"{literal(os.path.realpath(resource.path))}/{{,**}}", "rwk"
         case ListenResource():
             yield literal(os.path.realpath(resource.path)), "rw"

@@ -58,13 +58,45 @@ def users(hv: Hypervisor) -> tuple[int, int]:
     return hv.user.uid, hv.user.gid
 
 
+def test_a_folder_with_a_socket_of_the_guests_stays_as_it_is() -> None:
+    """Others have files in it: an own folder would have become QEMU's, and gone with the guest."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                users(hv)
+                folders = [hv.paths.lib / "channel/target", it.root / "displays", it.root / "serials"]
+                for folder in folders:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / "anothers").touch()
+                    folder.chmod(0o777)  # QEMU makes a display's socket by itself
+                paths = [folder / "mine" for folder in folders]
+                channel, _, serial = (f"mode='bind' path='{path}'" for path in paths)
+                text = document(
+                    "a",
+                    f"<channel type='unix'><source {channel}/><target type='virtio' name='x.0'/></channel>",
+                    f"<graphics type='vnc'><listen type='socket' socket='{paths[1]}'/></graphics>",
+                    f"<serial type='unix'><source {serial}/></serial>",
+                )
+                before = [(owner(folder), folder.stat().st_mode) for folder in folders]
+                domain = await hv.create(text, paused=True)
+                assert [path.is_socket() for path in paths] == [True] * 3
+                assert [(owner(folder), folder.stat().st_mode) for folder in folders] == before
+                await domain.destroy()
+                assert [(owner(folder), folder.stat().st_mode) for folder in folders] == before
+                assert all((folder / "anothers").exists() for folder in folders)
+
+    run(scenario())
+
+
 def test_every_kind_of_file_comes_back_after_every_kind_of_end() -> None:
     async def scenario() -> None:
         with instance() as it:
             base = alices(it, "base.img")
             top = overlay(it, base, "top.qcow2")
             cd, log = alices(it, "cd.iso"), it.root / "serial.log"
-            kernel = alices(it, "kernel")
+            kernel, table = alices(it, "kernel"), alices(it, "slic.bin")
+            table.write_bytes(b"SLIC" + (40).to_bytes(4, "little") + bytes(32))
             shared = alices(it, "shared.img")
             plug = it.root / "peer.sock"
             listener = socket.socket(socket.AF_UNIX)
@@ -73,7 +105,7 @@ def test_every_kind_of_file_comes_back_after_every_kind_of_end() -> None:
             os.chown(plug, *ALICE)
             for end in (".in", ".out"):
                 os.mkfifo(it.root / f"pipe{end}", 0o600)
-            files = [base, top, cd, kernel, shared, plug, it.root / "pipe.in", it.root / "pipe.out"]
+            files = [base, top, cd, kernel, table, shared, plug, it.root / "pipe.in", it.root / "pipe.out"]
             text = document(
                 "all",
                 qcow2(top, "vda"),
@@ -82,7 +114,9 @@ def test_every_kind_of_file_comes_back_after_every_kind_of_end() -> None:
                 f"<serial type='file'><source path='{log}'/></serial>",
                 f"<serial type='pipe'><source path='{it.root}/pipe'/></serial>",
                 f"<serial type='unix'><source mode='connect' path='{plug}'/></serial>",
-            ).replace("</os>", f"<kernel>{kernel}</kernel></os>")
+            ).replace(
+                "</os>", f"<kernel>{kernel}</kernel><acpi><table type='slic'>{table}</table></acpi></os>"
+            )
             async with it.serve() as hv:
                 user = users(hv)
                 before = {path: owner(path) for path in files}

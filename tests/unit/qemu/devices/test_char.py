@@ -319,6 +319,11 @@ def test_a_channel_without_a_path_gets_one_for_each_start() -> None:
         DirectoryResource(channel, path.rpartition("/")[0]),
         ListenResource(channel, path, "charchannel0"),
     ]
+    elsewhere = "/var/lib/libvirt/qemu/channel/target/mine.sock"
+    channel.sources[0].path = elsewhere
+    assert list(handler(channel).resources(channel, ctx)) == [
+        ListenResource(channel, elsewhere, "charchannel0")
+    ]
     assert json.loads(words(channel, ctx)[3]) == {
         "driver": "virtserialport", "bus": "virtio-serial0.0", "nr": 1, "chardev": "charchannel0",
         "id": "channel0", "name": "org.qemu.guest_agent.0",

@@ -5,7 +5,7 @@ import pytest
 from qvirt.errors import ConfigUnsupported, InternalError, NoNetwork, QvirtError, SystemError_, XmlError
 from qvirt.model.devices.graphics import Graphics
 from qvirt.qemu.context import BuildContext, HostFacts, Settings
-from qvirt.qemu.devices.base import handler
+from qvirt.qemu.devices.base import ReachedResource, handler
 from qvirt.qemu.devices.graphics import PortsNeeded, password, ports_chosen, ports_needed, set_ports
 from tests.unit.qemu.devices.guests import emulator, guest, validate, words
 
@@ -273,6 +273,13 @@ def test_a_start_makes_up_the_socket() -> None:
     dev, ctx = display("<graphics type='vnc'><listen type='socket'/></graphics>", id=3)
     handler(dev).prepare(dev, ctx)
     assert dev.listens[0].socket == dev.socket == "/var/lib/libvirt/qemu/domain-3-guest/vnc.sock"
+
+
+def test_a_sockets_folder_is_not_the_guests() -> None:
+    for socket in ("", "socket='/run/mine/vnc.sock'"):
+        dev, ctx = display(f"<graphics type='vnc'><listen type='socket' {socket}/></graphics>", id=3)
+        handler(dev).prepare(dev, ctx)
+        assert list(handler(dev).resources(dev, ctx)) == [ReachedResource(dev, dev.listens[0].socket or "")]
 
 
 def test_a_network_that_is_not_there_is_named() -> None:
