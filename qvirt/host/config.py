@@ -76,7 +76,6 @@ class QemuConfig(Record):
     max_queued: int = 0
     display_ports: tuple[int, int] = (5900, 65535)
     websocket_ports: tuple[int, int] = (5700, 65535)
-    log_timestamp: bool = True
     dump_path: str | None = None
     controllers: tuple[str, ...] = CONTROLLERS
     device_acl: tuple[str, ...] = DEVICE_ACL
@@ -88,6 +87,11 @@ class QemuConfig(Record):
     settings: Settings = field(default_factory=Settings)
     reports: tuple[str, ...] = ()
     other: Mapping[str, ConfValue] = field(default_factory=dict)
+
+    @property
+    def log_timestamp(self) -> bool:
+        """Whether lines of a guest's log begin with the time."""
+        return self.settings.log_timestamp
 
 
 # ------------------------------------------------------------------- kinds of value
@@ -134,7 +138,6 @@ _OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
     "max_core": (_CORE, None),
     "max_queued": (_NUMBER, "max_queued"),
     "namespaces": (_TEXT_OR_LIST, None),
-    "log_timestamp": (_BOOL, "log_timestamp"),
     "virtiofsd_debug": (_BOOL, "virtiofsd_debug"),
     "pr_helper": (_TEXT, "pr_helper"),
     "bridge_helper": (_TEXT, "bridge_helper"),

@@ -174,7 +174,8 @@ def _last(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     for name in LAST_DEVICES:
         yield from _kind(name, domain, ctx)
     yield from launch_security_switches(domain, ctx)
-    yield KeyValue("msg", {"timestamp": True})
+    if ctx.settings.log_timestamp:
+        yield KeyValue("msg", {"timestamp": True})
 
 
 def _kind(name: str, domain: Domain, ctx: BuildContext) -> Iterator[Switch]:

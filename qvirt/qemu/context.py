@@ -45,6 +45,7 @@ class Settings(Record):
     memory_backing_dir: str = "/var/lib/libvirt/qemu/ram"
     deprecation_behavior: str = "none"
     default_cpu_deprecated: bool = True
+    log_timestamp: bool = True
 
 
 class Dirs(Record):

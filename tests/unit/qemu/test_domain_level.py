@@ -9,6 +9,7 @@ from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.boot import boot_index, boot_indexes
 from qvirt.qemu.build import build, native_domain
 from qvirt.qemu.complete import complete
+from qvirt.qemu.context import Settings
 from qvirt.qemu.machine import emulator_names, runs_arch
 from qvirt.qemu.names import assign_aliases
 from qvirt.qemu.start import directories, prepare_domain, unsupported_for_start
@@ -227,6 +228,13 @@ def test_the_monitor_is_a_descriptor_when_there_is_one() -> None:
     assert path.endswith("path=/var/lib/libvirt/qemu/domain--1-a/monitor.sock,server=on,wait=off")
     ctx.launch.monitor_fd = 5
     assert switch(build(domain, ctx), "chardev")[0] == "socket,id=charmonitor,fd=5,server=on,wait=off"
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_lines_of_the_log_have_the_time_if_so_wished(wanted: bool) -> None:
+    domain = completed(document())
+    command = build(domain, context(domain, settings=Settings(log_timestamp=wanted)))
+    assert switch(command, "msg") == (["timestamp=on"] if wanted else [])
 
 
 def test_incoming_comes_before_the_balloon() -> None:
