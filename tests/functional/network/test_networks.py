@@ -2,13 +2,12 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import Daemon, running_daemon, wait_until
 from tests.support.netns import Namespace, namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.virsh]
@@ -42,13 +41,6 @@ def create(daemon: Daemon, text: str, *, check: bool = True) -> str:
     return done.stdout + done.stderr
 
 
-def until(what: Callable[[], object], patience: float = 10.0) -> None:
-    deadline = time.monotonic() + patience
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def pid_of(daemon: Daemon, name: str) -> int:
     (path,) = daemon.root.rglob(f"network/{name}.pid")
     try:
@@ -77,7 +69,7 @@ def test_start_and_stop(daemon: Daemon, host: Namespace) -> None:
     create(daemon, document("two", 2, ""))
     daemon.virsh("net-destroy", "one")
     assert "vb1" not in host.links()
-    until(lambda: not alive(pid))
+    wait_until(lambda: not alive(pid), "dnsmasq ends")
     left = host.run("nft", "list", "table", "inet", "qvirt_network").stdout
     assert "vb2" in left
     assert "vb1" not in left
@@ -109,7 +101,7 @@ def test_rules_come_back(daemon: Daemon, host: Namespace) -> None:
     create(daemon, document("rules", 5))
     try:
         host.run("nft", "flush", "ruleset")
-        until(lambda: "vb5" in host.run("nft", "list", "ruleset").stdout)
+        wait_until(lambda: "vb5" in host.run("nft", "list", "ruleset").stdout, "the rules are there again")
     finally:
         daemon.virsh("net-destroy", "rules")
 
@@ -119,7 +111,9 @@ def test_dnsmasq_dies_and_comes_back(daemon: Daemon, host: Namespace) -> None:
     try:
         pid = pid_of(daemon, "dying")
         os.kill(pid, signal.SIGKILL)
-        until(lambda: pid_of(daemon, "dying") != pid and alive(pid_of(daemon, "dying")))
+        wait_until(
+            lambda: pid_of(daemon, "dying") != pid and alive(pid_of(daemon, "dying")), "dnsmasq runs again"
+        )
     finally:
         daemon.virsh("net-destroy", "dying")
 

@@ -5,7 +5,6 @@ import select
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -160,11 +159,11 @@ def test_what_a_script_started_goes_with_it(tmp_path: Path) -> None:
     with pytest.raises(OperationTimeout):
         run(probe(emulator, kvm=False, deadline=0.5))
     pid = int(pid_file.read_text())
-    for _ in range(500):  # init reaps it, in its own time
-        if not alive(pid) or Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"process {pid} lives on")
+    # init reaps it, in its own time
+    wait_until(
+        lambda: not alive(pid) or Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z",
+        f"process {pid} ends",
+    )
 
 
 def test_an_emulator_dies_with_the_daemon_that_asks(tmp_path: Path) -> None:
