@@ -106,6 +106,18 @@ class Launch:
 
     def __init__(self) -> None:
         self._next = 3
+        #: QEMU's sets of descriptors, which it opens as ``/dev/fdset/N``, by the file they are for
+        self.fdsets: dict[str, int] = {}
+
+    def fdset(self, path: str) -> int:
+        """Return the number of a file's set of descriptors: the one it has, or the first that is free."""
+        free = next(number for number in range(len(self.fdsets) + 1) if number not in self.fdsets.values())
+        return self.fdsets.setdefault(path, free)
+
+    def fd_for_set(self, name: str) -> int:
+        """Return the descriptor of a resource that goes into a set: QEMU's number at a start, later ours."""
+        (number,) = self.fds(name)
+        return int(number)
 
     def fds(self, name: str, count: int = 1) -> list[str]:
         """Return what QEMU knows the descriptors of a resource by, such as ``net0``.

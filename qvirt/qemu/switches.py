@@ -37,7 +37,7 @@ def drop_none(props: Props) -> dict[str, JsonValue]:
 
 #: the commands that make what only QEMU knows of
 _BACKEND_COMMANDS = frozenset(
-    {"getfd", "object-add", "blockdev-add", "netdev_add", "chardev-add", "audiodev-add"}
+    {"getfd", "add-fd", "object-add", "blockdev-add", "netdev_add", "chardev-add", "audiodev-add"}
 )
 
 
@@ -215,6 +215,25 @@ class Chardev(Switch, frozen=False):
 
     def to_step(self) -> Step:
         return Step(*self.to_qmp(), undo=("chardev-remove", {"id": self.props["id"]}))
+
+
+class AddFd(Switch, frozen=False):
+    """``-add-fd`` / ``add-fd``: a descriptor in a set, which QEMU opens as a file of the set's number.
+
+    path: of the file it is of, by which the set is found again.
+    """
+
+    option: ClassVar[str] = "add-fd"
+    set: int
+    fd: int
+    path: str
+
+    def to_argv(self) -> list[str]:
+        return ["-add-fd", f"set={self.set},fd={self.fd},opaque={self.path}"]
+
+    def to_step(self) -> Step:
+        number: dict[str, JsonValue] = {"fdset-id": self.set}
+        return Step("add-fd", {**number, "opaque": self.path}, ("remove-fd", number), fds=(self.fd,))
 
 
 class CommandLine(Record, frozen=False):

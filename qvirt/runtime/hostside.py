@@ -11,14 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qvirt.errors import QvirtError
 from qvirt.host import images, overlays
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
-from qvirt.model.devices.interface import Interface
+from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.qemu.context import BuildContext, Launch
 from qvirt.qemu.devices.base import FileResource, ListenResource, Resource, handler
+from qvirt.qmp.commands import as_objects, int_of
 from qvirt.record import Record
-from qvirt.runtime import helper_kinds, helpers, interfaces, launch, lending, usb
+from qvirt.runtime import helper_kinds, helpers, interfaces, launch, lending, limits, usb
 from qvirt.runtime.launch import Passed
 from qvirt.runtime.running import Running
 from qvirt.security.loans import Loan
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
 
-async def context(domain: "Domain", running: Running, *, passing: bool = False) -> BuildContext:
+async def context(
+    domain: "Domain", running: Running, *, passing: bool = False, new: Device | None = None
+) -> BuildContext:
     """Return the context for devices of a running guest. passing: for descriptors that are made for it.
 
-    Its domain is the live definition.
+    Its domain is the live definition; new: what is going to be plugged in.
     """
     documents = domain.hypervisor.documents
     if running.caps is None:
@@ -42,9 +46,26 @@ async def context(domain: "Domain", running: Running, *, passing: bool = False) 
             running.master_key = await domain.hypervisor.files.run(f"key of '{domain.name}'", key)
         maker = Passed(running.id, running.master_key)
     maker.id = running.id
+    maker.fdsets = await _fdsets(running, new)
     ctx = documents.build_context(running.definition, running.caps, maker)
     ctx.abi_update = True
     return ctx
+
+
+async def _fdsets(running: Running, new: Device | None) -> dict[str, int]:
+    """Return which sets of descriptors QEMU has, by what they are of, where a device of the guest has one."""
+    devices = [*running.definition.devices.interfaces, new]
+    if not any(isinstance(dev, Interface) and dev.type == InterfaceType.VDPA for dev in devices):
+        return {}
+    found: dict[str, int] = {}
+    for entry in as_objects(await running.execute("query-fdsets"), "query-fdsets"):
+        number = int_of(entry, "fdset-id", "query-fdsets")
+        fds = entry.get("fds")
+        paths = (
+            [str(fd.get("opaque", "")) for fd in fds if isinstance(fd, dict)] if isinstance(fds, list) else []
+        )
+        found |= dict.fromkeys(paths or [f"set {number}"], number)
+    return found
 
 
 class Needs(Record):
@@ -94,7 +115,7 @@ async def claim(
     """Make what the devices, which are in the live definition, need of the host."""
     hv = domain.hypervisor
     mark = running.footprint
-    plan, loans = needs.plan, needs.loans
+    plan, loans, definition = needs.plan, needs.loans, running.definition
     for interface in _interfaces(devices):
         await interfaces.reserve(domain, running, interface)
     mark.loans += loans
@@ -110,6 +131,7 @@ async def claim(
         launch.make_folders(folders, running.guard)
         launch.write_overlays(plan, running.guard)
         lending.open_up(hv, running, loans, plan.opened)
+        limits.follow(running.pid, definition, devices)
 
     await domain.save_status(make, lending.DEADLINE)
     hv.checkpoint("device's files given")
@@ -146,6 +168,10 @@ async def release(
         failures = running.guard.take_back(loans, gone, kept)
         failures += launch.remove_files(files, hv.own_folders)
         mark.loans = [loan for loan in mark.loans if loan not in loans]
+        try:
+            limits.follow(running.pid, running.definition, devices)
+        except QvirtError as error:
+            failures.append(str(error))
         return failures + lending.shut(hv, running, gone, kept)
 
     failures = await hv.files.run(f"host's side of '{domain.name}'", sweep, lending.DEADLINE)

@@ -127,7 +127,7 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
     """Plug a device, and the controllers it needs, into a running guest."""
     hv = domain.hypervisor
     definition, mark = running.definition, running.footprint
-    ctx = await hostside.context(domain, running, passing=True)
+    ctx = await hostside.context(domain, running, passing=True, new=dev)
     passed = ctx.launch
     assert isinstance(passed, Passed)  # noqa: S101 - for the type checker
     ctx.domain = definition.copy()
@@ -141,7 +141,8 @@ async def _plug(domain: "Domain", running: Running, dev: Device) -> None:
     played: Played = []
     try:
         await hostside.claim(domain, running, devices, needs, passed)
-        steps = [(dev, step) for step in passed.steps()] + plug.steps(devices, ctx)
+        made = plug.steps(devices, ctx)
+        steps = [(dev, step) for step in passed.steps()] + made
         await _play(domain, running, steps, played)
         await live.after_plug(domain, running, devices)
     except BaseException as error:

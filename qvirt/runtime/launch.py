@@ -106,13 +106,27 @@ class Descriptors(Launch):
 class Passed(Descriptors):
     """Descriptors for a QEMU that runs: they go over its monitor, which knows them by name from then on."""
 
+    def __init__(self, id: int, master_key: bytes | None = None) -> None:
+        super().__init__(id, master_key)
+        self._in_sets: set[str] = set()
+
     def fds(self, name: str, count: int = 1) -> list[str]:
         numbers = super().fds(name, count)
         return [f"{name}-{place}" for place in range(len(numbers))]
 
+    def fd_for_set(self, name: str) -> int:
+        (number,) = super().fds(name)
+        self._in_sets.add(name)
+        return int(number)
+
     def steps(self) -> Iterator[Step]:
-        """Yield the commands that hand them over."""
+        """Yield the commands that hand them over, but for those that go into sets with commands of their own.
+
+        Asked when all devices have said what they hand over.
+        """
         for name, fds in self._named.items():
+            if name in self._in_sets:
+                continue
             for place, fd in enumerate(fds):
                 known = f"{name}-{place}"
                 yield Step("getfd", {"fdname": known}, ("closefd", {"fdname": known}), fds=(fd,))

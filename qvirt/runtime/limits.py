@@ -3,13 +3,15 @@
 import errno
 import os
 import resource
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from qvirt.errors import SystemError_
 from qvirt.host.cgroup_tuning import UNLIMITED
 from qvirt.host.config import QemuConfig
-from qvirt.model.devices.interface import InterfaceType
+from qvirt.model.devices.device import Device
+from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.domain import Domain
 from qvirt.runtime.process import INFINITE, Limits
 
@@ -22,21 +24,51 @@ _DEVICE_SPACE = 1 << 30
 def locked_memory(definition: Domain) -> int | None:
     """Return how much memory QEMU has to be able to lock, bytes; None when nothing locks any.
 
-    `<locked/>` has no bound but the hard limit's; a host's device behind VFIO can reach all of the memory.
+    `<locked/>` has no bound but the hard limit's; a host's devices behind VFIO can reach all of the memory,
+    and each vDPA device counts it again.
     """
     said = definition.__dict__
     locked = "memory_backing" in said and definition.memory_backing.locked
     behind_vfio = any(dev.is_subsystem("pci", "mdev") for dev in definition.devices.hostdevs) or any(
         dev.actual_type == InterfaceType.HOSTDEV for dev in definition.devices.interfaces
     )
-    if not locked and not behind_vfio:
+    times = behind_vfio + sum(map(_is_vdpa, definition.devices.interfaces))
+    if not locked and not times:
         return None
     hard = definition.memtune.hard_limit if "memtune" in said else None
     if hard is not None and hard.value < UNLIMITED:
         return hard.value * 1024
     if locked:
         return INFINITE
-    return (definition.memory.value if definition.memory is not None else 0) * 1024 + _DEVICE_SPACE
+    size = definition.memory.value if definition.memory is not None else 0
+    return size * times * 1024 + _DEVICE_SPACE
+
+
+def _is_vdpa(dev: Device) -> bool:
+    return isinstance(dev, Interface) and dev.actual_type == InterfaceType.VDPA
+
+
+def follow(pid: int, definition: Domain, devices: Iterable[Device]) -> None:
+    """Let a QEMU lock what it has to now that devices have come or gone.
+
+    One that has to lock nothing any more has the daemon's own limit, as at a start. Raises SystemError_ where
+    it needs more than a daemon without the capability can give.
+    """
+    if not any(map(_is_vdpa, devices)):
+        return
+    wanted = locked_memory(definition)
+    own = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    limit = own if wanted is None else (_number(wanted), _number(wanted))
+    try:
+        resource.prlimit(pid, resource.RLIMIT_MEMLOCK, limit)
+    except ProcessLookupError:
+        pass  # it has ended meanwhile
+    except PermissionError:
+        _check("", "locked memory", wanted, resource.RLIMIT_MEMLOCK)
+
+
+def _number(limit: int) -> int:
+    return resource.RLIM_INFINITY if limit == INFINITE else limit
 
 
 def limits_of(definition: Domain, config: QemuConfig) -> Limits:

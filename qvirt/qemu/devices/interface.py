@@ -14,12 +14,19 @@ from qvirt.model.netdev import VirtualPortParameters
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import interface_live
-from qvirt.qemu.devices.base import FileResource, Handler, Resource, TapResource, agrees
+from qvirt.qemu.devices.base import (
+    FileResource,
+    Handler,
+    ReachedResource,
+    Resource,
+    TapResource,
+    agrees,
+)
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, rom, virtio_type
 from qvirt.qemu.devices.props import Prop, PropTable, mapped
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_arm_virt, is_riscv_virt, is_s390
-from qvirt.qemu.switches import Chardev, Device, Netdev, Option, Step, Switch
+from qvirt.qemu.switches import AddFd, Chardev, Device, Netdev, Step, Switch
 
 Props = dict[str, JsonValue]
 
@@ -120,7 +127,7 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
             ours = source.mode == "server"
             yield FileResource(dev, source.path, shared=True, optional=ours, replaced=ours, relabel=False)
         elif dev.type == InterfaceType.VDPA and source is not None and source.dev is not None:
-            yield FileResource(dev, source.dev, relabel=False)
+            yield ReachedResource(dev, source.dev)
 
     def switches(self, dev: Interface, ctx: BuildContext) -> Iterator[Switch]:
         if dev.actual_type == InterfaceType.HOSTDEV:
@@ -161,9 +168,9 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
         if dev.type == InterfaceType.VHOSTUSER:
             yield _vhostuser_socket(dev)
         if dev.type == InterfaceType.VDPA:
-            (fd,) = ctx.launch.fds(str(dev.alias.name))
-            opaque = dev.source.dev if dev.source is not None else None
-            yield Option("add-fd", f"set=0,fd={fd},opaque={opaque}", origin=dev)
+            path = str(_source(dev).dev)
+            fd = ctx.launch.fd_for_set(str(dev.alias.name))
+            yield AddFd(ctx.launch.fdset(path), fd, path, origin=dev)
         props = _BACKENDS[dev.type](dev, ctx)
         yield Netdev({**props, "id": netdev_id(dev)}, origin=dev)
 
@@ -330,7 +337,8 @@ def _vhostuser_socket(dev: Interface) -> Chardev:
 
 def _vdpa(dev: Interface, ctx: BuildContext) -> Props:
     count = queues(dev)
-    return {"type": "vhost-vdpa", "vhostdev": "/dev/fdset/0", "queues": count if count > 1 else None}
+    place = f"/dev/fdset/{ctx.launch.fdset(str(_source(dev).dev))}"
+    return {"type": "vhost-vdpa", "vhostdev": place, "queues": count if count > 1 else None}
 
 
 _BACKENDS: dict[str, Callable[[Interface, BuildContext], Props]] = {

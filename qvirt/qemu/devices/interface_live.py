@@ -18,7 +18,6 @@ _NOT_PLUGGED = (
     InterfaceType.MCAST,
     InterfaceType.UDP,
     InterfaceType.INTERNAL,
-    InterfaceType.VDPA,
     InterfaceType.VDS,
     InterfaceType.NULL,
 )

@@ -10,11 +10,9 @@ from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices.base import FileResource, Handler, OpenResource, ReachedResource, Resource, line
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.switches import Chardev, Device, KeyValue, Option, Switch
+from qvirt.qemu.switches import AddFd, Chardev, Device, KeyValue, Switch
 
 _DEFAULT_DEVICE = "/dev/tpm0"
-#: QEMU's set of descriptors that the file is in, beside the one of vDPA devices
-_CANCEL_SET = 1
 
 
 class TpmHandler(Handler[Tpm], kind=Tpm):
@@ -87,9 +85,9 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
             path = (backend.device.path if backend.device else None) or _DEFAULT_DEVICE
             cancel = _cancel_path(path)
             if ctx.launch.has(f"{name}-cancel"):
-                (fd,) = ctx.launch.fds(f"{name}-cancel")
-                yield Option("add-fd", f"set={_CANCEL_SET},fd={fd},opaque={cancel}", origin=dev)
-                cancel = f"/dev/fdset/{_CANCEL_SET}"
+                number = ctx.launch.fdset(cancel)
+                yield AddFd(number, ctx.launch.fd_for_set(f"{name}-cancel"), cancel, origin=dev)
+                cancel = f"/dev/fdset/{number}"
             props |= {"path": path, "cancel-path": cancel}
         elif backend.type == "external":
             path = backend.source.path if backend.source else None

@@ -193,7 +193,7 @@ async def passed_through(it: Instance, device: str) -> None:
         domain = await hv.create(text)
         words = Path(f"/proc/{domain.need_running().pid}/cmdline").read_bytes().split(b"\0")
         (said,) = (word.decode() for word in words if word.startswith(b"passthrough,"))
-        assert said == f"passthrough,id=tpm-tpm0,path={device},cancel-path=/dev/fdset/1"
+        assert said == f"passthrough,id=tpm-tpm0,path={device},cancel-path=/dev/fdset/0"
         await domain.destroy()
     assert os.stat(device).st_uid == owner
     check_no_trace(it)

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -17,6 +19,7 @@ from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
 from tests.functional.runtime.instance import Instance, instance, run
+from tests.functional.runtime.vdpa import fdsets, prlimit, stand_in, vdpa_card, vdpa_node
 from tests.functional.runtime.victim import (
     UUID,
     card_document,
@@ -157,6 +160,28 @@ async def check_transient(it: Instance, what: str) -> None:
     assert not made.exists()
 
 
+async def check_vdpa(it: Instance, _: str) -> None:
+    """A card, its backend and its set of descriptors are all there or all not."""
+    async with it.serve(autostart=False) as hv:
+        domain = hv.domains.by_uuid(UUID)
+        running = domain.need_running()
+        assert running.footprint.plugging == []
+        live = str(vdpa_node(it.root)) in await domain.xml_desc()
+        tree = await running.execute("qom-list", {"path": "/machine/peripheral"})
+        assert ("net0" in str(tree)) == live
+        assert live or await fdsets(domain) == {}
+        if live:
+            await domain.destroy()
+            return
+        stand_in(domain)
+        with patch.object(resource, "prlimit", prlimit):
+            await hotplug.attach(domain, vdpa_card(it.root), LIVE)
+        assert list(await fdsets(domain)) == [str(vdpa_node(it.root))]
+        await domain.destroy()
+    assert it.processes() == []
+    assert it.traces() == []
+
+
 async def check_medium(it: Instance, _: str) -> None:
     """One of two media is in the drive, in the document and lent; the other is neither; the tray is shut."""
     media = [it.root / "first.iso", it.root / "second.iso"]
@@ -239,6 +264,7 @@ async def check_node(it: Instance, _: str) -> None:
 PLUGGING: dict[str, tuple[Callable[[Instance, str], Awaitable[None]], set[str]]] = {
     "attach": (check_plugged, {"blockdev-add done", "device_add done", "device plugged"}),
     "transient": (check_transient, {"device written down", "device_add done", "device plugged"}),
+    "vdpa": (check_vdpa, {"netdev_add done", "device_add done", "device plugged"}),
     "detach": (
         check_plugged,
         {"device deleted", "device's backends removed", "device's host side released"},

@@ -6,10 +6,12 @@ STEP counts the checkpoints of the work; -1 is never, and the names of the steps
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import zlib
 from pathlib import Path
+from unittest.mock import patch
 
 from qvirt.constants.domain import DomainDeviceModifyFlags
 from qvirt.runtime import hotplug
@@ -17,6 +19,7 @@ from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
 from tests.functional.runtime.helping import PORTS, TPM, helped, shared_folder
 from tests.functional.runtime.instance import disk, document
+from tests.functional.runtime.vdpa import prlimit, stand_in, vdpa_card
 
 BOTH = DomainDeviceModifyFlags.LIVE | DomainDeviceModifyFlags.CONFIG
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -108,7 +111,18 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
         await work_with_helpers(hv, steps, what)
         return
     domain = await hv.define(old)
-    if what in ("destroy", "poweroff", "attach", "detach", "transient", "medium", "card", "link", "node"):
+    if what in (
+        "destroy",
+        "poweroff",
+        "attach",
+        "detach",
+        "transient",
+        "vdpa",
+        "medium",
+        "card",
+        "link",
+        "node",
+    ):
         await domain.start()
     if what == "detach":
         await hotplug.attach(domain, plugged_document(root), BOTH)
@@ -130,6 +144,10 @@ async def work(hv: Hypervisor, steps: Steps, what: str) -> None:
             await running.ended
         case "attach":
             await hotplug.attach(domain, plugged_document(root), BOTH)
+        case "vdpa":
+            stand_in(domain)
+            with patch.object(resource, "prlimit", prlimit):
+                await hotplug.attach(domain, vdpa_card(root), BOTH)
         case "transient":
             await hotplug.attach(domain, transient_document(root), BOTH)
         case "detach":

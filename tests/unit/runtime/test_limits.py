@@ -17,6 +17,8 @@ VFIO = (
     "<devices><hostdev mode='subsystem' type='pci' managed='no'><source>"
     "<address domain='0' bus='1' slot='0' function='0'/></source></hostdev></devices>"
 )
+VDPA_CARD = "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>"
+VDPA = f"<devices>{VDPA_CARD}{{}}</devices>"
 
 
 def definition(inside: str) -> Domain:
@@ -34,6 +36,8 @@ def definition(inside: str) -> Domain:
         (LOCKED, INFINITE),
         (LOCKED + HARD, 3 << 20),
         (VFIO, (64 << 20) + (1 << 30)),
+        (VDPA.format(""), (64 << 20) + (1 << 30)),
+        (VDPA.format(VDPA_CARD), (128 << 20) + (1 << 30)),
         (VFIO + HARD, 3 << 20),
         (VFIO + LOCKED, INFINITE),
     ],

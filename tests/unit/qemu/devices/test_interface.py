@@ -99,6 +99,14 @@ def test_queues_need_a_backend_that_has_them() -> None:
         lines(ctx)
 
 
+def test_each_vdpa_device_has_a_set_of_its_own() -> None:
+    text = "<interface type='vdpa'><source dev='/dev/vhost-vdpa-{}'/></interface>"
+    ctx = guest(text.format(0) + text.format(1))
+    found = lines(ctx) + lines(ctx, 1)
+    assert "-add-fd set=1,fd=4,opaque=/dev/vhost-vdpa-1" in found
+    assert '-netdev {"type":"vhost-vdpa","vhostdev":"/dev/fdset/1","id":"hostnet1"}' in found
+
+
 def test_types_without_a_backend_are_refused() -> None:
     with pytest.raises(ConfigUnsupported, match="'null' is not supported"):
         lines(guest("<interface type='null'/>"))
