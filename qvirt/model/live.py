@@ -10,6 +10,7 @@ from qvirt.model.devices.controller import Controller, ControllerType
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
+from qvirt.model.devices.hostdev import Hostdev
 from qvirt.model.devices.interface import Interface
 from qvirt.model.domain import Domain
 
@@ -127,7 +128,7 @@ def forget_live(dev: Device) -> None:
             target = dev.__dict__.get("target")
             if target is not None and (target.dev or "").startswith(GENERATED_TAPS):
                 target.dev = None
-        case Disk():
+        case Disk() | Hostdev():
             dev.unplug()
         case _:
             _forget_char(dev)

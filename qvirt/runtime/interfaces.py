@@ -46,6 +46,9 @@ async def reserve(domain: "Domain", running: Running, interface: Interface) -> N
     """
     if interface.type == InterfaceType.NETWORK:
         _take_port(domain, interface)
+    elif interface.type == InterfaceType.VDPA:
+        there = partial(plug.open_vdpa, interface)
+        await domain.hypervisor.files.run(f"interfaces of '{domain.name}'", there, DEADLINE)
     mark = running.footprint
     if plug.outlives_qemu(interface):
         taken = set(mark.links)

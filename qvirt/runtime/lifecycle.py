@@ -172,8 +172,7 @@ async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvra
         running.master_key = descriptors.master_key
         ctx = hv.documents.build_context(definition, running.caps, descriptors)
         await _drop_missing(domain, ctx)
-        for dev in await usb.find(domain, definition.devices.hostdevs, starting=True):
-            definition.devices.hostdevs.remove(dev)
+        await usb.find(domain, definition.devices.hostdevs)
         images.fill_in(
             await hv.files.run(
                 f"images of '{domain.name}'",

@@ -11,6 +11,7 @@ from qvirt.errors import InternalError, OperationInvalid
 from qvirt.host import usb
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.hostdev import Hostdev, UsbHostAddress
+from qvirt.qemu.devices.hostdev import is_missing
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -21,37 +22,35 @@ log = logging.getLogger(__name__)
 ROOT = Path("/")
 
 
-async def find(domain: "Domain", devices: Iterable[Device], *, starting: bool = False) -> list[Hostdev]:
-    """Write into USB devices of the host where they are plugged in now.
+async def find(domain: "Domain", devices: Iterable[Device]) -> None:
+    """Write into USB devices of the host where they are plugged in now, or that they are missing and may be.
 
-    Returns those that are not there and may be missing, which only a start does without. Raises
-    InternalError for others that are not there, OperationFailed for a description that fits several,
+    Raises InternalError for others that are not there, OperationFailed for a description that fits several,
     OperationInvalid for one that a guest has.
     """
     wanted = [dev for dev in devices if isinstance(dev, Hostdev) and dev.is_subsystem("usb")]
     if not wanted:
-        return []
+        return
     work = partial(usb.list_devices, ROOT)
     present = await domain.hypervisor.files.run(f"USB devices of '{domain.name}'", work)
-    missing: list[Hostdev] = []
+    there: list[Hostdev] = []
     for dev in wanted:
         source = dev.source
         try:
             found = usb.find(dev, present)
         except InternalError as error:
-            if not starting or source is None or source.startup_policy != "optional":
+            if source is None or source.startup_policy != "optional":
                 raise
             log.info("domain '%s' does without a USB device: %s", domain.name, error)
-            missing.append(dev)
+            source.missing = True
             continue
+        there.append(dev)
         if source is not None:
             line = source.address.line if source.address is not None else source.line
             source.address = UsbHostAddress(bus=found.bus, device=found.device)
             source.address.line = line
-    there = [dev for dev in wanted if all(dev is not one for one in missing)]
     for place, dev in enumerate(there):
         _check_free(domain, dev, there, there[:place])
-    return missing
 
 
 def _check_free(domain: "Domain", dev: Hostdev, new: list[Hostdev], before: list[Hostdev]) -> None:
@@ -64,7 +63,7 @@ def _check_free(domain: "Domain", dev: Hostdev, new: list[Hostdev], before: list
     for other in domain.hypervisor.domains:
         known = other.running.definition.devices.hostdevs if other.running is not None else []
         if any(
-            one.is_subsystem("usb") and one.host_address == where
+            one.is_subsystem("usb") and one.host_address == where and not is_missing(one)
             for one in known
             if all(one is not mine for mine in new)
         ):

@@ -125,11 +125,17 @@ def plug(interface: Interface, wanted: TapResource, connection: Connection, *, h
     _settings(interface, plugged)
 
 
-def open_vdpa(interface: Interface, connection: Connection) -> None:
-    """Open the device of a ``vdpa`` interface. Blocking. Raises SystemError_."""
+def open_vdpa(interface: Interface, connection: Connection | None = None) -> None:
+    """Open the device of a ``vdpa`` interface; without a connection only see whether it is there.
+
+    Blocking. Raises SystemError_.
+    """
     path = (interface.source.dev if interface.source is not None else None) or ""
     try:
-        connection.add(str(interface.alias.name), [os.open(path, os.O_RDWR | os.O_CLOEXEC)])
+        if connection is None:
+            os.stat(path)
+        else:
+            connection.add(str(interface.alias.name), [os.open(path, os.O_RDWR | os.O_CLOEXEC)])
     except OSError as error:
         raise SystemError_(f"Unable to open '{path}' for vdpa device", error) from error
 

@@ -109,11 +109,12 @@ class IscsiHost(Node, tag="host"):
 
 
 class HostdevSource(Node, tag="source"):
-    """``<source>``: the device of the host."""
+    """``<source>``: the device of the host. missing: it was not there, and the guest runs without it."""
 
     startup_policy: str | None = attr(
         words("default", "mandatory", "requisite", "optional"), "startupPolicy", omit="default"
     )
+    missing: bool | None = attr(yes_no, omit=False)
     guest_reset: str | None = attr(
         words("default", "off", "uninitialized", "on"), "guestReset", omit="default"
     )
@@ -168,6 +169,11 @@ class Hostdev(Device, tag="hostdev"):
     def host_address(self) -> HostAddress | None:
         """The address of the device on the host."""
         return None if self.source is None else self.source.address
+
+    def unplug(self) -> None:
+        """Drop what only holds while the guest runs."""
+        if self.source is not None:
+            self.source.missing = None
 
     def is_subsystem(self, *types: str) -> bool:
         """Tell whether this is a device of one of the types."""

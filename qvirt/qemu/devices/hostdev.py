@@ -69,6 +69,7 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
             raise ConfigUnsupported(f"unknown host device source address type '{dev.type}'{line(dev)}")
         if dev.source is None:
             raise XmlError(f"Missing <source> element in hostdev device{line(dev)}")
+        dev.unplug()
         if dev.managed is None:
             dev.managed = False
         if dev.source.startup_policy is not None and dev.type != "usb":
@@ -134,6 +135,8 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
 
     def resources(self, dev: Hostdev, ctx: Context) -> Iterable[Resource]:
         where = dev.host_address
+        if is_missing(dev):
+            return
         if isinstance(where, UsbHostAddress) and where.bus is not None and where.device is not None:
             yield FileResource(dev, usb_path(where), shared=False)
 
@@ -151,7 +154,7 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
         if not live:
             return OperationInvalid("device is already in the domain configuration")
         where = twin.host_address
-        if not isinstance(where, UsbHostAddress):
+        if not isinstance(where, UsbHostAddress) or is_missing(twin):
             return None
         return OperationInvalid(f"USB device {where.name} is in use by driver QEMU, domain {ctx.domain.name}")
 
@@ -184,6 +187,11 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
 def _check_usb(dev: Hostdev, what: str) -> None:
     if dev.type != "usb":
         raise OperationUnsupported(f"host devices of type '{dev.type}' cannot be {what} a running guest yet")
+
+
+def is_missing(dev: Hostdev) -> bool:
+    """Tell whether the host had not got the device when the guest got it, in a live document."""
+    return dev.source is not None and bool(dev.source.missing)
 
 
 def usb_path(where: UsbHostAddress) -> str:
@@ -318,11 +326,14 @@ def _host(dev: Hostdev, kind: type[H]) -> H:
 
 def _build_usb(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
     where = dev.host_address
-    if not isinstance(where, UsbHostAddress) or where.bus is None or where.device is None:
-        raise InternalError("USB host device is missing bus/device information")
+    path = None  # of one that is missing QEMU makes a device that nothing is behind
+    if not is_missing(dev):
+        if not isinstance(where, UsbHostAddress) or where.bus is None or where.device is None:
+            raise InternalError("USB host device is missing bus/device information")
+        path = usb_path(where)
     props: dict[str, JsonValue] = {
         "driver": "usb-host",
-        "hostdevice": usb_path(where),
+        "hostdevice": path,
         "id": dev.alias.name,
         "bootindex": boot_index(dev, ctx.domain),
     }

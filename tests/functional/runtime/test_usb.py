@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
+from qvirt.constants.domain import DomainXMLFlags
 from qvirt.errors import DeviceMissing, InternalError, OperationFailed, OperationInvalid, QvirtError
 from qvirt.qemu.devices import hostdev
 from qvirt.qmp.client import Monitor
@@ -23,6 +24,7 @@ from tests.functional.runtime.instance import Instance, document, instance, run
 
 pytestmark = pytest.mark.qemu
 
+PLACE = "<source startupPolicy='optional'><address bus='9' device='77'/></source>"
 CONTROLLER = "<controller type='usb' index='0' model='qemu-xhci'/>"
 #: bus, device, vendor, product
 PRESENT = ((1, 1, "1d6b", "0002"), (1, 9, "1234", "beef"), (2, 3, "1234", "beef"), (2, 10, "abcd", "0001"))
@@ -175,20 +177,35 @@ def test_refused(it: Instance, device: str, error: type[QvirtError], sentence: s
 
 
 def test_may_be_missing(it: Instance) -> None:
-    """A start does without a device that may be missing; the definition keeps it."""
+    """A guest does without a device that may be missing, as its document says; the definition keeps it."""
 
     async def scenario() -> None:
+        by_place = f"<hostdev mode='subsystem' type='usb'>{PLACE}</hostdev>"
+        gone = by_kind("dead", "0001", " startupPolicy='optional'")
         async with it.serve() as hv:
-            domain = await hv.define(
-                usb_document("without", by_kind("dead", "0001", " startupPolicy='optional'"))
-            )
+            domain = await hv.define(usb_document("without", gone, by_place))
             await domain.start()
-            assert "<hostdev" not in await domain.xml_desc()
-            assert "startupPolicy='optional'" in domain.text
+            before = await domain.xml_desc()
+            assert before.count("<source startupPolicy='optional' missing='yes'>") == 2
+            assert "missing" not in domain.text
+            assert "missing" not in await domain.xml_desc(DomainXMLFlags.INACTIVE)
+            tree = await domain.need_running().execute("qom-list", {"path": "/machine/peripheral"})
+            assert "hostdev1" in str(tree)
+            # the place is nobody's: another guest may ask for what comes there
+            await hv.create(usb_document("other", by_place))
+        async with it.serve() as hv:
+            domain = hv.domains.by_name("without")
+            assert await domain.xml_desc() == before
+            await hotplug.detach(domain, gone, Modify.LIVE)
+            assert (await domain.xml_desc()).count("missing='yes'") == 1
             for policy in ("mandatory", "requisite"):
-                text = usb_document("needs", by_kind("dead", "0001", f" startupPolicy='{policy}'"))
+                needed = by_kind("dead", "0001", f" startupPolicy='{policy}'")
                 with pytest.raises(InternalError, match="Did not find USB device dead:0001"):
-                    await hv.create(text)
+                    await hv.create(usb_document("needs", needed))
+                with pytest.raises(InternalError, match="Did not find USB device dead:0001"):
+                    await hotplug.attach(domain, needed, Modify.LIVE)
+            await hotplug.attach(domain, gone, Modify.LIVE)
+            assert (await domain.xml_desc()).count("missing='yes'") == 2
 
     run(scenario())
 
