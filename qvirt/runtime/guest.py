@@ -90,16 +90,21 @@ async def ask(
     return await agent.execute(command, arguments, deadline=float(chosen) if chosen > 0 else deadline)
 
 
+async def _ask_object(domain: "Domain", command: str) -> JsonObject:
+    return _object(await ask(domain, command), command)
+
+
+async def _ask_list(domain: "Domain", command: str) -> list[JsonObject]:
+    value = await ask(domain, command)
+    if not isinstance(value, list):
+        raise InternalError(f"Malformed {command} data array")
+    return [_object(item, command) for item in value]
+
+
 def _object(value: Json, command: str) -> JsonObject:
     if isinstance(value, dict):
         return value
     raise InternalError(f"{command} reply was missing return data")
-
-
-def _list(value: Json, command: str) -> list[Json]:
-    if isinstance(value, list):
-        return value
-    raise InternalError(f"Malformed {command} data array")
 
 
 def _int(value: Json, default: int = 0) -> int:
@@ -158,8 +163,7 @@ async def fs_trim(domain: "Domain", mountpoint: str | None, minimum: int) -> Non
 async def fs_info(domain: "Domain") -> list[FsInfo]:
     """List the mounted file systems with the aliases of their disks."""
     found: list[FsInfo] = []
-    for item in _list(await ask(domain, "guest-get-fsinfo"), "guest-get-fsinfo"):
-        entry = _object(item, "guest-get-fsinfo")
+    for entry in await _ask_list(domain, "guest-get-fsinfo"):
         found.append(
             FsInfo(
                 str(entry.get("mountpoint", "")),
@@ -203,7 +207,7 @@ def _targets(domain: "Domain", entry: JsonObject) -> list[str]:
 
 async def hostname(domain: "Domain") -> str:
     """Return the guest's host name."""
-    value = _object(await ask(domain, "guest-get-host-name"), "guest-get-host-name")
+    value = await _ask_object(domain, "guest-get-host-name")
     name = value.get("host-name")
     if not isinstance(name, str):
         raise InternalError("'host-name' missing in guest-get-host-name reply")
@@ -212,10 +216,8 @@ async def hostname(domain: "Domain") -> str:
 
 async def interfaces(domain: "Domain") -> list[GuestInterface]:
     """List the guest's network interfaces; aliases (eth0:1) are counted to their interface."""
-    command = "guest-network-get-interfaces"
     found: dict[str, GuestInterface] = {}
-    for item in _list(await ask(domain, command), command):
-        entry = _object(item, command)
+    for entry in await _ask_list(domain, "guest-network-get-interfaces"):
         name = str(entry.get("name", "")).partition(":")[0]
         mac = entry.get("hardware-address")
         old = found.get(name)
@@ -234,10 +236,7 @@ async def interfaces(domain: "Domain") -> list[GuestInterface]:
 
 async def vcpu_count(domain: "Domain") -> int:
     """Count the guest's online CPUs."""
-    command = "guest-get-vcpus"
-    return sum(
-        1 for item in _list(await ask(domain, command), command) if _object(item, command).get("online")
-    )
+    return sum(1 for entry in await _ask_list(domain, "guest-get-vcpus") if entry.get("online"))
 
 
 async def vcpus(domain: "Domain") -> list[Param]:
@@ -246,8 +245,7 @@ async def vcpus(domain: "Domain") -> list[Param]:
     present: set[int] = set()
     online: set[int] = set()
     offlinable: set[int] = set()
-    for item in _list(await ask(domain, command), command):
-        entry = _object(item, command)
+    for entry in await _ask_list(domain, command):
         number = _int(entry.get("logical-id"), -1)
         if not 0 <= number < _MOST_VCPUS:
             raise InternalError(f"{command} reply names a CPU {number}")
@@ -334,10 +332,9 @@ async def guest_info(domain: "Domain", types: int) -> list[Param]:
 
 
 async def _users(domain: "Domain") -> list[Param]:
-    users = _list(await ask(domain, "guest-get-users"), "guest-get-users")
+    users = await _ask_list(domain, "guest-get-users")
     params = [Param("user.count", UINT, len(users))]
-    for i, item in enumerate(users):
-        entry = _object(item, "guest-get-users")
+    for i, entry in enumerate(users):
         params.append(Param(f"user.{i}.name", STRING, str(entry.get("user", ""))))
         if entry.get("domain") is not None:
             params.append(Param(f"user.{i}.domain", STRING, str(entry["domain"])))
@@ -348,14 +345,14 @@ async def _users(domain: "Domain") -> list[Param]:
 
 
 async def _os(domain: "Domain") -> list[Param]:
-    info = _object(await ask(domain, "guest-get-osinfo"), "guest-get-osinfo")
+    info = await _ask_object(domain, "guest-get-osinfo")
     keys = ("id", "name", "pretty-name", "version", "version-id", "machine", "variant", "variant-id",
             "kernel-release", "kernel-version")  # fmt: skip
     return [Param(f"os.{key}", STRING, str(info[key])) for key in keys if key in info]
 
 
 async def _timezone(domain: "Domain") -> list[Param]:
-    info = _object(await ask(domain, "guest-get-timezone"), "guest-get-timezone")
+    info = await _ask_object(domain, "guest-get-timezone")
     params = []
     if isinstance(info.get("zone"), str):
         params.append(Param("timezone.name", STRING, str(info["zone"])))
@@ -368,10 +365,9 @@ async def _hostname(domain: "Domain") -> list[Param]:
 
 
 async def _filesystems(domain: "Domain") -> list[Param]:
-    items = _list(await ask(domain, "guest-get-fsinfo"), "guest-get-fsinfo")
+    items = await _ask_list(domain, "guest-get-fsinfo")
     params = [Param("fs.count", UINT, len(items))] if items else []
-    for i, item in enumerate(items):
-        entry = _object(item, "guest-get-fsinfo")
+    for i, entry in enumerate(items):
         params.append(Param(f"fs.{i}.name", STRING, str(entry.get("name", ""))))
         params.append(Param(f"fs.{i}.mountpoint", STRING, str(entry.get("mountpoint", ""))))
         params.append(Param(f"fs.{i}.fstype", STRING, str(entry.get("type", ""))))
@@ -392,10 +388,9 @@ async def _filesystems(domain: "Domain") -> list[Param]:
 
 
 async def _disks(domain: "Domain") -> list[Param]:
-    items = _list(await ask(domain, "guest-get-disks"), "guest-get-disks")
+    items = await _ask_list(domain, "guest-get-disks")
     params = [Param("disk.count", UINT, len(items))] if items else []
-    for i, item in enumerate(items):
-        entry = _object(item, "guest-get-disks")
+    for i, entry in enumerate(items):
         params.append(Param(f"disk.{i}.name", STRING, str(entry.get("name", ""))))
         params.append(Param(f"disk.{i}.partition", BOOLEAN, entry.get("partition") is True))
         below = entry.get("dependencies")
