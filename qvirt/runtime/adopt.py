@@ -39,7 +39,7 @@ from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed, QmpError
 from qvirt.qmp.wire import Json, JsonValue
 from qvirt.record import Record
-from qvirt.runtime import adopted, iothreads, launch, lifecycle, live, recover, vcpus
+from qvirt.runtime import adopted, iothreads, launch, live, recover, stopping, taints, vcpus
 from qvirt.runtime.adopted import Found, Machine
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.domainlog import DomainLog
@@ -303,18 +303,18 @@ async def _take(
         await domain.save_status(then=partial(_make, hv, domain.name, running))
         hv.checkpoint("adoption written down")
         link.name = domain.name
-        link.on_event = partial(lifecycle.monitor_event, domain, running)
-        link.on_closed = partial(lifecycle.monitor_closed, domain, running)
+        link.on_event = partial(stopping.monitor_event, domain, running)
+        link.on_closed = partial(stopping.monitor_closed, domain, running)
         async with asyncio.timeout(ANSWER_DEADLINE):
             await _like_ours(running)
             word = await live.after_reconnect(domain, running)
             await vcpus.after_reconnect(running)
             await iothreads.after_reconnect(running)
         recover.take_state(domain, running, None, word)
-        await lifecycle.note_taints(domain, running)
+        await taints.note(domain, running)
         domain.taint("external-launch")
         await domain.save_status()
-        process.exited.add_done_callback(lambda _: lifecycle.process_ended(domain, running))
+        process.exited.add_done_callback(lambda _: stopping.process_ended(domain, running))
     for note in picture.notes:
         hv.log_line(domain, f"since it was started: {note}")
     domain.publish(Lifecycle(domain.ref, DomainEventType.STARTED, DomainEventStartedDetailType.BOOTED))

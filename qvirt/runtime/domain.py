@@ -30,7 +30,7 @@ from qvirt.model.live import format_domain
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
-from qvirt.runtime import console, display, guest, handback, lifecycle, manage, power, reading
+from qvirt.runtime import console, display, guest, handback, manage, power, reading, starting, stopping
 from qvirt.runtime.console import ConsoleStream
 from qvirt.runtime.display import Screenshot
 from qvirt.runtime.documents import header
@@ -349,7 +349,7 @@ class Domain:
                 image = self.hypervisor.paths.managed_save(self.name)
                 await self.hypervisor.files.run("managed save image", lambda: image.unlink(missing_ok=True))
             definition = (await self.definition()).copy()
-            await lifecycle.start(self, definition, paused=paused, owner=autodestroy, reset_nvram=reset_nvram)
+            await starting.start(self, definition, paused=paused, owner=autodestroy, reset_nvram=reset_nvram)
 
     async def shutdown(self, flags: int = 0) -> None:
         """Ask the guest to shut down; flags: DomainShutdownFlags (agent, ACPI)."""
@@ -365,7 +365,7 @@ class Domain:
 
     async def destroy(self, *, graceful: bool = False, remove_logs: bool = False) -> None:
         """End the QEMU. graceful: no SIGKILL; raises SystemError_ when SIGTERM does not do."""
-        await lifecycle.destroy(self, graceful=graceful)
+        await stopping.destroy(self, graceful=graceful)
         if remove_logs:
             log = self.hypervisor.paths.logfile(self.name)
             await self.hypervisor.files.run("domain log", lambda: log.unlink(missing_ok=True))

@@ -19,7 +19,7 @@ from qvirt.qemu.machine import EMULATOR_TARGETS, emulator_names
 from qvirt.qemu.names import assign_aliases
 from qvirt.qemu.switches import CommandLine
 from qvirt.record import replace
-from qvirt.runtime import lifecycle
+from qvirt.runtime import launch
 
 if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
@@ -44,7 +44,7 @@ async def to_native(
     command = _build(domain, ctx, None)
     if age is not None:
         return command.argv(), command.env
-    return command.argv(), lifecycle.environment(ctx, command)
+    return command.argv(), launch.environment(ctx, command)
 
 
 async def to_script(hv: "Hypervisor", xml: str, age: Version | Plain | None) -> str:

@@ -22,7 +22,7 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.record import replace
-from qvirt.runtime import domainlog, helpers, interfaces, lifecycle, perf, recover, stats
+from qvirt.runtime import domainlog, helpers, interfaces, perf, recover, starting, stats
 from qvirt.runtime.cgroups import Cgroups
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
@@ -450,7 +450,7 @@ class Hypervisor:
                     # it was undefined while we waited
                     self.claim(definition)
                     self.domains.add(domain)
-                await lifecycle.start(
+                await starting.start(
                     domain, definition, paused=paused, owner=autodestroy, reset_nvram=reset_nvram
                 )
         except BaseException:

@@ -42,7 +42,7 @@ from qvirt.qemu.devices.base import (
 )
 from qvirt.qemu.sealing import BLOCK, KEY_SIZE, seal
 from qvirt.qemu.start import boot_files, directories, prepare_domain
-from qvirt.qemu.switches import Step
+from qvirt.qemu.switches import CommandLine, Step
 from qvirt.record import Record, field
 from qvirt.runtime.state import Footprint
 from qvirt.security.stack import Guard
@@ -208,6 +208,23 @@ def _take(plan: Plan, resource: Resource) -> None:
             plan.handed.append(resource)
         case _:
             plan.others.append(resource)
+
+
+# --------------------------------------------------------------------------- environment
+
+
+def environment(ctx: BuildContext, command: CommandLine) -> dict[str, str]:
+    """Return QEMU's whole environment, in libvirt's order."""
+    folder = ctx.domain_dir
+    env = {
+        "LC_ALL": "C",
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": folder,
+        "XDG_DATA_HOME": f"{folder}/.local/share",
+        "XDG_CACHE_HOME": f"{folder}/.cache",
+        "XDG_CONFIG_HOME": f"{folder}/.config",
+    }
+    return env | command.env
 
 
 # --------------------------------------------------------------------------- files

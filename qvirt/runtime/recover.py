@@ -39,9 +39,9 @@ from qvirt.runtime import (
     hotplug,
     iothreads,
     launch,
-    lifecycle,
     live,
     perf,
+    stopping,
     takeover,
     vcpus,
 )
@@ -298,7 +298,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
         # It was being started: nobody knows how far it got, so it goes and can be started again.
         log.warning("domain '%s' was half started; QEMU (pid %d) is killed", domain.name, process.pid)
         process.send(signal.SIGKILL)
-        await process.wait(lifecycle.KILL_WAIT)
+        await process.wait(stopping.KILL_WAIT)
         await _gone(domain, running, status)
         return
     try:
@@ -310,7 +310,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
         return
     perf.count_again(running)
     take_state(domain, running, status, word)
-    process.exited.add_done_callback(lambda _: lifecycle.process_ended(domain, running))
+    process.exited.add_done_callback(lambda _: stopping.process_ended(domain, running))
     if domain.state == DomainState.SHUTDOWN and running.stage == "running":
         running.got_shutdown = True
         endings.power_off(domain, running)
@@ -329,8 +329,8 @@ async def _reach(domain: Domain, running: Running, deadline: float) -> str:
     running.link = await Monitor.connect(
         running.monitor_path,
         name=domain.name,
-        on_event=partial(lifecycle.monitor_event, domain, running),
-        on_closed=partial(lifecycle.monitor_closed, domain, running),
+        on_event=partial(stopping.monitor_event, domain, running),
+        on_closed=partial(stopping.monitor_closed, domain, running),
         deadline=deadline,
         making=running.guard.making(ours=True),
     )
@@ -418,7 +418,7 @@ async def _gone(domain: Domain, running: Running, status: Status) -> None:
         if was_running
         else (DomainShutoffReason.FAILED, DomainEventStoppedDetailType.FAILED, "failed")
     )
-    await lifecycle.finish(domain, running, quiet=not was_running)
+    await stopping.finish(domain, running, quiet=not was_running)
 
 
 async def _unreachable(hv: "Hypervisor", domain: Domain, running: Running, reason: str) -> None:
@@ -426,14 +426,14 @@ async def _unreachable(hv: "Hypervisor", domain: Domain, running: Running, reaso
     process = running.qemu
     if process.is_gone or start_time(process.pid) is None:
         running.stop_reason = (DomainShutoffReason.CRASHED, DomainEventStoppedDetailType.FAILED, "crashed")
-        await lifecycle.finish(domain, running)
+        await stopping.finish(domain, running)
         return
     # A guest is not killed because its QEMU is slow or stopped: it stays, with its state unknown to us.
     hv.reports.append(
         f"domain '{domain.name}': QEMU (pid {process.pid}) does not answer: {reason}; it is tried again"
     )
     running.monitor_failed = True
-    process.exited.add_done_callback(lambda _: lifecycle.process_ended(domain, running))
+    process.exited.add_done_callback(lambda _: stopping.process_ended(domain, running))
     hv.background(_try_again(hv, domain, running), f"reconnect of {domain.name}")
 
 
