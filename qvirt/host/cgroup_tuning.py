@@ -32,6 +32,10 @@ THROTTLE = {
     "read_bytes_sec": ("blkio.throttle.read_bps_device", "rbps"),
     "write_bytes_sec": ("blkio.throttle.write_bps_device", "wbps"),
 }
+#: the kernel's own weight of a group, and the most it takes, by version
+_SHARES = {1: (1024, 262144), 2: (100, 10000)}
+#: how many times its weight a guest has while its QEMU loads
+HASTE = 4
 
 
 def _write(path: Path, value: object) -> None:
@@ -61,6 +65,24 @@ def shares(group: Group) -> int:
     """Return the weight."""
     name = "cpu.shares" if group.version("cpu") == 1 else "cpu.weight"
     return int(_read(group.folder("cpu") / name))
+
+
+def hasten(group: Group, value: int | None) -> None:
+    """Give a guest whose QEMU loads more than its weight: somebody waits for it, and it is soon over.
+
+    value: its weight, None for the kernel's.
+    """
+    version = group.version("cpu")
+    if version:
+        usual, most = _SHARES[version]
+        set_shares(group, min((value or usual) * HASTE, most))
+
+
+def calm(group: Group, value: int | None) -> None:
+    """Give it its weight, see `hasten`."""
+    version = group.version("cpu")
+    if version:
+        set_shares(group, value or _SHARES[version][0])
 
 
 def set_bandwidth(group: Group, thread: str, period: int, quota: int) -> None:

@@ -198,6 +198,7 @@ class Cgroups:
             except OSError as error:
                 raise SystemError_(f"cannot confine '{definition.name}' to its devices", error) from error
         limit(group, definition, self._config.max_threads)
+        knobs.hasten(group, _shares(definition))
         is_late = (
             group.v2 is not None
             and not leader
@@ -298,6 +299,15 @@ def limit(group: Group, definition: Definition, max_threads: int = 0) -> None:
         folder = group.folder("pids")
         with contextlib.suppress(FileNotFoundError):
             store(folder / "pids.max", str(max_threads))
+
+
+def calm(group: Group, definition: Definition) -> None:
+    """Take from a guest what it was given for its start. Blocking. Raises SystemError_."""
+    knobs.calm(group, _shares(definition))
+
+
+def _shares(definition: Definition) -> int | None:
+    return definition.cputune.shares if "cputune" in definition.__dict__ else None
 
 
 def memory_nodes(definition: Definition) -> frozenset[int] | None:

@@ -275,6 +275,9 @@ class _Start:
         joining = self._beside(enclosing.join_groups(domain, running, self.doors))
         talking = asyncio.ensure_future(_talk(domain, running, joining))
         await _race(domain, running, talking, self.log, self.command, watch)
+        if running.group is not None:
+            calm = partial(cgroups.calm, running.group, self.definition)
+            await self.hv.files.run(f"control groups of '{domain.name}'", calm)
         await writing
         self.hv.checkpoint("monitor ready")
 

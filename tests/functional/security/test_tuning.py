@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from qvirt.host import cgroup_tuning as knobs
 from qvirt.host.cgroup import Group, find_mounts, machine_name
 from qvirt.host.config import CONTROLLERS
 from tests.functional.runtime.instance import document
@@ -37,6 +38,11 @@ def said(text: str) -> dict[str, str]:
     return {
         key.strip(): value.strip() for key, _, value in (x.partition(":") for x in text.splitlines()) if key
     }
+
+
+def test_haste_ends_with_the_start(daemon: Daemon) -> None:
+    group = start(daemon, "plain")
+    assert knobs.shares(group) == (1024 if group.version("cpu") == 1 else 100)
 
 
 def test_what_the_document_says_is_in_force_from_the_start(daemon: Daemon) -> None:

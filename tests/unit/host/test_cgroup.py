@@ -78,6 +78,23 @@ def test_what_is_not_there_is_refused_in_libvirts_words(v2: Group) -> None:
         knobs.weight(v2)
 
 
+def test_a_start_has_more_than_its_weight(v2: Group, tmp_path: Path) -> None:
+    v1 = Group(Mounts({"cpu": tmp_path / "v1"}), "machine/g", CONTROLLERS)
+    v1.folder("cpu").mkdir(parents=True)
+    for group, value, hasty, calm in (
+        (v1, None, 4096, 1024),
+        (v1, 512, 2048, 512),
+        (v1, 200000, 262144, 200000),
+        (v2, None, 400, 100),
+        (v2, 9000, 10000, 9000),
+    ):
+        knobs.hasten(group, value)
+        assert knobs.shares(group) == hasty
+        knobs.calm(group, value)
+        assert knobs.shares(group) == calm
+    knobs.hasten(Group(Mounts(), "machine/g", CONTROLLERS), 1)  # nothing to do it with
+
+
 def test_version_one_alone_lists_devices_in_files(tmp_path: Path) -> None:
     folder = tmp_path / "machine/g"
     folder.mkdir(parents=True)
