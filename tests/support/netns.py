@@ -5,8 +5,19 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from itertools import count
+from pathlib import Path
 
 _NUMBERS = count()
+
+
+def devices_of(mac: str) -> set[str]:
+    """Return the network devices made for a card: they have its address, or all of it but the first byte."""
+    found = set()
+    for path in Path("/sys/class/net").glob("*/address"):
+        with contextlib.suppress(OSError):  # others come and go
+            if path.read_text().strip()[3:] == mac[3:]:
+                found.add(path.parent.name)
+    return found
 
 
 class Namespace:

@@ -1,6 +1,5 @@
 """Starts that something on the host is in the way of: an error that names it, and nothing left behind."""
 
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,11 +36,11 @@ def refusal(daemon: Daemon, devices: str) -> str:
     return done.stderr
 
 
-def traces(daemon: Daemon) -> tuple[list[str], list[int], set[str]]:
-    """Return what starts make: files of runs, processes, network devices."""
+def traces(daemon: Daemon) -> tuple[list[str], list[int]]:
+    """Return what starts make: files of runs, processes."""
     folders = [daemon.root / "run/libvirt/qemu", daemon.root / "var/lib/libvirt/qemu"]
     files = [str(path) for folder in folders for path in folder.rglob("*") if "autostarted" not in path.name]
-    return sorted(files), daemon.qemu_pids(), set(os.listdir("/sys/class/net"))
+    return sorted(files), daemon.qemu_pids()
 
 
 def test_an_image_that_is_missing(daemon: Daemon) -> None:

@@ -23,6 +23,7 @@ from qvirt.errors import (
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DiskChange, MetadataChange
 from tests.functional.runtime.instance import EMULATOR, Recorder, disk, document, instance, run
+from tests.support.netns import devices_of
 
 pytestmark = pytest.mark.qemu
 
@@ -54,9 +55,10 @@ def exists(name: str | None) -> bool:
 def test_bridge_tap_comes_and_goes() -> None:
     async def scenario() -> None:
         name = f"qvbr{os.getpid() % 100000}"
+        mac = f"52:54:00:98:{os.getpid() >> 8 & 255:02x}:{os.getpid() & 255:02x}"
         with instance() as it, link(name, "bridge"):
             nic = (
-                f"<interface type='bridge'><mac address='52:54:00:12:34:56'/><source bridge='{name}'/>"
+                f"<interface type='bridge'><mac address='{mac}'/><source bridge='{name}'/>"
                 "<model type='virtio'/></interface>"
             )
             async with it.serve() as hv:
@@ -65,9 +67,9 @@ def test_bridge_tap_comes_and_goes() -> None:
                 assert tap is not None
                 assert tap.startswith("vnet")
                 assert Path(f"/sys/class/net/{tap}/master").resolve().name == name
-                assert Path(f"/sys/class/net/{tap}/address").read_text().strip() == "fe:54:00:12:34:56"
+                assert Path(f"/sys/class/net/{tap}/address").read_text().strip() == f"fe{mac[2:]}"
                 stats = await domain.interface_stats(tap)
-                assert await domain.interface_stats("52:54:00:12:34:56") is not None
+                assert await domain.interface_stats(mac) is not None
                 assert stats.rx_errs == 0
                 (bulk,) = await hv.bulk_stats([domain], 0)
                 assert ("net.0.name", tap) in [(param.name, param.value) for param in bulk.params]
@@ -81,10 +83,9 @@ def test_bridge_tap_comes_and_goes() -> None:
                     nic,
                     "<serial type='tcp'><source mode='connect' host='127.0.0.1' service='1'/></serial>",
                 )
-                before = set(os.listdir("/sys/class/net"))
                 with pytest.raises(InternalError):
                     await hv.create(broken)
-                assert set(os.listdir("/sys/class/net")) == before
+                assert not devices_of(mac)
 
     run(scenario())
 
