@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.constants import DomainDeviceModifyFlags as Modify
+from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.errors import OperationUnsupported
 from qvirt.qmp.errors import QmpError
 from qvirt.runtime import hotplug

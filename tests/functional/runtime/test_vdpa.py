@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from qvirt.constants import DomainDeviceModifyFlags as Modify
+from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.errors import SystemError_
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
