@@ -1,13 +1,13 @@
 """``<launchSecurity>`` and seccomp: what protects the guest from the host, and the host from QEMU."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_s390
-from qvirt.qemu.switches import KeyValue, Object, Switch
+from qvirt.qemu.switches import KeyValue, Netdev, Object, Switch
 
 
 def check_launch_security(domain: Domain, ctx: Context) -> None:
@@ -57,3 +57,24 @@ def sandbox_switches(ctx: BuildContext) -> Iterator[Switch]:
         ("obsolete", "elevateprivileges", "spawn", "resourcecontrol"), "deny"
     )
     yield KeyValue("sandbox", {"enable": True, **deny}, "enable")
+
+
+def spawning(switches: Iterable[Switch]) -> Iterator[Switch]:
+    """Yield the switches; where QEMU itself runs programs for its netdevs, the filter lets it.
+
+    A start runs them before QEMU is there, so its filter kills a QEMU that tries.
+    """
+    listed = list(switches)
+    spawns = any(isinstance(switch, Netdev) and _spawns(switch) for switch in listed)
+    for switch in listed:
+        if spawns and isinstance(switch, KeyValue) and switch.name == "sandbox":
+            switch = KeyValue("sandbox", {**switch.props, "spawn": "allow"}, switch.implied)
+        yield switch
+
+
+def _spawns(netdev: Netdev) -> bool:
+    """Tell whether QEMU runs a program for a netdev: a bridge's helper, a tap's scripts, named or its own."""
+    props = netdev.props
+    if props["type"] == "tap" and not {"fd", "fds"} & props.keys():
+        return any(props.get(name) != "no" for name in ("script", "downscript"))
+    return props["type"] == "bridge"

@@ -342,7 +342,16 @@ def hugepage_path(ctx: BuildContext, size: int) -> str:
         raise InternalError("hugetlbfs filesystem is not mounted or disabled by administrator config")
     if size not in mounts:
         raise InternalError(f"Unable to find any usable hugetlbfs mount for {size} KiB")
-    return f"{mounts[size]}/libvirt/qemu/{ctx.folder_name.removeprefix('domain-')}"
+    return f"{mounts[size]}{_huge_folder(ctx)}"
+
+
+def _huge_folder(ctx: BuildContext) -> str:
+    return f"/libvirt/qemu/{ctx.folder_name.removeprefix('domain-')}"
+
+
+def huge_folders(ctx: BuildContext) -> dict[str, str]:
+    """Return the folders a domain may have on hugetlbfs, and the mount each is on."""
+    return {f"{mount}{_huge_folder(ctx)}": mount for _, mount in ctx.host.hugepage_mounts}
 
 
 def backing_dir(ctx: BuildContext) -> str:

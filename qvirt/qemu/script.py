@@ -14,7 +14,9 @@ from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext, Dirs
 from qvirt.qemu.devices.base import DirectoryResource, FileResource, handler, line
+from qvirt.qemu.devices.interface import own_scripts
 from qvirt.qemu.keyval import JsonValue
+from qvirt.qemu.launch_security import spawning
 from qvirt.qemu.start import unsupported_for_start
 from qvirt.qemu.switches import Chardev, CommandLine, KeyValue, Netdev, Object, Option, Pairs, Switch
 from qvirt.record import Record, field
@@ -88,6 +90,7 @@ def standalone(
             made += _display(switch, origin, ctx, needs)
             continue
         made.append(switch)
+    made = list(spawning(made))
     _prepare(ctx, made, needs)
     return made
 
@@ -145,8 +148,11 @@ def _backend(
         needs.before.append(f"{variable}={shell_word(dev.target.dev)}")
     else:
         _make_tap(dev, variable, many, _bridge(dev, bridges), needs)
-    script = dev.script.path if dev.script is not None and dev.script.path else "no"
-    kept |= {"ifname": f"@qvirt-{variable}@", "script": script, "downscript": "no"}
+    kept |= {
+        "ifname": f"@qvirt-{variable}@",
+        **dict.fromkeys(("script", "downscript"), "no"),
+        **own_scripts(dev),
+    }
     if many:
         kept["queues"] = len(str(props["fds"]).split(":"))
     return Netdev(kept, origin=dev)

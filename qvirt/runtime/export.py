@@ -12,9 +12,10 @@ from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.complete import complete
 from qvirt.qemu.context import BuildContext, Dirs, Launch
 from qvirt.qemu.dialect.ages import Version, age_caps
+from qvirt.qemu.dialect.by_hand import by_hand
 from qvirt.qemu.dialect.facts import DialectCaps
 from qvirt.qemu.dialect.older import Change, build_older
-from qvirt.qemu.dialect.plain import Plain, PlainCaps, by_hand, plain_caps
+from qvirt.qemu.dialect.plain import Plain, PlainCaps, plain_caps
 from qvirt.qemu.machine import EMULATOR_TARGETS, emulator_names
 from qvirt.qemu.names import assign_aliases
 from qvirt.qemu.switches import CommandLine

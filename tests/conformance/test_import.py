@@ -23,8 +23,9 @@ from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.build import build
 from qvirt.qemu.complete import complete
 from qvirt.qemu.context import BuildContext
+from qvirt.qemu.dialect.by_hand import by_hand
 from qvirt.qemu.dialect.older import build_older
-from qvirt.qemu.dialect.plain import by_hand, plain_caps
+from qvirt.qemu.dialect.plain import plain_caps
 from qvirt.qemu.importer import Imported, Surroundings, emulator_target, import_command_line
 from qvirt.qemu.importer.text import emulator_first
 from qvirt.qemu.names import assign_aliases

@@ -24,6 +24,7 @@ from qvirt.model.devices.hostdev import (
     PciHostAddress,
     ScsiHostAddress,
     UsbHostAddress,
+    UsbId,
 )
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
@@ -325,21 +326,32 @@ def _host(dev: Hostdev, kind: type[H]) -> H:
 
 
 def _build_usb(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
-    where = dev.host_address
-    path = None  # of one that is missing QEMU makes a device that nothing is behind
-    if not is_missing(dev):
-        if not isinstance(where, UsbHostAddress) or where.bus is None or where.device is None:
-            raise InternalError("USB host device is missing bus/device information")
-        path = usb_path(where)
     props: dict[str, JsonValue] = {
         "driver": "usb-host",
-        "hostdevice": path,
+        **_usb_name(dev),
         "id": dev.alias.name,
         "bootindex": boot_index(dev, ctx.domain),
     }
     if dev.source is not None and dev.source.guest_reset is not None:
         props |= _GUEST_RESETS.get(dev.source.guest_reset, {})
     yield Device(props | placement(dev, ctx))
+
+
+def _usb_name(dev: Hostdev) -> dict[str, JsonValue]:
+    """Return where a device is; before it has been looked for, which a start does, what it is."""
+    if is_missing(dev):
+        return {}  # QEMU makes a device that nothing is behind
+    where, source = dev.host_address, dev.source
+    if isinstance(where, UsbHostAddress) and where.bus is not None and where.device is not None:
+        return {"hostdevice": usb_path(where)}
+    if source is None or source.vendor is None or source.product is None:
+        raise InternalError("USB host device is missing bus/device information")
+    return usb_names(source.vendor, source.product)
+
+
+def usb_names(vendor: UsbId, product: UsbId) -> dict[str, JsonValue]:
+    """Return what QEMU finds a USB device by, wherever it is plugged in."""
+    return {"vendorid": f"{vendor.id:#06x}", "productid": f"{product.id:#06x}"}
 
 
 def _build_pci(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:

@@ -30,6 +30,9 @@ from qvirt.qemu.switches import AddFd, Chardev, Device, Netdev, Step, Switch
 
 Props = dict[str, JsonValue]
 
+#: the programs QEMU runs for a tap that names none
+QEMUS_SCRIPTS = {"script": "/etc/qemu-ifup", "downscript": "/etc/qemu-ifdown"}
+
 VIRTIO_NET = PropTable(
     Interface,
     Prop("tx", "driver.txmode", mapped({"iothread": "bh", "timer": "timer"})),
@@ -494,3 +497,9 @@ def _check_teaming(dev: Interface) -> None:
         raise ConfigUnsupported(
             f"virtio-net teaming transient interface must be type='hostdev', not '{dev.type}'"
         )
+
+
+def own_scripts(dev: Interface) -> Props:
+    """Return the programs a document names for its tap, by what QEMU calls them."""
+    named = {"script": dev.script, "downscript": dev.downscript}
+    return {name: said.path for name, said in named.items() if said is not None and said.path}

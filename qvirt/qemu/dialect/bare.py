@@ -70,19 +70,22 @@ def _nothing_by_default(ctx: BuildContext) -> Iterator[Switch]:
         yield Option("parallel", "none")
 
 
-def port_word(dev: CharDevice) -> str:
-    """Return what ``-serial`` and ``-parallel`` take. Raises ConfigUnsupported."""
+def port_word(dev: CharDevice, *, listens: str = ",server,nowait") -> str:
+    """Return what ``-serial`` and ``-parallel`` take. Raises ConfigUnsupported.
+
+    listens: how a server is told.
+    """
     source = dev.source
     make = _WORDS.get(dev.type)
     if make is None:
         raise ConfigUnsupported(f"<{dev.tag} type='{dev.type}'>{line(dev)} needs an emulator with -chardev")
-    return make(dev, source)
+    is_server = dev.type in ("unix", "tcp") and source.mode == "bind"
+    return make(dev, source) + (listens if is_server else "")
 
 
 def _tcp(dev: CharDevice, source: CharSource) -> str:
     telnet = bool(dev.protocols) and dev.protocols[0].type == "telnet"
-    listens = ",server,nowait" if source.mode == "bind" else ""
-    return f"{'telnet' if telnet else 'tcp'}:{source.host}:{source.service}{listens}"
+    return f"{'telnet' if telnet else 'tcp'}:{source.host}:{source.service}"
 
 
 def _udp(dev: CharDevice, source: CharSource) -> str:
@@ -99,7 +102,7 @@ _WORDS: dict[str, Callable[[CharDevice, CharSource], str]] = {
     "dev": lambda dev, source: source.path or "",
     "file": lambda dev, source: f"file:{source.path}",
     "pipe": lambda dev, source: f"pipe:{source.path}",
-    "unix": lambda dev, source: f"unix:{source.path}" + (",server,nowait" if source.mode == "bind" else ""),
+    "unix": lambda dev, source: f"unix:{source.path}",
     "tcp": _tcp,
     "udp": _udp,
 }

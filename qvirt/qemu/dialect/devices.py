@@ -183,7 +183,7 @@ def _ivshmem(switch: Device, dev: Shmem) -> Props:
 
 
 def _usb_host(props: Props, caps: DialectCaps) -> Props:
-    if caps.says("usb-host.hostdevice"):
+    if caps.says("usb-host.hostdevice") or "hostdevice" not in props:
         return props
     bus, device = str(props.pop("hostdevice")).split("/")[-2:]
     return {**props, "hostbus": int(bus), "hostaddr": int(device)}

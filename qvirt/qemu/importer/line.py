@@ -9,9 +9,9 @@ from qvirt.model.devices.device import Device
 from qvirt.model.domain import Domain
 from qvirt.model.os import Os, OsType
 from qvirt.model.qemu_namespace import QemuArg, QemuCommandline, QemuEnv
+from qvirt.qemu.boards import Board, board
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.importer.account import Account, Outcome
-from qvirt.qemu.importer.boards import Board, board
 from qvirt.qemu.importer.gone import is_gone
 from qvirt.qemu.importer.options import OPTS, Argument, collect, split_opts, to_props
 from qvirt.qemu.importer.parts import Part, Parts, Props, switch, typed, without

@@ -198,7 +198,7 @@ def _cpus(line: Line) -> None:
         line.pass_on(
             given, ["-smp", ",".join(f"{key}={value}" for key, value in numbers.items())], "clusters"
         )
-    elif most > 1:
+    elif most > 1 and given:  # a board's own number has no topology to name
         cpu = line.domain.cpu = line.domain.cpu or Cpu()
         cpu.topology = topology
     read_cpu(line)

@@ -12,13 +12,11 @@ from qvirt.model.devices.interface import (
 )
 from qvirt.model.netdev import IpAddress
 from qvirt.model.storage_source import Reconnect
-from qvirt.qemu.devices.interface import VIRTIO_NET
+from qvirt.qemu.devices.interface import QEMUS_SCRIPTS, VIRTIO_NET
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS
 from qvirt.qemu.importer.parts import Part, Unfit, integer
 from qvirt.qemu.importer.reader import Reading
 
-#: the script QEMU runs for a tap that names none
-DEFAULT_SCRIPT = "/etc/qemu-ifup"
 _TAP_KEYS = (
     "ifname", "script", "downscript", "vhost", "vhostforce", "queues", "br", "helper", "sndbuf", "fd", "fds",
     "vhostfd", "vhostfds",
@@ -147,12 +145,14 @@ def _tap(r: Reading, dev: Interface, backend: Part) -> None:
     script = backend.text("script")
     if dev.type == InterfaceType.ETHERNET and backend.text("helper") is None and backend.text("fd") is None:
         if script is None:
-            dev.script = ScriptPath(path=DEFAULT_SCRIPT)
+            dev.script = ScriptPath(path=QEMUS_SCRIPTS["script"])
         elif script not in ("no", ""):
             dev.script = ScriptPath(path=script)
         elif name is not None:
             dev.target.managed = False
         down = backend.text("downscript")
+        if down is None and r.line.kind(QEMUS_SCRIPTS["downscript"]) != "missing":
+            down = QEMUS_SCRIPTS["downscript"]
         if down not in (None, "no", ""):
             dev.downscript = ScriptPath(path=down)
     if backend.flag("vhost") and dev.is_virtio:

@@ -242,6 +242,10 @@ def _pass_device(line: Line, part: Part, reason: str) -> None:
     part.settled = "commandline"
     if chardev is None:
         return
+    if chardev.given == part.given and len(part.given) == 1:  # -serial had a word for both
+        chardev.settled = "commandline"
+        line.pass_on(part.given, ["-serial", (part.given[0].value or "").removeprefix("mon:")], reason)
+        return
     line.pass_part(chardev, "for the port")
     line.pass_on(part.given, ["-serial", f"chardev:{line.name_of(chardev)}"], reason)
 

@@ -240,7 +240,12 @@ def test_a_line_as_one_types_it(daemon: Daemon, folder: Path) -> None:
     devices = f"""<disk type='file'><driver name='qemu' type='raw' cache='none' io='threads'/>
         <source file='{image}'/><target dev='vda' bus='virtio'/></disk>
         <controller type='usb' model='piix3-uhci'><address type='pci' slot='1' function='2'/></controller>
-        <input type='tablet' bus='usb'/>"""
+        <input type='tablet' bus='usb'/>
+        <serial type='unix'><source mode='bind' path='{folder}/port'/></serial>
+        <interface type='ethernet'><target dev='qvplain0'/><script path='{folder}/up'/></interface>
+        <hostdev type='usb'><source><vendor id='0x1d6b'/><product id='0xfffe'/></source></hostdev>"""
+    (folder / "up").write_text(f"#!/bin/sh\necho $1 >{folder}/plugged\n")
+    (folder / "up").chmod(0o755)
     path = document(folder, devices)
     ours = daemon.qvirt("export", "--dialect", "plain", path)
     assert ours.returncode == 0, ours.stderr
@@ -248,6 +253,8 @@ def test_a_line_as_one_types_it(daemon: Daemon, folder: Path) -> None:
     words = words[next(place for place, word in enumerate(words) if word == QEMU) :]
     assert f"file={image},format=raw,cache=none,aio=threads,if=none,id=drive-virtio-disk0" in words
     assert not any("{" in word for word in words)
+    assert words[words.index("-serial") + 1] == f"unix:{folder}/port,server=on,wait=off"
+    assert any("vendorid=0x1d6b,productid=0xfffe" in word for word in words)
     monitor = folder / "q"
     run = subprocess.Popen(
         [*words, "-display", "none", "-S", "-qmp", f"unix:{monitor},server=on,wait=off"],
@@ -256,6 +263,7 @@ def test_a_line_as_one_types_it(daemon: Daemon, folder: Path) -> None:
     try:
         wait_until(lambda: monitor.exists() or run.poll() is not None, "QEMU listens")
         assert run.poll() is None, run.stderr.read() if run.stderr else b""
+        assert (folder / "plugged").read_text() == "qvplain0\n"  # QEMU's filter let it run the script
     finally:
         run.kill()
         run.wait()

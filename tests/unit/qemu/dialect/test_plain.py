@@ -6,8 +6,9 @@ import pytest
 
 from qvirt.errors import InvalidArg
 from qvirt.qemu.complete import complete
+from qvirt.qemu.dialect.by_hand import by_hand
 from qvirt.qemu.dialect.older import build_older
-from qvirt.qemu.dialect.plain import Plain, by_hand, parse_dialect, plain_caps
+from qvirt.qemu.dialect.plain import Plain, parse_dialect, plain_caps
 from qvirt.qemu.importer import Imported
 from qvirt.qemu.names import assign_aliases
 from qvirt.record import replace
@@ -53,12 +54,98 @@ def test_an_image_that_forgets() -> None:
         ("tap,ifname=t0,script=no,downscript=no,vhost=on", "ifname=t0,script=no,downscript=no,vhost=on"),
         ("tap,ifname=t0,script=/up,downscript=/down", "ifname=t0,script=/up,downscript=/down"),
         ("bridge,br=br7", "br=br7"),
+        ("tap,ifname=t0", "tap,ifname=t0,id="),  # QEMU's own programs, up and down
+        ("tap,ifname=t0,script=no", "tap,ifname=t0,script=no,id="),
+        ("tap,ifname=t0,downscript=no", "tap,ifname=t0,downscript=no,id="),
     ],
 )
 def test_taps_by_name(netdev: str, expected: str) -> None:
     text = shlex.join(again(f"-netdev {netdev},id=n -device virtio-net-pci,netdev=n"))
     assert expected in text
     assert "fd=" not in text
+
+
+@pytest.mark.parametrize(
+    ("netdev", "spawn"),
+    [
+        ("tap,ifname=t0,script=no,downscript=no", "deny"),
+        ("tap,ifname=t0,script=no", "allow"),
+        ("bridge,br=br7", "allow"),
+        ("user", "deny"),
+    ],
+)
+def test_the_filter_lets_qemu_run_what_it_has_to(netdev: str, spawn: str) -> None:
+    text = shlex.join(again(f"-netdev {netdev},id=n -device virtio-net-pci,netdev=n"))
+    assert f"spawn={spawn}" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ("tcp:localhost:5000", "tcp:localhost:5000"),
+        ("tcp::5000,server=on,wait=off", "tcp:0.0.0.0:5000,server=on,wait=off"),
+        ("telnet:localhost:5000,server=on,wait=off", "telnet:localhost:5000,server=on,wait=off"),
+        ("unix:/s,server=on,wait=off", "unix:/s,server=on,wait=off"),
+        ("file:/log", "file:/log"),
+        ("pty", "pty"),
+    ],
+)
+def test_ports_of_the_machine(given: str, word: str) -> None:
+    made = again(f"-serial {given} -parallel null -serial vc")
+    assert [made[at + 1] for at, said in enumerate(made) if said == "-serial"] == [word, "vc"]
+    assert made[made.index("-parallel") + 1] == "null"
+    assert "-chardev" not in made
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-chardev socket,id=c,host=h,port=1,reconnect=3 -device isa-serial,chardev=c",
+        "-chardev file,id=c,path=/a,append=on -device isa-serial,chardev=c",
+        "-chardev pty,id=c,logfile=/l -device isa-serial,chardev=c",
+        "-chardev pty,id=c -device isa-serial,chardev=c,index=1",
+        "-chardev pty,id=c -device pci-serial,chardev=c",
+    ],
+)
+def test_ports_that_need_more_than_a_word(line: str) -> None:
+    made = again(line)
+    assert "-serial" not in made
+    assert "-chardev" in made
+
+
+def test_a_mainframes_devices_count_their_numbers() -> None:
+    made = exported(imported(
+        "qemu-system-s390x -nodefaults -netdev user,id=n -device virtio-net-ccw,netdev=n"
+        " -drive if=none,id=d,file=/a,format=raw -device virtio-blk-ccw,drive=d", offers_kvm=False
+    ))  # fmt: skip
+    devices = [made[at + 1].split(",")[0] for at, said in enumerate(made) if said == "-device"]
+    assert devices == ["virtio-net-ccw", "virtio-blk-ccw"]
+    assert "devno" not in shlex.join(made)
+    said = exported(imported(
+        "qemu-system-s390x -nodefaults -netdev user,id=n -device virtio-net-ccw,netdev=n,devno=fe.0.0007",
+        offers_kvm=False,
+    ))  # fmt: skip
+    assert "devno=fe.0.0007" in shlex.join(said)
+
+
+def test_usb_ports_are_said_where_qemu_would_choose_others() -> None:
+    three = " -device usb-tablet,bus=x.0" * 3
+    assert "port=" not in "".join(w for w in again(f"-device qemu-xhci,id=x{three}") if w.startswith("usb-"))
+    full = again(f"-device qemu-xhci,id=x{three} -device usb-kbd,bus=x.0")
+    assert "port=4" in shlex.join(full)
+    assert "port=3" in shlex.join(again("-device qemu-xhci,id=x -device usb-tablet,bus=x.0,port=3"))
+
+
+def test_a_boards_own_number_of_cpus_is_not_said() -> None:
+    assert "-smp" not in exported(imported("qemu-system-aarch64 -M raspi3b", offers_kvm=False))
+    assert "-smp" in exported(imported("qemu-system-aarch64 -M raspi3b -smp 4", offers_kvm=False))
+
+
+def test_huge_pages_are_the_mounts() -> None:
+    text = shlex.join(again(
+        "-m 1G -object memory-backend-file,id=m,size=1G,mem-path=/dev/hugepages,share=on -numa node,memdev=m"
+    ))  # fmt: skip
+    assert "mem-path=/dev/hugepages," in text
 
 
 def test_what_only_a_daemon_needs_is_left_out() -> None:
@@ -80,7 +167,12 @@ def test_the_chipsets_own_usb_is_a_word(machine: str, controller: str) -> None:
 
 
 def test_usb_devices_and_host_devices() -> None:
-    text = shlex.join(again("-device qemu-xhci -device vfio-pci,host=01:00.0,x-vga=on"))
+    text = shlex.join(
+        again(
+            "-device qemu-xhci -device vfio-pci,host=01:00.0,x-vga=on -device usb-host,vendorid=1,productid=2"
+        )
+    )
+    assert "usb-host,vendorid=0x0001,productid=0x0002," in text
     assert "vfio-pci,host=01:00.0," in text
     assert "x-vga=on" in text
 
