@@ -16,13 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from qvirt.errors import OperationFailed, QvirtError
+from qvirt.errors import InternalError, OperationFailed, QvirtError
+from qvirt.host.config import read_config
 from qvirt.host.persist import is_leftover
 from qvirt.record import Record
 from qvirt.runtime.paths import Paths
 from qvirt.runtime.process import stat_fields
 from qvirt.runtime.state import read_status
 from qvirt.runtime.takeover import Finding, examine, examine_ours
+from qvirt.security.dac import Dac
+from qvirt.security.drivers import drivers
+from qvirt.security.loans import daemon_word
+from qvirt.security.stack import Stack
 
 #: seconds a daemon gets to end, and to serve
 END_DEADLINE: Final = 30.0
@@ -65,9 +70,21 @@ def find_daemon(paths: Paths) -> Daemon | None:
     return found if found.is_one_of((*_LIBVIRT, *_OURS)) else None
 
 
+def models_here(paths: Paths) -> tuple[str, ...]:
+    """Return the security models that a daemon of ours has in use on these files.
+
+    Raises InternalError for one that qemu.conf asks for and that is not there: such a daemon would not start.
+    """
+    config = read_config(paths.conf, privileged=os.geteuid() == 0)
+    word = daemon_word(str(paths.lib))
+    known = drivers(config, word, paths.etc.parent, paths.dirs)
+    return (*Stack.open(config, None, word, known).names, Dac.name)
+
+
 def look(paths: Paths, *, back: bool) -> list[Finding]:
-    """Examine all guests. back: those that libvirtd is to take."""
+    """Examine all guests. back: those that libvirtd is to take. Raises what `models_here` raises."""
     found: list[Finding] = []
+    models = () if back else models_here(paths)
     for path in sorted(paths.run.glob("*.xml")):
         if is_leftover(path):
             continue
@@ -78,7 +95,7 @@ def look(paths: Paths, *, back: bool) -> list[Finding]:
             continue
         # a guest that was left alone is still the other's
         if (status.version != 0) is back:
-            found.append(examine_ours(status) if back else examine(status))
+            found.append(examine_ours(status) if back else examine(status, models))
     return found
 
 
@@ -148,7 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     root: Path | None = options.root
     paths = Paths.root(root) if root else Paths.system() if os.geteuid() == 0 else _session()
-    found = look(paths, back=options.back)
+    try:
+        found = look(paths, back=options.back)
+    except InternalError as error:
+        print(f"takeover: qvirtd would not start: {error.detail}", file=sys.stderr)
+        return 1
     blocked = [one for one in found if one.obstacles]
     for one in found:
         print(f"{one.name}: {'ready' if not one.obstacles else 'not ready'}")

@@ -36,7 +36,7 @@ class Finding(Record, frozen=False):
     notes: list[str] = field(default_factory=list)
 
 
-def examine(status: Status, models: Container[str | None] = ("none", "dac")) -> Finding:
+def examine(status: Status, models: Container[str | None]) -> Finding:
     """Say what a status file of libvirt's holds that is not for us. Blocking: looks at files.
 
     models: the security models in use here.
@@ -144,7 +144,10 @@ def _obstacles(definition: Domain) -> Iterator[str]:
 def _notes(definition: Domain, models: Container[str | None]) -> Iterator[str]:
     for label in definition.seclabels:
         if label.model is not None and label.model not in models:
-            yield f"it is confined by {label.model}: files that are plugged in get no label of it"
+            yield (
+                f"it is confined by {label.model}, which this daemon does not use here: what is plugged in "
+                "gets no label or rule of it, and what it has keeps its label"
+            )
 
 
 def refuse_untaken(untaken: Mapping[str, Status], name: str, uuid: str) -> None:

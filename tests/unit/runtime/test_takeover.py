@@ -10,7 +10,8 @@ import pytest
 from qvirt.drivers.network import plug
 from qvirt.errors import OperationInvalid
 from qvirt.model.domain import parse_live
-from qvirt.runtime import handback, takeover
+from qvirt.runtime import changeover, handback, takeover
+from qvirt.runtime.paths import Paths
 from qvirt.runtime.state import Written, read_status
 from qvirt.xml.document import parse_element
 
@@ -60,7 +61,9 @@ def _status(folder: Path, pid: int, *, beside: str = "", devices: str = "", name
 def test_what_stands_in_the_way(
     tmp_path: Path, process: int, beside: str, devices: str, said: str | None
 ) -> None:
-    found = takeover.examine(read_status(_status(tmp_path, process, beside=beside, devices=devices), "s"))
+    found = takeover.examine(
+        read_status(_status(tmp_path, process, beside=beside, devices=devices), "s"), ("none", "dac")
+    )
     if said is None:
         assert found.obstacles == []
         assert found.notes == []
@@ -69,10 +72,38 @@ def test_what_stands_in_the_way(
         assert said in found.obstacles[0]
 
 
+@pytest.mark.parametrize("model", ["apparmor", "selinux"])
+def test_labels_are_spoken_of_where_their_model_is_not_in_use_here(
+    tmp_path: Path, process: int, model: str
+) -> None:
+    devices = f"</devices><seclabel model='{model}' relabel='yes'><label>x</label></seclabel><devices>"
+    status = read_status(_status(tmp_path, process, devices=devices), "s")
+    assert takeover.examine(status, (model, "dac")).notes == []
+    (note,) = takeover.examine(status, ("none", "dac")).notes
+    assert f"confined by {model}, which this daemon does not use here" in note
+
+
+def test_the_check_knows_the_models_that_the_daemon_would_use(
+    tmp_path: Path, process: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = Paths.root(tmp_path)
+    for folder in (paths.conf.parent, paths.run):
+        folder.mkdir(parents=True, exist_ok=True)
+    devices = "</devices><seclabel model='apparmor'><label>x</label></seclabel><devices>"
+    (paths.run / "a.xml").write_text(_status(tmp_path, process, devices=devices))
+    paths.conf.write_text('security_driver = "none"\n')
+    assert changeover.models_here(paths) == ("none", "dac")
+    assert changeover.main(["--check", "--root", str(tmp_path)]) == 0
+    assert "note: it is confined by apparmor" in capsys.readouterr().out
+    paths.conf.write_text('security_driver = "smack"\n')
+    assert changeover.main(["--check", "--root", str(tmp_path)]) == 1
+    assert "qvirtd would not start: Security driver smack not found" in capsys.readouterr().err
+
+
 def test_another_process_and_no_monitor_stand_in_the_way(tmp_path: Path, process: int) -> None:
     status = read_status(_status(tmp_path, process, name="a"), "s")
     (tmp_path / "monitor.sock").unlink()
-    assert len(takeover.examine(status).obstacles) == 2
+    assert len(takeover.examine(status, ()).obstacles) == 2
     assert not takeover.is_of(read_status(_status(tmp_path, os.getpid()), "s"))
 
 
