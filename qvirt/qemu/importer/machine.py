@@ -2,6 +2,7 @@
 
 import re
 
+from qvirt.errors import InvalidArg
 from qvirt.model.clock import Clock, Timer
 from qvirt.model.cpu import Cpu, Topology
 from qvirt.model.domain import Pm, Suspend
@@ -15,7 +16,8 @@ from qvirt.qemu.importer.gone import nearest_machine
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.numa import read_numa
 from qvirt.qemu.importer.options import Argument, split_opts
-from qvirt.qemu.importer.parts import integer, size, switch
+from qvirt.qemu.importer.parts import MOST_CPUS, integer, size, switch
+from qvirt.xml.codecs import uuid as UUID
 
 _FAMILIES: tuple[tuple[frozenset[str], "re.Pattern[str]", str], ...] = (
     (frozenset({"x86_64", "i686"}), re.compile(r"pc-q35-|q35$"), "q35"),
@@ -135,7 +137,10 @@ def _name(line: Line) -> None:
     line.to_xml(given, f"<name>{domain.name}</name>")
     uuid = line.last("uuid")
     if uuid is not None:
-        domain.uuid = uuid.value
+        try:
+            domain.uuid = UUID.parse(uuid.value or "")
+        except ValueError:
+            raise InvalidArg(f"-uuid {uuid.value}: expected {UUID.expects}") from None
         line.to_xml(line.given("uuid"), "<uuid>")
 
 
@@ -192,6 +197,11 @@ def _cpus(line: Line) -> None:
         most *= max(1, numbers["clusters"])
     boot = numbers.get("cpus") or numbers.get("maxcpus") or most
     most = max(most, numbers.get("maxcpus", 0))
+    if not 0 < boot <= most < MOST_CPUS:
+        said = ",".join(f"{key}={value}" for key, value in numbers.items())
+        raise InvalidArg(
+            f"-smp {said}: expected from 1 to {MOST_CPUS - 1} CPUs, of which all or fewer are on"
+        )
     line.domain.vcpu = Vcpu(value=most, current=boot if boot != most else None)
     line.to_xml(given, "<vcpu>" + (" <topology>" if given else ""))
     if numbers.get("clusters", 1) > 1:

@@ -1,11 +1,12 @@
 """``-numa`` and the memory backends its nodes are made of; memory for the whole machine, too."""
 
+from qvirt.errors import InvalidArg
 from qvirt.model.cpu import Cell, Cpu, Distances, Numa, Sibling
 from qvirt.model.memory import Hugepages, MemoryAccess, MemorySource
 from qvirt.model.numa import MemNode, NumaMemory
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.options import Argument, split_opts
-from qvirt.qemu.importer.parts import Part, integer, size, switch
+from qvirt.qemu.importer.parts import MOST_CPUS, Part, integer, size, switch
 from qvirt.qemu.keyval import format_pairs
 
 #: what a backend may say and XML can repeat
@@ -50,11 +51,15 @@ def _cells(line: Line, given: list[Argument]) -> str | None:
     for argument in given:
         pairs = split_opts(argument.value or "", "type")
         props = dict(pairs)
-        if props["type"] == "dist":
-            distances.append((int(props["src"]), int(props["dst"]), int(props["val"])))
+        kind = props.get("type")
+        if kind == "dist" and {"src", "dst", "val"} <= props.keys():
+            source, target, value = (
+                integer(props[key], f"-numa dist,{key}") for key in ("src", "dst", "val")
+            )
+            distances.append((source, target, value))
             continue
-        if props["type"] != "node":
-            return f"-numa {props['type']} has no XML"
+        if kind != "node":
+            return f"-numa {argument.value} has no XML"
         if set(props) - {"type", "nodeid", "cpus", "mem", "memdev"}:
             return "this node says what XML cannot"
         number = integer(props.get("nodeid", str(len(cells))), "nodeid")
@@ -114,7 +119,10 @@ def _package(line: Line) -> int:
 
 def _range(text: str) -> range:
     first, _, last = text.partition("-")
-    return range(integer(first, "cpus"), integer(last or first, "cpus") + 1)
+    begin, end = integer(first, "cpus"), integer(last or first, "cpus")
+    if not 0 <= begin <= end < MOST_CPUS:
+        raise InvalidArg(f"-numa node,cpus={text}: no machine has such CPUs")
+    return range(begin, end + 1)
 
 
 def _host_side(line: Line, part: Part, cell: int | None) -> None:

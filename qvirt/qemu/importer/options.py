@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
@@ -263,21 +264,38 @@ def read_arguments(words: Sequence[str]) -> list[Argument]:
 
 
 def split_opts(text: str, implied: str | None = None) -> list[tuple[str, str]]:
-    """Read ``a,b=c,nod`` by QEMU's oldest rule: a word alone is on, one that begins with "no" is off."""
+    """Read ``a,b=c,nod`` by QEMU's oldest rule: a word alone is on, one that begins with "no" is off.
+
+    Two commas stand for one in a value, not in a word alone. implied: what a first word without ``=`` is.
+    """
     pairs: list[tuple[str, str]] = []
-    for place, part in enumerate(split_commas(text)):
-        key, equals, value = part.partition("=")
-        if equals:
+    at = 0
+    while at < len(text) or (not at and implied is not None):
+        key = _KEY.match(text, at)[0]  # type: ignore[index]  # matches nothing, too
+        after = at + len(key)
+        if text.startswith("=", after):
+            value, at = _value(text, after + 1)
             pairs.append((key, value))
-        elif place == 0 and implied is not None:
-            pairs.append((implied, part))
-        elif not part:
-            continue
-        elif part.startswith("no") and len(part) > 2:
-            pairs.append((part[2:], "off"))
+        elif not at and implied is not None:
+            value, at = _value(text, at)
+            pairs.append((implied, value))
         else:
-            pairs.append((part, "on"))
+            at = after + 1
+            if key.startswith("no") and len(key) > 2:
+                pairs.append((key[2:], "off"))
+            elif key:
+                pairs.append((key, "on"))
     return pairs
+
+
+_KEY = re.compile(r"[^=,]*")
+_VALUE = re.compile(r"(?:[^,]|,,)*")
+
+
+def _value(text: str, at: int) -> tuple[str, int]:
+    """Return the value that begins somewhere, and where what follows it begins."""
+    value = _VALUE.match(text, at)[0]  # type: ignore[index]  # matches nothing, too
+    return value.replace(",,", ","), at + len(value) + 1
 
 
 def split_commas(text: str) -> list[str]:

@@ -170,6 +170,10 @@ def switch(value: JsonValue) -> bool | None:
     }.get(str(value))
 
 
+#: more CPUs than any machine of any emulator has
+MOST_CPUS = 1 << 16
+
+
 def integer(value: JsonValue, what: str) -> int:
     """Read a number in any base. Raises InvalidArg."""
     if isinstance(value, bool) or value is None or isinstance(value, (dict, list, float)):

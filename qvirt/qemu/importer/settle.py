@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qvirt.model.devices.device import Device as DeviceNode
 from qvirt.model.devices.hostdev import UsbHostAddress
+from qvirt.model.domain import parse_domain
 from qvirt.model.qemu_namespace import QemuFrontend, QemuOverride, QemuOverrideDevice, QemuProperty
 from qvirt.qemu.build import build
 from qvirt.qemu.complete import complete
@@ -77,8 +78,11 @@ _SIZE = re.compile(r"(?i)^([0-9]+)([kmgt])b?$")
 
 
 def prove(line: "Line", context: "Callable[[Domain], BuildContext]") -> None:
-    """Build the document and write what came out otherwise into it. Raises what complete and build raise."""
-    twin = line.domain.copy()
+    """Read and build the document, and write what came out otherwise into it.
+
+    Raises what reading, completing and building it raise.
+    """
+    twin = parse_domain(line.domain.to_xml(), validate=True)
     ctx = context(twin)
     originals = dict(zip(_listed(line.domain), _listed(twin), strict=True))
     complete(twin, ctx)

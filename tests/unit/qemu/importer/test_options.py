@@ -1,10 +1,12 @@
 """The option grammar: what is printed is read again as the same, whatever it is."""
 
+import re
 import string
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qvirt.errors import InvalidArg
 from qvirt.qemu.importer.options import (
     FLAGS,
     OPTS,
@@ -13,7 +15,6 @@ from qvirt.qemu.importer.options import (
     nest,
     read_arguments,
     read_json,
-    split_commas,
     split_opts,
     to_props,
 )
@@ -65,7 +66,7 @@ def to_record(argument: Argument) -> Switch:
         return _BY_NAME[name](read_json(value, name))
     if name in OPTS:
         implied = OPTS[name]
-        if implied is not None and "=" in split_commas(value)[0]:
+        if implied is not None and re.match("[^,=]*=", value):
             implied = None
         pairs: list[tuple[str, JsonValue]] = [*split_opts(value, implied)]
         return Pairs(name, pairs, implied)
@@ -77,6 +78,36 @@ def to_record(argument: Argument) -> Switch:
 def test_print_and_read(made: list[Switch]) -> None:
     words = [word for record in made for word in record.to_argv()]
     assert [to_record(argument) for argument in read_arguments(words)] == made
+
+
+_WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+_SPELLED = st.lists(st.text('ab=,.no{}":-0', max_size=8)).map(",".join)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(OPTS.keys() - {"M"})), _WORDS | _SPELLED)
+def test_what_was_read_is_printed_and_read_as_the_same(name: str, value: str) -> None:
+    """Whatever a value looks like: printed again it may be spelled otherwise, and means the same."""
+    (argument,) = read_arguments([f"-{name}", value])
+    try:
+        record = to_record(argument)
+    except InvalidArg:
+        assert value.lstrip().startswith("{")  # bad JSON is the one thing that is refused
+        return
+    (again,) = read_arguments(record.to_argv())
+    assert to_record(again) == record
+    assert to_props(again) == to_props(argument)
+
+
+@settings(deadline=None)
+@given(st.lists(_WORDS))
+def test_no_word_is_lost(words: list[str]) -> None:
+    try:
+        arguments = read_arguments(words)
+    except InvalidArg:
+        arguments = read_arguments([*words, "value"])  # the last was missing
+        words = [*words, "value"]
+    assert [word for argument in arguments for word in argument.words] == words
 
 
 @settings(deadline=None)
