@@ -17,17 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from qvirt.errors import InternalError, OperationFailed, QvirtError
-from qvirt.host.config import read_config
 from qvirt.host.persist import is_leftover
 from qvirt.record import Record
 from qvirt.runtime.paths import Paths
 from qvirt.runtime.process import stat_fields
 from qvirt.runtime.state import read_status
-from qvirt.runtime.takeover import Finding, examine, examine_ours
-from qvirt.security.dac import Dac
-from qvirt.security.drivers import drivers
-from qvirt.security.loans import daemon_word
-from qvirt.security.stack import Stack
+from qvirt.runtime.takeover import Finding, examine, examine_ours, models_here
 
 #: seconds a daemon gets to end, and to serve
 END_DEADLINE: Final = 30.0
@@ -68,17 +63,6 @@ def find_daemon(paths: Paths) -> Daemon | None:
         return None
     found = Daemon(pid, words)
     return found if found.is_one_of((*_LIBVIRT, *_OURS)) else None
-
-
-def models_here(paths: Paths) -> tuple[str, ...]:
-    """Return the security models that a daemon of ours has in use on these files.
-
-    Raises InternalError for one that qemu.conf asks for and that is not there: such a daemon would not start.
-    """
-    config = read_config(paths.conf, privileged=os.geteuid() == 0)
-    word = daemon_word(str(paths.lib))
-    known = drivers(config, word, paths.etc.parent, paths.dirs)
-    return (*Stack.open(config, None, word, known).names, Dac.name)
 
 
 def look(paths: Paths, *, back: bool) -> list[Finding]:

@@ -14,6 +14,7 @@ from lxml import etree
 from qvirt.drivers.network import plug
 from qvirt.errors import OperationInvalid, QvirtError
 from qvirt.host.cgroup import path_of_process
+from qvirt.host.config import read_config
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.hostdev import Hostdev
@@ -23,8 +24,13 @@ from qvirt.model.domain import Domain, parse_live
 from qvirt.qemu.devices.disk import has_managed_reservations
 from qvirt.record import Record, field
 from qvirt.runtime import pr_helper, swtpm, virtiofs
+from qvirt.runtime.paths import Paths
 from qvirt.runtime.process import start_time
 from qvirt.runtime.state import Footprint, HelperMark, Status
+from qvirt.security.dac import Dac
+from qvirt.security.drivers import drivers
+from qvirt.security.loans import daemon_word
+from qvirt.security.stack import Stack
 from qvirt.xml.document import parse_element
 
 
@@ -34,6 +40,17 @@ class Finding(Record, frozen=False):
     name: str
     obstacles: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def models_here(paths: Paths) -> tuple[str, ...]:
+    """Return the security models that a daemon of ours has in use on these files.
+
+    Raises InternalError for one that qemu.conf asks for and that is not there: such a daemon would not start.
+    """
+    config = read_config(paths.conf, privileged=os.geteuid() == 0)
+    word = daemon_word(str(paths.lib))
+    known = drivers(config, word, paths.etc.parent, paths.dirs)
+    return (*Stack.open(config, None, word, known).names, Dac.name)
 
 
 def examine(status: Status, models: Container[str | None]) -> Finding:

@@ -93,7 +93,7 @@ def test_the_check_knows_the_models_that_the_daemon_would_use(
     devices = "</devices><seclabel model='apparmor'><label>x</label></seclabel><devices>"
     (paths.run / "a.xml").write_text(_status(tmp_path, process, devices=devices))
     paths.conf.write_text('security_driver = "none"\n')
-    assert changeover.models_here(paths) == ("none", "dac")
+    assert takeover.models_here(paths) == ("none", "dac")
     assert changeover.main(["--check", "--root", str(tmp_path)]) == 0
     assert "note: it is confined by apparmor" in capsys.readouterr().out
     paths.conf.write_text('security_driver = "smack"\n')
