@@ -262,8 +262,13 @@ def test_a_line_as_one_types_it(daemon: Daemon, folder: Path) -> None:
     )
     try:
         wait_until(lambda: monitor.exists() or run.poll() is not None, "QEMU listens")
+        # QEMU's filter lets it run the script, which comes after the monitor
+        plugged = folder / "plugged"
+        wait_until(
+            lambda: run.poll() is not None or (plugged.exists() and plugged.read_text()), "the tap is up"
+        )
         assert run.poll() is None, run.stderr.read() if run.stderr else b""
-        assert (folder / "plugged").read_text() == "qvplain0\n"  # QEMU's filter let it run the script
+        assert plugged.read_text() == "qvplain0\n"
     finally:
         run.kill()
         run.wait()
