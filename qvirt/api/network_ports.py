@@ -15,7 +15,7 @@ from qvirt.api.network_handle import (
     port_handle,
 )
 from qvirt.api.session import Session
-from qvirt.api.typed_params import WireParam, decode, encode_counted
+from qvirt.api.typed_params import WireParam, decode, encode
 from qvirt.constants.common import TypedParameterType as Type
 from qvirt.constants.network import NetworkPortCreateFlags as Create
 from qvirt.errors import RpcError
@@ -24,7 +24,6 @@ from qvirt.runtime.records import Param
 
 _LEASES_MAX: Final = 65536
 _PORTS_MAX: Final = 16384
-_PARAMETERS_MAX: Final = 16
 _SENT: Final = ("average", "peak", "floor", "burst")
 _PARAMETERS: Final = {
     **{f"inbound.{name}": Type.UINT for name in _SENT},
@@ -97,17 +96,21 @@ async def network_port_create_xml(session: Session, network: NetworkHandle, xml:
 def network_port_get_parameters(
     session: Session, port: PortHandle, nparams: int, flags: int
 ) -> tuple[list[WireParam], int]:
-    """Give the bandwidth of a port."""
+    """Give the limits of a port, of the directions that have any.
+
+    A client takes what comes, and sends whatever it had in the place of a number.
+    """
     check_flags(flags, 4, "networkPortGetParameters")
-    bandwidth = find_port(session, port)[1].bandwidth
-    params = []
-    for direction in ("inbound", "outbound"):
-        traffic: Traffic | None = getattr(bandwidth, direction) if bandwidth is not None else None
-        for name in _SENT:
-            if f"{direction}.{name}" in _PARAMETERS:
-                value = getattr(traffic, name) if traffic is not None else None
-                params.append(Param(f"{direction}.{name}", Type.UINT, value or 0))
-    return encode_counted(params, nparams, flags, _PARAMETERS_MAX)
+    bandwidth = find_port(session, port)[1].bandwidth or Bandwidth()
+    params = [
+        Param(f"{direction}.{name}", Type.UINT, getattr(traffic, name) or 0)
+        for direction, traffic in (("inbound", bandwidth.inbound), ("outbound", bandwidth.outbound))
+        if traffic is not None
+        for name in _SENT
+        if f"{direction}.{name}" in _PARAMETERS
+    ]
+    wire = encode(params, flags)
+    return wire, len(wire)
 
 
 @network_call
@@ -118,7 +121,8 @@ async def network_port_set_parameters(
     check_flags(flags, 0, "networkPortSetParameters")
     values = decode(params, dict(_PARAMETERS))
     network, found = find_port(session, port)
-    bandwidth = found.bandwidth.copy() if found.bandwidth is not None else Bandwidth()
+    had = found.bandwidth or Bandwidth()
+    bandwidth = Bandwidth(inbound=had.inbound, outbound=had.outbound).copy()
     for direction in ("inbound", "outbound"):
         said = {
             name: int(values[f"{direction}.{name}"]) or None

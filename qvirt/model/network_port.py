@@ -47,10 +47,10 @@ class PortPlug(Node, tag="plug"):
     address: PciPlace | None = child(PciPlace)
 
 
-class PortClass(Node, tag="class"):
-    """The class of the bridge's traffic control that guarantees the port its floor."""
+class PortBandwidth(Bandwidth, tag="bandwidth"):
+    """A port's limits. class_id: the class of the bridge's traffic control that guarantees it its floor."""
 
-    id: int | None = attr(uint, omit=0)
+    class_id: int | None = attr(uint, "classID", omit=0)
 
 
 class NetworkPort(Node, tag="networkport"):
@@ -62,11 +62,21 @@ class NetworkPort(Node, tag="networkport"):
     mac: Mac = part(Mac)
     rxfilters: RxFilters = part(RxFilters)
     port: PortOptions = part(PortOptions)
-    bandwidth: Bandwidth | None = child(Bandwidth)
+    bandwidth: Bandwidth | None = child(PortBandwidth)
     vlan: Vlan | None = child(Vlan)
     virtualport: VirtualPort | None = child(VirtualPort)
-    class_: PortClass = part(PortClass)
     plug: PortPlug | None = child(PortPlug)
+
+    @property
+    def floor(self) -> int:
+        """The rate that is kept for it, KiB a second; 0 for none."""
+        inbound = self.bandwidth.inbound if self.bandwidth is not None else None
+        return (inbound.floor or 0) if inbound is not None else 0
+
+    @property
+    def class_id(self) -> int | None:
+        """The class of the bridge's that guarantees it its floor."""
+        return self.bandwidth.class_id if isinstance(self.bandwidth, PortBandwidth) else None
 
     def check(self) -> None:
         if self.owner is None or not self.owner.name:

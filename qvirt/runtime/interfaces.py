@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from qvirt.constants.network import IPAddrType, NetworkEventLifecycleType
-from qvirt.drivers.network import plug, ports
+from qvirt.drivers.network import floors, plug, ports
 from qvirt.drivers.network.events import NetworkEvent, NetworkLifecycle
 from qvirt.drivers.network.plug import Connection
 from qvirt.errors import NoNetwork, QvirtError
 from qvirt.host import links, nic
-from qvirt.model.devices.interface import Interface, InterfaceType
+from qvirt.model.devices.interface import ActualTraffic, Interface, InterfaceType
 from qvirt.model.netdev import Bandwidth
 from qvirt.qemu.devices.interface import wanted_tap
 from qvirt.runtime.records import GuestInterface, IpAddress
@@ -96,6 +96,7 @@ def _take_port(domain: "Domain", interface: Interface) -> None:
     port = ports.allocate(
         network.current, interface, str(uuid4()), (domain.name, domain.uuid), network.connections
     )
+    floors.reserve(network, port)
     network.ports[str(port.uuid)] = port
     ports.plug_in(interface, port)
 
@@ -110,6 +111,7 @@ async def _leave_port(domain: "Domain", interface: Interface) -> None:
         network = hv.networks.by_name(_network_of(interface))
         network.ports.pop(uuid, None)
         await hv.files.run(f"network port of '{domain.name}'", partial(ports.erase_port, network, uuid))
+        await floors.settle(network)
     except NoNetwork:
         return  # it went away, and its ports with it
     except (QvirtError, OSError) as error:
@@ -225,6 +227,7 @@ async def settle_ports(hv: "Hypervisor") -> None:
                 del network.ports[uuid]
                 await hv.files.run(f"network port of '{network.name}'",
                                    partial(ports.erase_port, network, uuid))  # fmt: skip
+        await floors.settle(network)
 
 
 def follow_networks(hv: "Hypervisor") -> None:
@@ -252,10 +255,12 @@ async def plug_again(hv: "Hypervisor", name: str) -> None:
             network = ports.active(hv.networks, name)
             port = ports.port_of(interface, (domain.name, domain.uuid))
             if port.uuid not in network.ports:
+                floors.reserve(network, port)
                 network.ports[str(port.uuid)] = port
                 await hv.files.run(
                     f"network port of '{domain.name}'", partial(ports.write_port, network, port)
                 )
+                await floors.settle(network)
             again = await hv.files.run(f"interfaces of '{domain.name}'", partial(plug.rejoin, interface))
         except QvirtError as error:
             log.error(
@@ -291,6 +296,7 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
             port = ports.port_of(interface, (domain.name, domain.uuid))
             await hv.files.run(f"network port of '{domain.name}'", partial(ports.write_port, network, port))
             hv.checkpoint("port written")
+            await floors.settle(network)
         if interface.uses_tap:
             wanted = wanted_tap(interface, kvm=running.definition.type == "kvm")
             await hv.files.run(
@@ -354,15 +360,12 @@ async def update(domain: "Domain", running: Running, old: Interface, new: Interf
         new.actual.bandwidth = new.bandwidth or _limits_of_group(domain, new)
         if new.source is not None:
             new.source.portid = old.source.portid
+        _enter(domain, new)
     what = f"interfaces of '{domain.name}'"
     try:
         if new.uses_tap and new.target.dev:
             await hv.files.run(what, partial(plug.change, old, new), DEADLINE)
-        if new.type == InterfaceType.NETWORK and hv.networks is not None:
-            network = ports.active(hv.networks, _network_of(new))
-            port = ports.port_of(new, (domain.name, domain.uuid))
-            network.ports[str(port.uuid)] = port
-            await hv.files.run(f"port of '{domain.name}'", partial(ports.write_port, network, port))
+        await _keep(domain, new)
     except BaseException:
         await asyncio.shield(_back(domain, old, new, moved=moves))
         raise
@@ -398,6 +401,38 @@ async def _back(domain: "Domain", old: Interface, new: Interface, *, moved: bool
         log.error("domain '%s': cannot put '%s' back: %s", domain.name, old.target.dev, error)
     if moved:
         await _leave_port(domain, new)
+        return
+    try:
+        _enter(domain, old)
+        await _keep(domain, old)
+    except QvirtError as error:
+        log.error("domain '%s': port of '%s': %s", domain.name, old.target.dev, error)
+
+
+def _enter(domain: "Domain", interface: Interface) -> None:
+    """Enter the port of a plugged-in interface, as it is now, into its network's book.
+
+    Raises OperationInvalid, OperationUnsupported for a floor that cannot be kept; then nothing changes.
+    """
+    networks = domain.hypervisor.networks
+    if interface.type != InterfaceType.NETWORK or interface.actual is None or networks is None:
+        return
+    network = ports.active(networks, _network_of(interface))
+    port = ports.port_of(interface, (domain.name, domain.uuid))
+    floors.reserve(network, port)
+    network.ports[str(port.uuid)] = port
+    interface.actual.traffic = ActualTraffic(id=port.class_id)
+
+
+async def _keep(domain: "Domain", interface: Interface) -> None:
+    """Write down the port of an interface, and bring the network's bridge to what it has."""
+    hv = domain.hypervisor
+    if interface.type != InterfaceType.NETWORK or hv.networks is None:
+        return
+    network = ports.active(hv.networks, _network_of(interface))
+    port = ports.port_of(interface, (domain.name, domain.uuid))
+    await hv.files.run(f"port of '{domain.name}'", partial(ports.write_port, network, port))
+    await floors.settle(network)
 
 
 def _asked_place(interface: Interface) -> tuple[str, str | None, str | None]:

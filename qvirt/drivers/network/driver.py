@@ -15,7 +15,7 @@ from typing import Self
 
 from qvirt.constants.network import NetworkEventLifecycleType as Event
 from qvirt.constants.network import NetworkMetadataType, NetworkUpdateFlags
-from qvirt.drivers.network import default, dnsmasq, leases, ports, running, store, update, validate
+from qvirt.drivers.network import default, dnsmasq, floors, leases, ports, running, store, update, validate
 from qvirt.drivers.network.events import NetworkEvents, NetworkLifecycle, NetworkMetadataChange
 from qvirt.drivers.network.network import Network, NetworkFolders, NetworkHost
 from qvirt.errors import (
@@ -431,36 +431,51 @@ class Networks:
                 raise NetworkPortExists(port.uuid)
             if not reclaim:
                 port = ports.complete(network.live, port, network.connections)
+            floors.reserve(network, port)
             network.ports[str(port.uuid)] = port
             try:
                 await self._keep_port(network, port)
+                await floors.settle(network)
             except BaseException:
                 network.ports.pop(str(port.uuid), None)
+                await asyncio.shield(self._erase_port(network, str(port.uuid)))
                 raise
         return port
 
     async def _keep_port(self, network: Network, port: NetworkPort) -> None:
         await self.host.files.run(f"network port {port.uuid}", partial(ports.write_port, network, port))
 
+    async def _erase_port(self, network: Network, uuid: str) -> None:
+        await self.host.files.run(f"network port {uuid}", partial(ports.erase_port, network, uuid))
+
     async def set_port_bandwidth(
         self, network: Network, port: NetworkPort, bandwidth: Bandwidth | None
     ) -> None:
-        """Change what a port may send and receive; it counts from the next time it is plugged in."""
+        """Change what a port may send and receive; but for the floor from the next time it is plugged in.
+
+        Raises OperationInvalid, OperationUnsupported; then all is as it was.
+        """
         async with network.lock:
             if not network.active:
                 raise OperationInvalid(f"network '{network.name}' is not active")
             changed = port.copy()
             changed.bandwidth = bandwidth
-            await self._keep_port(network, changed)
+            floors.reserve(network, changed)
             network.ports[str(port.uuid)] = changed
+            try:
+                await self._keep_port(network, changed)
+                await floors.settle(network)
+            except BaseException:
+                network.ports[str(port.uuid)] = port
+                await asyncio.shield(self._keep_port(network, port))
+                raise
 
     async def delete_port(self, network: Network, port: NetworkPort) -> None:
         """Remove a port (virNetworkPortDelete)."""
         async with network.lock:
             network.ports.pop(str(port.uuid), None)
-            await self.host.files.run(
-                f"network port {port.uuid}", partial(ports.erase_port, network, str(port.uuid))
-            )
+            await self._erase_port(network, str(port.uuid))
+            await floors.settle(network)
 
     def bridge_name(self, network: Network) -> str:
         """Return the name of its bridge. Raises InternalError."""

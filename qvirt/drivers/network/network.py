@@ -12,6 +12,7 @@ from qvirt.record import Record
 
 if TYPE_CHECKING:
     from qvirt.drivers.network.firewall import Firewall
+    from qvirt.drivers.network.floors import Floor
     from qvirt.drivers.network.running import Keeper
 
 
@@ -67,7 +68,8 @@ class Network:
     not. ports: the guests' places, by uuid; empty when it is not active. state: what the host side has to
     find again after a restart of the daemon, name to text; it is kept in the status file. keeper: what
     watches its dnsmasq while it is active.
-    lock: whoever changes anything holds it.
+    lock: whoever changes anything holds it. floors: the classes its bridge has for ports, None where one may
+    be anything; settling: whoever changes them holds it.
     """
 
     def __init__(self, host: NetworkHost, name: str, uuid: str) -> None:
@@ -81,6 +83,8 @@ class Network:
         self.state: dict[str, str] = {}
         self.keeper: Keeper | None = None
         self.lock = asyncio.Lock()
+        self.floors: dict[int, Floor | None] = {}
+        self.settling = asyncio.Lock()
 
     @property
     def active(self) -> bool:

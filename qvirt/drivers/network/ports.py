@@ -5,20 +5,30 @@ those before the network's; of a pool the device with the fewest guests is taken
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, OperationInvalid, OperationUnsupported
 from qvirt.host.persist import write_atomic
-from qvirt.model.devices.interface import Actual, ActualSource, Interface, InterfaceSource, InterfaceType, Mac
+from qvirt.model.devices.interface import (
+    Actual,
+    ActualSource,
+    ActualTraffic,
+    Interface,
+    InterfaceSource,
+    InterfaceType,
+    Mac,
+)
 from qvirt.model.netdev import Bandwidth, VirtualPort, VirtualPortParameters
 from qvirt.model.network import BRIDGED_BY_US, MACVTAP_MODES, ForwardMode
 from qvirt.model.network import Network as Document
-from qvirt.model.network_port import NetworkPort, Owner, PortPlug, RxFilters
+from qvirt.model.network_port import NetworkPort, Owner, PortBandwidth, PortPlug, RxFilters
 
 if TYPE_CHECKING:
     from qvirt.drivers.network.events import NetworkEvents
     from qvirt.drivers.network.network import Network
+
+B = TypeVar("B", bound=Bandwidth)
 
 #: what begins every file libvirt writes
 HEADER = """<!--
@@ -231,9 +241,14 @@ def plug_in(interface: Interface, port: NetworkPort) -> None:
         source=ActualSource(bridge=plug.bridge, dev=plug.dev, mode=plug.mode),
         vlan=port.vlan,
         virtualport=port.virtualport,
-        bandwidth=port.bandwidth,
+        bandwidth=_limits(Bandwidth, port.bandwidth),
         port=port.port,
+        traffic=ActualTraffic(id=port.class_id),
     )
+
+
+def _limits(kind: type[B], said: Bandwidth | None) -> B | None:
+    return kind(inbound=said.inbound, outbound=said.outbound) if said is not None else None
 
 
 def port_of(interface: Interface, owner: tuple[str, str]) -> NetworkPort:
@@ -245,13 +260,15 @@ def port_of(interface: Interface, owner: tuple[str, str]) -> NetworkPort:
         group=source.portgroup,
         mac=Mac(address=interface.mac.address),
         virtualport=actual.virtualport,
-        bandwidth=actual.bandwidth,
+        bandwidth=_limits(PortBandwidth, actual.bandwidth),
         vlan=actual.vlan,
         port=actual.port,
         plug=PortPlug(
             type=str(actual.type), bridge=actual.source.bridge, dev=actual.source.dev, mode=actual.source.mode
         ),
     )
+    if isinstance(port.bandwidth, PortBandwidth):
+        port.bandwidth.class_id = actual.traffic.id
     if actual.trust_guest_rx_filters is not None:
         port.rxfilters = RxFilters(trust_guest=actual.trust_guest_rx_filters)
     return port

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from qvirt.drivers.network import bandwidth, bridge, dnsmasq, dnsmasq_config, zones
+from qvirt.drivers.network import bandwidth, bridge, dnsmasq, dnsmasq_config, floors, zones
 from qvirt.drivers.network.firewall import FIRST_PORT, LAST_PORT, Firewall
 from qvirt.drivers.network.network import Network, NetworkHost
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
@@ -144,10 +144,14 @@ async def _bring_up(network: Network, host: NetworkHost, document: Document) -> 
         await rules.add(document)
         host.checkpoint("rules added")
 
+    network.floors = {}
     results = await asyncio.gather(add_rules(), link_and_server(), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
+    for failure in floors.take_up(network):
+        log.error("%s", failure)
+    await floors.settle(network)
     process = results[1]
     network.keeper = Keeper(network, process if isinstance(process, dnsmasq.Process) else None)
     network.keeper.obstacles = asyncio.create_task(_warn(network, rules, document))

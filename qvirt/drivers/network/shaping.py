@@ -5,6 +5,7 @@ much is dropped. Rates are KiB a second, bursts KiB, as in ``<bandwidth>``.
 """
 
 import subprocess
+from collections.abc import Sequence
 
 from qvirt.errors import InternalError
 from qvirt.model.netdev import Bandwidth, Traffic
@@ -60,10 +61,20 @@ def _rate(traffic: Traffic) -> list[str]:
     return words
 
 
-def _tc(*words: str, may_fail: bool = False) -> None:
+def batch(lines: Sequence[str], *, may_fail: bool = False) -> None:
+    """Do several things with one ``tc``. may_fail: one that fails keeps none of the others from being done.
+
+    Raises InternalError.
+    """
+    if lines:
+        words = ["-force"] if may_fail else []
+        _tc(*words, "-batch", "-", may_fail=may_fail, input="\n".join(lines) + "\n")
+
+
+def _tc(*words: str, may_fail: bool = False, input: str = "") -> None:
     try:
         done = subprocess.run(
-            ["tc", *words], check=False, capture_output=True, timeout=_DEADLINE, stdin=subprocess.DEVNULL
+            ["tc", *words], check=False, capture_output=True, timeout=_DEADLINE, input=input.encode()
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InternalError(f"cannot run 'tc {' '.join(words)}': {error}") from error

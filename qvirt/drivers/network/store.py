@@ -12,6 +12,7 @@ from qvirt.model.network import Network as Document
 from qvirt.model.network import parse_network
 from qvirt.model.network_port import NetworkPort, parse_network_port
 from qvirt.record import Record
+from qvirt.xml.codecs import format_cpuset
 from qvirt.xml.document import parse_element
 from qvirt.xml.fields import escape
 
@@ -119,7 +120,13 @@ def write_status(network: Network) -> None:
     live = network.live
     if live is None:
         return
-    lines = ["<networkstatus>\n", "  <class_id bitmap='0-2'/>\n", "  <floor sum='0'/>\n"]
+    guaranteed = [port for port in network.ports.values() if port.class_id is not None]
+    classes = frozenset((0, 1, 2, *(port.class_id or 0 for port in guaranteed)))
+    lines = [
+        "<networkstatus>\n",
+        f"  <class_id bitmap='{format_cpuset(classes)}'/>\n",
+        f"  <floor sum='{sum(port.floor for port in guaranteed)}'/>\n",
+    ]
     lines += [
         f"  <state name='{escape(name)}'>{escape(value)}</state>\n"
         for name, value in sorted(network.state.items())
