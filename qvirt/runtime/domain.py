@@ -13,15 +13,9 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qvirt.constants import (
-    DomainEventDefinedDetailType,
-    DomainEventType,
-    DomainModificationImpact,
-    DomainShutoffReason,
-    DomainState,
-    DomainXMLFlags,
-    ErrorDomain,
-)
+from qvirt.constants.domain import DomainModificationImpact, DomainShutoffReason, DomainState, DomainXMLFlags
+from qvirt.constants.domain_event import DomainEventDefinedDetailType, DomainEventType
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, NoDomain, OperationInvalid, OperationUnsupported, QvirtError
 from qvirt.host.persist import FILE_DEADLINE, write_atomic
 from qvirt.model.domain import Domain as Definition
@@ -72,7 +66,6 @@ class Domain:
     __slots__ = (
         "_jobs",
         "_parsed",
-        "_saving",
         "_text",
         "_text_is_exact",
         "agent_timeout",
@@ -106,7 +99,6 @@ class Domain:
         self._text_is_exact = False
         self._parsed: Definition | None = None
         self._jobs: JobQueue | None = None
-        self._saving: asyncio.Task[None] | None = None
 
     # ---------------------------------------------------------------- what it is
 

@@ -32,7 +32,7 @@ def stamp() -> str:
 class DomainLog:
     """The log of one start; QEMU's standard output and error go straight into it."""
 
-    def __init__(self, path: Path, *, timestamps: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         """Open it for appending. Raises SystemError_."""
         try:
             # QEMU's is for appending alone: a policy may let it do no more, and take another from it unseen
@@ -44,7 +44,6 @@ class DomainLog:
                 raise
         except OSError as error:
             raise SystemError_(f"failed to create logfile {path}", error) from error
-        self._timestamps = timestamps
         self._begin = 0
 
     @staticmethod

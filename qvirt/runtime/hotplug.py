@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from qvirt.constants import DomainDeviceModifyFlags, ErrorDomain
+from qvirt.constants.domain import DomainDeviceModifyFlags
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, OperationFailed, OperationTimeout, QvirtError
 from qvirt.model.devices import parse_device
 from qvirt.model.devices.device import Device

@@ -28,9 +28,9 @@ from qvirt.host.ports import PortAllocator
 from qvirt.host.unix import clear_stale, held, short
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
-from qvirt.model.devices.graphics import Graphics
 from qvirt.model.domain import Domain
-from qvirt.qemu.context import BuildContext, Launch
+from qvirt.qemu.context import BuildContext, Launch, Settings
+from qvirt.qemu.devices import graphics
 from qvirt.qemu.devices.base import (
     DirectoryResource,
     FileResource,
@@ -385,44 +385,26 @@ class PortPlan(Record, frozen=False):
         self.taken.append((allocator, port))
 
 
-def take_ports(definition: Domain, display: PortAllocator, websocket: PortAllocator) -> PortPlan:
-    """Choose the ports of the displays that leave it to us, and note the ones that do not."""
+def take_ports(
+    definition: Domain, settings: Settings, display: PortAllocator, websocket: PortAllocator
+) -> PortPlan:
+    """Choose the ports of the displays that leave it to us, and note the ones that do not.
+
+    Raises what keeps a display from its ports.
+    """
     plan = PortPlan()
+    pools = {"port": display, "tls_port": display, "websocket": websocket}
     try:
-        graphics = [g for g in definition.devices.graphics if g.type in ("vnc", "spice")]
-        for one in graphics:
-            for name in ("port", "tls_port"):
-                port: int | None = getattr(one, name)
-                if not one.autoport and port is not None and port > 0:
-                    plan.reserve(display, port)
-            if one.websocket is not None and one.websocket > 0:
-                plan.reserve(websocket, one.websocket)
-        for one in graphics:
-            _take_auto_ports(one, plan, display, websocket)
+        for one in definition.devices.graphics:
+            for name, port in graphics.ports_chosen(one).items():
+                plan.reserve(pools[name], port)
+        for one in definition.devices.graphics:
+            for name in graphics.ports_needed(one, settings):
+                setattr(one, name, plan.acquire(pools[name]))
     except QvirtError:
         release_ports(plan)
         raise
     return plan
-
-
-def _take_auto_ports(one: Graphics, plan: PortPlan, display: PortAllocator, websocket: PortAllocator) -> None:
-    if not _listens_on_network(one):
-        return
-    if one.type == "vnc":
-        if one.autoport or one.port is None or one.port < 0:
-            one.port = plan.acquire(display)
-            one.autoport = True
-        if one.websocket == -1:
-            one.websocket = plan.acquire(websocket)
-        return
-    if one.autoport or one.port == -1:
-        one.port = plan.acquire(display)
-    if one.tls_port == -1:
-        one.tls_port = plan.acquire(display)
-
-
-def _listens_on_network(one: Graphics) -> bool:
-    return one.socket is None and not any(listen.type in ("socket", "none") for listen in one.listens)
 
 
 def release_ports(plan: PortPlan) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from qvirt.constants import (
+from qvirt.constants.domain_event import (
     ConnectDomainEventAgentLifecycleReason,
     ConnectDomainEventAgentLifecycleState,
 )

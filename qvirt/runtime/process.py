@@ -110,8 +110,6 @@ class ExitWatch:
         """Raises ProcessLookupError."""
         self.pid = pid
         self.status: int | None = None
-        #: done when the process's parent has ended and left it to us; its status is the parent's before
-        self.left_to_us: asyncio.Future[None] | None = None
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self.fd = os.pidfd_open(pid)
@@ -124,10 +122,6 @@ class ExitWatch:
         poll.register(self.fd, select.POLLIN)
         if not poll.poll(0):
             log.warning("process %d was reported ended, but runs", self.pid)
-            return
-        if self.left_to_us is not None and not self.left_to_us.done():
-            self._loop.remove_reader(self.fd)
-            self.left_to_us.add_done_callback(lambda _: self._ended() if self.fd >= 0 else None)
             return
         with contextlib.suppress(ChildProcessError):
             _, self.status = os.waitpid(self.pid, os.WNOHANG)
@@ -153,6 +147,8 @@ class Process:
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         #: done when it executes its command, or has ended before
         self.executed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        #: done when the launcher, which would collect it, has ended and left it to us
+        self._left_to_us: asyncio.Future[None] | None = None
         self._gate = -1
         self._answer = -1
         self._watch = ExitWatch(pid, self._gone)
@@ -237,7 +233,7 @@ class Process:
                 if began is None:
                     raise ProcessLookupError(pid)
                 process = cls(pid, began)
-                process._watch.left_to_us = left_to_us
+                process._left_to_us = left_to_us
             except ProcessLookupError as error:
                 raise InternalError(f"the launcher of '{argv[0]}' ended before it was told to go") from error
             process._gate = gate_write.detach()
@@ -279,10 +275,17 @@ class Process:
 
     def go(self, doors: Iterable[str] = ()) -> None:
         """Let it enter control groups, each by writing 0 into a file, and execute its command."""
+        word = os.fsencode("".join(f"{door}\n" for door in (*doors, "")))
+        if self._left_to_us is None or self._left_to_us.done():
+            self._give(word)
+        else:
+            self._left_to_us.add_done_callback(lambda _: self._give(word))
+
+    def _give(self, word: bytes) -> None:
         if self._gate < 0:
             return  # it has ended already; `exited` tells
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._gate, os.fsencode("".join(f"{door}\n" for door in (*doors, ""))))
+            os.write(self._gate, word)
         self.close_gate()
 
     def send(self, number: signal.Signals) -> None:

@@ -9,16 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qvirt import __version__
-from qvirt.constants import (
+from qvirt.constants.domain import DomainPausedReason, DomainRunningReason, DomainShutoffReason, DomainState
+from qvirt.constants.domain_event import (
     ConnectDomainEventDiskChangeReason,
     DomainEventStartedDetailType,
     DomainEventStoppedDetailType,
     DomainEventSuspendedDetailType,
     DomainEventType,
-    DomainPausedReason,
-    DomainRunningReason,
-    DomainShutoffReason,
-    DomainState,
 )
 from qvirt.errors import InternalError, OperationFailed, QvirtError
 from qvirt.host import images, overlays
@@ -188,7 +185,7 @@ class _Start:
         ]
         mark.cgroup = hv.cgroups.path_of(definition, running.id)
         running.group = hv.cgroups.group(mark.cgroup)
-        ports = launch.take_ports(definition, hv.display_ports, hv.websocket_ports)
+        ports = launch.take_ports(definition, self.ctx.settings, hv.display_ports, hv.websocket_ports)
         mark.ports = [port for _, port in ports.taken]
         lend = partial(lending.prepare, running, plan.files)
         mark.loans = await hv.files.run(f"start of '{domain.name}'", lend)
@@ -233,7 +230,7 @@ class _Start:
         self.command = build(self.definition, self.ctx)
         running.touch()
         env = launch.environment(self.ctx, self.command)
-        self.log = DomainLog(hv.paths.logfile(domain.name), timestamps=hv.config.log_timestamp)
+        self.log = DomainLog(hv.paths.logfile(domain.name))
         self.stack.callback(self.log.close)
         self.log.starting(self.command, env, running.caps, __version__)
         running.process = await Process.spawn(

@@ -369,8 +369,13 @@ class Networks:
                 validate.check(live)
             await self._change(network, config, live)
 
-    async def _change(self, network: Network, config: Document | None, live: Document | None) -> None:
-        """Put changed documents in place, host first; on failure everything is as it was."""
+    async def _change(
+        self, network: Network, config: Document | None, live: Document | None, *, refresh: bool = True
+    ) -> None:
+        """Put changed documents in place, host first; on failure everything is as it was.
+
+        refresh: the host has to be brought to what the live one says.
+        """
         old_config, old_live = network.definition, network.live
         if config is not None and config is not old_config:
             await self._save(config)
@@ -378,7 +383,8 @@ class Networks:
             if live is not None and old_live is not None and live is not old_live:
                 network.live = live
                 try:
-                    await running.refresh(network, old_live, live)
+                    if refresh:
+                        await running.refresh(network, old_live, live)
                     await self.save_status(network)
                 except BaseException:
                     network.live = old_live
@@ -399,13 +405,10 @@ class Networks:
             if impact & NetworkUpdateFlags.CONFIG and config is not None:
                 config = config.copy()
                 update.set_metadata(config, kind, text, key, uri)
-                await self._save(config)
-                network.definition = config
             if impact & NetworkUpdateFlags.LIVE and live is not None:
                 live = live.copy()
                 update.set_metadata(live, kind, text, key, uri)
-                network.live = live
-                await self.save_status(network)
+            await self._change(network, config, live, refresh=False)
             nsuri = uri if kind == NetworkMetadataType.ELEMENT else None
             self.events.publish(NetworkMetadataChange(network.name, network.uuid, kind, nsuri))
 

@@ -1,6 +1,6 @@
 """Displays people look at: VNC, SPICE, windows on the host, D-Bus; their ports, sockets and passwords.
 
-Ports are given out by the runtime: it asks ``ports_needed`` and answers by ``set_ports``.
+Ports are given out by the runtime, which asks ``ports_needed``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,6 @@ from qvirt.qemu.devices.audio import audiodev_id, find_audio
 from qvirt.qemu.devices.base import FileResource, Handler, ReachedResource, Resource, line
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import KeyValue, Object, Option, Pairs, Step, Switch
-from qvirt.record import Record
 
 FIRST_PORT, LAST_PORT = 5900, 65535
 _VNC_PASSWORD_MAX = 8
@@ -243,56 +242,34 @@ def _mirror_listen(dev: Graphics, live: bool = False) -> None:
 # ----------------------------------------------------------------------- ports
 
 
-class PortsNeeded(Record):
-    """Which ports a display wants to be given before it starts."""
-
-    port: bool = False
-    tls_port: bool = False
-    websocket: bool = False
-
-    def __bool__(self) -> bool:
-        return self.port or self.tls_port or self.websocket
-
-
-def ports_needed(dev: Graphics, settings: Settings) -> PortsNeeded:
-    """Tell which ports must be given out; those the document names are only to be reserved.
+def ports_needed(dev: Graphics, settings: Settings) -> list[str]:
+    """Return the attributes of a display that are ports to be given out; those it names are only reserved.
 
     Raises ConfigUnsupported when a TLS port is wanted and TLS is off.
     """
-    if dev.type == "vnc" and _has_ports(dev):
-        return PortsNeeded(port=bool(dev.autoport), websocket=dev.websocket == -1)
-    if dev.type != "spice" or not _has_ports(dev):
-        return PortsNeeded()
-    plain, tls = _spice_wants(dev, settings)
+    if not _has_ports(dev):
+        return []
+    if dev.type == "vnc":
+        plain, tls, websocket = bool(dev.autoport), False, dev.websocket == -1
+    else:
+        (plain, tls), websocket = _spice_wants(dev, settings), False
     if tls and not settings.spice_tls:
         raise ConfigUnsupported(
             "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf"
         )
-    return PortsNeeded(port=plain, tls_port=tls)
+    wanted = {"port": plain, "tls_port": tls, "websocket": websocket}
+    return [name for name, is_wanted in wanted.items() if is_wanted]
 
 
-def set_ports(
-    dev: Graphics, *, port: int | None = None, tls_port: int | None = None, websocket: int | None = None
-) -> None:
-    """Write the ports that were given out into the definition that will run."""
-    if port is not None:
-        dev.port = port
-    if tls_port is not None:
-        dev.tls_port = tls_port
-    if websocket is not None:
-        dev.websocket = websocket
-
-
-def ports_chosen(dev: Graphics) -> list[int]:
-    """Return the ports the document itself names."""
-    if not _has_ports(dev):
-        return []
-    named = [dev.websocket] if dev.autoport else [dev.port, dev.tls_port, dev.websocket]
-    return [number for number in named if number is not None and number > 0]
+def ports_chosen(dev: Graphics) -> dict[str, int]:
+    """Return the ports the document itself names, by attribute."""
+    names = ("websocket",) if dev.autoport else ("port", "tls_port", "websocket")
+    found: dict[str, int | None] = {name: getattr(dev, name) for name in names} if _has_ports(dev) else {}
+    return {name: port for name, port in found.items() if port is not None and port > 0}
 
 
 def _has_ports(dev: Graphics) -> bool:
-    return not dev.listens or dev.listens[0].type in ("address", "network")
+    return dev.type in ("vnc", "spice") and (not dev.listens or dev.listens[0].type in ("address", "network"))
 
 
 def _spice_wants(dev: Graphics, settings: Settings) -> tuple[bool, bool]:

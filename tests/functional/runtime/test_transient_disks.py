@@ -104,6 +104,7 @@ def test_refused_half_way() -> None:
                 before = await everything(domain)
                 running = domain.need_running()
                 monitor = running.monitor
+                refusing = None
                 for number in range(5):
                     running.link = refusing = Refusing(monitor, number)  # type: ignore[assignment]
                     with pytest.raises(QmpError, match="does not feel like it"):
@@ -111,6 +112,7 @@ def test_refused_half_way() -> None:
                     running.link = monitor
                     assert overlays(it) == []
                     assert await everything(domain) == before
+                assert refusing is not None
                 assert refusing.refused == "device_add"
                 theirs = it.root / "a.img.TRANSIENT-refuses"
                 theirs.write_bytes(b"theirs")

@@ -56,7 +56,7 @@ def test_its_id_is_written_down_before_the_word(tmp_path: Path) -> None:
         assert pidfile.stat().st_mode & 0o777 == 0o644
         process.go()
         assert await process.wait(10)
-        assert process.ended_well
+        assert process.ending == "exited with status 0"
 
     asyncio.run(scenario())
 

@@ -6,7 +6,7 @@ from qvirt.errors import ConfigUnsupported, InternalError, NoNetwork, QvirtError
 from qvirt.model.devices.graphics import Graphics
 from qvirt.qemu.context import BuildContext, HostFacts, Settings
 from qvirt.qemu.devices.base import ReachedResource, handler
-from qvirt.qemu.devices.graphics import PortsNeeded, password, ports_chosen, ports_needed, set_ports
+from qvirt.qemu.devices.graphics import password, ports_chosen, ports_needed
 from tests.unit.qemu.devices.guests import emulator, guest, validate, words
 
 AUDIO = "<audio id='1' type='none'/>"
@@ -212,27 +212,27 @@ def test_a_secure_channel_needs_a_port_that_is() -> None:
 @pytest.mark.parametrize(
     ("document", "settings", "needed"),
     [
-        ("<graphics type='vnc'/>", Settings(), PortsNeeded(port=True)),
-        ("<graphics type='vnc' port='5901'/>", Settings(), PortsNeeded()),
-        ("<graphics type='vnc' websocket='-1'/>", Settings(), PortsNeeded(port=True, websocket=True)),
-        ("<graphics type='vnc' socket='/s'/>", Settings(), PortsNeeded()),
-        ("<graphics type='spice'/>", Settings(), PortsNeeded()),
-        ("<graphics type='spice' autoport='yes'/>", Settings(), PortsNeeded(port=True)),
+        ("<graphics type='vnc'/>", Settings(), ["port"]),
+        ("<graphics type='vnc' port='5901'/>", Settings(), []),
+        ("<graphics type='vnc' websocket='-1'/>", Settings(), ["port", "websocket"]),
+        ("<graphics type='vnc' socket='/s'/>", Settings(), []),
+        ("<graphics type='spice'/>", Settings(), []),
+        ("<graphics type='spice' autoport='yes'/>", Settings(), ["port"]),
         (
             "<graphics type='spice' autoport='yes'/>",
             Settings(spice_tls=True),
-            PortsNeeded(port=True, tls_port=True),
+            ["port", "tls_port"],
         ),
         (
             "<graphics type='spice' autoport='yes' defaultMode='secure'/>",
             Settings(spice_tls=True),
-            PortsNeeded(tls_port=True),
+            ["tls_port"],
         ),
-        ("<graphics type='spice' port='-1'/>", Settings(), PortsNeeded(port=True)),
-        ("<graphics type='sdl'/>", Settings(), PortsNeeded()),
+        ("<graphics type='spice' port='-1'/>", Settings(), ["port"]),
+        ("<graphics type='sdl'/>", Settings(), []),
     ],
 )
-def test_which_ports_are_to_be_given_out(document: str, settings: Settings, needed: PortsNeeded) -> None:
+def test_which_ports_are_to_be_given_out(document: str, settings: Settings, needed: list[str]) -> None:
     dev, _ = display(document)
     assert ports_needed(dev, settings) == needed
 
@@ -245,15 +245,15 @@ def test_a_tls_port_needs_tls() -> None:
 
 def test_ports_given_out_are_what_qemu_listens_on() -> None:
     dev, ctx = display("<graphics type='vnc' websocket='-1'/>")
-    set_ports(dev, port=5910, websocket=5701)
+    dev.port, dev.websocket = 5910, 5701
     assert words(dev, ctx)[1] == "127.0.0.1:10,websocket=5701,audiodev=audio1"
     assert dev.to_xml().startswith("<graphics type='vnc' port='5910' autoport='yes' websocket='5701'>")
 
 
 def test_ports_a_document_names() -> None:
-    assert ports_chosen(display("<graphics type='spice' port='5930' tlsPort='-1'/>")[0]) == [5930]
-    assert ports_chosen(display("<graphics type='vnc' websocket='5700'/>")[0]) == [5700]
-    assert ports_chosen(display("<graphics type='vnc' socket='/s'/>")[0]) == []
+    assert ports_chosen(display("<graphics type='spice' port='5930' tlsPort='-1'/>")[0]) == {"port": 5930}
+    assert ports_chosen(display("<graphics type='vnc' websocket='5700'/>")[0]) == {"websocket": 5700}
+    assert ports_chosen(display("<graphics type='vnc' socket='/s'/>")[0]) == {}
 
 
 # -------------------------------------------------------------------------------------------- starts
