@@ -58,6 +58,7 @@ class QemuConfig(Record):
     None mean "as the daemon"; max_core is in bytes. private_dev: guests have a /dev of their own.
     security_drivers: the models that are asked for; without any it is the one the kernel has.
     controllers: the control groups that may be used. swtpm_user: whom swtpm runs as, None for QEMU's user.
+    hugetlb_mounts: where huge pages are mounted, none to do without; None for those the kernel lists.
     settings: what the XML and the command line depend on. reports: one sentence for each option that is not
     used. other: all values as they were read.
     """
@@ -84,6 +85,7 @@ class QemuConfig(Record):
     virtiofsd_debug: bool = False
     pr_helper: str = "/usr/bin/qemu-pr-helper"
     bridge_helper: str = "/usr/lib/qemu/qemu-bridge-helper"
+    hugetlb_mounts: tuple[str, ...] | None = None
     settings: Settings = field(default_factory=Settings)
     reports: tuple[str, ...] = ()
     other: Mapping[str, ConfValue] = field(default_factory=dict)
@@ -143,6 +145,7 @@ _OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
     "bridge_helper": (_TEXT, "bridge_helper"),
     "swtpm_user": (_TEXT, None),
     "swtpm_group": (_TEXT, None),
+    "hugetlbfs_mount": (_TEXT_OR_LIST, None),
 }
 
 #: options that do nothing so far
@@ -167,7 +170,6 @@ _LATER: Mapping[str, _Kind] = {
     "snapshot_image_format": _TEXT,
     "auto_dump_bypass_cache": _BOOL,
     "auto_start_bypass_cache": _BOOL,
-    "hugetlbfs_mount": _TEXT_OR_LIST,
     "mac_filter": _BOOL,
     "relaxed_acs_check": _BOOL,
     "lock_manager": _TEXT,
@@ -239,6 +241,8 @@ def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
             known[where] = bool(values[name]) if kind is _BOOL else values[name]
     if "max_core" in values:
         known["max_core"] = None if values["max_core"] == "unlimited" else values["max_core"]
+    if "hugetlbfs_mount" in values:
+        known["hugetlb_mounts"] = tuple(where for where in _list(values["hugetlbfs_mount"]) if where)
     if "cgroup_device_acl" in values:
         known["device_acl"] = tuple(_list(values["cgroup_device_acl"]))
     return QemuConfig(

@@ -354,6 +354,27 @@ def huge_folders(ctx: BuildContext) -> dict[str, str]:
     return {f"{mount}{_huge_folder(ctx)}": mount for _, mount in ctx.host.hugepage_mounts}
 
 
+def hugepage_folders(domain: Domain, ctx: BuildContext) -> list[str]:
+    """Return the domain's folders on the mounts its memory comes from. Raises InternalError without them."""
+    backing = domain.memory_backing
+    if backing.hugepages is None or (backing.source is not None and backing.source.type == "memfd"):
+        return []
+    sizes = {page.size for page in backing.hugepages.pages} or {ctx.host.default_hugepage}
+    return [hugepage_path(ctx, size) for size in sorted(sizes - {PAGE_SIZE})]
+
+
+def module_folder(domain: Domain, ctx: BuildContext, node: int | None, said: int | None) -> str | None:
+    """Return the domain's folder on the mount a module of memory comes from; None for ordinary pages.
+
+    node: the guest's; said: the module's own page size in KiB. Raises InternalError without the mount.
+    """
+    source = domain.memory_backing.source
+    size = _hugepage_size(domain, node, said)
+    if size is None or (source is not None and source.type == "memfd"):
+        return None
+    return hugepage_path(ctx, size or ctx.host.default_hugepage)
+
+
 def backing_dir(ctx: BuildContext) -> str:
     """Return the domain's folder for memory kept in files."""
     return f"{ctx.settings.memory_backing_dir}/{ctx.folder_name.removeprefix('domain-')}"

@@ -10,7 +10,7 @@ from qvirt.qemu.context import BuildContext
 from qvirt.qemu.cpu import settle_cpu
 from qvirt.qemu.devices.base import FileResource
 from qvirt.qemu.loader import choose_firmware
-from qvirt.qemu.memory import align_memory, backing_dir
+from qvirt.qemu.memory import align_memory, backing_dir, hugepage_folders
 from qvirt.qemu.numa import check_placement
 from qvirt.xml.node import Node
 
@@ -27,9 +27,6 @@ def unsupported_for_start(domain: Domain) -> list[str]:
         node = values.get(name)
         if isinstance(node, Node) and not node.is_empty():
             found.append(node)
-    backing = values.get("memory_backing")
-    if backing is not None and backing.hugepages is not None:
-        found.append(backing.hugepages)
     cputune = values.get("cputune")
     if cputune is not None:
         found += _untouched(cputune)
@@ -80,11 +77,15 @@ def boot_files(domain: Domain) -> list[FileResource]:
 
 
 def directories(domain: Domain, ctx: BuildContext) -> list[str]:
-    """Return the folders that must exist before QEMU starts: memory kept in files lies in one."""
+    """Return the folders that must exist before QEMU starts: memory kept in files, or huge pages, lies there.
+
+    Raises InternalError for huge pages of a size that is not mounted.
+    """
     backing = domain.__dict__.get("memory_backing")
     source = backing.source.type if backing is not None and backing.source is not None else None
     cells = domain.cpu.numa.cells if domain.cpu is not None and domain.cpu.numa is not None else []
     is_shared = (backing is not None and backing.access is not None) or any(cell.mem_access for cell in cells)
+    folders = hugepage_folders(domain, ctx) if backing is not None else []
     if source == "file" or (is_shared and source != "memfd"):
-        return [backing_dir(ctx)]
-    return []
+        folders.append(backing_dir(ctx))
+    return folders

@@ -9,6 +9,7 @@ import random
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from qvirt.constants.domain import DomainXMLFlags
@@ -45,6 +46,10 @@ def header(name: str, uuid_text: str) -> str:
     )
 
 
+#: where the kernel says what is mounted
+MOUNTS = Path("/proc/mounts")
+
+
 class Documents:
     """Reads and completes documents with what is known of this machine."""
 
@@ -55,7 +60,7 @@ class Documents:
         self.random = random.SystemRandom()
         config_home = str(paths.etc.parent) if paths.kind == "session" else None
         self._firmwares = FirmwareTable(firmware_dirs(config_home))
-        self._host = _host_facts()
+        self._host = _host_facts(config.hugetlb_mounts)
         self._looked = -RECHECK_AFTER
         self._dirs = paths.dirs
 
@@ -168,8 +173,11 @@ class Documents:
         return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
 
 
-def _host_facts() -> HostFacts:
-    """Read what the translation needs to know of this machine; firmwares come later."""
+def _host_facts(hugetlb: Sequence[str] | None) -> HostFacts:
+    """Read what the translation needs to know of this machine; firmwares come later.
+
+    hugetlb: where huge pages are mounted by the configuration; None to look for them. Raises SystemError_.
+    """
     default = 2048
     mounts: list[tuple[int, str]] = []
     try:
@@ -177,12 +185,14 @@ def _host_facts() -> HostFacts:
             r"^Hugepagesize:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.M
         )
         default = int(match[1]) if match else default
-        for line in Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines():
             _, where, kind, options = line.split(" ")[:4]
             if kind == "hugetlbfs":
                 size = re.search(r"pagesize=(\d+)([KMG])", options)
                 unit = {"K": 1, "M": 1024, "G": 1024 * 1024}
                 mounts.append((int(size[1]) * unit[size[2]] if size else default, where))
+        if hugetlb is not None:
+            mounts = [(os.statvfs(where).f_bsize >> 10, where) for where in hugetlb]
         nodes = [int(path.name[4:]) for path in Path("/sys/devices/system/node").glob("node[0-9]*")]
     except OSError as error:
         raise SystemError_("cannot read this machine's memory facts", error) from error

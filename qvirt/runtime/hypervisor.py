@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from qvirt.constants.domain import DomainShutoffReason
@@ -249,10 +250,14 @@ class Hypervisor:
         await recover.autostart_all(self)
 
     async def _bound_logs(self) -> None:
-        """Keep the logs of running guests from growing without end. @background."""
+        """Keep the logs of running guests and their helpers from growing without end. @background."""
         while True:
             await asyncio.sleep(domainlog.BOUND_EVERY)
-            logs = [self.paths.logfile(domain.name) for domain in self.domains if domain.running is not None]
+            logs: list[Path] = []
+            for domain in self.domains:
+                if domain.running is not None:
+                    logs.append(self.paths.logfile(domain.name))
+                    logs += [Path(mark.log) for mark in domain.running.footprint.helpers]
             if logs:
                 try:
                     await self.files.run("domain logs", partial(domainlog.bound, logs))
@@ -306,7 +311,8 @@ class Hypervisor:
     @property
     def own_folders(self) -> tuple[str, ...]:
         """The folders in which a run's traces are removed."""
-        return (str(self.paths.lib), str(self.paths.run))
+        memory = [f"{where}/libvirt/qemu" for _, where in self.documents.host.hugepage_mounts]
+        return (str(self.paths.lib), str(self.paths.run), self.config.settings.memory_backing_dir, *memory)
 
     def next_id(self) -> int:
         """Return the number of the next run."""

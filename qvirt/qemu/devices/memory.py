@@ -16,11 +16,11 @@ from qvirt.model.devices.memory import Memory, MemorySize
 from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.dimm import IN_SLOTS
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import FileResource, Handler, Resource, agrees, line
+from qvirt.qemu.devices.base import DirectoryResource, FileResource, Handler, Resource, agrees, line
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.devices.props import Prop, PropTable
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.memory import BackendRequest, backend, cells, module_alignment, round_up
+from qvirt.qemu.memory import BackendRequest, backend, cells, module_alignment, module_folder, round_up
 from qvirt.qemu.switches import Device, Step, Switch
 from qvirt.xml.codecs import parse_cpuset
 
@@ -123,6 +123,11 @@ class MemoryHandler(Handler[Memory], kind=Memory):
     def resources(self, dev: Memory, ctx: Context) -> Iterable[Resource]:
         if dev.source is not None and dev.source.path is not None:
             yield FileResource(dev, dev.source.path, writable=not dev.target.readonly)
+        elif isinstance(ctx, BuildContext) and dev.model != "sgx-epc":
+            said = _kib(dev.source.pagesize if dev.source is not None else None)
+            folder = module_folder(ctx.domain, ctx, dev.target.node, said)
+            if folder is not None:
+                yield DirectoryResource(dev, folder)
 
     def switches(self, dev: Memory, ctx: BuildContext) -> Iterator[Switch]:
         name = dev.alias.name or ""
