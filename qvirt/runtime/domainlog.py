@@ -107,7 +107,7 @@ def _set_aside(log: Path) -> None:
     for number in range(MAX_BACKUPS - 1, 0, -1):
         with contextlib.suppress(FileNotFoundError):
             os.replace(f"{log}.{number - 1}", f"{log}.{number}")
-    with open(log, "rb+") as file, open(f"{log}.0", "wb", opener=_private) as aside:
+    with open(log, "rb+", opener=_private) as file, open(f"{log}.0", "wb", opener=_private) as aside:
         file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_SIZE))
         aside.write(file.read(MAX_SIZE))
         os.ftruncate(file.fileno(), 0)

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from qvirt.errors import InternalError
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.interface import Interface
 from qvirt.model.devices.tpm import Tpm
+from qvirt.model.devices.video import Video
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.devices.disk import has_managed_reservations
 from qvirt.record import Record
-from qvirt.runtime import passt, pr_helper, swtpm, virtiofs
+from qvirt.runtime import passt, pr_helper, swtpm, vhost_gpu, virtiofs
 from qvirt.runtime.helpers import Recipe
 from qvirt.runtime.running import Running
 
@@ -22,19 +24,21 @@ if TYPE_CHECKING:
 class _Kind(Record):
     """recipe: returns how the helper of a device is made, None where it has none. name: of one, by alias.
 
-    has: whether a device may have one.
+    has: whether a device may have one. comes_back: QEMU connects anew to one that was started again.
     """
 
     recipe: "Callable[[Domain, Running, Any, BuildContext], Recipe | None]"
     name: Callable[[str], str]
     has: Callable[[Any], bool] = lambda _: True
+    comes_back: bool = False
 
 
 _KINDS: Mapping[type[Device], _Kind] = {
     Tpm: _Kind(swtpm.recipe, lambda _: swtpm.NAME),
     Filesystem: _Kind(virtiofs.recipe, virtiofs.name),
     Interface: _Kind(passt.recipe, passt.name),
-    Disk: _Kind(pr_helper.recipe, lambda _: pr_helper.NAME, has_managed_reservations),
+    Video: _Kind(vhost_gpu.recipe, vhost_gpu.name),
+    Disk: _Kind(pr_helper.recipe, lambda _: pr_helper.NAME, has_managed_reservations, comes_back=True),
 }
 
 
@@ -51,6 +55,31 @@ def recipes(domain: "Domain", running: Running, devices: Iterable[Device], ctx: 
         if recipe is not None and recipe.name not in known:  # one may serve several devices
             found[recipe.name] = recipe
     return list(found.values())
+
+
+def comes_back(running: Running, name: str) -> bool:
+    """Tell whether a helper is of use to its guest when it is started again."""
+    return _returning(running, name) is not None
+
+
+def again(domain: "Domain", running: Running, name: str, ctx: BuildContext) -> Recipe:
+    """Return how a helper that `comes_back` is made once more. Blocking.
+
+    Raises what keeps it from being made, InternalError for one that no device of the guest has any more.
+    """
+    dev = _returning(running, name)
+    recipe = _KINDS[type(dev)].recipe(domain, running, dev, ctx) if dev is not None else None
+    if recipe is None:
+        raise InternalError(f"no device of '{domain.name}' has the helper '{name}'")
+    return recipe
+
+
+def _returning(running: Running, name: str) -> Device | None:
+    for dev in running.definition.devices.all():
+        kind = _KINDS.get(type(dev))
+        if kind is not None and kind.comes_back and kind.has(dev) and kind.name(str(dev.alias.name)) == name:
+            return dev
+    return None
 
 
 def unused(gone: Iterable[Device], kept: Iterable[Device]) -> set[str]:

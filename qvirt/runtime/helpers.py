@@ -2,8 +2,8 @@
 
 One life for all of them, that of QEMU itself: the same launcher, user and groups, no capabilities but those
 named, a word to go that comes after the status file knows the process. Each is in its guest's control groups,
-watched, ended with the guest, and found again by the next daemon. What tells one kind from another is its
-`Recipe`; who needs which is in `helper_kinds`.
+ended with the guest, and found again by the next daemon. What tells one kind from another is its `Recipe`;
+who needs which is in `helper_kinds`, what happens to one that dies before its time in `helper_watch`.
 
     reserve    writes down what is going to be there; makes nothing
     start      makes them; what fails says the helper's last words, and the caller stops what there is
@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvirt.errors import InternalError, OperationTimeout, QvirtError, SystemError_
+from qvirt.errors import InternalError, OperationFailed, OperationTimeout, QvirtError, SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.record import Record, field
 from qvirt.runtime.domainlog import DomainLog
-from qvirt.runtime.launch import FIRST_FD, listen_unix
+from qvirt.runtime.launch import FIRST_FD, Descriptors, listen_unix
 from qvirt.runtime.process import Limits, Maker, Process, start_time, stat_fields
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import HelperMark
@@ -45,8 +45,6 @@ log = logging.getLogger(__name__)
 READY_WAIT = 20.0
 TERM_WAIT = 3.0
 KILL_WAIT = 5.0
-#: seconds in which a helper that ends may be ahead of the QEMU it serves, whose end is why
-_AHEAD = 2.0
 _REAP_STEP = 0.002
 #: bytes of its last words an error repeats
 _TAIL = 2000
@@ -61,7 +59,8 @@ class Recipe(Record):
 
     name: unique within the guest. command: gives its words; takes the descriptor of the socket it listens
     on, -1 without one. user: None for the daemon's own. keep: capabilities it gets. listen: the path of that
-    socket, which is QEMU's user's. files: what else of it is removed when it has ended, folders whole.
+    socket, which is QEMU's user's. end: instead, the name of the descriptor of QEMU's that its socket is
+    connected with. files: what else of it is removed when it has ended, folders whole.
     prepare: awaited before anything of it is made. is_ready: asked, blocking, until it says that QEMU may
     come; None where the socket is there from the start. finish: awaited when it is ready, or has done well
     what it ran for. sees: where guests have a /dev of their own, it has a small one, too, and of libvirt's
@@ -74,6 +73,7 @@ class Recipe(Record):
     log: Path
     keep: tuple[str, ...] = ()
     listen: str = ""
+    end: str = ""
     pidfile: str = ""
     files: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
@@ -109,7 +109,8 @@ class Helper:
         said = ""
         with contextlib.suppress(OSError), open(self.mark.log, "rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(self._began_at, end - _TAIL))
+            # a log that was set aside meanwhile begins anew
+            file.seek(max(self._began_at if self._began_at <= end else 0, end - _TAIL))
             said = file.read().decode("utf-8", "replace").strip()
         ending = f"{self.name} (pid {self.process.pid}) {self.process.ending}"
         return f"{ending}: {said}" if said else f"{ending} and printed nothing; its log is {self.mark.log}"
@@ -120,18 +121,21 @@ def reserve(running: Running, recipes: Iterable[Recipe]) -> None:
     running.footprint.helpers += [recipe.mark() for recipe in recipes]
 
 
-async def start(domain: "Domain", running: Running, recipes: Sequence[Recipe]) -> None:
-    """Start helpers that were reserved; QEMU may come to them when this returns.
+async def start(
+    domain: "Domain", running: Running, recipes: Sequence[Recipe], descriptors: Descriptors | None = None
+) -> list[Helper]:
+    """Start helpers that were reserved, and return them; QEMU may come to them when this returns.
 
+    descriptors: QEMU's, for those that have the other end of one.
     Raises OperationTimeout, SystemError_, and InternalError with the last words of one that ended.
     """
     if not recipes:
-        return
+        return []
     hv = domain.hypervisor
     for recipe in recipes:
         await recipe.prepare()
         hv.checkpoint("helper prepared")
-    started = [await _spawn(domain, running, recipe) for recipe in recipes]
+    started = [await _spawn(domain, running, recipe, descriptors) for recipe in recipes]
     await _let_go(domain, running, started)
     await asyncio.gather(
         *(_until_ready(hv, recipe, helper) for recipe, helper in zip(recipes, started, strict=True))
@@ -139,8 +143,23 @@ async def start(domain: "Domain", running: Running, recipes: Sequence[Recipe]) -
     for recipe in recipes:
         await recipe.finish()
     hv.checkpoint("helpers ready")
-    for helper in started:
-        watch(domain, running, helper)
+    return started
+
+
+async def start_again(domain: "Domain", running: Running, recipe: Recipe) -> Helper:
+    """Start a helper in the place of one that has ended; what that left is taken away. Raises as `start`."""
+    hv = domain.hypervisor
+    files = [path for mark in running.footprint.helpers if mark.name == recipe.name for path in mark.files]
+    if (ended := running.helpers.pop(recipe.name, None)) is not None:
+        ended.process.close()
+    await hv.files.run(recipe.name, partial(_sweep, files))
+    try:
+        (helper,) = await start(domain, running, [recipe])
+    except BaseException:
+        if (failed := running.helpers.pop(recipe.name, None)) is not None:
+            await asyncio.shield(_end(hv, failed))
+        raise
+    return helper
 
 
 async def run(domain: "Domain", running: Running, recipe: Recipe, deadline: float) -> None:
@@ -165,13 +184,15 @@ async def run(domain: "Domain", running: Running, recipe: Recipe, deadline: floa
         await asyncio.shield(stop(domain, running, [recipe.name]))
 
 
-async def _spawn(domain: "Domain", running: Running, recipe: Recipe) -> Helper:
+async def _spawn(
+    domain: "Domain", running: Running, recipe: Recipe, descriptors: Descriptors | None = None
+) -> Helper:
     """Make the process, which waits for the word to go."""
     hv = domain.hypervisor
     mark = next(mark for mark in running.footprint.helpers if mark.name == recipe.name)
     with contextlib.ExitStack() as stack:
         log_fd, began_at, listener, locked = await hv.files.run(
-            f"{recipe.name} of '{domain.name}'", partial(_make_files, recipe, running, stack)
+            f"{recipe.name} of '{domain.name}'", partial(_make_files, recipe, running, descriptors, stack)
         )
         process = await Process.spawn(
             recipe.command(listener),
@@ -188,6 +209,9 @@ async def _spawn(domain: "Domain", running: Running, recipe: Recipe) -> Helper:
         if locked >= 0:
             os.pwrite(locked, str(process.pid).encode(), 0)
     hv.checkpoint("helper spawned")
+    if running.finishing:  # what ends with the guest has been ended already
+        await asyncio.shield(_end(hv, running.helpers.pop(recipe.name, helper)))
+        raise OperationFailed(f"'{domain.name}' ended while {recipe.name} was made")
     return helper
 
 
@@ -202,7 +226,9 @@ async def _let_go(domain: "Domain", running: Running, started: Sequence[Helper])
     hv.checkpoint("helpers executed")
 
 
-def _make_files(recipe: Recipe, running: Running, stack: contextlib.ExitStack) -> tuple[int, int, int, int]:
+def _make_files(
+    recipe: Recipe, running: Running, descriptors: Descriptors | None, stack: contextlib.ExitStack
+) -> tuple[int, int, int, int]:
     """Open the log, bind the socket, lock the pid file. Blocking. Raises SystemError_.
 
     Returns the log's descriptor and where it ends, that of the socket and that of the pid file (-1 without).
@@ -218,6 +244,9 @@ def _make_files(recipe: Recipe, running: Running, stack: contextlib.ExitStack) -
     listener = locked = -1
     if recipe.listen:
         with listen_unix(recipe.listen, running.guard) as sock:
+            listener = _raised(sock.fileno(), stack)
+    if recipe.end and descriptors is not None:
+        with descriptors.others.pop(recipe.end) as sock:
             listener = _raised(sock.fileno(), stack)
     if recipe.pidfile:
         try:
@@ -270,40 +299,6 @@ async def _until_ready(hv: "Hypervisor", recipe: Recipe, helper: Helper) -> None
         pause = min(pause * 2, 0.05)
 
 
-# --------------------------------------------------------------------------- watching
-
-
-def watch(domain: "Domain", running: Running, helper: Helper) -> None:
-    """Say so when a helper ends while its guest runs on."""
-
-    def ended(_: object) -> None:
-        if not helper.is_ending and not domain.hypervisor.closing:
-            domain.hypervisor.background(_died(domain, running, helper), f"end of {helper.name}")
-
-    helper.process.exited.add_done_callback(ended)
-
-
-async def _died(domain: "Domain", running: Running, helper: Helper) -> None:
-    """Look after a helper that ended by itself: because QEMU did, or before its time. @background."""
-    hv = domain.hypervisor
-    for pid, began in await hv.files.run(helper.name, partial(_orphans, helper.group)):
-        if (orphan := _adopted(pid, began)) is not None:
-            await _finish_off(orphan)
-    # those that ended while we looked
-    await hv.files.run(helper.name, partial(_reap, helper.group, KILL_WAIT))
-    await asyncio.wait([running.ended, *_process_of(running)], timeout=_AHEAD, return_when="FIRST_COMPLETED")
-    if running.finishing or running.process is None or running.process.is_gone or helper.is_ending:
-        return
-    # libvirt does nothing about it: the guest goes on without what the helper did for it
-    words = await hv.files.run(helper.name, helper.last_words)
-    log.error("domain '%s': %s; the guest goes on without it", domain.name, words)
-    hv.log_line(domain, f"helper {helper.name} {helper.process.ending}; the guest goes on without it")
-
-
-def _process_of(running: Running) -> "list[asyncio.Future[None]]":
-    return [running.process.exited] if running.process is not None else []
-
-
 def last_words(running: Running) -> str:
     """Say which helpers of a guest that does not start have ended, and why; '' when none has. Blocking."""
     return "\n".join(helper.last_words() for helper in running.helpers.values() if helper.process.is_gone)
@@ -319,28 +314,30 @@ async def stop(domain: "Domain", running: Running, names: Iterable[str] | None =
     if not wanted:
         return
     helpers = [helper for one in wanted if (helper := running.helpers.pop(one.name, None)) is not None]
-    for helper in helpers:
-        helper.is_ending = True
     await asyncio.gather(*(_end(hv, helper) for helper in helpers))
     hv.checkpoint("helpers ended")
 
-    def sweep() -> None:
-        for path in (path for one in wanted for path in one.files):
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.isdir(path) and not os.path.islink(path):
-                    shutil.rmtree(path)
-                else:
-                    os.unlink(path)
-
+    files = [path for one in wanted for path in one.files]
     try:
-        await hv.files.run(f"helpers of '{domain.name}'", sweep)
+        await hv.files.run(f"helpers of '{domain.name}'", partial(_sweep, files))
     except (QvirtError, OSError) as error:
         log.error("domain '%s': traces of its helpers: %s", domain.name, error)
     mark.helpers = [one for one in mark.helpers if one not in wanted]
 
 
+def _sweep(paths: Iterable[str]) -> None:
+    """Remove files, and folders whole. Blocking. Raises OSError."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+
+
 async def _end(hv: "Hypervisor", helper: Helper) -> None:
     """End a helper and its children, whatever they do."""
+    helper.is_ending = True
     helper.process.close_gate()
     children = await hv.files.run(helper.name, partial(_children, helper.process.pid))
     family = [process for pid, began in children if (process := _adopted(pid, began)) is not None]
@@ -350,6 +347,15 @@ async def _end(hv: "Hypervisor", helper: Helper) -> None:
     for process in (helper.process, *family):
         await _finish_off(process)
     # a child that ended before its parent became ours only then
+    await hv.files.run(helper.name, partial(_reap, helper.group, KILL_WAIT))
+
+
+async def end_orphans(hv: "Hypervisor", helper: Helper) -> None:
+    """End what a helper that ended by itself has left of its process group."""
+    for pid, began in await hv.files.run(helper.name, partial(_orphans, helper.group)):
+        if (orphan := _adopted(pid, began)) is not None:
+            await _finish_off(orphan)
+    # those that ended while we looked
     await hv.files.run(helper.name, partial(_reap, helper.group, KILL_WAIT))
 
 
@@ -420,8 +426,9 @@ def _orphans(group: int) -> list[tuple[int, int]]:
 # --------------------------------------------------------------- between two daemons
 
 
-def find_again(domain: "Domain", running: Running, *, same_boot: bool) -> None:
+def find_again(domain: "Domain", running: Running, *, same_boot: bool) -> list[Helper]:
     """Find the helpers that a footprint names; which of them have ended meanwhile is logged."""
+    found: list[Helper] = []
     for mark in running.footprint.helpers:
         process = _adopted(mark.pid, mark.start_time) if mark.pid and same_boot else None
         if process is None:
@@ -429,8 +436,9 @@ def find_again(domain: "Domain", running: Running, *, same_boot: bool) -> None:
                 log.warning("domain '%s': %s ended while no daemon ran", domain.name, mark.name)
             continue
         size = os.stat(mark.log).st_size if os.path.exists(mark.log) else 0
-        helper = running.helpers[mark.name] = Helper(mark, process, size)
-        watch(domain, running, helper)
+        found.append(Helper(mark, process, size))
+        running.helpers[mark.name] = found[-1]
+    return found
 
 
 def let_go(running: Running) -> None:

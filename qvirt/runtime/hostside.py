@@ -20,7 +20,7 @@ from qvirt.qemu.context import BuildContext, Launch
 from qvirt.qemu.devices.base import FileResource, ListenResource, Resource, handler
 from qvirt.qmp.commands import as_objects, int_of
 from qvirt.record import Record
-from qvirt.runtime import helper_kinds, helpers, interfaces, launch, lending, limits, usb
+from qvirt.runtime import helper_kinds, helper_watch, helpers, interfaces, launch, lending, limits, usb
 from qvirt.runtime.launch import Passed
 from qvirt.runtime.running import Running
 from qvirt.security.loans import Loan
@@ -139,7 +139,7 @@ async def claim(
         with await interfaces.connect(domain, running, interface) as connection:
             for name, fds in connection.take().items():
                 passed.adopt(name, fds)
-    await helpers.start(domain, running, needs.recipes)
+    await helper_watch.start(domain, running, needs.recipes)
     if plan.listeners or plan.handed:
         bind = partial(launch.make_listeners, plan, passed, running.guard)
         await hv.files.run(f"sockets of '{domain.name}'", bind)

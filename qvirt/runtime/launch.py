@@ -36,6 +36,7 @@ from qvirt.qemu.devices.base import (
     FileResource,
     ListenResource,
     OpenResource,
+    PairResource,
     Resource,
     VsockResource,
     handler,
@@ -54,7 +55,8 @@ FIRST_FD = 20
 class Descriptors(Launch):
     """The descriptors one QEMU inherits, by the name of the resource they are for. Owned, closed once.
 
-    master_key: what secrets on the command line are encrypted with.
+    master_key: what secrets on the command line are encrypted with. others: those that helpers get, by the
+    name of what they are connected with.
     """
 
     def __init__(self, id: int, master_key: bytes | None = None) -> None:
@@ -62,6 +64,7 @@ class Descriptors(Launch):
         self.id = id
         self.master_key = master_key or secrets.token_bytes(KEY_SIZE)
         self._named: dict[str, list[int]] = {}
+        self.others: dict[str, socket.socket] = {}
 
     def secret(self, usage_type: str, uuid: str | None, usage: str | None) -> bytes:
         if uuid is not None:
@@ -101,6 +104,9 @@ class Descriptors(Launch):
         for fd in self.all():
             os.close(fd)
         self._named.clear()
+        for other in self.others.values():
+            other.close()
+        self.others.clear()
 
 
 class Passed(Descriptors):
@@ -142,7 +148,7 @@ class Plan(Record, frozen=False):
     files: list[FileResource] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     listeners: list[ListenResource] = field(default_factory=list)
-    handed: list[OpenResource | VsockResource] = field(default_factory=list)
+    handed: list[OpenResource | PairResource | VsockResource] = field(default_factory=list)
     nvram: tuple[str, str | None] | None = None
     overlays: list[Overlay] = field(default_factory=list)
     others: list[Resource] = field(default_factory=list)
@@ -204,7 +210,7 @@ def _take(plan: Plan, resource: Resource) -> None:
             plan.others.append(resource)
         case ListenResource():
             plan.listeners.append(resource)
-        case OpenResource() | VsockResource():
+        case OpenResource() | PairResource() | VsockResource():
             plan.handed.append(resource)
         case _:
             plan.others.append(resource)
@@ -342,6 +348,12 @@ def make_listeners(plan: Plan, descriptors: Descriptors, guard: Guard) -> None:
             cid = file.origin.cid
             fd, cid.address = vsock.acquire(None if cid.auto else cid.address)
             descriptors.adopt(file.name, [fd])
+            continue
+        if isinstance(file, PairResource):
+            with guard.making():
+                ours, theirs = socket.socketpair()
+            descriptors.adopt(file.name, [ours.detach()])
+            descriptors.others[file.name] = theirs
             continue
         path = next((path for path in file.paths if os.path.exists(path)), file.paths[-1])
         flags = os.O_RDWR if file.readable else os.O_WRONLY

@@ -42,7 +42,7 @@ from qvirt.constants.domain_event import (
 )
 from qvirt.model.devices.disk import Disk
 from qvirt.qmp.wire import Event, JsonObject, unsigned
-from qvirt.runtime import endings, events, hotplug, interfaces, live, unplug, vcpus
+from qvirt.runtime import endings, events, helper_watch, hotplug, interfaces, live, unplug, vcpus
 from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
@@ -411,6 +411,14 @@ def _block_job(status: int | None) -> Handler:
     return handler
 
 
+def _reservations(domain: "Domain", running: Running, data: JsonObject) -> None:
+    """A guest wants to reserve a disk, and QEMU does not reach who does it."""
+    name = data.get("id")
+    if isinstance(name, str) and data.get("connected") is False:
+        work = helper_watch.bring_back(domain, running, name)
+        domain.hypervisor.background(work, f"{name} of {domain.name}")
+
+
 # ---------------------------------------------------------------------- displays
 
 
@@ -471,6 +479,7 @@ HANDLERS: dict[str, Handler] = {
     "BLOCK_JOB_COMPLETED": _block_job(None),
     "BLOCK_JOB_CANCELLED": _block_job(ConnectDomainEventBlockJobStatus.CANCELED),
     "BLOCK_JOB_READY": _block_job(ConnectDomainEventBlockJobStatus.READY),
+    "PR_MANAGER_STATUS_CHANGED": _reservations,
     "VNC_CONNECTED": _display(DomainEventGraphicsPhase.CONNECT, ""),
     "VNC_INITIALIZED": _display(DomainEventGraphicsPhase.INITIALIZE, ""),
     "VNC_DISCONNECTED": _display(DomainEventGraphicsPhase.DISCONNECT, ""),

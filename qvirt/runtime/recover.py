@@ -35,7 +35,7 @@ from qvirt.runtime import (
     cgroups,
     endings,
     handback,
-    helpers,
+    helper_watch,
     hotplug,
     iothreads,
     launch,
@@ -287,7 +287,7 @@ def _rebuild(hv: "Hypervisor", path: Path) -> Status | None:
 async def _reconnect(hv: "Hypervisor", status: Status) -> None:
     """Take one QEMU over again, or clear away what is left of it."""
     domain, running = await _restore(hv, status)
-    helpers.find_again(domain, running, same_boot=status.boot_id in ("", boot_id()))
+    helper_watch.find_again(domain, running, same_boot=status.boot_id in ("", boot_id()))
     try:
         process = _adopt(hv, status)
     except ProcessLookupError:
@@ -317,6 +317,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
     if status.autodestroy:
         log.info("domain '%s': the connection it was to live with is gone; it is destroyed", domain.name)
         hv.background(domain.destroy(), f"autodestroy of {domain.name}")
+    hv.background(helper_watch.after_reconnect(domain, running), f"helpers of {domain.name}")
     await domain.save_status()
     hv.checkpoint("reconnected")
 

@@ -29,6 +29,7 @@ from qvirt.xml.document import parse_element
 if TYPE_CHECKING:
     from qvirt.qmp.agent import GuestAgent
     from qvirt.runtime.console import ConsoleStream
+    from qvirt.runtime.helper_watch import Returns
     from qvirt.runtime.helpers import Helper
 
 #: seconds QEMU gets for a question, and for something it has to do
@@ -67,6 +68,8 @@ class Running(Record, frozen=False, eq=False):
     footprint: Footprint = field(default_factory=Footprint)
     #: processes beside QEMU, by name
     helpers: "dict[str, Helper]" = field(default_factory=dict)
+    #: when those that ended were started again, by name
+    returns: "dict[str, Returns]" = field(default_factory=dict)
     vcpu_threads: list[int] = field(default_factory=list)
     #: id of a device -> done with True when the guest has let go of it, False when it will not
     unplugs: dict[str, "asyncio.Future[bool]"] = field(default_factory=dict)

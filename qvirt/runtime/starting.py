@@ -33,6 +33,7 @@ from qvirt.runtime import (
     enclosing,
     handback,
     helper_kinds,
+    helper_watch,
     helpers,
     interfaces,
     launch,
@@ -207,12 +208,12 @@ class _Start:
             with await interfaces.connect(domain, running, interface) as connection:
                 for name, fds in connection.take().items():
                     self.descriptors.adopt(name, fds)
-        if self.recipes and self.groups_first:
-            await self.grouping
-            await helpers.start(domain, running, self.recipes)
         if plan.listeners or plan.handed:
             bind = partial(launch.make_listeners, plan, self.descriptors, running.guard)
             await hv.files.run(f"sockets of '{domain.name}'", bind)
+        if self.recipes and self.groups_first:
+            await self.grouping
+            await helper_watch.start(domain, running, self.recipes, self.descriptors)
         listener = launch.listen_unix(running.monitor_path, running.guard, monitor=True)
         running.link = Monitor(
             launch.connect_listener(running.monitor_path, running.guard),
@@ -254,7 +255,7 @@ class _Start:
             await hv.cgroups.register(running)
             hv.checkpoint("machine made")
             self.doors = await enclosing.make_groups(domain, running, self.plan)
-            await helpers.start(domain, running, self.recipes)
+            await helper_watch.start(domain, running, self.recipes, self.descriptors)
         hv.checkpoint("control groups made")
 
     async def go(self) -> None:

@@ -1,31 +1,28 @@
 """virtiofsd: serves a folder of the host to a guest, as root, shut into that folder by itself."""
 
-import json
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvirt.errors import ConfigUnsupported, InternalError, OperationFailed
+from qvirt.errors import ConfigUnsupported, InternalError
 from qvirt.host.config import QemuUser
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.devices.base import line
 from qvirt.qemu.devices.filesystem import virtiofs_socket
+from qvirt.runtime import vhost_user
 from qvirt.runtime.helpers import Recipe
 from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
-#: where packages and administrators describe programs that serve vhost-user devices; the later ones win
-_DESCRIPTIONS = ("/usr/share/qemu/vhost-user", "/etc/qemu/vhost-user")
-
 #: what it needs to serve other people's files, and what to shut itself in, which it gives up then
 _CAPABILITIES = (
     *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid", "mknod", "setfcap"),
     *("sys_admin", "sys_resource", "setpcap"),
 )
+
+_REMEDY = "virtiofsd: none is described in {}; install it, or name it with <binary path='…'/>"
 
 _OPTIONS = {True: "", False: "no_"}
 
@@ -48,7 +45,7 @@ def recipe(domain: "Domain", running: Running, dev: Filesystem, ctx: BuildContex
     folder = source.dir or ""
     if not os.path.isdir(folder):
         raise InternalError(f"the virtiofs export directory '{folder}' does not exist")
-    program = dev.binary.path or find()
+    program = dev.binary.path or vhost_user.find("fs", _REMEDY)
     if not os.access(program, os.X_OK):
         raise InternalError(f"virtiofsd binary '{program}' is not executable")
     dev.binary.path = program
@@ -91,29 +88,3 @@ def options(dev: Filesystem, folder: str) -> str:
         if said is not None:
             out.append(_OPTIONS[said] + word)
     return ",".join(out)
-
-
-def find(folders: Sequence[str] = _DESCRIPTIONS) -> str:
-    """Return the program that is described as one that serves file systems. Blocking.
-
-    Descriptions are files of JSON; one that another folder has under the same name overrides it, and an empty
-    one hides it. Raises OperationFailed, and InternalError for one that cannot be read.
-    """
-    described: dict[str, Path] = {}
-    for folder in folders:
-        if os.path.isdir(folder):
-            described |= {path.name: path for path in Path(folder).glob("*.json")}
-    for file in sorted(described):
-        text = described[file].read_text()
-        if not text.strip():
-            continue
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise InternalError(f"cannot read '{described[file]}': {error}") from error
-        if found.get("type") == "fs" and found.get("binary"):
-            return str(found["binary"])
-    raise OperationFailed(
-        "Unable to find a satisfying virtiofsd: none is described in "
-        f"{' or '.join(folders)}; install it, or name it with <binary path='…'/>"
-    )

@@ -140,6 +140,12 @@ class OpenResource(Resource):
     readable: bool = False
 
 
+class PairResource(Resource):
+    """Two sockets that are connected: QEMU is handed one under ``name``, a helper of the guest the other."""
+
+    name: str
+
+
 class VsockResource(Resource):
     """The kernel's vsock device, opened by the daemon for one guest and handed over under ``name``.
 

@@ -1,17 +1,18 @@
 """Graphics cards: which one a guest gets, how much memory it has, and its ``-device``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from qvirt.constants.error import ErrorDomain
-from qvirt.errors import ConfigUnsupported, OperationFailed, XmlError
+from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.video import Video
 from qvirt.model.domain import Domain
 from qvirt.qemu import machines
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import Handler, line
+from qvirt.qemu.devices.base import FileResource, Handler, PairResource, Resource, line
+from qvirt.qemu.devices.disk_rules import shared_memory
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.switches import Device, Switch
+from qvirt.qemu.switches import Chardev, Device, Switch
 
 #: KiB of video memory when the document does not say
 _VRAM = {"vga": 16384, "cirrus": 16384, "vmvga": 16384, "bochs": 16384, "qxl": 65536}
@@ -56,18 +57,34 @@ class VideoHandler(Handler[Video], kind=Video):
         _validate_document(dev, ctx.domain)
         _validate_emulator(dev, ctx)
 
+    def prepare(self, dev: Video, ctx: BuildContext) -> None:
+        if is_served(dev) and not shared_memory(ctx):
+            raise ConfigUnsupported(f"'vhostuser' requires shared memory{line(dev)}")
+
+    def resources(self, dev: Video, ctx: Context) -> Iterable[Resource]:
+        if not is_served(dev):
+            return
+        yield PairResource(dev, gpu_socket(dev))
+        node = dev.model.acceleration.rendernode
+        if node is not None:
+            yield FileResource(dev, node, shared=True, relabel=False)
+
     def switches(self, dev: Video, ctx: BuildContext) -> Iterator[Switch]:
         model = dev.model
         if model.type == "none":
             return
-        if dev.driver.name == "vhostuser":
-            raise OperationFailed(f"Unable to find a satisfying vhost-user-gpu{line(dev)}")
+        socket = None
+        if is_served(dev):
+            socket = gpu_socket(dev)
+            fd = ctx.launch.fds(socket)[0]
+            yield Chardev("socket", {"id": socket, "fd": fd}, origin=dev)
         props: dict[str, JsonValue] = {"driver": _type(dev, ctx)}
         if model.type == "virtio":
             props |= VIRTIO_OPTIONS.render(dev.driver, ctx)
         props["id"] = dev.alias.name
         if model.type in ("qxl", "virtio"):
             props["max_outputs"] = model.heads or None
+        props["chardev"] = socket
         if model.type == "qxl":
             props["ram_size"] = (model.ram or 0) * 1024
             props["vram_size"] = (model.vram or 0) * 1024
@@ -80,6 +97,16 @@ class VideoHandler(Handler[Video], kind=Video):
         if model.resolution is not None:
             props["xres"], props["yres"] = model.resolution.x, model.resolution.y
         yield Device({**props, **placement(dev, ctx)}, origin=dev)
+
+
+def is_served(dev: Video) -> bool:
+    """Tell whether a process beside QEMU is the card."""
+    return dev.driver.name == "vhostuser"
+
+
+def gpu_socket(dev: Video) -> str:
+    """Return what the connection to that process is called."""
+    return f"chr-vu-{dev.alias.name}"
 
 
 def default_model(ctx: Context) -> str:
@@ -157,6 +184,10 @@ def _validate_emulator(dev: Video, ctx: Context) -> None:
     known = _PRIMARY.get(type or "")
     if known is None or not (_has_virtio(ctx) if type == "virtio" else ctx.caps.has_device(known)):
         raise ConfigUnsupported(f"domain configuration does not support video model '{type}'")
+    if is_served(dev):
+        served = _served_type(dev)
+        if not any(ctx.caps.has_device(name) for name in (served, f"{served}-pci")):
+            raise ConfigUnsupported(f"{served} device is not supported with this QEMU binary")
     if not model.is_primary and type not in ("qxl", "virtio"):
         raise ConfigUnsupported(f"video type '{type}' is only valid as primary video device")
     if model.acceleration.accel3d and type != "virtio":
@@ -180,6 +211,9 @@ def _validate_emulator(dev: Video, ctx: Context) -> None:
 
 def _type(dev: Video, ctx: Context) -> str:
     type = dev.model.type or ""
+    if is_served(dev):
+        served = _served_type(dev)
+        return served if served.endswith("vga") else virtio_type(served, dev)
     accel3d = type == "virtio" and bool(dev.model.acceleration.accel3d)
     if type != "virtio":
         return _PRIMARY[type] if dev.model.is_primary or type != "qxl" else "qxl"
@@ -187,3 +221,7 @@ def _type(dev: Video, ctx: Context) -> str:
         return "virtio-vga-gl" if accel3d and ctx.caps.has_device("virtio-vga-gl") else "virtio-vga"
     base = "virtio-gpu-gl" if accel3d and ctx.caps.has_device("virtio-gpu-gl-pci") else "virtio-gpu"
     return virtio_type(base, dev)
+
+
+def _served_type(dev: Video) -> str:
+    return "vhost-user-vga" if dev.model.is_primary else "vhost-user-gpu"
