@@ -65,6 +65,29 @@ class Kernel:
             os.close(fd)
         return True
 
+    def entered(self, source: str, program: str) -> str:
+        """Return the context a process comes into by executing a program; '' where the kernel does not say.
+
+        source, program: the contexts of the process and of the file.
+        """
+        index = read_text(self._fs / "class/process/index")
+        try:
+            return " ".join(self._ask("create", f"{source} {program} {index}")) if index else ""
+        except OSError:
+            return ""
+
+    def _ask(self, what: str, question: str) -> list[str]:
+        """Return the words of the kernel's answer. Raises OSError for a question it takes for none."""
+        try:
+            fd = os.open(self._fs / what, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return []
+        try:
+            os.write(fd, question.encode())
+            return os.read(fd, 4096).rstrip(b"\0").decode("ascii", "replace").split()
+        finally:
+            os.close(fd)
+
     def boolean(self, name: str) -> bool | None:
         """Return whether a boolean of the policy is on; None where the policy has none or does not say."""
         text = read_text(self._fs / "booleans" / name)
@@ -88,17 +111,10 @@ class Kernel:
         if index is None:
             return None
         try:
-            fd = os.open(self._fs / "access", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            os.write(fd, f"{source} {target} {index}".encode())
-            answer = os.read(fd, 4096).decode("ascii", "replace").split()
+            answer = self._ask("access", f"{source} {target} {index}")
         except OSError as error:
             self._may_ask = error.errno not in (errno.EACCES, errno.EPERM)
             return None
-        finally:
-            os.close(fd)
         if len(answer) > 5 and int(answer[5], 16) & _PERMISSIVE_DOMAIN:
             return []
         if not answer:

@@ -194,12 +194,18 @@ async def _spawn(
         log_fd, began_at, listener, locked = await hv.files.run(
             f"{recipe.name} of '{domain.name}'", partial(_make_files, recipe, running, descriptors, stack)
         )
+        words = recipe.command(listener)
+        labels: list[str] = []
+        if not running.guard.takes_no_new_privs:
+            asked = partial(running.guard.helper_words, words[0])
+            labels = await hv.files.run(f"label of {recipe.name}", asked)
         process = await Process.spawn(
-            recipe.command(listener),
+            words,
             env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath), **recipe.env},
             log_fd=log_fd,
             fds=[fd for fd in (listener, locked) if fd >= 0],
-            wrap=confining(recipe.user, keep=recipe.keep),
+            # a domain of its own is what gaining rights looks like to the kernel
+            wrap=confining(recipe.user, keep=recipe.keep, labels=labels, no_new_privs=not labels),
             limits=Limits(hv.config.max_core),
             maker=Maker(partial(_enclose, hv, running, recipe)) if recipe.sees is not None else None,
         )

@@ -8,6 +8,8 @@ in turn; nobody else knows which there are. When each question is asked:
     label      before a start, on the document that will run: the model's label for this run
     recall     when a QEMU is found again by a later daemon: what `label` worked out
     words      before QEMU is executed: what the launcher does for the model
+    helper_words
+               the same for a process that serves the guest beside QEMU
     obstacles, plan
                before a file is lent: what keeps QEMU from it all the same, and what lending it is
     give, take_back
@@ -100,6 +102,10 @@ class Model:
 
     def words(self, guest: Guest) -> Sequence[str]:
         """Return setpriv's words for the guest's label."""
+        return ()
+
+    def helper_words(self, guest: Guest, program: str) -> Sequence[str]:
+        """Return setpriv's words for the label of a process beside QEMU. program: what it executes."""
         return ()
 
     def obstacles(self, guest: Guest, resource: FileResource, path: str) -> Iterator[Obstacle]:

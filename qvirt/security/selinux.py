@@ -207,6 +207,31 @@ class Selinux(Model):
         label = self._mine(guest)
         return (f"--selinux-label={label.label}",) if label is not None else ()
 
+    def helper_words(self, guest: Guest, program: str) -> Sequence[str]:
+        """The domain that the policy has for the program, with the guest's categories.
+
+        Where the policy has none, or the kernel does not say that it may be entered so, the helper stays in
+        the daemon's: what it could not execute it could not serve with.
+        """
+        mine = self._context_of(guest)
+        if mine is None:
+            return ()
+        try:
+            file = read_label(program)
+            usual = parse(self.kernel.entered(str(self._own), file))
+        except (OSError, ValueError):
+            return ()
+        if usual.type == self._own.type:
+            return ()
+        for context in (str(usual.at(mine.range)), str(usual)):
+            if (
+                self.kernel.is_valid(context)
+                and self.kernel.denied(str(self._own), context, "process", ("transition",)) == []
+                and self.kernel.denied(context, file, "file", ("entrypoint",)) == []
+            ):
+                return (f"--selinux-label={context}",)
+        return ()
+
     def read(self, guest: Guest, pid: int) -> tuple[str, bool]:
         label = self.kernel.context(pid)
         if not label:

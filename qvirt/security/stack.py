@@ -147,6 +147,10 @@ class Guard:
         """Return the launcher's words for the labels."""
         return [word for model in self._models for word in model.words(self.guest)]
 
+    def helper_words(self, program: str) -> list[str]:
+        """Return the launcher's words for the labels of a process beside QEMU."""
+        return [word for model in self._models for word in model.helper_words(self.guest, program)]
+
     @property
     def takes_no_new_privs(self) -> bool:
         """Whether QEMU can be kept from gaining rights before it is executed."""

@@ -25,6 +25,7 @@ def test_the_kernel_and_the_policy(tmp_path: Path) -> None:
     assert [kernel.boolean(f"virt_use_{name}") for name in ("nfs", "usb", "x")] == [True, False, None]
     assert kernel.is_valid("a:b:c")  # nobody says otherwise
     assert kernel.denied("a", "b", "file", ("read",)) is None
+    assert kernel.entered("a", "b") == ""
 
 
 def test_a_machine_without(tmp_path: Path) -> None:

@@ -31,8 +31,17 @@ class Knowing(Kernel):
 
     forbidden: frozenset[tuple[str, str]] = frozenset()
     invalid: tuple[str, ...] = ()
+    #: the types of programs that the policy has a domain for
+    domains: tuple[tuple[str, str], ...] = ()
+    is_silent = False
+
+    def entered(self, source: str, program: str) -> str:
+        domain = dict(self.domains).get(selinux.type_of(program), selinux.type_of(source))
+        return ":".join((*source.split(":")[:2], domain, *source.split(":")[3:]))
 
     def denied(self, source: str, target: str, kind: str, wanted: tuple[str, ...]) -> list[str] | None:
+        if self.is_silent:
+            return None
         return [one for one in wanted if (selinux.type_of(target), one) in self.forbidden]
 
     def is_valid(self, context: str) -> bool:
@@ -67,6 +76,42 @@ def pair(of: Guard) -> str:
 
 
 # --------------------------------------------------------------------------- guests
+
+
+@pytest.fixture
+def passt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A program with a label that the policy has a domain for."""
+    path = str(tmp_path / "passt")
+    known = {path: "system_u:object_r:passt_exec_t:s0"}
+    monkeypatch.setattr(selinux, "read_label", lambda path: known.get(path, "system_u:object_r:bin_t:s0"))
+    return path
+
+
+def test_a_helper_is_in_the_domain_of_its_program_with_the_guests_pair(tmp_path: Path, passt: str) -> None:
+    known = Knowing(tmp_path)
+    known.domains = (("passt_exec_t", "passt_t"),)
+    own = guard(model(tmp_path, known=known))
+    assert own.helper_words(passt) == [f"--selinux-label=system_u:system_r:passt_t:s0:{pair(own)}"]
+    assert own.helper_words("/usr/bin/swtpm") == []  # the policy has no domain for it
+    known.invalid = (f"system_u:system_r:passt_t:s0:{pair(own)}",)
+    assert own.helper_words(passt) == ["--selinux-label=system_u:system_r:passt_t:s0-s0:c0.c1023"]
+
+
+@pytest.mark.parametrize(("target", "what"), [("passt_t", "transition"), ("passt_exec_t", "entrypoint")])
+def test_a_helper_stays_where_it_could_not_be_executed(
+    tmp_path: Path, passt: str, target: str, what: str
+) -> None:
+    known = Knowing(tmp_path)
+    known.domains = (("passt_exec_t", "passt_t"),)
+    own = guard(model(tmp_path, known=known))
+    known.forbidden = frozenset({(target, what)})
+    assert own.helper_words(passt) == []
+    known.forbidden = frozenset()
+    known.is_silent = True
+    assert own.helper_words(passt) == []
+    known.is_silent = False
+    assert guard(own._models[0], "<seclabel type='none' model='selinux'/>").helper_words(passt) == []  # type: ignore[arg-type]
+    assert own.helper_words(passt) != []
 
 
 def test_a_dynamic_label_has_a_pair_of_its_own(tmp_path: Path) -> None:
