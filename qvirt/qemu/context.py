@@ -4,7 +4,7 @@ Built by the layers above; nothing here reads a file or asks a process.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from qvirt.model.domain import Domain
@@ -74,6 +74,10 @@ class HostFacts(Record):
     render_nodes: tuple[str, ...] = ()  # DRM nodes a GPU can be used through, the first is the default
     #: host PCI functions ("0000:06:12.5") that are there and not PCI Express: they get conventional slots
     conventional_pci: frozenset[str] = frozenset()
+    #: generic nodes of SCSI devices ("/dev/sg0") by their place ("0:0:1:0"), as they were just now
+    scsi_nodes: Mapping[str, str] = field(default_factory=dict)
+    #: IOMMU groups of mediated devices, by uuid
+    mdev_groups: Mapping[str, str] = field(default_factory=dict)
 
 
 class Context(Record, frozen=False):

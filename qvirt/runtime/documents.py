@@ -14,6 +14,7 @@ from pathlib import Path
 
 from qvirt.constants.domain import DomainXMLFlags
 from qvirt.errors import InvalidArg, OsType, SystemError_
+from qvirt.host import passed
 from qvirt.host.config import QemuConfig
 from qvirt.host.cpu import host_arch, read_cpu
 from qvirt.host.emulators import RECHECK_AFTER, SEARCH_PATH, EmulatorTable
@@ -75,13 +76,14 @@ class Documents:
 
     @property
     def host(self) -> HostFacts:
-        """What the translation needs to know of this machine, with the firmwares as they were just now."""
+        """What the translation needs to know of this machine, with what comes and goes as it was just now."""
         now = time.monotonic()
         if now - self._looked > RECHECK_AFTER:
             firmwares = self._firmwares.get()
             self._looked = now
-            if firmwares is not self._host.firmwares:
-                self._host = replace(self._host, firmwares=firmwares)
+            known, nodes, groups = self._host, passed.scsi_nodes(), passed.mdev_groups()
+            if firmwares is not known.firmwares or (nodes, groups) != (known.scsi_nodes, known.mdev_groups):
+                self._host = replace(known, firmwares=firmwares, scsi_nodes=nodes, mdev_groups=groups)
         return self._host
 
     async def read(self, xml: str, *, validate: bool = False) -> Domain:

@@ -1,4 +1,4 @@
-"""USB devices of the host that guests are given: found when they are needed, each in one guest at a time."""
+"""Devices of the host that guests are given, each to one at a time; USB devices are found when needed."""
 
 import logging
 from collections.abc import Iterable
@@ -11,12 +11,15 @@ from qvirt.errors import InternalError, OperationInvalid
 from qvirt.host import usb
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.hostdev import Hostdev, UsbHostAddress
-from qvirt.qemu.devices.hostdev import is_missing
+from qvirt.qemu.devices.base import line
+from qvirt.qemu.devices.hostdev import is_missing, is_same
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
 log = logging.getLogger(__name__)
+
+_NAMES = {"scsi": "SCSI device", "scsi_host": "SCSI_host device", "mdev": "mediated device"}
 
 #: where sysfs is
 ROOT = Path("/")
@@ -25,10 +28,14 @@ ROOT = Path("/")
 async def find(domain: "Domain", devices: Iterable[Device]) -> None:
     """Write into USB devices of the host where they are plugged in now, or that they are missing and may be.
 
+    Of all devices of the host it is checked that no other guest has them.
     Raises InternalError for others that are not there, OperationFailed for a description that fits several,
     OperationInvalid for one that a guest has.
     """
-    wanted = [dev for dev in devices if isinstance(dev, Hostdev) and dev.is_subsystem("usb")]
+    hostdevs = [dev for dev in devices if isinstance(dev, Hostdev)]
+    for dev in hostdevs:
+        _check_others(domain, dev)
+    wanted = [dev for dev in hostdevs if dev.is_subsystem("usb")]
     if not wanted:
         return
     work = partial(usb.list_devices, ROOT)
@@ -51,6 +58,21 @@ async def find(domain: "Domain", devices: Iterable[Device]) -> None:
             source.address.line = line
     for place, dev in enumerate(there):
         _check_free(domain, dev, there, there[:place])
+
+
+def _check_others(domain: "Domain", dev: Hostdev) -> None:
+    """Raise OperationInvalid for a SCSI or mediated device that another guest has, and does not share."""
+    if dev.type not in _NAMES:
+        return
+    for other in domain.hypervisor.domains:
+        if other is domain or other.running is None:
+            continue
+        for known in other.running.definition.devices.hostdevs:
+            if is_same(dev, known) and not (dev.shareable and known.shareable):
+                raise OperationInvalid(
+                    f"{_NAMES[dev.type]}{line(dev)} is in use by driver QEMU, domain {other.name}",
+                    domain=ErrorDomain.NONE,
+                )
 
 
 def _check_free(domain: "Domain", dev: Hostdev, new: list[Hostdev], before: list[Hostdev]) -> None:

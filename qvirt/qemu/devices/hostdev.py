@@ -29,7 +29,7 @@ from qvirt.model.devices.hostdev import (
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.controllers import find_controller
-from qvirt.qemu.devices.base import FileResource, Handler, Resource, line
+from qvirt.qemu.devices.base import FileResource, Handler, OpenResource, ReachedResource, Resource, line
 from qvirt.qemu.devices.input import usb_is_disabled
 from qvirt.qemu.devices.placement import controller_alias, placement, rom, virtio_type
 from qvirt.qemu.keyval import JsonValue
@@ -37,6 +37,9 @@ from qvirt.qemu.switches import Blockdev, Device, Switch
 
 H = TypeVar("H", bound=HostAddress)
 
+_VHOST_SCSI = "/dev/vhost-scsi"
+_VFIO = "/dev/vfio/vfio"
+_VFIO_NODES = "/dev/vfio"
 #: where the device nodes of USB devices are
 USB_NODES = "/dev/bus/usb"
 TYPES = frozenset({"usb", "pci", "scsi", "scsi_host", "mdev"})
@@ -140,6 +143,25 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
             return
         if isinstance(where, UsbHostAddress) and where.bus is not None and where.device is not None:
             yield FileResource(dev, usb_path(where), shared=False)
+        elif isinstance(where, MdevHostAddress):
+            yield FileResource(dev, _VFIO, shared=True, relabel=False)
+            if where.uuid in ctx.host.mdev_groups:
+                yield FileResource(dev, f"{_VFIO_NODES}/{ctx.host.mdev_groups[where.uuid]}")
+        elif isinstance(where, ScsiHostAddress):
+            node = ctx.host.scsi_nodes.get(_scsi_name(dev, where))
+            if node is not None:
+                yield FileResource(dev, node, writable=not dev.readonly, shared=dev.shareable)
+        elif dev.type == "scsi_host":
+            yield OpenResource(dev, (_VHOST_SCSI,), _vhost(dev), readable=True)
+            yield ReachedResource(dev, _VHOST_SCSI)
+
+    def prepare(self, dev: Hostdev, ctx: BuildContext) -> None:
+        """Refuse what cannot be given to a guest yet, and what is not there."""
+        where = dev.host_address
+        if isinstance(where, MdevHostAddress) and where.uuid not in ctx.host.mdev_groups:
+            raise DeviceMissing(f"mediated device '{where.uuid}' not found{line(dev)}")
+        if isinstance(where, ScsiHostAddress):
+            _scsi_node(dev, where, ctx)
 
     def switches(self, dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
         if isinstance(dev.address, UnassignedAddress):
@@ -186,7 +208,7 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
 
 
 def _check_usb(dev: Hostdev, what: str) -> None:
-    if dev.type != "usb":
+    if dev.type == "pci":
         raise OperationUnsupported(f"host devices of type '{dev.type}' cannot be {what} a running guest yet")
 
 
@@ -386,18 +408,31 @@ def _build_mdev(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
 
 def _build_scsi(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
     source = dev.source
-    if source is None or source.protocol != "iscsi":
-        raise ConfigUnsupported(
-            f"SCSI devices of host adapters cannot be used yet{line(dev)}; remove the <hostdev>"
+    node = f"libvirt-{_node_number(dev, ctx)}-backend"
+    if source is not None and source.protocol == "iscsi":
+        yield _iscsi(dev, source, node)
+    else:
+        path = _scsi_node(dev, _host(dev, ScsiHostAddress), ctx)
+        yield Blockdev(
+            {"driver": "host_device", "filename": path, "node-name": node, "read-only": dev.readonly}
         )
+    props: dict[str, JsonValue] = {
+        "driver": "scsi-generic",
+        "drive": node,
+        "id": dev.alias.name,
+        "bootindex": boot_index(dev, ctx.domain),
+    }
+    yield Device(props | _scsi_place(dev, ctx))
+
+
+def _iscsi(dev: Hostdev, source: HostdevSource, node: str) -> Blockdev:
     if source.auth:
         raise ConfigUnsupported(
             f"iSCSI with authentication cannot be used yet{line(dev)}; remove the <hostdev>"
         )
-    node = f"libvirt-{_node_number(dev, ctx)}-backend"
     target, _, lun = (source.name or "").rpartition("/")
     host = source.hosts[0]
-    yield Blockdev(
+    return Blockdev(
         {
             "driver": "iscsi",
             "portal": f"{host.name}:{host.port or 0}",
@@ -409,13 +444,22 @@ def _build_scsi(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
             "read-only": dev.readonly,
         }
     )
-    props: dict[str, JsonValue] = {
-        "driver": "scsi-generic",
-        "drive": node,
-        "id": dev.alias.name,
-        "bootindex": boot_index(dev, ctx.domain),
-    }
-    yield Device(props | _scsi_place(dev, ctx))
+
+
+def _scsi_name(dev: Hostdev, where: ScsiHostAddress) -> str:
+    """Return the kernel's name of a device: adapter, bus, target, unit."""
+    adapter = dev.source.adapter if dev.source is not None else None
+    number = (adapter.name or "").removeprefix("scsi_host") if adapter is not None else ""
+    return f"{number}:{where.bus}:{where.target}:{where.unit}"
+
+
+def _scsi_node(dev: Hostdev, where: ScsiHostAddress, ctx: Context) -> str:
+    """Return the node by which commands are passed on. Raises DeviceMissing."""
+    name = _scsi_name(dev, where)
+    node = ctx.host.scsi_nodes.get(name)
+    if node is None:
+        raise DeviceMissing(f"SCSI device '{name}' is not on this host, or has no generic node{line(dev)}")
+    return node
 
 
 def _node_number(dev: Hostdev, ctx: BuildContext) -> int:
@@ -444,11 +488,15 @@ def _scsi_place(dev: Hostdev, ctx: BuildContext) -> dict[str, JsonValue]:
     return {"bus": bus, "channel": 0, "scsi-id": where.target or 0, "lun": where.unit or 0}
 
 
+def _vhost(dev: Hostdev) -> str:
+    return f"vhostfd-{dev.alias.name}"
+
+
 def _build_scsi_host(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
     props: dict[str, JsonValue] = {
         "driver": virtio_type("vhost-scsi", dev, dev.model),
         "wwpn": dev.source.wwpn if dev.source is not None else None,
-        "vhostfd": ctx.launch.fds(f"vhostfd-{dev.alias.name}")[0],
+        "vhostfd": ctx.launch.fds(_vhost(dev))[0],
         "id": dev.alias.name,
     }
     yield Device(props | placement(dev, ctx))
