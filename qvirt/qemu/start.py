@@ -15,7 +15,7 @@ from qvirt.qemu.numa import check_placement
 from qvirt.xml.node import Node
 
 #: what needs control groups, helpers or hardware the driver does not set up yet
-_ELEMENTS = ("idmap", "keywrap", "launch_security")
+_ELEMENTS = ("idmap", "launch_security")
 _DEVICES = ("leases",)
 
 

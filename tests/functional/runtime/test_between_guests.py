@@ -325,3 +325,24 @@ def test_devices_that_are_there_from_the_start(device: str) -> None:
             assert it.traces() == []
 
     run(scenario())
+
+
+S390 = """<domain type='qemu'><name>keys</name><memory unit='MiB'>64</memory>
+<os><type arch='s390x' machine='s390-ccw-virtio'>hvm</type></os>
+<keywrap><cipher name='aes' state='off'/><cipher name='dea' state='on'/></keywrap>
+<devices><emulator>/usr/bin/qemu-system-s390x</emulator><memballoon model='none'/></devices></domain>"""
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-s390x") is None, reason="no emulator of s390x here")
+def test_wrapped_keys() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                domain = await hv.create(S390, paused=True)
+                for cipher, state in (("aes", False), ("dea", True)):
+                    said = {"path": "/machine", "property": f"{cipher}-key-wrap"}
+                    assert await domain.need_running().execute("qom-get", said) is state
+                await domain.destroy()
+            assert it.traces() == []
+
+    run(scenario())
