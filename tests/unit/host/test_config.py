@@ -145,3 +145,16 @@ def test_missing_file_means_the_defaults(tmp_path: Path) -> None:
     bad.write_text("user = \n")
     with pytest.raises(ConfigSyntax, match=os.fspath(bad)):
         read_config(bad, privileged=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "mounts"),
+    [
+        ("", None),
+        ('hugetlbfs_mount = ""', ()),
+        ('hugetlbfs_mount = "/a"', ("/a",)),
+        ('hugetlbfs_mount = ["/a", "/b"]', ("/a", "/b")),
+    ],
+)
+def test_where_huge_pages_are_mounted(text: str, mounts: tuple[str, ...] | None) -> None:
+    assert make_config(parse_conf(text, "f"), privileged=True).hugetlb_mounts == mounts
