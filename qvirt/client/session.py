@@ -195,7 +195,7 @@ class Session:
             )
 
     def _reply(self, item: Packet) -> None:
-        pending = self._calls.pop(item.serial, None)
+        pending = self._calls.get(item.serial)
         if pending is None or (item.program, item.procedure) != (
             pending.procedure.program,
             pending.procedure.number,
@@ -203,6 +203,8 @@ class Session:
             raise RpcError(
                 f"no call waiting for reply with prog {item.program} vers {item.version} serial {item.serial}"
             )
+        # Not before: a call that is answered with another's reply fails with the session.
+        del self._calls[item.serial]
         fds = tuple(self._fds.popleft() for _ in range(min(item.fds, len(self._fds))))
         if pending.future.cancelled():
             _close_all(fds)

@@ -175,8 +175,10 @@ class Framer:
         packets: list[Packet] = []
         buffer = self._buffer
         if buffer:
+            held = len(buffer)
             buffer += data
-            if len(buffer) >= self._wanted:
+            # A length that came in pieces is looked at as soon as it is there, too.
+            if len(buffer) >= self._wanted or held < _COUNT.size <= len(buffer):
                 del buffer[: self._cut(buffer, packets)]
             return packets
         used = self._cut(data, packets)
