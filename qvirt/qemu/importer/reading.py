@@ -7,6 +7,7 @@ told by the caller.
 import os.path
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from qvirt.errors import QvirtError
 from qvirt.model.devices import Devices
@@ -34,6 +35,7 @@ from qvirt.qemu.importer.reader import Reading
 from qvirt.qemu.importer.settle import prove
 from qvirt.qemu.importer.text import emulator_first
 from qvirt.record import Record
+from qvirt.xml.codecs import uuid as UUID
 from qvirt.xml.fields import Children
 
 #: variables that are read
@@ -175,6 +177,7 @@ _LISTS = {field.target: field.name for field in Devices.fields if isinstance(fie
 
 def _devices(line: Line) -> None:
     """Read the devices in the order QEMU makes them."""
+    _genid(line)
     buses = Buses(line.family)
     waiting = [*line.parts.of("device"), *line.late]
     for part in line.late:
@@ -193,6 +196,19 @@ def _devices(line: Line) -> None:
             waiting.append(part)  # its card is further down
             continue
         _device(line, buses, part)
+
+
+def _genid(line: Line) -> None:
+    """Read the device that is an element of the domain; one that QEMU makes up anew is not."""
+    for part in line.parts.of("device"):
+        guid = part.text("guid") or ""
+        if part.driver != "vmgenid" or not line.caps.has_device("vmgenid") or line.domain.genid is not None:
+            continue
+        if set(part.props) <= {"driver", "guid", "id"} and guid != "auto":
+            with suppress(ValueError):  # QEMU says what is wrong with it
+                line.domain.genid = UUID.parse(guid)
+                part.settled = "xml"
+                line.to_xml(part.given, "<genid>")
 
 
 def _has_card_below(part: Part, waiting: list[Part]) -> bool:

@@ -533,3 +533,13 @@ def test_a_display_without_a_card_gets_none() -> None:
     ctx = pure.context(made.domain)
     complete(made.domain, ctx)
     assert [video.model.type for video in made.domain.devices.videos] == ["none"]
+
+
+def test_the_generation_id_is_the_domains() -> None:
+    guid = "c773c261-d800-4348-9f5d-167fadd53cf8"
+    made = imported(f"qemu-system-x86_64 -device vmgenid,guid={guid}")
+    assert made.domain.genid == guid
+    assert "-device" not in words(made)
+    anew = imported("qemu-system-x86_64 -device vmgenid,guid=auto")  # another one at each start
+    assert anew.domain.genid is None
+    assert "vmgenid,guid=auto" in words(anew)
