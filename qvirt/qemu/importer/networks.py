@@ -22,6 +22,7 @@ _TAP_KEYS = (
     "vhostfd", "vhostfds",
 )  # fmt: skip
 FIRST_MAC = 0x56
+VHOST_NET = "/dev/vhost-net"
 
 
 def read_interface(r: Reading) -> Device:
@@ -155,7 +156,10 @@ def _tap(r: Reading, dev: Interface, backend: Part) -> None:
             down = QEMUS_SCRIPTS["downscript"]
         if down not in (None, "no", ""):
             dev.downscript = ScriptPath(path=down)
-    if backend.flag("vhost") and dev.is_virtio:
+    forced = backend.flag("vhostforce")
+    if backend.flag("vhost") and dev.is_virtio and not forced and r.line.kind(VHOST_NET) == "missing":
+        r.line.note(f"{VHOST_NET} is not there: QEMU moves packets itself, as it would have", backend.given)
+    elif backend.flag("vhost") and dev.is_virtio:
         dev.driver.name = "vhost"
         if r.line.domain.type != "kvm":
             r.line.note("vhost serves guests that run under KVM", backend.given)

@@ -474,8 +474,8 @@ def _forwards(line: Line) -> None:
         for first, second in _FORWARD.findall(argument.value or ""):
             if int(first or second) < _FIRST_OF_ALL:
                 line.note(
-                    f"port {first or second} of the host: the user QEMU runs as may not listen there, unless "
-                    "user in qemu.conf is root; take one from 1024 on",
+                    f"port {first or second} of the host: QEMU may not listen there; take one from "
+                    f"{_FIRST_OF_ALL} on, or let net.ipv4.ip_unprivileged_port_start begin lower",
                     [argument],
                 )
 

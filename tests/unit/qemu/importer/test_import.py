@@ -543,3 +543,16 @@ def test_the_generation_id_is_the_domains() -> None:
     anew = imported("qemu-system-x86_64 -device vmgenid,guid=auto")  # another one at each start
     assert anew.domain.genid is None
     assert "vmgenid,guid=auto" in words(anew)
+
+
+@pytest.mark.parametrize(
+    ("more", "there", "driver"),
+    [("", "file", "vhost"), ("", "missing", None), (",vhostforce=on", "missing", "vhost")],
+)
+def test_vhost_is_left_out_where_the_host_has_none(more: str, there: str, driver: str | None) -> None:
+    made = imported(
+        f"kvm -netdev tap,id=n,ifname=t,vhost=on{more} -device virtio-net-pci,netdev=n",
+        kind=lambda path: there,
+    )
+    assert made.domain.devices.interfaces[0].driver.name == driver
+    assert ("/dev/vhost-net is not there" in " ".join(made.account.notes)) == (driver is None)
