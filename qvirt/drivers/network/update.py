@@ -163,7 +163,7 @@ def _dhcp_host(network: Network, command: int, parent: int, xml: str, used: Used
         if any(touches(other) for other in hosts):
             raise OperationInvalid(
                 f"there is an existing dhcp host entry in network '{name}' that matches "
-                f"\"<host mac='{mac}' name='{called}' ip='{address}'/>\""
+                f"\"<host mac='{mac}' name='{host.name or '(null)'}' ip='{address}'/>\""
             )
         _insert(hosts, host, command)
     elif command == Command.DELETE:
