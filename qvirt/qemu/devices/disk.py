@@ -145,6 +145,8 @@ class DiskHandler(Handler[Disk], kind=Disk):
         if dev.target.bus == DiskBus.SD:
             yield sd_drive(dev, ctx)
             return
+        if dev.transient is not None and dev.transient.share_backing and ctx.launch.id < 0:
+            return  # libvirt plugs it in once the guest is there, and its command line has none
         yield from self.backend(dev, ctx)
         yield Device(device_props(dev, ctx), origin=dev)
 
