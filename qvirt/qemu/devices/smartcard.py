@@ -8,7 +8,7 @@ from qvirt.model.devices.address import CcidAddress
 from qvirt.model.devices.smartcard import Smartcard
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import chardev
-from qvirt.qemu.devices.base import Handler, Resource
+from qvirt.qemu.devices.base import FileResource, Handler, Resource
 from qvirt.qemu.devices.char import chardev_id
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Device, Switch
@@ -37,6 +37,10 @@ class SmartcardHandler(Handler[Smartcard], kind=Smartcard):
             raise ConfigUnsupported(f"this QEMU binary lacks smartcard {dev.mode} mode support")
 
     def resources(self, dev: Smartcard, ctx: Context) -> Iterable[Resource]:
+        if dev.mode == "host-certificates":
+            # of root's, as a rule: it is read by whom its mode lets
+            folder = dev.database or _DEFAULT_DATABASE
+            return (FileResource(dev, folder, writable=False, shared=True, optional=True, relabel=False),)
         return chardev.resources(dev, dev, ctx)
 
     def switches(self, dev: Smartcard, ctx: BuildContext) -> Iterator[Switch]:

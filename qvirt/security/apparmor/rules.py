@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.disk import Disk
+from qvirt.model.devices.smartcard import Smartcard
 from qvirt.model.os import Loader, Nvram
 from qvirt.qemu.devices.base import (
     DirectoryResource,
@@ -107,6 +108,9 @@ def _paths(path: str) -> tuple[str, ...]:
 
 def _file(resource: FileResource, path: str) -> Iterator[tuple[str, str]]:
     if path in _COMMON:
+        return
+    if isinstance(resource.origin, Smartcard) and resource.origin.mode == "host-certificates":
+        yield f"{literal(path)}/{{,*}}", "rk"
         return
     if os.path.isdir(path):
         yield f"{literal(path)}/**", "rwl" if resource.writable else "r"

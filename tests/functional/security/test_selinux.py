@@ -9,23 +9,11 @@ from tests.support import testbed
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
 
-#: a daemon has all categories, as init starts it; so has what starts it here
-_INIT = "system_u:system_r:initrc_t:s0-s0:c0.c1023"
-
 _PREPARE = """
-# what is compiled is executed only where a policy expects libraries; so are entries to a domain
-packages=/usr/local/lib/python3.11/dist-packages
-mkdir -p $packages /usr/local/sbin
-tar -c --exclude '*.h' --exclude '*.c' --exclude '*.p[yx][xd]' --exclude __pycache__ \\
-    -C $SITE uvloop lxml | tar -x -C $packages
-printf '#!/usr/bin/python3\\nimport sys\\nfrom qvirt.daemon.main import main\\nsys.exit(main())\\n' \\
-    > /usr/local/sbin/qvirtd
-chmod 755 /usr/local/sbin/qvirtd
-restorecon -RF /usr/local /var/lib/libvirt /var/log/libvirt
 cases=/usr/local/sbin/cases
 printf '#!/usr/bin/python3\\nimport sys, pytest\\nsys.exit(pytest.main(sys.argv[1:]))\\n' > $cases
 chmod 755 $cases
-chcon -t virtd_exec_t $cases /usr/local/sbin/qvirtd
+chcon -t virtd_exec_t $cases
 for kind in nfs cifs; do
     mkdir -p /mnt/$kind
     mount -t tmpfs -o context=system_u:object_r:${kind}_t:s0 $kind /mnt/$kind
@@ -42,6 +30,14 @@ cases() { : > $out; $cases -q -p no:cacheprovider -c /dev/null --rootdir . \\
     code=$?; cat $out; [ $code = 0 ] || failed=1; }
 """
 
+#: the policy module, which labels the daemon's entry
+_MODULE = """
+chcon -t bin_t /usr/local/sbin/qvirtd
+semodule -i $QVIRT_PACKAGING/selinux/qvirt.cil || failed=1
+semodule -l | grep -x qvirt || failed=1
+restorecon -F /usr/local/sbin/qvirtd
+"""
+
 _DAEMON = """
 log=/var/log/libvirt/qvirtd.log
 : > $log; chcon -t virt_log_t $log
@@ -49,6 +45,7 @@ log=/var/log/libvirt/qvirtd.log
 cp /usr/bin/virsh /usr/local/bin/vsh
 until [ -S /run/libvirt/libvirt-sock ]; do kill -0 $! || break; sleep 0.1; done
 ask() { echo "--- $*"; vsh -c qemu:///system "$@" 2>&1; }
+tr -d '\\0' < /proc/$!/attr/current; echo
 ask capabilities | sed -n '/<secmodel>/,/<.secmodel>/p'
 cat > /tmp/a.xml <<X
 <domain type='qemu'><name>a</name><memory unit='MiB'>32</memory>
@@ -68,15 +65,19 @@ cat $log
 def test_under_an_enforcing_policy() -> None:
     site = Path(sysconfig.get_path("platlib"))
     script = f"""SITE={site}
+        {testbed.LABELLED}
         {_PREPARE}
         failed=0
         cases
+        {_MODULE}
         {_DAEMON}
+        tail -n 5 $out
         exit $failed
     """
-    done = testbed.boot("selinux", ["sh", "-c", script], "--context", _INIT)
+    done = testbed.boot("selinux", ["sh", "-c", script], "--context", testbed.INIT)
     print(done.stdout, done.stderr)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "\nsystem_u:system_r:virtd_t:s0-s0:c0.c1023\n" in done.stdout
     assert "<baselabel type='kvm'>system_u:system_r:svirt_t:s0</baselabel>" in done.stdout
     assert "<baselabel type='qemu'>system_u:system_r:svirt_t:s0</baselabel>" in done.stdout
     assert "setsebool -P virt_use_execmem on" in done.stdout

@@ -51,6 +51,26 @@ DIFFERENCES: dict[str, tuple[set[str], set[str], str]] = {
     "serial-log": (set(), {'"@FOLDER@/said.log" rw,'}, "libvirt has virtlogd write it, here QEMU does"),
     "network-nbd-unix": (set(), {'"@FOLDER@/nbd.sock" rw,'}, "libvirt leaves it to the administrator"),
     "rng-egd": (set(), {'"@FOLDER@/served.sock" rw,'}, "libvirt leaves it to the administrator"),
+    "smartcard-passthrough": (
+        set(), {'"@FOLDER@/card.sock" rw,'}, "libvirt leaves it to the administrator"
+    ),
+    "redirdev-unix": (set(), {'"@FOLDER@/redir.sock" rw,'}, "libvirt leaves it to the administrator"),
+    "vnc-auto-socket": (
+        set(),
+        {'"/var/lib/libvirt/qemu/domain--1-sec-vnc-auto-socket/vnc.sock" rw,'},
+        "libvirt has the folder's rule alone",
+    ),
+    "vsock": (
+        set(), {'"/dev/vhost-vsock" rw,'}, "the kernel asks about a descriptor again that is inherited"
+    ),
+    "tpm-passthrough": (
+        set(),
+        {'"@FOLDER@/tty" rw,', '"/sys/class/tpm/tty/device/cancel" rw,'},
+        "libvirt leaves it to the administrator",
+    ),
+    "hostdev-usb-absent": (
+        set(), {'"/dev/bus/usb/001/002" rw,'}, "libvirt has a rule for a device that is there"
+    ),
 }  # fmt: skip
 
 
@@ -78,7 +98,11 @@ def ours(name: str, folder: Path) -> set[str]:
     return {line.replace(str(folder), confined.FOLDER) for line in lines if not line.startswith("#")}
 
 
-@pytest.mark.parametrize("name", list(confined.DOMAINS))
+#: what cannot be started, or names a file that is not there
+NOT_SURVEYED = ("hugepages", "hostdev-pci", "block-dev-link", "second-disk-missing")
+
+
+@pytest.mark.parametrize("name", [name for name in confined.DOMAINS if name not in NOT_SURVEYED])
 def test_rules_are_libvirts_but_for_what_is_better(name: str, folder: Path) -> None:
     theirs = set(json.loads(FACTS.read_text())[name])
     mine = ours(name, folder)
