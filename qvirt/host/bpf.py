@@ -127,7 +127,7 @@ def confine(folder: Path, rules: list[Rule]) -> None:
     map_fd, _ = _bpf(_MAP_CREATE, struct.pack("<IIIII", _HASH, 8, 4, MAP_SIZE, 0))
     try:
         for rule in rules:
-            _put(map_fd, rule)
+            _add(map_fd, rule)
         code = _program(map_fd)
         instructions = ctypes.create_string_buffer(code, len(code))
         licence = ctypes.create_string_buffer(b"GPL")
@@ -161,9 +161,7 @@ def allow(folder: Path, rule: Rule) -> None:
     """Add a device to what a group may open, to what it may already."""
     fd = _find_map(folder)
     try:
-        before = _value(fd, rule.key)
-        access = rule.access | (before >> 16 if before is not None and before & 0xFFFF == rule.type else 0)
-        _put(fd, Rule(rule.type, rule.major, rule.minor, access))
+        _add(fd, rule)
     finally:
         os.close(fd)
 
@@ -209,6 +207,13 @@ def rules(folder: Path) -> list[Rule]:
                 )
     finally:
         os.close(fd)
+
+
+def _add(map_fd: int, rule: Rule) -> None:
+    """Allow an access beside what is allowed already: a device may be there for more than one reason."""
+    before = _value(map_fd, rule.key)
+    access = rule.access | (before >> 16 if before is not None and before & 0xFFFF == rule.type else 0)
+    _put(map_fd, Rule(rule.type, rule.major, rule.minor, access))
 
 
 def _put(map_fd: int, rule: Rule) -> None:
