@@ -18,7 +18,7 @@ from qvirt.model.storage_source import Encryption, SourceType, StorageSource
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import disk_live, disk_rules
-from qvirt.qemu.devices.base import FileResource, Handler, Resource
+from qvirt.qemu.devices.base import FileResource, Handler, Resource, line
 from qvirt.qemu.devices.blockdev import (
     CACHE_MODES,
     chain_switches,
@@ -31,6 +31,9 @@ from qvirt.qemu.devices.props import Conversion, Prop, PropTable, mapped
 from qvirt.qemu.devices.sd_card import sd_drive
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Chardev, Device, Object, Step, Switch
+
+#: QEMU's VIRTIO_QUEUE_MAX (include/hw/virtio/virtio.h)
+_MOST_QUEUES = 1024
 
 _WWN = Conversion(lambda text: int(text, 16), lambda number: f"{int(str(number), 0):016x}")
 #: libvirt writes a space as backslash and space, so that is what guests have seen for years
@@ -128,6 +131,12 @@ class DiskHandler(Handler[Disk], kind=Disk):
             raise _volume(dev)
         if dev.type == SourceType.NVME:
             raise ConfigUnsupported(f"NVMe disk '{dev.name}' cannot be started yet")
+        if (dev.driver.queues or 0) > _MOST_QUEUES:
+            # QEMU ends at it, the guest that the disk is plugged into with it
+            raise ConfigUnsupported(
+                f"disk '{dev.name}' asks for {dev.driver.queues} queues, QEMU has at most {_MOST_QUEUES}"
+                f"{line(dev)}"
+            )
         dev.driver.cache = effective_cache(dev)
         if not dev.has_medium:
             dev.driver.type = None  # whatever comes into the drive will say

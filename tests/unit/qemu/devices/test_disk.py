@@ -1,6 +1,7 @@
 """Disks in QEMU's words, beyond what the golden documents show."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -244,4 +245,12 @@ def test_what_needs_more_than_qemu_is_not_started_half() -> None:
     ctx = guest(disk("<source type='pci' namespace='1'><address bus='0x01'/></source>", "type='nvme'"))
     (dev,) = ctx.domain.devices.disks
     with pytest.raises(ConfigUnsupported, match="NVMe disk 'vda' cannot be started yet"):
+        handler(dev).prepare(dev, ctx)
+
+
+@pytest.mark.parametrize("queues", [1024, 1025])
+def test_a_disk_with_more_queues_than_qemu_has_is_not_given_to_it(queues: int) -> None:
+    ctx = guest(disk(f"<driver name='qemu' queues='{queues}'/><source file='/d'/>"))
+    (dev,) = ctx.domain.devices.disks
+    with pytest.raises(ConfigUnsupported, match="asks for 1025 queues") if queues > 1024 else nullcontext():
         handler(dev).prepare(dev, ctx)
