@@ -1,4 +1,4 @@
-"""Where the confinement of a domain is not libvirt's, and why; `test_beside_libvirt.py` keeps it true."""
+"""Where the confinement of a domain is not libvirt's, and why; `test_beside_libvirt_*.py` keep it true."""
 
 import re
 from collections.abc import Iterable

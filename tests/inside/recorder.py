@@ -1,6 +1,6 @@
 """Serves the domains of `tests.support.confined` by one daemon after the other; notes how each is confined.
 
-Run inside the testbed by `tests/functional/security/test_beside_libvirt.py`, as
+Run inside the testbed by `tests/functional/security/test_beside_libvirt_*.py`, as
 ``recorder.py NAME=COMMAND …``: each command is a daemon of the system's own paths, in the foreground. Prints
 a line for each domain, `MARK` and what was found. What differs from run to run is written as a word: the
 guest's own folder, its number, its uuid, its categories, QEMU's user.

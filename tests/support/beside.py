@@ -2,15 +2,10 @@
 
 import json
 import re
-import sysconfig
-
-import pytest
 
 from tests.inside.differences import DIFFERENCES, Difference
 from tests.support import testbed
 from tests.support.confined import selected
-
-pytestmark = [pytest.mark.qemu, pytest.mark.root]
 
 #: a device to hand to a guest, behind an IOMMU
 _MACHINE = (
@@ -30,41 +25,9 @@ mkdir -p /run/libvirt
 /usr/sbin/virtlogd -d
 """
 
-#: what compiles in no time: rules are compared, and need not keep anything away here
-_APPARMOR = """
-cat > /etc/apparmor.d/libvirt/TEMPLATE.qemu <<'END'
-#include <tunables/global>
-profile LIBVIRT_TEMPLATE flags=(attach_disconnected) {
-  capability,
-  network,
-  unix,
-  signal,
-  ptrace,
-  /{usr,bin,lib,lib64}/** rmix,
-  /{etc,sys,proc}/** r,
-  /proc/*/task/*/comm rw,
-  /dev/{null,zero,full,random,urandom,ptmx,net/tun,vhost-net} rw,
-  /dev/pts/* rw,
-}
-END
-echo Optimize=no-expr-simplify >> /etc/apparmor/parser.conf
-# libvirt uses AppArmor where its own profile is loaded
-printf 'profile libvirtd flags=(complain) {\\n}\\n' | apparmor_parser -r
-"""
-
-
-def test_apparmor() -> None:
-    qvirtd = f"{testbed.ROOT}/.venv/bin/python -m qvirt.daemon.main"
-    compare("apparmor", _APPARMOR, qvirtd)
-
-
-def test_selinux() -> None:
-    """The policy only logs: enforced, Debian's keeps libvirtd from starting anything in its own /dev."""
-    script = f"SITE={sysconfig.get_path('platlib')}\n{testbed.LABELLED}"
-    compare("selinux", script, "/usr/local/sbin/qvirtd", "--context", testbed.INIT, "--permissive")
-
 
 def compare(variant: str, prepare: str, qvirtd: str, *words: str) -> None:
+    """Boot a machine, run both daemons in it in turn, and compare what they make of the same domains."""
     script = f"""{prepare}{_PREPARE}
         exec /usr/bin/python3 -m tests.inside.recorder libvirtd=/usr/sbin/libvirtd "qvirtd={qvirtd}"
     """
