@@ -123,7 +123,7 @@ def test_images_on_images(daemon: Daemon, guest: Shell) -> None:
     chain = pick(daemon, "//disk[target/@dev='vdb']")
     assert f"<source file='{base}'/>" in chain
     daemon.virsh("detach-disk", NAME, "vdb")
-    assert "vdb" not in daemon.virsh("dumpxml", NAME)
+    wait_until(lambda: "vdb" not in daemon.virsh("dumpxml", NAME), "the guest lets the disk go")
     assert [path.stat().st_uid for path in (base, top)] == owners
     nodes = daemon.virsh("qemu-monitor-command", NAME, '{"execute":"query-named-block-nodes"}')
     assert str(base) not in nodes

@@ -185,7 +185,7 @@ def test_a_daemon_killed_around_the_machine_leaves_none(service: FakeMachined) -
             async with it.serve(autostart=False) as hv:
                 await hv.domains.by_name("victim").destroy()
         assert service.machines == {}
-        for step in range(steps.index("machine made"), steps.index("pid written") + 1):
+        for step in range(steps.index("machine made"), steps.index("executed") + 1):
             with instance() as it:
                 it.image()
                 killed, _ = await asyncio.to_thread(strike, it, "start", step)
