@@ -150,6 +150,7 @@ class Process:
         #: done when the launcher, which would collect it, has ended and left it to us
         self._left_to_us: asyncio.Future[None] | None = None
         self._gate = -1
+        self._word = b""
         self._answer = -1
         self._watch = ExitWatch(pid, self._gone)
 
@@ -275,18 +276,11 @@ class Process:
 
     def go(self, doors: Iterable[str] = ()) -> None:
         """Let it enter control groups, each by writing 0 into a file, and execute its command."""
-        word = os.fsencode("".join(f"{door}\n" for door in (*doors, "")))
+        self._word = os.fsencode("".join(f"{door}\n" for door in (*doors, "")))
         if self._left_to_us is None or self._left_to_us.done():
-            self._give(word)
+            self.close_gate()
         else:
-            self._left_to_us.add_done_callback(lambda _: self._give(word))
-
-    def _give(self, word: bytes) -> None:
-        if self._gate < 0:
-            return  # it has ended already; `exited` tells
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._gate, word)
-        self.close_gate()
+            self._left_to_us.add_done_callback(lambda _: self.close_gate())
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal; harmless when it has ended."""
@@ -311,8 +305,10 @@ class Process:
         self._watch.close()
 
     def close_gate(self) -> None:
-        """Take back the chance to go: a process that still waits ends by itself."""
+        """Say the word where it is due; without it, take back the chance: who still waits ends by itself."""
         if self._gate >= 0:
+            with contextlib.suppress(BrokenPipeError):  # it has ended already; `exited` tells
+                os.write(self._gate, self._word)
             os.close(self._gate)
             self._gate = -1
 
