@@ -161,7 +161,7 @@ def device_tree() -> bytes:
 
 
 def _drive(text: str, stage: Any) -> str:
-    parts = dict(part.partition("=")[::2] for part in text.split(","))
+    parts = {name: value for name, _, value in (part.partition("=") for part in text.split(","))}
     role = "pflash" if parts.get("if") == "pflash" or "pflash" in parts.get("node-name", "") else "disk"
     for key in ("file", "filename"):
         if key in parts and not parts[key].startswith("/dev/"):
