@@ -289,7 +289,10 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
     domain, running = await _restore(hv, status)
     helper_watch.find_again(domain, running, same_boot=status.boot_id in ("", boot_id()))
     try:
-        process = _adopt(hv, status)
+        if not status.pid and status.stage == "starting":
+            read = partial(_launched, hv.paths.pidfile(status.name))
+            status.pid = await hv.files.run(f"pid file of '{status.name}'", read)
+        process = _adopt(status)
     except ProcessLookupError:
         await _gone(domain, running, status)
         return
@@ -394,11 +397,15 @@ async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
 _GONE_OWNER = object()
 
 
-def _adopt(hv: "Hypervisor", status: Status) -> Process:
-    if not status.pid and status.stage == "starting":
-        # what the launcher wrote down before we did
-        with contextlib.suppress(OSError, ValueError):
-            status.pid = int(hv.paths.pidfile(status.name).read_text(encoding="ascii"))
+def _launched(pidfile: Path) -> int:
+    """Return the process that the launcher wrote down before we did, 0 for none. Blocking."""
+    try:
+        return int(pidfile.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _adopt(status: Status) -> Process:
     if not status.pid or (status.boot_id and status.boot_id != boot_id()):
         raise ProcessLookupError(status.pid)
     began = status.start_time
