@@ -44,7 +44,7 @@ from qvirt.runtime.adopted import Found, Machine
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import Lifecycle
-from qvirt.runtime.foreign import Seen, look_at
+from qvirt.runtime.foreign import Seen, elsewhere, look_at
 from qvirt.runtime.importing import import_command
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.process import Process
@@ -227,6 +227,7 @@ async def _look(hv: "Hypervisor", seen: Seen, link: Monitor) -> Picture:
     disks = live_one.devices.disks
     images.fill_in(await hv.files.run(f"images of '{live_one.name}'", partial(_below, live_one, [*disks])))
     adopted.take_indexes(live_one, known, now)
+    notes += await hv.files.run(f"mounts of pid {seen.pid}", partial(_hidden, live_one, seen.pid))
     caps = await hv.documents.start_caps(live_one)
     assign_aliases(live_one, hv.documents.build_context(live_one, caps, Launch()))
     adopted.untangle(live_one)
@@ -242,6 +243,21 @@ def _below(definition: Definition, disks: list[Disk]) -> list[images.Found]:
         except (QvirtError, OSError) as error:
             log.info("domain '%s': the images below %s are not known: %s", definition.name, disk.name, error)
     return found
+
+
+def _hidden(definition: Definition, pid: int) -> list[str]:
+    """Say which images the QEMU has of mounts of its own: the next start would take others. Blocking."""
+    paths = (
+        image.source.local_path
+        for disk in definition.devices.disks
+        if disk.source is not None
+        for image in disk.images()
+    )
+    return [
+        f"'{path}' is a file of its own mounts, as in a container; the next start needs it here"
+        for path in paths
+        if path is not None and elsewhere(pid, path)
+    ]
 
 
 async def _uuid(hv: "Hypervisor", link: Monitor) -> str:

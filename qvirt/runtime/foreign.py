@@ -1,7 +1,9 @@
 """A QEMU that somebody else started, as /proc shows it: its words, its folder, its monitor. Blocking."""
 
+import contextlib
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 from qvirt.errors import ConfigUnsupported, OperationInvalid, SystemError_
@@ -43,12 +45,12 @@ def look_at(pid: int) -> Seen:
         exe = os.readlink(proc / "exe")
         words = _words(proc / "cmdline")
         env = _pairs(_words(proc / "environ"), "=")
-        folder = os.readlink(proc / "cwd")
+        folder = _folder(proc, words[1:], env.get("PWD", ""))
         user = _user(proc)
     except OSError as error:
         raise SystemError_(f"Unable to resolve {proc}/exe link", error) from error
     name = os.path.basename(exe.removesuffix(" (deleted)"))
-    if not words or not re.match(r"qemu-(?:system-|kvm)|kvm$|qemu$", name):
+    if not words or not re.search("qemu|kvm", name):  # also one of somebody's own build, by another name
         raise OperationInvalid(f"process {pid} runs '{exe}', which is no QEMU")
     program = exe if not exe.endswith(" (deleted)") else words[0]
     return Seen(pid, began, (program, *words[1:]), env, folder, user, _monitor(pid, words[1:], folder))
@@ -62,6 +64,50 @@ def _words(path: Path) -> list[str]:
 def _pairs(lines: list[str], between: str) -> dict[str, str]:
     parts = (line.partition(between) for line in lines)
     return {key: value for key, found, value in parts if found}
+
+
+def _folder(proc: Path, words: list[str], said: str) -> str:
+    """Return where the paths of a command line begin. said: what the shell that started it calls the folder.
+
+    It is the process's own, which ``-daemonize`` makes ``/`` when everything is opened (os_setup_post). Then
+    the files it has open tell, whose ends the command line names; then the shell.
+    """
+    now = os.readlink(proc / "cwd")
+    if now != "/":
+        return now
+    names = {
+        name for word in words for name in re.split(r'[=,:"{}\s]', word) if name[:1] not in ("", "/", "-")
+    }
+    links = _open_files(proc)
+    if said.startswith("/") and any(os.path.normpath(f"{said}/{name}") in links for name in names):
+        return said
+    ends = Counter(
+        link.removesuffix(f"/{name}") for link in links for name in names if link.endswith(f"/{name}")
+    )
+    if ends:
+        return ends.most_common(1)[0][0] or "/"
+    return said if said.startswith("/") else now
+
+
+def _open_files(proc: Path) -> set[str]:
+    """Return the paths of the files a process has open."""
+    links: set[str] = set()
+    for fd in os.listdir(proc / "fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.add(os.readlink(proc / "fd" / fd))
+    return {link for link in links if link.startswith("/")}
+
+
+def elsewhere(pid: int, path: str) -> bool:
+    """Tell whether a path is another file, or none, to a process, which has mounts of its own. Blocking."""
+    try:
+        theirs = os.stat(f"/proc/{pid}/root{path}")
+    except OSError:
+        return False  # it may have gone since it was opened
+    try:
+        return not os.path.samestat(theirs, os.stat(path))
+    except OSError:
+        return True
 
 
 def _user(proc: Path) -> QemuUser:

@@ -234,6 +234,33 @@ def test_a_monitor_out_of_reach(mine: Daemon, tmp_path: Path, monitor: str, sent
     assert "-qmp unix:PATH,server=on,wait=off" in done.stderr
 
 
+def test_in_the_background(mine: Daemon) -> None:
+    """QEMU has left the folder that its paths begin in; one of them is a file of mounts of its own."""
+    folder = folder_of(mine, "behind")
+    (folder / "own").mkdir()
+    words = (
+        "-name behind -nodefaults -m 16 -S -display none -daemonize -pidfile pid "
+        "-qmp unix:q.sock,server=on,wait=off -drive if=virtio,file=a.qcow2,format=qcow2 "
+        "-drive if=virtio,file=own/hidden.img,format=raw"
+    )
+    script = "mount -t tmpfs none own && truncate -s 1M own/hidden.img && exec " + f"{EMULATOR} {words}"
+    start = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    subprocess.run(start, cwd=folder, env={"PATH": os.environ["PATH"]}, check=True)
+    pid = int((folder / "pid").read_text())
+    try:
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        mine.virsh("qemu-attach", str(pid))
+        disks = mine.virsh("domblklist", "behind")
+        assert re.search(rf"vda\s+{folder}/a.qcow2", disks)
+        assert re.search(rf"vdb\s+{folder}/own/hidden.img", disks)
+        log = mine.root / "var/log/libvirt/qemu/behind.log"
+        told = f"since it was started: '{folder}/own/hidden.img' is a file of its own mounts"
+        wait_until(lambda: told in log.read_text(), "the log says so")
+        assert "a.qcow2' is a file" not in log.read_text()
+    finally:
+        mine.virsh_run("destroy", "behind")
+
+
 def test_refusals(mine: Daemon, tmp_path: Path) -> None:
     assert "Unable to resolve /proc/" in mine.virsh_run("qemu-attach", "4194303").stderr
     assert "is no QEMU" in mine.virsh_run("qemu-attach", str(os.getpid())).stderr
