@@ -237,6 +237,7 @@ class Client:
             self.close("a packet came without its descriptors")
             return False
         if packet.program == protocol.KEEPALIVE:
+            _close_all(fds)
             self._answer_keepalive(packet)
         elif packet.type in (CALL, CALL_WITH_FDS):
             self._route_call(packet, fds)

@@ -130,6 +130,7 @@ class Dispatcher:
         fds: the descriptors that came with it; whatever the call does not keep is closed.
         """
         session = client.session
+        given_on = False
         try:
             if packet.status != OK:
                 raise RpcError(f"Unexpected message status {packet.status}")
@@ -144,6 +145,7 @@ class Dispatcher:
             if session.readonly and entry.check is not None:
                 entry.check(arguments)
             if entry.extras:
+                given_on = True
                 return self._call_with_extras(client, entry, packet, arguments, fds)
             result = entry.function(session, *arguments)
             if type(result) is CoroutineType:
@@ -153,7 +155,7 @@ class Dispatcher:
             client.write(pack_error_reply(packet, as_error(error, entry.name)))
             return None
         finally:
-            if fds and not entry.extras:
+            if fds and not given_on:
                 _close(fds)
         client.write(
             HEADER.pack(

@@ -131,6 +131,8 @@ class PipeStream(ServerStream):
         self._input.clear()
         if started:
             self._client.write(pack_stream(self._call, CONTINUE))
+        if self._finishing:
+            self.confirm()  # what has not arrived by now never will, and the client waits for us
 
     def drained(self) -> None:
         """Read the descriptor again."""
@@ -239,10 +241,10 @@ class FileStream(ServerStream):
 
     def end(self) -> None:
         """Let go of everything; the descriptor is closed when no thread reads it any more."""
+        self._room.set()
         if self._busy and not self.ended:
             self.ended = True
             self._client.streams.pop(self._call.serial, None)
-            self._room.set()
             return
         super().end()
 

@@ -61,8 +61,8 @@ class Monitor:
     """A QEMU monitor: commands in, answers and events out.
 
     Any number of commands may be outstanding. Events reach `on_event` in QEMU's order, and before the reply
-    of a command that follows them; `on_closed` is called once, after all outstanding commands have failed.
-    Both run in the event loop's thread and must return at once.
+    of a command that follows them; `on_closed` is called once when the connection has ended without `close`,
+    after all outstanding commands have failed. Both run in the event loop's thread and must return at once.
     """
 
     def __init__(
@@ -226,7 +226,11 @@ class Monitor:
         return future
 
     def close(self) -> None:
-        """End the connection; outstanding commands fail. Harmless when already closed."""
+        """End the connection; outstanding commands fail. Harmless when already closed.
+
+        Nobody is told: a QEMU that we leave is not one that has left us.
+        """
+        self.on_closed = None
         self._fail(MonitorClosed(f"QEMU monitor{self._of()} was closed"))
 
     def read_rest(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from qvirt.constants.domain import DomainPausedReason, DomainRunningReason, DomainShutoffReason, DomainState
 from qvirt.errors import OperationFailed
+from qvirt.runtime import recover, stopping
 from qvirt.runtime.hypervisor import Hypervisor
 from tests.functional.runtime.instance import Instance, Recorder, disk, document, instance, run, until
 
@@ -192,6 +193,28 @@ def test_stopped_qemu_does_not_hold_up_the_others() -> None:
                 await stopped.suspend()
                 await stopped.destroy()
                 await lively.destroy()
+
+    run(scenario())
+
+
+def test_a_qemu_that_is_stopped_for_long_is_left_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped for longer than one is left alone that has closed its monitor."""
+    monkeypatch.setattr(recover, "FIRST_DEADLINE", 0.2)
+    monkeypatch.setattr(stopping, "KILL_WAIT", 0.5)
+
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                pid = (await hv.create(document("stopped"))).need_running().qemu.pid
+            os.kill(pid, signal.SIGSTOP)
+            async with it.serve() as hv:
+                stopped = hv.domains.by_name("stopped")
+                assert not await stopped.need_running().qemu.wait(1.0)
+                os.kill(pid, signal.SIGCONT)
+                await until(lambda: not stopped.need_running().monitor_failed, "reconnect")
+                assert stopped.need_running().qemu.pid == pid
+                monkeypatch.undo()
+                await stopped.destroy()
 
     run(scenario())
 

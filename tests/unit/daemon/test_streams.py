@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from qvirt.daemon.stream import OUTPUT_HIGH, FileStream
 from qvirt.rpc import packet, protocol
 from qvirt.rpc.packet import Packet
-from tests.unit.daemon.fakes import FakeConsole, RawClient, Running, running
+from tests.unit.daemon.fakes import PATIENCE, FakeConsole, RawClient, Running, running
 from tests.unit.daemon.test_sessions import until
 
 CONSOLE = protocol.remote().by_name["DOMAIN_OPEN_CONSOLE"]
+GRAPHICS = protocol.remote().by_name["DOMAIN_OPEN_GRAPHICS"]
+VERSION = protocol.remote().by_name["CONNECT_GET_LIB_VERSION"]
 
 
 async def opened(it: Running, client: RawClient) -> tuple[Packet, FakeConsole]:
@@ -148,6 +151,49 @@ def test_a_guest_that_does_not_read_throttles_its_client(tmp_path: Path) -> None
     asyncio.run(run())
 
 
+def test_a_console_taken_while_its_client_finishes(tmp_path: Path) -> None:
+    """What the guest has not read by then is lost, and the client is told that it is done all the same."""
+
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect() as client:
+            call, console = await opened(it, client)
+            await client.send(packet.pack_stream(call, packet.CONTINUE, bytes(900_000)))
+            await client.send(packet.pack_stream(call, packet.OK))
+            (stream,) = (stream for each in it.server.clients for stream in each.streams.values())
+            await until(lambda: getattr(stream, "_finishing", False))
+            console.on_closed()
+            assert (await client.get()).status == packet.CONTINUE
+            assert (await client.get()).status == packet.OK
+            assert console.closed
+
+    asyncio.run(run())
+
+
+def test_a_file_whose_client_goes_before_it_has_read_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        big = tmp_path / "file"
+        big.write_bytes(bytes(4 << 20))
+        ended: list[bool] = []
+        async with running(tmp_path) as it:
+            async with it.connect() as client:
+                call, _ = await opened(it, client)
+                (busy,) = it.server.clients
+                fd = os.open(big, os.O_RDONLY)
+                stream = FileStream(busy, call, fd, lambda: ended.append(True))
+                busy.streams[call.serial + 1] = stream
+                stream.start()
+                await until(lambda: busy.unsent > OUTPUT_HIGH)
+                task = stream._task
+            assert task is not None
+            stream.end()
+            async with asyncio.timeout(PATIENCE):
+                await task
+            assert ended == [True]
+            os.close(fd)
+
+    asyncio.run(run())
+
+
 def test_a_hole_in_a_stream_without_holes_ends_the_connection(tmp_path: Path) -> None:
     async def run() -> None:
         async with running(tmp_path) as it, it.connect() as client:
@@ -159,21 +205,35 @@ def test_a_hole_in_a_stream_without_holes_ends_the_connection(tmp_path: Path) ->
     asyncio.run(run())
 
 
-def test_descriptors_nobody_wants_are_closed(tmp_path: Path) -> None:
+def _with_fds(program: int, procedure: int, type_: int = packet.CALL_WITH_FDS) -> bytes:
+    return packet.pack(program, 1, procedure, type_, 50, packet.OK, packet.pack_fd_count(1))
+
+
+@pytest.mark.parametrize("ready", [True, False])
+@pytest.mark.parametrize(
+    "unwanted",
+    [
+        pytest.param(packet.pack_call(VERSION, 50, b"", fds=1), id="call without descriptors"),
+        pytest.param(packet.pack_call(GRAPHICS, 50, b"", fds=1), id="arguments that are none"),
+        pytest.param(_with_fds(protocol.REMOTE, 9999), id="no such call"),
+        pytest.param(_with_fds(protocol.KEEPALIVE, packet.PING_PROCEDURE), id="ping"),
+        pytest.param(_with_fds(protocol.REMOTE, 1, packet.REPLY_WITH_FDS), id="reply"),
+    ],
+)
+def test_descriptors_nobody_wants_are_closed(tmp_path: Path, unwanted: bytes, ready: bool) -> None:
     async def run() -> None:
-        async with running(tmp_path) as it, it.connect() as client:
+        async with running(tmp_path) as it, it.connect(ready=ready) as client:
             readable, writable = os.pipe()
-            procedure = protocol.remote().by_name["CONNECT_GET_LIB_VERSION"]
             client.sock.setblocking(True)
-            client.sock.send(packet.pack_call(procedure, 50, b"", fds=1))
+            client.sock.send(unwanted)
             socket.send_fds(client.sock, [b"\0"], [writable])
             client.sock.setblocking(False)
             os.close(writable)
-            assert (await client.get()).serial == 50
+            assert await client.receive() is not None
             # The daemon had the only other end; with that closed the pipe is at its end.
+            os.set_blocking(readable, False)
             assert os.read(readable, 1) == b""
             os.close(readable)
-            assert await client.call("CONNECT_GET_LIB_VERSION") == (9000000,)
 
     asyncio.run(run())
 

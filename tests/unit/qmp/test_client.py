@@ -167,6 +167,25 @@ def test_disconnect_fails_every_call_and_tells_once(loop: str) -> None:
     run(loop, main())
 
 
+def test_who_closes_is_not_told(loop: str) -> None:
+    async def main() -> None:
+        reasons: list[QvirtError] = []
+        _, monitor = await pair(on_closed=reasons.append)
+        call = asyncio.create_task(monitor.execute("a"))
+        await asyncio.sleep(0)
+        monitor.close()
+        with pytest.raises(MonitorClosed):
+            await call
+        assert not reasons
+
+        peer = Peer()
+        with pytest.raises(OperationTimeout):
+            await Monitor.from_socket(peer.near, on_closed=reasons.append, deadline=0.01)
+        assert not reasons
+
+    run(loop, main())
+
+
 def test_last_words_arrive_before_the_end(loop: str) -> None:
     async def main() -> None:
         seen: list[str] = []
