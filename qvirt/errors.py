@@ -262,6 +262,14 @@ class NoStoragePool(QvirtError):
     default_domain = ErrorDomain.STORAGE
 
 
+class InvalidSecret(QvirtError):
+    """A secret that may not be used so."""
+
+    code = ErrorNumber.INVALID_SECRET
+    template = "Invalid secret: %s"
+    default_domain = ErrorDomain.SECRET
+
+
 class NoSecret(QvirtError):
     """No such secret."""
 

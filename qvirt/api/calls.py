@@ -29,6 +29,7 @@ MODULES: Final = (
     "network",
     "network_ports",
     "network_events",
+    "secret",
     "qemu",
 )
 

@@ -6,6 +6,7 @@ hands each registration that matches one message, in the order of publication, b
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, Literal
 
 from qvirt.api.handle import handle, uuid_bytes
@@ -17,6 +18,7 @@ from qvirt.drivers.network.events import (
     NetworkLifecycle,
     NetworkMetadataChange,
 )
+from qvirt.drivers.secret.events import SecretEvent, SecretEvents, SecretLifecycle
 from qvirt.errors import InternalError, InvalidArg
 from qvirt.record import Record, field
 from qvirt.runtime import events as happened
@@ -24,15 +26,17 @@ from qvirt.runtime import events as happened
 LEGACY_IDS: Final = 16
 """Event numbers below this one may be registered without a callback id."""
 
-KNOWN_NETWORK_IDS: Final = 2
-"""Event numbers of networks below this one can be registered."""
-
 KNOWN_IDS: Final = 28
 """Event numbers below this one can be registered, whether they ever fire or not."""
 
 Values = tuple[Any, ...]
 
-EventKind = Literal["domain", "network"]
+EventKind = Literal["domain", "network", "secret"]
+ObjectKind = Literal["network", "secret"]
+"""Kinds of objects beside the domains."""
+
+KNOWN_OBJECT_IDS: Final[dict[ObjectKind, int]] = {"network": 2, "secret": 2}
+"""Event numbers of each kind of object below this one can be registered."""
 
 
 class Message(Record, frozen=False):
@@ -62,8 +66,8 @@ class Registration(Record):
     legacy: bool
 
 
-class NetworkRegistration(Record):
-    """One registered event of networks: number, network (uuid, None for all)."""
+class ObjectRegistration(Record):
+    """One registered event of networks or secrets: number, object (uuid, None for all)."""
 
     callback_id: int
     event_id: int
@@ -166,33 +170,54 @@ def network_message(event: NetworkEvent) -> Message:
     return Message(event.event_id, (name, *rest), kind="network")
 
 
+def secret_message(event: SecretEvent) -> Message:
+    """Give the message an event of a secret makes."""
+    name = (uuid_bytes(event.uuid), event.usage_type, event.usage_id)
+    rest: Values = (event.event, event.detail) if isinstance(event, SecretLifecycle) else ()
+    return Message(event.event_id, (name, *rest), kind="secret")
+
+
 class EventHub:
     """All connections that want events, and the counter of callback ids they share."""
 
-    def __init__(self, bus: happened.EventBus, networks: NetworkEvents | None = None) -> None:
+    def __init__(
+        self,
+        bus: happened.EventBus,
+        networks: NetworkEvents | None = None,
+        secrets: SecretEvents | None = None,
+    ) -> None:
         self._next = 0
-        self._next_of_networks = 0
+        self._next_of_objects: dict[ObjectKind, int] = dict.fromkeys(KNOWN_OBJECT_IDS, 0)
         self._waiting: dict[Subscriptions, None] = {}
         self._unsubscribe = [bus.subscribe(self.publish)]
         if networks is not None:
             self._unsubscribe.append(networks.subscribe(self.publish_network))
+        if secrets is not None:
+            self._unsubscribe.append(secrets.subscribe(self.publish_secret))
 
     def close(self) -> None:
         """Hear no more events."""
         for unsubscribe in self._unsubscribe:
             unsubscribe()
 
-    def network_number(self) -> int:
-        """Give the next callback id for events of networks."""
-        self._next_of_networks += 1
-        return self._next_of_networks - 1
+    def object_number(self, kind: ObjectKind) -> int:
+        """Give the next callback id for events of a kind of object."""
+        self._next_of_objects[kind] += 1
+        return self._next_of_objects[kind] - 1
 
     def publish_network(self, event: NetworkEvent) -> None:
         """Hand an event of the networks to every registration that matches."""
+        self._publish_object("network", event.uuid, partial(network_message, event))
+
+    def publish_secret(self, event: SecretEvent) -> None:
+        """Hand an event of the secrets to every registration that matches."""
+        self._publish_object("secret", event.uuid, partial(secret_message, event))
+
+    def _publish_object(self, kind: ObjectKind, uuid: str, make: Callable[[], Message]) -> None:
         if self._waiting:
-            message = network_message(event)
+            message = make()
             for subscriptions in list(self._waiting):
-                subscriptions.deliver_network(event.uuid, message)
+                subscriptions.deliver_object(kind, uuid, message)
 
     def number(self) -> int:
         """Give the next callback id; libvirt numbers them per driver, not per connection."""
@@ -232,12 +257,15 @@ class Subscriptions:
         self._sink = sink
         self._registered: dict[int, Registration] = {}
         self._raw: dict[int, MonitorRegistration] = {}
-        self._networks: dict[int, NetworkRegistration] = {}
+        self._objects: dict[ObjectKind, dict[int, ObjectRegistration]] = {
+            kind: {} for kind in KNOWN_OBJECT_IDS
+        }
 
     def close(self) -> None:
         """Forget everything; the connection is gone."""
         self._registered.clear()
-        self._networks.clear()
+        for registered in self._objects.values():
+            registered.clear()
         self._raw.clear()
         self._hub.forget(self)
 
@@ -245,8 +273,8 @@ class Subscriptions:
         """Tell whether somebody still waits for a message under a callback id (None: in the legacy style)."""
         if message.event_id is None:
             return callback_id in self._raw
-        if message.kind == "network":
-            return callback_id in self._networks
+        if message.kind != "domain":
+            return callback_id in self._objects[message.kind]
         if callback_id is not None:
             return callback_id in self._registered
         return any(r.legacy and r.event_id == message.event_id for r in self._registered.values())
@@ -316,29 +344,30 @@ class Subscriptions:
             ):
                 self._sink(message, registration.callback_id)
 
-    def register_network(self, event_id: int, uuid: str | None) -> int:
-        """Register an event number of networks and give its callback id.
+    def register_object(self, kind: ObjectKind, event_id: int, uuid: str | None) -> int:
+        """Register an event number of a kind of object and give its callback id.
 
         Raises InternalError for an unknown number, InvalidArg when it is registered already.
         """
-        if not 0 <= event_id < KNOWN_NETWORK_IDS:
-            raise InternalError(f"unsupported network event ID {event_id}", domain=7)
-        if any((r.event_id, r.uuid) == (event_id, uuid) for r in self._networks.values()):
+        registered = self._objects[kind]
+        if not 0 <= event_id < KNOWN_OBJECT_IDS[kind]:
+            raise InternalError(f"unsupported {kind} event ID {event_id}", domain=7)
+        if any((r.event_id, r.uuid) == (event_id, uuid) for r in registered.values()):
             raise InvalidArg("event callback already tracked", domain=0)
-        number = self._hub.network_number()
-        self._networks[number] = NetworkRegistration(number, event_id, uuid)
+        number = self._hub.object_number(kind)
+        registered[number] = ObjectRegistration(number, event_id, uuid)
         self._hub.listen(self)
         return number
 
-    def deregister_network(self, callback_id: int) -> None:
+    def deregister_object(self, kind: ObjectKind, callback_id: int) -> None:
         """End a registration; raises InternalError for one that is not there."""
-        if self._networks.pop(callback_id, None) is None:
-            raise InternalError(f"network event callback {callback_id} not registered", domain=7)
+        if self._objects[kind].pop(callback_id, None) is None:
+            raise InternalError(f"{kind} event callback {callback_id} not registered", domain=7)
         self._sleep()
 
-    def deliver_network(self, uuid: str, message: Message) -> None:
-        """Send a message about a network to each registration that matches."""
-        for registration in list(self._networks.values()):
+    def deliver_object(self, kind: ObjectKind, uuid: str, message: Message) -> None:
+        """Send a message about an object to each registration that matches."""
+        for registration in list(self._objects[kind].values()):
             if registration.event_id == message.event_id and registration.uuid in (None, uuid):
                 self._sink(message, registration.callback_id)
 
@@ -347,5 +376,5 @@ class Subscriptions:
         self._sleep()
 
     def _sleep(self) -> None:
-        if not self._registered and not self._raw and not self._networks:
+        if not self._registered and not self._raw and not any(self._objects.values()):
             self._hub.forget(self)

@@ -10,10 +10,10 @@ def connect_network_event_register_any(session: Session, eventID: int, net: Netw
     """Send one kind of event of one network or all; give the callback id they carry."""
     if net is not None:
         find_network(session, net)
-    return session.subscriptions.register_network(eventID, uuid_text(net.uuid) if net else None)
+    return session.subscriptions.register_object("network", eventID, uuid_text(net.uuid) if net else None)
 
 
 @network_call
 def connect_network_event_deregister_any(session: Session, callbackID: int) -> None:
     """Send them no more."""
-    session.subscriptions.deregister_network(callbackID)
+    session.subscriptions.deregister_object("network", callbackID)

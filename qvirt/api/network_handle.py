@@ -1,18 +1,14 @@
 """Network handles: name and uuid as they travel, the network they mean, and whose errors these are."""
 
-import functools
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Protocol, TypeAlias
 
 from qvirt.api.handle import uuid_bytes, uuid_text
-from qvirt.api.registry import Function, remote_of
+from qvirt.api.owned import calls_of
 from qvirt.api.session import Session
 from qvirt.constants.error import ErrorDomain
 from qvirt.drivers.network.driver import Networks
 from qvirt.drivers.network.network import Network
-from qvirt.errors import NoNetwork, NoSupport, QvirtError
+from qvirt.errors import NoNetwork, NoSupport
 from qvirt.model.network_port import NetworkPort
 
 NetworkName: TypeAlias = tuple[str, bytes]
@@ -20,9 +16,8 @@ NetworkName: TypeAlias = tuple[str, bytes]
 PortName: TypeAlias = tuple[NetworkName, bytes]
 """The network's handle and the port's uuid."""
 
-F = TypeVar("F", bound=Function)
-
-_NOT_OURS = (ErrorDomain.QEMU, ErrorDomain.DOMAIN)
+network_call = calls_of("network", ErrorDomain.NETWORK)
+"""Registers a call about networks."""
 
 
 class NetworkHandle(Protocol):
@@ -41,36 +36,6 @@ class PortHandle(Protocol):
     def net(self) -> NetworkHandle: ...
     @property
     def uuid(self) -> bytes: ...
-
-
-@contextmanager
-def _as_networks() -> Iterator[None]:
-    """Let errors that name no part of libvirt, or the hypervisor, come from the network driver."""
-    try:
-        yield
-    except QvirtError as error:
-        if error.domain in _NOT_OURS:
-            error.domain = ErrorDomain.NETWORK
-        raise
-
-
-def network_call(function: F) -> F:
-    """Register a call about networks; its errors come from the network driver."""
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def waiting(*args: Any, **kwargs: Any) -> Any:
-            with _as_networks():
-                return await function(*args, **kwargs)
-
-        return remote_of("network")(cast(F, waiting))
-
-    @functools.wraps(function)
-    def direct(*args: Any, **kwargs: Any) -> Any:
-        with _as_networks():
-            return function(*args, **kwargs)
-
-    return remote_of("network")(cast(F, direct))
 
 
 def networks(session: Session) -> Networks:

@@ -23,7 +23,7 @@ def read_only_check(procedure: Procedure, program: str) -> Check | None:
         return None
     name = public_function(procedure.name, program)
     sentence = f"read only access prevents {name}"
-    if all(rule.permission == "read_secure" for rule in rules):
+    if all(rule.permission == "read_secure" and rule.mask for rule in rules):
         sentence = f"{name} with secure flag"
     error = OperationDenied(sentence)
     fields = procedure.args.fields if procedure.args else ()

@@ -33,6 +33,12 @@ MAIN: Final[Mapping[int, ProgramName]] = {protocol.REMOTE: "remote", protocol.QE
 ADMIN: Final[Mapping[int, ProgramName]] = {protocol.ADMIN: "admin"}
 _HEADER: Final = HEADER.size
 
+_DRIVER_DOMAINS: Final[Mapping[tuple[str, ...], int]] = {
+    ("network",): ErrorDomain.NETWORK,
+    ("secret",): ErrorDomain.SECRET,
+}
+"""Whose error it is that a connection does not have a call, by the sub-drivers that have it."""
+
 
 class Entry:
     """One procedure that is served, with everything a call of it needs looked up beforehand."""
@@ -71,7 +77,7 @@ class Entry:
         self.before_open = call.before_open
         self.drivers = call.drivers
         self.extras = call.extras
-        domain = ErrorDomain.NETWORK if self.drivers == ("network",) else ErrorDomain.DOMAIN
+        domain = _DRIVER_DOMAINS.get(self.drivers, ErrorDomain.DOMAIN)
         self.unsupported = NoSupport(public_function(procedure.name, program), domain=domain)
 
     def payload(self, result: Any) -> bytes:

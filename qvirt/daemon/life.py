@@ -133,7 +133,12 @@ class Daemon:
             if audit is not None:
                 stack.push_async_callback(audit.close)
             networks = hypervisor.networks
-            hub = EventHub(hypervisor.events, networks.events if networks is not None else None)
+            secrets = hypervisor.secrets
+            hub = EventHub(
+                hypervisor.events,
+                networks.events if networks is not None else None,
+                secrets.events if secrets is not None else None,
+            )
             stack.callback(hub.close)
             instance = Instance(hypervisor, Node(hypervisor, **self._host_uuid()), hub, self.privileged)
             polkit = Polkit()

@@ -1,1 +1,1 @@
-"""Drivers beside the domains: virtual networks."""
+"""Drivers beside the domains: virtual networks, secrets."""

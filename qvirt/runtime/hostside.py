@@ -44,7 +44,7 @@ async def context(
         if running.master_key is None:
             key = Path(f"{running.folder}/master-key.aes").read_bytes
             running.master_key = await domain.hypervisor.files.run(f"key of '{domain.name}'", key)
-        maker = Passed(running.id, running.master_key)
+        maker = Passed(running.id, domain.hypervisor.secrets, running.master_key)
     maker.id = running.id
     maker.fdsets = await _fdsets(running, new)
     ctx = documents.build_context(running.definition, running.caps, maker)

@@ -14,6 +14,7 @@ from qvirt.constants.domain import DomainShutoffReason
 from qvirt.constants.domain_event import DomainEventStoppedDetailType
 from qvirt.constants.error import ErrorDomain
 from qvirt.drivers.network.driver import Networks
+from qvirt.drivers.secret.driver import Secrets
 from qvirt.errors import InternalError, NoDomain, OperationFailed, OperationInvalid, QvirtError
 from qvirt.host.config import QemuConfig, QemuUser, read_config
 from qvirt.host.emulators import EmulatorTable
@@ -166,6 +167,8 @@ class Hypervisor:
         self.private_dev = False
         #: the virtual networks that interfaces are plugged into; None where there are none
         self.networks: Networks | None = None
+        #: the passphrases and keys that documents name; None before they are read
+        self.secrets: Secrets | None = None
         self.closing = False
         #: seconds from the word to go until a QEMU must have answered on its monitor
         self.start_deadline = 60.0
@@ -211,6 +214,8 @@ class Hypervisor:
             await self.cgroups.open()
             self.reports += self.cgroups.reports
             await self._try_namespaces()
+            self.secrets = await Secrets.open(paths.secrets, self.files)
+            self.reports += self.secrets.reports
             self.networks = await self._open_networks(default_network or paths.kind == "system")
             self.reports += self.networks.reports
             await recover.load_definitions(self)

@@ -7,13 +7,14 @@ crash at any point can take it away.
 import base64
 import fcntl
 import os
-import secrets
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from secrets import token_bytes
 
 from qvirt.drivers.network import plug
+from qvirt.drivers.secret.driver import Secrets
 from qvirt.errors import (
     InternalError,
     NoSecret,
@@ -55,24 +56,25 @@ FIRST_FD = 20
 class Descriptors(Launch):
     """The descriptors one QEMU inherits, by the name of the resource they are for. Owned, closed once.
 
-    master_key: what secrets on the command line are encrypted with. others: those that helpers get, by the
-    name of what they are connected with.
+    secrets: where the values are that documents name. master_key: what those are encrypted with on the
+    command line. others: descriptors that helpers get, by the name of what they are connected with.
     """
 
-    def __init__(self, id: int, master_key: bytes | None = None) -> None:
+    def __init__(self, id: int, secrets: Secrets | None, master_key: bytes | None = None) -> None:
         super().__init__()
         self.id = id
-        self.master_key = master_key or secrets.token_bytes(KEY_SIZE)
+        self._secrets = secrets
+        self.master_key = master_key or token_bytes(KEY_SIZE)
         self._named: dict[str, list[int]] = {}
         self.others: dict[str, socket.socket] = {}
 
     def secret(self, usage_type: str, uuid: str | None, usage: str | None) -> bytes:
-        if uuid is not None:
-            raise NoSecret(f"no secret with matching uuid '{uuid}'")
-        raise NoSecret(f"no secret with matching usage '{usage}'")
+        if self._secrets is None:
+            raise NoSecret("this instance keeps no secrets")
+        return self._secrets.value(usage_type, uuid, usage)
 
     def seal(self, value: bytes) -> tuple[str, str]:
-        vector = secrets.token_bytes(BLOCK)
+        vector = token_bytes(BLOCK)
         sealed = seal(self.master_key, vector, value)
         return base64.b64encode(sealed).decode(), base64.b64encode(vector).decode()
 
@@ -112,8 +114,8 @@ class Descriptors(Launch):
 class Passed(Descriptors):
     """Descriptors for a QEMU that runs: they go over its monitor, which knows them by name from then on."""
 
-    def __init__(self, id: int, master_key: bytes | None = None) -> None:
-        super().__init__(id, master_key)
+    def __init__(self, id: int, secrets: Secrets | None, master_key: bytes | None = None) -> None:
+        super().__init__(id, secrets, master_key)
         self._in_sets: set[str] = set()
 
     def fds(self, name: str, count: int = 1) -> list[str]:

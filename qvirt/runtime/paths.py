@@ -96,6 +96,11 @@ class Paths(Record):
         return self.etc / "qemu" / "autostart"
 
     @property
+    def secrets(self) -> Path:
+        """The folder of the secrets."""
+        return self.etc / "secrets"
+
+    @property
     def save(self) -> Path:
         """The folder of managed save images."""
         return self.lib / "save"

@@ -153,7 +153,7 @@ class _Start:
         self.running = running
         self.definition = running.definition
         self.stack = stack
-        self.descriptors = launch.Descriptors(running.id)
+        self.descriptors = launch.Descriptors(running.id, self.hv.secrets)
         stack.callback(self.descriptors.close)
         running.master_key = self.descriptors.master_key
 

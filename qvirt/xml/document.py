@@ -20,7 +20,7 @@ MAX_ATTRIBUTES = 1000
 LARGE = 64 * 1024
 
 #: the part of libvirt that complains of a document that is not well formed, where it is not the domain's
-_DOMAINS = {"(CPU_definition)": ErrorDomain.CPU}
+_DOMAINS = {"(CPU_definition)": ErrorDomain.CPU, "(definition_of_secret)": ErrorDomain.SECRET}
 
 
 def _parser() -> etree.XMLParser:
@@ -70,7 +70,7 @@ def parse(text: str, cls: type[N], source: str, *, validate: bool = False) -> N:
     """
     root = parse_element(text, source)
     if root.tag != cls.tag:
-        raise XmlError(f"expecting root element of '{cls.tag}', not '{root.tag}'")
+        raise XmlError(f"expecting root element of '{cls.tag}', not '{root.tag}'", domain=ErrorDomain.XML)
     reader = Reader()
     node = cls.from_xml(root, reader)
     if validate and reader.unknown:

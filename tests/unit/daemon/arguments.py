@@ -10,6 +10,8 @@ from qvirt.rpc.types import Chars, Fields, Items, Maybe, Number, Opaque, Text, T
 DOMAIN = ("one", uuid.UUID("11111111-1111-1111-1111-111111111111").bytes)
 NETWORK = ("net", uuid.UUID("22222222-2222-2222-2222-222222222222").bytes)
 PORT = uuid.UUID("33333333-3333-3333-3333-333333333333").bytes
+SECRET = (uuid.UUID("55555555-5555-5555-5555-555555555555").bytes, 3, "target")
+UUIDS = {"domain": DOMAIN[1], "network": NETWORK[1], "network_port": PORT, "secret": SECRET[0]}
 
 HANDLES: Mapping[str, Any] = {
     "remote_nonnull_domain": (*DOMAIN, -1),
@@ -17,6 +19,7 @@ HANDLES: Mapping[str, Any] = {
     "remote_nonnull_domain_checkpoint": ("checkpoint", (*DOMAIN, -1)),
     "remote_nonnull_network": NETWORK,
     "remote_nonnull_network_port": (NETWORK, PORT),
+    "remote_nonnull_secret": SECRET,
 }
 
 _NEW = uuid.UUID("44444444-4444-4444-4444-444444444444")
@@ -26,6 +29,7 @@ DOCUMENTS = {
     "network": f"<network><name>new</name><uuid>{_NEW}</uuid></network>",
     "network_port": f"<networkport><uuid>{_NEW}</uuid><owner><name>one</name><uuid>{_NEW}</uuid></owner>"
     "<mac address='52:54:00:00:00:01'/></networkport>",
+    "secret": f"<secret><uuid>{_NEW}</uuid><usage type='iscsi'><target>t</target></usage></secret>",
 }
 
 
@@ -43,8 +47,7 @@ def arguments(procedure: Procedure, *, flags: int = 0, **named: Any) -> tuple[An
         elif name in ("xml", "xml_desc") and kind in DOCUMENTS:
             values.append(DOCUMENTS[kind])
         elif name == "uuid" and isinstance(type_, Opaque):
-            by_kind = {"domain": DOMAIN[1], "network": NETWORK[1], "network_port": PORT}
-            values.append(by_kind.get(kind, bytes(16)))
+            values.append(UUIDS.get(kind, bytes(16)))
         else:
             values.append(_value(type_))
     return procedure.decode_args(procedure.encode_args(values))

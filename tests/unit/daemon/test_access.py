@@ -21,7 +21,7 @@ from qvirt.errors import AccessDenied, OperationDenied, QvirtError
 from qvirt.record import replace
 from qvirt.rpc import protocol
 from qvirt.rpc.protocol import AccessRule, Procedure
-from tests.unit.daemon.arguments import DOMAIN, HANDLES, NETWORK, PORT, arguments
+from tests.unit.daemon.arguments import DOMAIN, HANDLES, NETWORK, PORT, SECRET, UUIDS, arguments
 from tests.unit.daemon.fakes import running
 
 calls.load()
@@ -31,7 +31,7 @@ ANSWERED = [(program, PROGRAMS[program].by_name[name]) for program, name in CALL
 IDS = [f"{program}-{procedure.name}" for program, procedure in ANSWERED]
 
 #: kinds of objects whose calls must name the very object
-KNOWN_KINDS = ("domain", "network", "network_port")
+KNOWN_KINDS = ("domain", "network", "network_port", "secret")
 #: calls of these kinds about an object that has no name before they are done: a permission for all is needed
 NAMELESS = {"DOMAIN_ATTACH"}
 
@@ -56,7 +56,7 @@ class Policy:
 
 
 def session() -> Session:
-    """Make an open connection to a daemon that has one domain, one network and one port."""
+    """Make an open connection to a daemon that has one domain, one network, one port and one secret."""
     domain = SimpleNamespace(name=DOMAIN[0], uuid=uuid_text(DOMAIN[1]), id=-1)
     port = SimpleNamespace(uuid=uuid_text(PORT))
     network = SimpleNamespace(name=NETWORK[0], uuid=uuid_text(NETWORK[1]), ports={port.uuid: port})
@@ -72,7 +72,15 @@ def session() -> Session:
         def port(self, _: Any, uuid: str) -> Any:
             return network.ports[uuid]
 
-    hypervisor = SimpleNamespace(domains=Domains([domain]), networks=Networks([network]))
+    secret = SimpleNamespace(uuid=uuid_text(SECRET[0]), usage=SECRET[1:])
+
+    class Secrets(list[Any]):
+        def by_uuid(self, uuid: str) -> Any:
+            return {secret.uuid: secret}[uuid]
+
+    hypervisor = SimpleNamespace(
+        domains=Domains([domain]), networks=Networks([network]), secrets=Secrets([secret])
+    )
     instance = SimpleNamespace(hypervisor=hypervisor, privileged=True, default_uri="qemu:///system")
     return Session(cast(Any, instance), cast(Any, None), Identity(1, 2, 3), driver="QEMU")
 
@@ -166,9 +174,8 @@ LISTING = [
 def test_lists_show_what_may_be_seen(program: str, procedure: Procedure) -> None:
     made, _ = next(ways(procedure))
     (rule,) = procedure.aclfilter
-    uuids = {"domain": DOMAIN[1], "network": NETWORK[1], "network_port": PORT}
     for policy, shown in (
-        (Policy(), {uuid_text(uuids[rule.object])}),
+        (Policy(), {uuid_text(UUIDS[rule.object])}),
         (Policy(f"{rule.object}:{rule.permission}"), set()),
     ):
         (made_with,) = asyncio.run(ask(policy, program, procedure, made))

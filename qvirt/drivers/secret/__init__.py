@@ -1,0 +1,1 @@
+"""Secrets: passphrases and keys that domains use and documents only name."""
