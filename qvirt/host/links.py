@@ -1,5 +1,6 @@
 """What ``ip`` and the users' own scripts do to network devices: macvtap, addresses, routes."""
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -26,7 +27,8 @@ def make_macvtap(parent: str, mode: str, mac: str, name: str) -> str:
     try:
         _ip("link", "set", name, "up")
     except SystemError_:
-        remove_link(name)
+        with contextlib.suppress(SystemError_):  # why it does not come up is told
+            remove_link(name)
         raise
     return name
 
@@ -47,15 +49,15 @@ def open_macvtap(name: str, queues: int = 1) -> list[int]:
 
 
 def remove_link(name: str) -> None:
-    """Remove a device made here; harmless when it is gone. Blocking."""
-    if re.fullmatch(r"[A-Za-z0-9._-]{1,15}", name) and Path(f"/sys/class/net/{name}").exists():
-        subprocess.run(
-            ["ip", "link", "del", name],
-            check=False,
-            capture_output=True,
-            timeout=_DEADLINE,
-            stdin=subprocess.DEVNULL,
-        )
+    """Remove a device made here; harmless when it is gone. Blocking. Raises SystemError_."""
+    device = Path(f"/sys/class/net/{name}")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,15}", name) or not device.exists():
+        return
+    try:
+        _ip("link", "del", name)
+    except SystemError_:
+        if device.exists():  # else it went by itself, with the device below it
+            raise
 
 
 def set_filter(name: str, *, mac: str, groups: Collection[str], all_groups: bool, promiscuous: bool) -> None:

@@ -212,6 +212,7 @@ async def settle_ports(hv: "Hypervisor") -> None:
     """Bring the book of ports and the running domains together, after both were found again.
 
     A port whose guest has gone is given back; one that its guest has and the book has not is entered again.
+    What fails is logged: no network keeps the daemon from serving the others.
     """
     if hv.networks is None:
         return
@@ -221,13 +222,19 @@ async def settle_ports(hv: "Hypervisor") -> None:
     alive = {str(interface.source.portid) for _, _, interface in _on_networks(hv) if interface.source}
     ours = {domain.uuid for domain in hv.domains}
     for network in hv.networks:
+        gone: list[str] = []
         for uuid, port in list(network.ports.items()):
             # a port of somebody who is no domain was made by net-port-create, and is theirs to delete
             if uuid not in alive and (port.owner is None or port.owner.uuid in ours):
                 del network.ports[uuid]
-                await hv.files.run(f"network port of '{network.name}'",
-                                   partial(ports.erase_port, network, uuid))  # fmt: skip
-        await floors.settle(network)
+                gone.append(uuid)
+        try:
+            for uuid in gone:
+                erase = partial(ports.erase_port, network, uuid)
+                await hv.files.run(f"network port of '{network.name}'", erase)
+            await floors.settle(network)
+        except QvirtError as error:
+            log.error("ports of network '%s': %s", network.name, error)
 
 
 def follow_networks(hv: "Hypervisor") -> None:
@@ -327,7 +334,7 @@ async def disconnect(domain: "Domain", running: Running, interface: Interface) -
                 partial(_undo, interface, dict(mark.macs), _notes(domain)),
                 DEADLINE,
             )
-        except QvirtError as error:
+        except (QvirtError, OSError) as error:
             failures = [str(error)]
         for failure in failures:
             log.error("domain '%s': %s", domain.name, failure)

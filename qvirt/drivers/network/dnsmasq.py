@@ -34,6 +34,11 @@ class Process(Record):
     pid: int
     started: str
 
+    @property
+    def is_there(self) -> bool:
+        """Tell whether it has not ended. Reads /proc."""
+        return start_time(self.pid) == self.started
+
 
 def config_file(folders: NetworkFolders, name: str) -> Path:
     return folders.dnsmasq / f"{name}.conf"
@@ -147,14 +152,15 @@ def start_time(pid: int) -> str | None:
 def reload(folders: NetworkFolders, network: Network, process: Process) -> None:
     """Write the files again and let dnsmasq read those of hosts and names. Blocking."""
     write_files(folders, network)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGHUP)
+    if process.is_there:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGHUP)
 
 
 def stop(folders: NetworkFolders, name: str, process: Process | None = None) -> None:
     """End dnsmasq and remove its files but the leases. Blocking. Raises InternalError."""
     process = process or running(folders, name)
-    if process is not None and start_time(process.pid) == process.started:
+    if process is not None and process.is_there:
         _end(process, name)
     for path in (
         pid_file(folders, name),
@@ -179,7 +185,7 @@ def _end(process: Process, name: str) -> None:
         deadline = time.monotonic() + _PATIENCE
         pause = 0.001
         while time.monotonic() < deadline:
-            if start_time(process.pid) != process.started:
+            if not process.is_there:
                 return
             time.sleep(pause)
             pause = min(pause * 2, 0.05)

@@ -456,11 +456,12 @@ class Networks:
     ) -> None:
         """Change what a port may send and receive; but for the floor from the next time it is plugged in.
 
-        Raises OperationInvalid, OperationUnsupported; then all is as it was.
+        Raises OperationInvalid, OperationUnsupported, NoNetworkPort; then all is as it was.
         """
         async with network.lock:
             if not network.active:
                 raise OperationInvalid(f"network '{network.name}' is not active")
+            port = self.port(network, str(port.uuid))  # it may have been deleted or changed while we waited
             changed = port.copy()
             changed.bandwidth = bandwidth
             floors.reserve(network, changed)
@@ -474,10 +475,11 @@ class Networks:
                 raise
 
     async def delete_port(self, network: Network, port: NetworkPort) -> None:
-        """Remove a port (virNetworkPortDelete)."""
+        """Remove a port (virNetworkPortDelete). Raises NoNetworkPort."""
         async with network.lock:
-            network.ports.pop(str(port.uuid), None)
-            await self._erase_port(network, str(port.uuid))
+            uuid = str(self.port(network, str(port.uuid)).uuid)
+            del network.ports[uuid]
+            await self._erase_port(network, uuid)
             await floors.settle(network)
 
     def bridge_name(self, network: Network) -> str:

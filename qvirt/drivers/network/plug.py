@@ -160,7 +160,10 @@ def unplug(interface: Interface) -> list[str]:
         except QvirtError as error:
             attempt("cannot leave the Open vSwitch bridge", error)
     if outlives_qemu(interface):
-        links.remove_link(name)
+        try:
+            links.remove_link(name)
+        except QvirtError as error:
+            attempt("cannot remove it", error)
     if interface.downscript is not None and interface.downscript.path:
         try:
             links.run_script(interface.downscript.path, name)
@@ -306,7 +309,12 @@ def _vhost(wanted: TapResource, connection: Connection) -> None:
         return
     fds: list[int] = []
     for _ in range(wanted.queues):
-        fd = taps.open_vhost()
+        try:
+            fd = taps.open_vhost()
+        except BaseException:
+            for opened in fds:
+                os.close(opened)
+            raise
         if fd is None:
             for opened in fds:
                 os.close(opened)
@@ -337,7 +345,8 @@ def _macvtap(interface: Interface, plugged: Interface, count: int) -> list[int]:
             taps.set_up(name, False)
         fds = links.open_macvtap(name, count)
     except QvirtError:
-        links.remove_link(name)
+        with contextlib.suppress(QvirtError):  # why it is of no use is told; `unplug` tries again
+            links.remove_link(name)
         raise
     return fds
 

@@ -8,8 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qvirt.constants.error import ErrorDomain
-from qvirt.errors import ConfigUnsupported, InternalError, OperationInvalid, OperationUnsupported
-from qvirt.host.persist import write_atomic
+from qvirt.errors import (
+    ConfigUnsupported,
+    InternalError,
+    OperationInvalid,
+    OperationUnsupported,
+    SystemError_,
+)
+from qvirt.host.persist import remove, write_atomic
 from qvirt.model.devices.interface import (
     Actual,
     ActualSource,
@@ -275,13 +281,16 @@ def port_of(interface: Interface, owner: tuple[str, str]) -> NetworkPort:
 
 
 def write_port(network: "Network", port: NetworkPort) -> None:
-    """Write a port's file, so that it outlives us. Blocking."""
+    """Write a port's file, so that it outlives us. Blocking. Raises SystemError_."""
     folder = network.host.folders.ports(network.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemError_(f"cannot create directory '{folder}'", error) from error
     text = HEADER.format(port.uuid) + port.to_xml()
     write_atomic(folder / f"{port.uuid}.xml", text.encode("utf-8", "surrogateescape"), 0o600, sync=False)
 
 
 def erase_port(network: "Network", uuid: str) -> None:
-    """Remove a port's file; harmless when it is gone. Blocking."""
-    (network.host.folders.ports(network.name) / f"{uuid}.xml").unlink(missing_ok=True)
+    """Remove a port's file; harmless when it is gone. Blocking. Raises SystemError_."""
+    remove(network.host.folders.ports(network.name) / f"{uuid}.xml")

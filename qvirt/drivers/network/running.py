@@ -42,6 +42,9 @@ class Keeper:
         except ProcessLookupError:
             self._died()
             return
+        if not self.process.is_there:  # the number may have been given to another since
+            self._died()
+            return
         asyncio.get_running_loop().add_reader(self._fd, self._died)
 
     def _died(self) -> None:
@@ -280,9 +283,13 @@ async def sweep(host: NetworkHost, active: frozenset[str]) -> list[str]:
         name = path.name.removesuffix(_JOURNAL)
         if name in active:
             continue
-        device = (await host.files.run("network mark", path.read_bytes)).decode()
-        await _remove(host, name, device)
-        reports.append(f"network '{name}' was half started and has been taken away")
+        try:
+            device = (await host.files.run("network mark", path.read_bytes)).decode("ascii", "replace")
+            await _remove(host, name, device)
+        except (QvirtError, OSError) as error:
+            reports.append(f"network '{name}' was half started and cannot be taken away: {error}")
+        else:
+            reports.append(f"network '{name}' was half started and has been taken away")
     return reports
 
 
