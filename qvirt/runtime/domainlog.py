@@ -1,6 +1,7 @@
 """A domain's log: when it was started, with what, and what QEMU had to say; in libvirt's form."""
 
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -11,6 +12,8 @@ from pathlib import Path
 from qvirt.errors import SystemError_
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.switches import CommandLine
+
+log = logging.getLogger(__name__)
 
 #: bytes of QEMU's last words an error repeats
 TAIL_SIZE = 4096
@@ -51,14 +54,14 @@ class DomainLog:
         """Write one line with the time in front of it. Raises OSError."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, f"{stamp()}: {text}\n".encode())
+            os.write(fd, f"{stamp()}: {text}\n".encode("utf-8", "surrogateescape"))
         finally:
             os.close(fd)
 
     def starting(
         self, command: CommandLine, env: Mapping[str, str], caps: EmulatorCaps, version: str
     ) -> None:
-        """Write down the command line; what QEMU prints comes after it."""
+        """Write down the command line; what QEMU prints comes after it. A full disk keeps nobody from it."""
         qemu = ".".join(map(str, caps.version)) + caps.package
         host = os.uname()
         out = [
@@ -72,7 +75,10 @@ class DomainLog:
             if words:
                 lines.append(" ".join(shlex.quote(word) for word in words))
         out.append(" \\\n".join(lines) + "\n")
-        os.write(self.fd, "".join(out).encode())
+        try:
+            os.write(self.fd, "".join(out).encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            log.warning("the command line is not in the log of the domain: %s", error.strerror)
         self._begin = os.lseek(self.fd, 0, os.SEEK_END)
 
     def tail(self) -> str:
@@ -95,19 +101,23 @@ def bound(logs: Iterable[Path]) -> None:
     """Set logs aside that have grown over the limit: nobody fills the host by what a QEMU prints. Blocking.
 
     QEMU goes on writing into the file, from its beginning; what it writes in the very moment is lost. Of a
-    log that grew faster than we looked, the end is kept.
+    log that grew faster than we looked, the end is kept. One that cannot be set aside keeps no other from it.
     """
-    for log in logs:
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(log).st_size > MAX_SIZE:
-                _set_aside(log)
+    for path in logs:
+        try:
+            if os.stat(path).st_size > MAX_SIZE:
+                _set_aside(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.warning("'%s' cannot be bounded: %s", path, error.strerror)
 
 
-def _set_aside(log: Path) -> None:
+def _set_aside(path: Path) -> None:
     for number in range(MAX_BACKUPS - 1, 0, -1):
         with contextlib.suppress(FileNotFoundError):
-            os.replace(f"{log}.{number - 1}", f"{log}.{number}")
-    with open(log, "rb+", opener=_private) as file, open(f"{log}.0", "wb", opener=_private) as aside:
+            os.replace(f"{path}.{number - 1}", f"{path}.{number}")
+    with open(path, "rb+", opener=_private) as file, open(f"{path}.0", "wb", opener=_private) as aside:
         file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_SIZE))
         aside.write(file.read(MAX_SIZE))
         os.ftruncate(file.fileno(), 0)

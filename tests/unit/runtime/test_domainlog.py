@@ -2,9 +2,13 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from qvirt.qemu.caps import EmulatorCaps
+from qvirt.qemu.switches import CommandLine
 from qvirt.runtime import domainlog
 
 
@@ -33,4 +37,25 @@ def test_the_last_words_are_found_in_a_log_that_begins_anew(tmp_path: Path) -> N
     os.truncate(path, 0)
     os.write(log.fd, b"cannot do that\n")
     assert log.tail() == "cannot do that"
+    log.close()
+
+
+def test_a_log_that_cannot_be_set_aside_keeps_no_other_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(domainlog, "MAX_SIZE", 100)
+    link, honest, secret = tmp_path / "a.log", tmp_path / "b.log", tmp_path / "secret"
+    secret.write_bytes(b"s" * 300)
+    honest.write_bytes(b"h" * 300)
+    link.symlink_to(secret)
+    domainlog.bound([link, honest])
+    assert secret.read_bytes() == b"s" * 300
+    assert honest.read_bytes() == b""
+    assert f"'{link}' cannot be bounded" in caplog.text
+
+
+def test_a_command_line_that_does_not_fit_on_the_disk_is_no_reason_not_to_start() -> None:
+    log = domainlog.DomainLog(Path("/dev/full"))
+    caps = cast(EmulatorCaps, SimpleNamespace(version=(9, 0, 0), package=""))
+    log.starting(CommandLine("/q", []), {}, caps, "1")
     log.close()
