@@ -10,6 +10,7 @@ import base64
 import contextlib
 import logging
 import os
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -96,11 +97,23 @@ async def adopt(hv: "Hypervisor", pid: int) -> Domain:
         undo.callback(process.close)
         link = await _connect(seen)
         undo.callback(link.close)
-        async with asyncio.timeout(ANSWER_DEADLINE):
+        async with _within(ANSWER_DEADLINE, seen):
             picture = await _look(hv, seen, link)
         domain = await _take(hv, seen, process, link, picture, undo)
         undo.pop_all()
     return domain
+
+
+@contextlib.asynccontextmanager
+async def _within(seconds: float, seen: Seen) -> AsyncIterator[None]:
+    """Give a QEMU so long for all its answers. Raises OperationTimeout."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise OperationTimeout(
+            f"the QEMU of pid {seen.pid} did not answer all questions within {seconds:g} s"
+        ) from None
 
 
 async def _connect(seen: Seen) -> Monitor:
@@ -321,7 +334,7 @@ async def _take(
         link.name = domain.name
         link.on_event = partial(stopping.monitor_event, domain, running)
         link.on_closed = partial(stopping.monitor_closed, domain, running)
-        async with asyncio.timeout(ANSWER_DEADLINE):
+        async with _within(ANSWER_DEADLINE, seen):
             await _like_ours(running)
             word = await live.after_reconnect(domain, running)
             await vcpus.after_reconnect(running)

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,7 +139,8 @@ async def dump_memory(domain: "Domain", running: Running) -> str:
     def create() -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            # the folder may be QEMU's user's, who could put a link to some file of ours there
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SystemError_(f"failed to create '{path}'", error) from error
 
@@ -151,7 +153,8 @@ async def dump_memory(domain: "Domain", running: Running) -> str:
             "dump-guest-memory", {"paging": False, "protocol": "fd:qvirt-dump"}, deadline=DUMP_DEADLINE
         )
     except (QvirtError, asyncio.CancelledError):
-        path.unlink(missing_ok=True)
+        drop = partial(path.unlink, missing_ok=True)
+        await asyncio.shield(domain.hypervisor.files.run(f"dump of '{domain.name}'", drop))
         raise
     finally:
         os.close(fd)

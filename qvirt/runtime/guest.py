@@ -111,12 +111,11 @@ def _int(value: Json, default: int = 0) -> int:
     return value if isinstance(value, int) else default
 
 
-async def shutdown(domain: "Domain", mode: str, *, fake_reboot: bool) -> None:
+async def shutdown(domain: "Domain", mode: str) -> None:
     """Ask the agent to power off ("powerdown"), reboot or halt the guest."""
     agent = await agent_of(domain)
-    running = domain.need_running()
-    # The agent reboots by itself; only a power-off of ours is turned into a reset.
-    running.fake_reboot = fake_reboot and mode == "powerdown"
+    # the agent reboots by itself; only a power-off by the button is turned into a reset
+    domain.need_running().fake_reboot = False
     await agent.send("guest-shutdown", {"mode": mode})
 
 

@@ -438,7 +438,10 @@ def sweep(guard: Guard, footprint: Footprint, keep_below: Iterable[str]) -> list
     """
     failures: list[str] = []
     for name in footprint.links:
-        links.remove_link(name)
+        try:
+            links.remove_link(name)
+        except SystemError_ as error:
+            failures.append(str(error))
     for name, mac in footprint.macs.items():
         if mac:
             failures += plug.give_mac_back(name, mac)

@@ -10,7 +10,7 @@ from qvirt.constants.domain_event import (
     ConnectDomainEventAgentLifecycleReason,
     ConnectDomainEventAgentLifecycleState,
 )
-from qvirt.errors import InternalError
+from qvirt.errors import InternalError, OperationTimeout
 from qvirt.model.devices.address import DimmAddress
 from qvirt.model.devices.chardev import CharDevice
 from qvirt.model.devices.device import Device
@@ -108,7 +108,9 @@ async def _look_at_cpu(hv: "Hypervisor", running: Running, cpus: Reply) -> None:
         return
     key = (id(caps), definition.type, definition.os.type.machine, json.dumps(asked))
     if key not in hv.cpus_seen:
-        first = as_objects(cpus.value, "query-cpus-fast")[0]
+        first = next(iter(as_objects(cpus.value, "query-cpus-fast")), None)
+        if first is None:
+            raise InternalError(f"QEMU of '{definition.name}' has no CPU")
         calls: list[Call] = [
             ("query-cpu-model-expansion", {"type": "full", "model": asked}),
             ("qom-get", {"path": str(first.get("qom-path")), "property": "unavailable-features"}),
@@ -154,8 +156,14 @@ def _submit(running: Running, calls: list[Call]) -> "list[asyncio.Future[Reply]]
 
 
 async def _answers(calls: list[Call], futures: "list[asyncio.Future[Reply]]") -> list[Reply]:
-    async with asyncio.timeout(COMMAND_DEADLINE):
-        replies = list(await asyncio.gather(*futures))
+    try:
+        async with asyncio.timeout(COMMAND_DEADLINE):
+            replies = list(await asyncio.gather(*futures))
+    except TimeoutError:
+        asked = ", ".join(command for command, _ in calls)
+        raise OperationTimeout(
+            f"QEMU monitor did not answer all of {asked} within {COMMAND_DEADLINE:g} s"
+        ) from None
     for (command, _), reply in zip(calls, replies, strict=True):
         if reply.error is not None:
             raise QmpError(command, *reply.error)

@@ -79,10 +79,15 @@ async def undefine(domain: "Domain", flags: int) -> None:
             if domain.has_managed_save and not flags & names.MANAGED_SAVE:
                 raise OperationInvalid("Refusing to undefine while domain managed save image exists")
             nvram = await _nvram(domain)
-            if nvram and not flags & names.KEEP_NVRAM and os.path.exists(nvram):
+            what = f"nvram of '{domain.name}'"
+            if (
+                nvram
+                and not flags & names.KEEP_NVRAM
+                and await hv.files.run(what, partial(os.path.exists, nvram))
+            ):
                 if not flags & names.NVRAM:
                     raise OperationInvalid("cannot undefine domain with nvram")
-                await hv.files.run(f"nvram of '{domain.name}'", partial(_unlink, nvram))
+                await hv.files.run(what, partial(_unlink, nvram))
         if not domain.active and "<tpm" in domain.text:
             await swtpm.undefined(domain, await domain.definition(), flags)
         if flags & names.MANAGED_SAVE and domain.has_managed_save:

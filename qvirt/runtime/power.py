@@ -54,7 +54,7 @@ async def _ask_guest(domain: "Domain", flags: int, *, reboot: bool) -> None:
     is_reboot = reboot if action != ("destroy" if reboot else "restart") else not reboot
     if use_agent:
         try:
-            await guest.shutdown(domain, "reboot" if is_reboot else "powerdown", fake_reboot=is_reboot)
+            await guest.shutdown(domain, "reboot" if is_reboot else "powerdown")
         except QvirtError:
             # With nothing or both asked for, the button is the way out.
             if wants_agent and not wants_acpi:

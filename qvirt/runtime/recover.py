@@ -157,6 +157,13 @@ def _finish_rename(hv: "Hypervisor", old: str, new: str) -> None:
 # ------------------------------------------------------------------ running QEMUs
 
 
+class _Found(Record):
+    """A guest that ran. live: its document; None where there is none that can be read."""
+
+    status: Status
+    live: Definition | None
+
+
 async def reconnect_all(hv: "Hypervisor") -> None:
     """Find all QEMUs that ran under the last daemon, all at once."""
     found, unreadable = await hv.files.run("status files", partial(_read_statuses, hv.paths.run))
@@ -171,9 +178,9 @@ async def reconnect_all(hv: "Hypervisor") -> None:
                 f"status file '{path}' cannot be read ({reason}); the running QEMU (pid {status.pid}) was "
                 "taken over with its definition"
             )
-            found.append(status)
+            found.append(_Found(status, None))
     found = await _left_out(hv, found)
-    for status in found:
+    for status in (one.status for one in found):
         if status.version not in (0, VERSION):
             hv.reports.append(
                 f"the status of '{status.name}' is of version {status.version}, this is {VERSION}; "
@@ -181,13 +188,14 @@ async def reconnect_all(hv: "Hypervisor") -> None:
             )
         hv.note_id(status.id)
         await hv.files.run(f"files of '{status.name}'", partial(_note_loans, hv, status))
-    await asyncio.gather(*(_reconnect(hv, status) for status in found))
+    await asyncio.gather(*(_take_up(hv, one) for one in found))
 
 
-async def _left_out(hv: "Hypervisor", found: list[Status]) -> list[Status]:
+async def _left_out(hv: "Hypervisor", found: list[_Found]) -> list[_Found]:
     """Leave libvirt's guests alone that are not for us; returns the others."""
-    taken: list[Status] = []
-    for status in found:
+    taken: list[_Found] = []
+    for one in found:
+        status = one.status
         if status.version == 0:
             look = await hv.files.run(
                 f"status of '{status.name}'", partial(takeover.examine, status, hv.security.names)
@@ -195,15 +203,16 @@ async def _left_out(hv: "Hypervisor", found: list[Status]) -> list[Status]:
             if look.obstacles:
                 hv.untaken[status.name] = status
                 hv.note_id(status.id)
-                with contextlib.suppress(QvirtError):  # nobody else gets its labels, as far as it has any
-                    keep = partial(hv.security.recall, status.id, parse_live(status.xml), status.folder)
-                    await hv.files.run(f"labels of '{status.name}'", keep)
+                if one.live is not None:
+                    with contextlib.suppress(QvirtError):  # nobody else gets its labels, as far as it has any
+                        keep = partial(hv.security.recall, status.id, one.live, status.folder)
+                        await hv.files.run(f"labels of '{status.name}'", keep)
                 hv.reports.append(
                     f"domain '{status.name}' runs under libvirt (pid {status.pid}) and is left to it: "
                     f"{'; '.join(look.obstacles)}"
                 )
                 continue
-        taken.append(status)
+        taken.append(one)
     return taken
 
 
@@ -239,17 +248,23 @@ def _note_loans(hv: "Hypervisor", status: Status) -> None:
     hv.security.note(status.id, status.footprint.loans)
 
 
-def _read_statuses(folder: Path) -> tuple[list[Status], list[tuple[Path, str]]]:
-    found: list[Status] = []
+def _read_statuses(folder: Path) -> tuple[list[_Found], list[tuple[Path, str]]]:
+    found: list[_Found] = []
     unreadable: list[tuple[Path, str]] = []
     for path in sorted(folder.iterdir()):
         if is_leftover(path):
             remove(path)
         elif path.suffix == ".xml":
             try:
-                found.append(read_status(path.read_text("utf-8", "surrogateescape"), str(path)))
+                status = read_status(path.read_text("utf-8", "surrogateescape"), str(path))
             except (QvirtError, OSError) as error:
                 unreadable.append((path, str(error).split("\n")[0]))
+                continue
+            try:
+                found.append(_Found(status, parse_live(status.xml)))
+            except QvirtError as error:
+                log.warning("the document in '%s' cannot be read: %s", path, error)
+                found.append(_Found(status, None))
     return found, unreadable
 
 
@@ -284,9 +299,21 @@ def _rebuild(hv: "Hypervisor", path: Path) -> Status | None:
     )
 
 
-async def _reconnect(hv: "Hypervisor", status: Status) -> None:
+async def _take_up(hv: "Hypervisor", found: _Found) -> None:
+    """Take one QEMU over again; one that cannot be is reported, and not started a second time."""
+    status = found.status
+    try:
+        await _reconnect(hv, status, found.live)
+    except (QvirtError, OSError) as error:
+        domain = hv.domains.find_name(status.name)
+        if domain is None or domain.running is None:
+            hv.untaken[status.name] = status
+        hv.reports.append(f"domain '{status.name}' (pid {status.pid}) cannot be taken over: {error}")
+
+
+async def _reconnect(hv: "Hypervisor", status: Status, live: Definition | None) -> None:
     """Take one QEMU over again, or clear away what is left of it."""
-    domain, running = await _restore(hv, status)
+    domain, running = await _restore(hv, status, live)
     helper_watch.find_again(domain, running, same_boot=status.boot_id in ("", boot_id()))
     try:
         if not status.pid and status.stage == "starting":
@@ -321,7 +348,7 @@ async def _reconnect(hv: "Hypervisor", status: Status) -> None:
         log.info("domain '%s': the connection it was to live with is gone; it is destroyed", domain.name)
         hv.background(domain.destroy(), f"autodestroy of {domain.name}")
     hv.background(helper_watch.after_reconnect(domain, running), f"helpers of {domain.name}")
-    await domain.save_status()
+    await domain.note_status()
     hv.checkpoint("reconnected")
 
 
@@ -347,10 +374,10 @@ async def _reach(domain: Domain, running: Running, deadline: float) -> str:
     return word
 
 
-async def _restore(hv: "Hypervisor", status: Status) -> tuple[Domain, Running]:
+async def _restore(hv: "Hypervisor", status: Status, live: Definition | None) -> tuple[Domain, Running]:
     domain = hv.domains.find_name(status.name)
-    if status.xml or domain is None:
-        definition = parse_live(status.xml)
+    if live is not None or domain is None:
+        definition = live or parse_live(status.xml)
     else:
         definition = (await domain.definition()).copy()
         caps = await hv.documents.start_caps(definition)
@@ -460,7 +487,7 @@ async def _try_again(hv: "Hypervisor", domain: Domain, running: Running) -> None
             continue
         running.monitor_failed = False
         take_state(domain, running, None, word)
-        await domain.save_status()
+        await domain.note_status()
         return
 
 
@@ -494,6 +521,7 @@ async def autostart_all(hv: "Hypervisor") -> None:
 
     async def one(domain: Domain) -> None:
         async with gate:
+            once = domain.autostart_once
             try:
                 if not domain.active:
                     await domain.start()
@@ -501,8 +529,11 @@ async def autostart_all(hv: "Hypervisor") -> None:
                 report = f"Failed to autostart VM '{domain.name}': {error}"
                 hv.reports.append(report)
                 log.error("%s", report)
-            if domain.autostart_once:
-                await domain.set_autostart_once(False)
+            try:
+                if once and domain.persistent:
+                    await domain.set_autostart_once(False)
+            except QvirtError as error:
+                log.error("VM '%s' stays marked to be started once: %s", domain.name, error)
 
     await asyncio.gather(*(one(domain) for domain in marked))
     await hv.files.run("autostart mark", partial(write_atomic, mark, f"{boot_id()}\n".encode(), 0o644))

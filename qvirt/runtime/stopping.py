@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qvirt.constants.domain import DomainShutoffReason, DomainState
@@ -135,13 +136,22 @@ async def finish(domain: "Domain", running: Running, *, quiet: bool = False, kee
         running.agent = None
     for stream in list(running.consoles.values()):
         stream.drop()
-    await cgroups.placed(running)
-    perf.stop(running)
     reason, detail, word = running.stop_reason or _natural_end(running)
-    if running.process is not None:
-        running.process.close()
-    await _clear(domain, running, word)
-    hv.checkpoint("cleared")
+    try:
+        await cgroups.placed(running)
+        perf.stop(running)
+        if running.process is not None:
+            running.process.close()
+        await _clear(domain, running, word)
+        hv.checkpoint("cleared")
+    finally:
+        # whatever has failed, there is no QEMU any more, and somebody waits for the end
+        _ended(domain, running, reason, detail, quiet=quiet, keep=keep)
+    hv.checkpoint("finished")
+
+
+def _ended(domain: "Domain", running: Running, reason: int, detail: int, *, quiet: bool, keep: bool) -> None:
+    hv = domain.hypervisor
     domain.running = None
     domain.set_state(DomainState.SHUTOFF, reason)
     ref = domain.ref_with(running.id)
@@ -151,7 +161,6 @@ async def finish(domain: "Domain", running: Running, *, quiet: bool = False, kee
         domain.publish(Lifecycle(ref, DomainEventType.STOPPED, detail))
     if not running.ended.done():
         running.ended.set_result(None)
-    hv.checkpoint("finished")
 
 
 def _natural_end(running: Running) -> tuple[int, int, str]:
@@ -160,14 +169,26 @@ def _natural_end(running: Running) -> tuple[int, int, str]:
     return DomainShutoffReason.CRASHED, DomainEventStoppedDetailType.FAILED, "crashed"
 
 
+@contextlib.contextmanager
+def _noted(domain: "Domain", what: str) -> Iterator[None]:
+    """Log what fails: the rest of what a run has left is taken away all the same."""
+    try:
+        yield
+    except (QvirtError, OSError) as error:
+        log.error("domain '%s': clearing up %s failed: %s", domain.name, what, error)
+
+
 async def _clear(domain: "Domain", running: Running, word: str) -> None:
     """Remove what the run has left; the status file goes last, so that a crash here is made good later."""
     hv = domain.hypervisor
     await domain.settle_writes()
-    await helpers.stop(domain, running)
-    await swtpm.stopped(domain, running)
+    with _noted(domain, "helpers"):
+        await helpers.stop(domain, running)
+    with _noted(domain, "the TPM"):
+        await swtpm.stopped(domain, running)
     for interface in running.definition.devices.interfaces:
-        await interfaces.disconnect(domain, running, interface)
+        with _noted(domain, "interfaces"):
+            await interfaces.disconnect(domain, running, interface)
     for port in running.footprint.ports:
         hv.display_ports.release(port)
         hv.websocket_ports.release(port)
@@ -192,8 +213,6 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
     kept = await hv.cgroups.release(running)
     if kept is not None:
         log.error("domain '%s': %s", domain.name, kept)
-    try:
+    with _noted(domain, "files"):
         for failure in await hv.files.run(f"end of '{domain.name}'", work):
             log.error("domain '%s': %s", domain.name, failure)
-    except (QvirtError, OSError) as error:
-        log.error("domain '%s': clearing up failed: %s", domain.name, error)

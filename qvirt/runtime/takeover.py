@@ -168,11 +168,12 @@ def _notes(definition: Domain, models: Container[str | None]) -> Iterator[str]:
 
 
 def refuse_untaken(untaken: Mapping[str, Status], name: str, uuid: str) -> None:
-    """Keep a guest from being started that runs under libvirt. Raises OperationInvalid."""
+    """Keep a guest from being started that runs and was not taken over. Raises OperationInvalid."""
     for status in untaken.values():
         if (status.name == name or f"<uuid>{uuid}</uuid>" in status.xml) and is_of(status):
+            under = "" if status.version else " under libvirt"
             raise OperationInvalid(
-                f"domain '{status.name}' runs under libvirt (pid {status.pid}) and was not taken over: the "
+                f"domain '{status.name}' runs{under} (pid {status.pid}) and was not taken over: the "
                 "daemon's log says why; give it back, or remove what stands in the way and start this daemon "
                 "again"
             )

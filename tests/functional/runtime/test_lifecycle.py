@@ -17,21 +17,23 @@ from qvirt.constants.domain import (
     DomainShutoffReason,
     DomainState,
 )
+from qvirt.constants.domain_event import DomainEventStoppedDetailType, DomainEventType
 from qvirt.errors import (
     InternalError,
     NoDomain,
     NoNetwork,
     OperationFailed,
     OperationInvalid,
+    OperationTimeout,
     QvirtError,
     SystemError_,
 )
 from qvirt.host.ports import PortAllocator
 from qvirt.qmp.wire import Event, JsonObject
-from qvirt.runtime import monitor_events
+from qvirt.runtime import helpers, monitor_events
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import AgentLifecycle, IoError, Reboot
-from tests.functional.runtime.instance import Recorder, disk, document, instance, run, until
+from tests.functional.runtime.instance import PATIENCE, Recorder, disk, document, instance, run, until
 
 pytestmark = pytest.mark.qemu
 
@@ -503,5 +505,38 @@ def test_destroy_before_there_is_a_process() -> None:
                 await domain.start()
                 await domain.destroy()
                 assert seen.lifecycle()[-1] == (5, 1)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "error", [OperationTimeout("slow"), PermissionError(1, "no"), RuntimeError("a mistake")]
+)
+def test_an_end_that_cannot_be_cleared_up_is_an_end(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever for a guest whose QEMU has gone, and it can be started again."""
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                domain = await hv.define(document("e"))
+                seen = Recorder(hv)
+                await domain.start()
+                with monkeypatch.context() as patch:
+                    patch.setattr(helpers, "stop", fail)
+                    await asyncio.wait_for(domain.destroy(), PATIENCE)
+                assert domain.state == DomainState.SHUTOFF
+                assert seen.lifecycle()[-1] == (
+                    DomainEventType.STOPPED,
+                    DomainEventStoppedDetailType.DESTROYED,
+                )
+                if not isinstance(error, RuntimeError):  # the rest is taken away all the same
+                    assert it.traces() == []
+                await domain.start()
+                await domain.destroy()
 
     run(scenario())

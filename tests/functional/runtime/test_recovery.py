@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
 
 from qvirt.constants.domain import DomainPausedReason, DomainRunningReason, DomainShutoffReason, DomainState
-from qvirt.errors import OperationFailed
+from qvirt.errors import OperationFailed, OperationInvalid
 from qvirt.runtime import recover, stopping
 from qvirt.runtime.hypervisor import Hypervisor
 from tests.functional.runtime.instance import Instance, Recorder, disk, document, instance, run, until
@@ -134,6 +136,56 @@ def test_damaged_status_file(damage: str) -> None:
                 await again.block_stats("vda")
                 await again.destroy()
                 assert it.traces() == []
+
+    run(scenario())
+
+
+def _break_document(path: Path) -> None:
+    """Leave a status file whose document says what none can."""
+    text = path.read_text()
+    broken = re.sub(r"<memory unit='KiB'>", "<memory unit='elephants'>", text)
+    assert broken != text
+    path.write_text(broken)
+
+
+def test_status_file_with_a_document_that_cannot_be_read() -> None:
+    """The definition stands in for it; what the guest has on the host is still known."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            image = it.image()
+            async with it.serve() as hv:
+                domain = await hv.define(document("s", disk(image)))
+                await domain.start()
+                pid = domain.need_running().qemu.pid
+            _break_document(it.paths.status("s"))
+            async with it.serve() as hv:
+                again = hv.domains.by_name("s")
+                assert again.need_running().qemu.pid == pid
+                await again.block_stats("vda")
+                await again.destroy()
+                assert it.traces() == []
+            assert os.stat(image).st_uid == os.getuid()
+
+    run(scenario())
+
+
+def test_a_guest_that_cannot_be_taken_over_is_not_started_twice() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                await hv.create(document("transient"))
+                other = await hv.create(document("other"))
+                pid = other.need_running().qemu.pid
+            _break_document(it.paths.status("transient"))
+            async with it.serve() as hv:
+                assert any("'transient'" in report and "taken over" in report for report in hv.reports)
+                other = hv.domains.by_name("other")
+                assert other.need_running().qemu.pid == pid
+                with pytest.raises(OperationInvalid, match="was not taken over"):
+                    await hv.create(document("transient"))
+                assert len(it.processes()) == 2
+                await other.destroy()
 
     run(scenario())
 

@@ -7,6 +7,8 @@ the figures of other domains are not touched.
 import asyncio
 import json
 import os
+from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,11 +22,11 @@ from qvirt.api.registry import CALLS
 from qvirt.api.typed_params import encode
 from qvirt.constants.domain import DomainRunningReason, DomainState
 from qvirt.daemon import encode_events
-from qvirt.errors import QvirtError, SystemError_
+from qvirt.errors import OperationTimeout, QvirtError, SystemError_
 from qvirt.model.domain import parse_live
 from qvirt.qmp.wire import Event, Json, Reply, parse_object
 from qvirt.rpc import protocol
-from qvirt.runtime import guest, live, monitor_events, stats
+from qvirt.runtime import endings, guest, live, monitor_events, stats
 from qvirt.runtime.console import open_console
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DomainEvent, EventBus
@@ -375,5 +377,39 @@ def test_a_terminal_of_somebody_else_is_not_opened(tmp_path: Any) -> None:
         finally:
             os.close(master)
             os.close(slave)
+
+    asyncio.run(main())
+
+
+def test_a_qemu_that_leaves_one_question_unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Link):
+        def submit(self, command: str, arguments: Any = None) -> "asyncio.Future[Reply]":
+            return asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        monkeypatch.setattr(live, "COMMAND_DEADLINE", 0.01)
+        rig = Rig(QEMU)
+        rig.running.link = cast(Any, Slow(QEMU))
+        with pytest.raises(OperationTimeout, match="query-status, query-cpus-fast"):
+            await live.after_reconnect(rig.domain, rig.running)
+
+    asyncio.run(main())
+
+
+def test_a_dump_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder may be writable for QEMU's user."""
+    ours = tmp_path / "ours"
+    ours.write_text("precious")
+
+    async def main() -> None:
+        rig = Rig({})
+        cast(Any, rig).config = SimpleNamespace(dump_path=str(tmp_path))
+        now = datetime.now()
+        monkeypatch.setattr(endings, "datetime", SimpleNamespace(now=lambda: now))
+        stamp = now.astimezone().strftime("%Y-%m-%d-%H:%M:%S")
+        (tmp_path / f"v-{stamp}").symlink_to(ours)
+        with pytest.raises(SystemError_, match="failed to create"):
+            await endings.dump_memory(rig.domain, rig.running)
+        assert ours.read_text() == "precious"
 
     asyncio.run(main())
