@@ -311,6 +311,7 @@ class Domain:
             fake_reboot=running.fake_reboot,
             autodestroy=running.owner is not None,
             clock_base=running.clock_base,
+            vcpus_gone=running.vcpus_gone,
             names=running.names.listed(),
         )
 

@@ -400,6 +400,7 @@ async def _restore(hv: "Hypervisor", status: Status, live: Definition | None) ->
         extras=status.extras,
         fake_reboot=status.fake_reboot,
         clock_base=status.clock_base,
+        vcpus_gone=status.vcpus_gone,
         owner=_GONE_OWNER if status.autodestroy else None,
         names=Names(status.names),
     )

@@ -94,6 +94,8 @@ class Running(Record, frozen=False, eq=False):
     agent_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: the clock's adjustment that QEMU was started with, seconds
     clock_base: int = 0
+    #: vCPUs that were unplugged since QEMU started
+    vcpus_gone: int = 0
     consoles: "dict[str, ConsoleStream]" = field(default_factory=dict)
     #: done when QEMU has let the vCPUs run for the first time
     resumed: "asyncio.Future[None]" = field(

@@ -167,6 +167,7 @@ class Status(Record, frozen=False):
     fake_reboot: bool = False
     autodestroy: bool = False
     clock_base: int = 0
+    vcpus_gone: int = 0
     inactive_xml: str = ""
     extras: list[str] = field(default_factory=list)
     names: list[Name] = field(default_factory=list)
@@ -193,7 +194,7 @@ class Status(Record, frozen=False):
         out.append(
             f"  <qvirt version='{self.version}' stage='{self.stage}' startTime='{self.start_time}'"
             f" bootId='{escape(self.boot_id)}' autodestroy='{'yes' if self.autodestroy else 'no'}'"
-            f" clockBase='{self.clock_base}'>\n"
+            f" clockBase='{self.clock_base}' vcpusGone='{self.vcpus_gone}'>\n"
         )
         mark = self.footprint
         out += [f"    <folder path='{escape(path)}'/>\n" for path in mark.folders]
@@ -276,6 +277,7 @@ def read_status(text: str, source: str) -> Status:
         footprint=_footprint(ours),
         fake_reboot=root.find("fakereboot") is not None,
         clock_base=0 if ours is None else _number(ours.get("clockBase"), 0),
+        vcpus_gone=0 if ours is None else _number(ours.get("vcpusGone"), 0),
         inactive_xml=_inactive(ours),
         extras=[_whole(el) for el in root if isinstance(el.tag, str) and el.tag not in _KNOWN],
         names=_names(ours),

@@ -108,6 +108,8 @@ async def _slots(running: Running) -> list[Slot]:
 
 async def _move(domain: "Domain", running: Running, slots: list[Slot], *, on: bool) -> None:
     """Plug or unplug slots one after the other; those done before one that fails stay done."""
+    if on:
+        _check_room(running, sum(len(slot.numbers) for slot in slots))
     for slot in slots:
         if on:
             await _plug(running, slot)
@@ -121,6 +123,22 @@ async def _move(domain: "Domain", running: Running, slots: list[Slot], *, on: bo
             for number in slot.numbers:
                 pinning.pin_vcpu_thread(running, number)
                 scheduling.schedule_vcpu(running, number)
+
+
+def _check_room(running: Running, more: int) -> None:
+    """Raise OperationFailed where QEMU would end.
+
+    Its software emulation has a place for each vCPU there may be, and takes another one for a vCPU that comes
+    back after it was unplugged (tcg_register_thread); beyond the last it aborts, and the guest with it.
+    """
+    definition, gone = running.definition, running.vcpus_gone
+    now, most = len(vcpu_slots.online(definition)), vcpu_slots.most(definition)
+    if definition.type == "qemu" and now + gone + more > most:
+        raise OperationFailed(
+            f"cannot plug {more} more into domain '{definition.name}': {gone} of its vCPUs were unplugged "
+            f"since it was started, and QEMU without KVM ends when it makes more than {most}, the maximum, "
+            "in one run; shut it down and start it again"
+        )
 
 
 async def _plug(running: Running, slot: Slot) -> None:
@@ -144,8 +162,10 @@ async def refresh(running: Running) -> None:
     """Write down which vCPUs the guest has and their threads."""
     slots = await _slots(running)
     cpus = as_objects(await running.execute("query-cpus-fast"), "query-cpus-fast")
+    before = vcpu_slots.online(running.definition)
     live.take_cpus(running, cpus)
     vcpu_slots.take_slots(running.definition, slots, cpus)
+    running.vcpus_gone += len(set(before) - set(vcpu_slots.online(running.definition)))
     running.touch()
 
 

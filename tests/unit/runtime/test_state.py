@@ -42,6 +42,7 @@ def status() -> Status:
         fake_reboot=True,
         autodestroy=True,
         clock_base=-3600,
+        vcpus_gone=2,
     )
 
 
