@@ -167,10 +167,15 @@ class Channel:
         if self.fault:
             return
         self._has_sent = False
-        if self._layer is not None:
-            data = self._unwrap(self._layer, data)
-        if data:
-            self._on_data(data)
+        try:
+            if self._layer is not None:
+                data = self._unwrap(self._layer, data)
+            if data:
+                self._on_data(data)
+        except BaseException:
+            # Nobody knows how much of it was taken in: what comes behind it must not be taken for anything.
+            self.close("it was not understood, by a mistake of ours")
+            raise
         if self._reading and not self._has_sent:
             # Of a peer that is gone without having read all, the loop (libuv) tells once, together with what
             # it said last, and listens no more. Who answers finds out; nobody else would.

@@ -118,8 +118,9 @@ class TlsLayer:
             raise LayerError(f"certificate verification failed: {error.verify_message}") from None
         except ssl.SSLError as error:
             raise LayerError(f"TLS handshake failed: {reason(error)}") from None
-        self._established = True
         first = self._on_established(self._tls)
+        # Not before: who is refused, by whatever error, is never let through.
+        self._established = True
         if first:
             self._tls.write(first)
         return True

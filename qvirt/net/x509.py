@@ -129,7 +129,7 @@ def _extension(
         return cert.extensions.get_extension_for_oid(oid)
     except x509.ExtensionNotFound:
         return None
-    except ValueError as error:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise CertificateError(f"Unable to query certificate {where}: {error}") from error
 
 
@@ -309,8 +309,13 @@ def check_peer(chain: Sequence[bytes], role: Role, lists: Sequence[x509.Certific
     chain: the peer's certificate and those by which it was verified, in DER. Whatever of it was revoked, by
     the list of its own issuer, counts. Gives the peer's distinguished name; raises CertificateError.
     """
-    certs = [x509.load_der_x509_certificate(der) for der in chain]
-    name = distinguished_name(certs[0].subject)
+    try:
+        certs = [x509.load_der_x509_certificate(der) for der in chain]
+        # read when it is asked for: what OpenSSL has let pass may still be what this library does not take
+        names = [distinguished_name(name) for cert in certs for name in (cert.subject, cert.issuer)]
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
+        raise CertificateError(f"Unable to import a peer's certificate: {error}") from error
+    name = names[0]
     for cert, issuer in pairwise(certs):
         theirs = lists_of(issuer, lists)
         if is_revoked(cert, theirs):

@@ -28,3 +28,28 @@ def test_a_client_that_dies_with_something_unread_is_noticed(factory: object, la
 
     with asyncio.Runner(loop_factory=factory) as runner:  # type: ignore[arg-type]
         runner.run(main())
+
+
+def test_what_leads_to_a_mistake_of_ours_ends_the_connection() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        mistakes: list[str] = []
+        loop.set_exception_handler(lambda _, context: mistakes.append(repr(context["exception"])))
+        near, far = socket.socketpair()
+        heard: list[bytes] = []
+        closed: asyncio.Future[str] = loop.create_future()
+
+        def take(data: bytes) -> None:
+            heard.append(data)
+            raise ZeroDivisionError
+
+        channel = Channel(loop, near, take, closed.set_result, lambda: None)
+        channel.resume_reading()
+        far.send(b"one")
+        await asyncio.wait_for(closed, 10)
+        assert heard == [b"one"]
+        assert mistakes == ["ZeroDivisionError()"]
+        assert far.recv(1) == b""
+        far.close()
+
+    asyncio.run(main())

@@ -101,3 +101,16 @@ def test_garbage_behind_the_handshake(contexts: Contexts, garbage: bytes) -> Non
     with contextlib.suppress(LayerError, LayerEnd):
         plain = server.unwrap(garbage)
     assert plain == b"", "it is never taken for data"
+
+
+def test_a_mistake_while_somebody_is_let_in_lets_nobody_in(contexts: Contexts) -> None:
+    def mistake(_: ssl.SSLObject) -> bytes:
+        raise ZeroDivisionError
+
+    server = TlsLayer(contexts[0], mistake, server_side=True)
+    client = TlsLayer(contexts[1], lambda _: b"", server_side=False, hostname="localhost")
+    with pytest.raises(ZeroDivisionError):
+        shake_hands(server, client)
+    assert not server.established
+    with pytest.raises(ZeroDivisionError):
+        server.unwrap(client.wrap(b"a call"))

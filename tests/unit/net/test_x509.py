@@ -202,3 +202,9 @@ def test_where_clients_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert places.find_client(str(own), euid=0, home=None).key == own / "clientkey.pem"
     with pytest.raises(SystemError_, match="Cannot read CA certificate"):
         places.find_client(str(tmp_path), euid=0, home=None)
+
+
+def test_a_certificate_that_is_none() -> None:
+    """OpenSSL has let it pass, and may take more than the library that reads it afterwards."""
+    with pytest.raises(x509.CertificateError, match="Unable to import"):
+        x509.check_peer([b"0\x03\x02\x01\x00"], "client", [])
