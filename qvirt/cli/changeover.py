@@ -18,9 +18,9 @@ from typing import Final
 
 from qvirt.errors import InternalError, OperationFailed, QvirtError
 from qvirt.host.persist import is_leftover
+from qvirt.host.proc import stat_fields
 from qvirt.record import Record
 from qvirt.runtime.paths import Paths
-from qvirt.runtime.process import stat_fields
 from qvirt.runtime.state import read_status
 from qvirt.runtime.takeover import Finding, examine, examine_ours, models_here
 

@@ -1,7 +1,6 @@
 """Authentication: what a client is offered, and proving who it is (none, polkit; SASL is in `sasl`)."""
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qvirt.api.registry import remote_early
@@ -9,6 +8,7 @@ from qvirt.api.session import Session
 from qvirt.daemon.polkit import authenticate
 from qvirt.daemon.remote_config import AuthMode
 from qvirt.errors import AuthFailed, QvirtError
+from qvirt.host.proc import start_time
 
 if TYPE_CHECKING:
     from qvirt.daemon.client import Client
@@ -49,7 +49,7 @@ class Authentication:
         identity = self._client.identity
         if identity.pid is None or identity.uid is None:
             raise AuthFailed("the client's process is not known")
-        started = process_start_time(identity.pid)
+        started = start_time(identity.pid)
         if started is None:
             raise AuthFailed(f"process {identity.pid} has ended")
         action = "monitor" if self._client.session.readonly else "manage"
@@ -60,15 +60,6 @@ class Authentication:
         )
         self._client.trust()
         return 1
-
-
-def process_start_time(pid: int) -> int | None:
-    """Give when a process started, in clock ticks since boot; with its pid it names it for good."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return int(text.rpartition(")")[2].split()[19])
 
 
 def authentication_of(session: Session) -> Authentication:

@@ -21,7 +21,6 @@ from qvirt.daemon import call_log
 from qvirt.daemon.admin import ADMIN as ADMIN_SERVER
 from qvirt.daemon.admin import MAIN_NAMES, AdminServer, admin_config, listen_admin, take_admin_services
 from qvirt.daemon.audit import open_audit
-from qvirt.daemon.auth import process_start_time
 from qvirt.daemon.config import Config, read_config
 from qvirt.daemon.dispatch import ADMIN
 from qvirt.daemon.guard import Guard
@@ -34,6 +33,7 @@ from qvirt.daemon.server import Server
 from qvirt.daemon.service import Notifier, PidFile
 from qvirt.daemon.tls import TlsServer
 from qvirt.errors import QvirtError
+from qvirt.host.proc import start_time
 from qvirt.runtime.events import DomainEvent
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
@@ -69,7 +69,7 @@ def make_guard(config: Config, etc: Path, polkit: Polkit) -> Guard | None:
             from qvirt.daemon import rules
 
             policies.append(rules.Rules(etc / rules.FILE))
-    return Guard(policies, process_start_time) if policies else None
+    return Guard(policies, start_time) if policies else None
 
 
 class Daemon:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from qvirt.errors import ConfigUnsupported, OperationInvalid, SystemError_
 from qvirt.host.config import QemuUser
+from qvirt.host.proc import start_time
 from qvirt.qemu.importer.options import Argument, read_arguments, split_opts
 from qvirt.record import Record
-from qvirt.runtime.process import start_time
 
 #: what to start it with next time
 _REMEDY = (

@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING
 
 from qvirt.errors import InternalError, OperationFailed, OperationTimeout, QvirtError, SystemError_
 from qvirt.host.config import QemuUser
+from qvirt.host.proc import start_time, stat_fields
 from qvirt.record import Record, field
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.launch import FIRST_FD, Descriptors, listen_unix
-from qvirt.runtime.process import Limits, Maker, Process, start_time, stat_fields
+from qvirt.runtime.process import Limits, Maker, Process
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import HelperMark
 from qvirt.security import private_view

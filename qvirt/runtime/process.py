@@ -22,6 +22,7 @@ from functools import partial
 from typing import Self
 
 from qvirt.errors import InternalError, OperationTimeout, SystemError_
+from qvirt.host.proc import start_time, stat_fields
 from qvirt.record import Record
 
 log = logging.getLogger(__name__)
@@ -83,24 +84,6 @@ class Limits(Record):
 def become_reaper() -> None:
     """Let orphans of ours come back to us, so that a QEMU that ends is not left to a slow init to collect."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def start_time(pid: int) -> int | None:
-    """Return when a process began, in clock ticks since boot; None when there is none. Zombies are gone."""
-    fields = stat_fields(pid)
-    return None if fields is None or fields[0] in ("Z", "X") else int(fields[19])
-
-
-def stat_fields(pid: int, tid: int | None = None) -> list[str] | None:
-    """Return /proc's stat line of a process or thread from its state (field 3) on; None when it is gone."""
-    path = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # the name is in parentheses and may hold anything
-    return text[text.rindex(b")") + 2 :].decode("ascii", "replace").split()
 
 
 class ExitWatch:

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from qvirt.host.proc import stat_fields
 from qvirt.record import Record
-from qvirt.runtime.process import stat_fields
 from qvirt.runtime.records import InterfaceStats
 
 _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")

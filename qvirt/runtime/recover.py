@@ -23,6 +23,7 @@ from qvirt.constants.domain_event import DomainEventStoppedDetailType
 from qvirt.errors import QvirtError
 from qvirt.host.cgroup import Group, path_of_process
 from qvirt.host.persist import is_leftover, remove, write_atomic
+from qvirt.host.proc import start_time
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_live
 from qvirt.model.live import format_domain
@@ -46,7 +47,7 @@ from qvirt.runtime import (
     vcpus,
 )
 from qvirt.runtime.domain import Domain
-from qvirt.runtime.process import Process, start_time
+from qvirt.runtime.process import Process
 from qvirt.runtime.renaming import Names
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import VERSION, Footprint, Status, boot_id, read_status

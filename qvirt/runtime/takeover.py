@@ -15,6 +15,7 @@ from qvirt.drivers.network import plug
 from qvirt.errors import OperationInvalid, QvirtError
 from qvirt.host.cgroup import path_of_process
 from qvirt.host.config import read_config
+from qvirt.host.proc import start_time
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.filesystem import Filesystem
 from qvirt.model.devices.hostdev import Hostdev
@@ -25,7 +26,6 @@ from qvirt.qemu.devices.disk import has_managed_reservations
 from qvirt.record import Record, field
 from qvirt.runtime import pr_helper, swtpm, virtiofs
 from qvirt.runtime.paths import Paths
-from qvirt.runtime.process import start_time
 from qvirt.runtime.state import Footprint, HelperMark, Status
 from qvirt.security.dac import Dac
 from qvirt.security.drivers import drivers

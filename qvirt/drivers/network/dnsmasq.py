@@ -16,6 +16,7 @@ from qvirt.drivers.network.network import NetworkFolders
 from qvirt.errors import InternalError, SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.host.persist import remove, write_atomic
+from qvirt.host.proc import start_time
 from qvirt.model.network import Network
 from qvirt.record import Record
 from qvirt.security.launcher import confining
@@ -32,7 +33,7 @@ class Process(Record):
     """A running dnsmasq. started: the kernel's start time, since numbers are used again."""
 
     pid: int
-    started: str
+    started: int
 
     @property
     def is_there(self) -> bool:
@@ -137,16 +138,6 @@ def running(folders: NetworkFolders, name: str) -> Process | None:
         return None
     started = start_time(pid)
     return Process(pid, started) if started is not None else None
-
-
-def start_time(pid: int) -> str | None:
-    """Return when a process was started, in the kernel's ticks; None when there is none."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    words = text.rpartition(")")[2].split()
-    return None if words[0] in ("Z", "X") else words[19]
 
 
 def reload(folders: NetworkFolders, network: Network, process: Process) -> None:

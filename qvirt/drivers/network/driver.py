@@ -65,9 +65,9 @@ class Networks:
         self.reports += loaded.reports
         for document in loaded.definitions:
             self._adopt(document).definition = document
-        for name, (document, state, known) in loaded.active.items():
+        for name, (document, known) in loaded.active.items():
             network = self._by_name.get(name) or self._adopt(document)
-            network.live, network.state = document, state
+            network.live = document
             network.ports = {port.uuid: port for port in known if port.uuid}
         self.reports += await running.sweep(self.host, frozenset(loaded.active))
         for network in self:
@@ -305,17 +305,17 @@ class Networks:
             await self._start(network, network.definition.copy())
 
     async def _start(self, network: Network, document: Document) -> None:
-        network.live, network.state, network.ports = document, {}, {}
+        network.live, network.ports = document, {}
         try:
             await running.start(network, self.host)
         except BaseException:
-            network.live, network.state = None, {}
+            network.live = None
             raise
         try:
             await self.save_status(network)
         except BaseException:
             await asyncio.shield(running.stop(network))
-            network.live, network.state = None, {}
+            network.live = None
             raise
         self._tell(network, Event.STARTED)
 
@@ -332,7 +332,7 @@ class Networks:
         await self.host.files.run(
             f"status of '{network.name}'", partial(store.erase_status, self.host.folders, network.name)
         )
-        network.live, network.state, network.ports = None, {}, {}
+        network.live, network.ports = None, {}
         if not network.persistent:
             await self._forget(network)
 

@@ -65,9 +65,8 @@ class Network:
     """A network: its documents, whether it is active, and who holds it.
 
     definition: what it is started from; None for a transient network. live: what is running; None when it is
-    not. ports: the guests' places, by uuid; empty when it is not active. state: what the host side has to
-    find again after a restart of the daemon, name to text; it is kept in the status file. keeper: what
-    watches its dnsmasq while it is active.
+    not. ports: the guests' places, by uuid; empty when it is not active. keeper: what watches its
+    dnsmasq while it is active.
     lock: whoever changes anything holds it. floors: the classes its bridge has for ports, None where one may
     be anything; settling: whoever changes them holds it.
     """
@@ -80,7 +79,6 @@ class Network:
         self.live: Document | None = None
         self.autostart = False
         self.ports: dict[str, NetworkPort] = {}
-        self.state: dict[str, str] = {}
         self.keeper: Keeper | None = None
         self.lock = asyncio.Lock()
         self.floors: dict[int, Floor | None] = {}

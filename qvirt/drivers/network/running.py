@@ -1,7 +1,6 @@
 """Networks on the host: bridges, addresses, dnsmasq, rules. The driver calls these and `reconnect`."""
 
 import asyncio
-import json
 import logging
 import os
 from contextlib import AsyncExitStack
@@ -177,9 +176,7 @@ async def _serve(network: Network, document: Document) -> dnsmasq.Process | None
     def work() -> dnsmasq.Process:
         return dnsmasq.running(host.folders, network.name) or dnsmasq.start(host.folders, document)
 
-    process = await host.files.run(f"dnsmasq of '{network.name}'", work)
-    network.state["dnsmasq"] = json.dumps([process.pid, process.started])
-    return process
+    return await host.files.run(f"dnsmasq of '{network.name}'", work)
 
 
 async def _warn(network: Network, rules: Firewall, document: Document) -> None:

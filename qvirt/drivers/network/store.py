@@ -14,17 +14,16 @@ from qvirt.model.network_port import NetworkPort, parse_network_port
 from qvirt.record import Record
 from qvirt.xml.codecs import format_cpuset
 from qvirt.xml.document import parse_element
-from qvirt.xml.fields import escape
 
 log = logging.getLogger(__name__)
 
 
 class Loaded(Record):
-    """What the folders held. active: document, state and ports by name; reports: what could not be read."""
+    """What the folders held. active: document and ports by name; reports: what could not be read."""
 
     definitions: list[Document]
     autostart: frozenset[str]
-    active: dict[str, tuple[Document, dict[str, str], list[NetworkPort]]]
+    active: dict[str, tuple[Document, list[NetworkPort]]]
     reports: list[str]
 
 
@@ -47,7 +46,7 @@ def load(folders: NetworkFolders) -> Loaded:
     """Read everything; what cannot be read stays where it is and is reported."""
     reports: list[str] = []
     definitions: list[Document] = []
-    active: dict[str, tuple[Document, dict[str, str], list[NetworkPort]]] = {}
+    active: dict[str, tuple[Document, list[NetworkPort]]] = {}
     for path in _documents(folders.definitions):
         try:
             document = parse_network(path.read_text(encoding="utf-8", errors="surrogateescape"))
@@ -58,8 +57,8 @@ def load(folders: NetworkFolders) -> Loaded:
             reports.append(f"network definition '{path}' was left alone: {error}")
     for path in _documents(folders.run):
         try:
-            document, state = _read_status(path)
-            active[document.name] = document, state, _read_ports(folders.ports(document.name), reports)
+            document = _read_status(path)
+            active[document.name] = document, _read_ports(folders.ports(document.name), reports)
         except (QvirtError, OSError) as error:
             reports.append(f"network status '{path}' was left alone: {error}")
     links = frozenset(path.stem for path in _documents(folders.autostart))
@@ -70,14 +69,13 @@ def _documents(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.xml") if not is_leftover(path))
 
 
-def _read_status(path: Path) -> tuple[Document, dict[str, str]]:
+def _read_status(path: Path) -> Document:
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     root = parse_element(text, "(network_status)")
     inner = root.find("network")
     if root.tag != "networkstatus" or inner is None:
         raise QvirtError("there is no <network> in <networkstatus>")
-    state = {str(item.get("name")): item.text or "" for item in root.findall("state")}
-    return Document.from_xml(inner), state
+    return Document.from_xml(inner)
 
 
 def _read_ports(folder: Path, reports: list[str]) -> list[NetworkPort]:
@@ -126,10 +124,6 @@ def write_status(network: Network) -> None:
         "<networkstatus>\n",
         f"  <class_id bitmap='{format_cpuset(classes)}'/>\n",
         f"  <floor sum='{sum(port.floor for port in guaranteed)}'/>\n",
-    ]
-    lines += [
-        f"  <state name='{escape(name)}'>{escape(value)}</state>\n"
-        for name, value in sorted(network.state.items())
     ]
     live.write(lines, "  ")
     lines.append("</networkstatus>\n")

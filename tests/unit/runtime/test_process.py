@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import InternalError
-from qvirt.runtime.process import INFINITE, Limits, Maker, Process, become_reaper, start_time, stat_fields
+from qvirt.host.proc import start_time, stat_fields
+from qvirt.runtime.process import INFINITE, Limits, Maker, Process, become_reaper
 
 SHELL = "echo begin; trap 'exit 3' TERM; while :; do sleep 0.05; done"
 

@@ -84,7 +84,7 @@ def test_port_files_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_number_that_is_another_process_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dnsmasq, "write_files", lambda *_: None)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
-        stranger = dnsmasq.Process(other.pid, "0")
+        stranger = dnsmasq.Process(other.pid, 0)
         folders = _folders(tmp_path)
         dnsmasq.reload(folders, cast(Any, None), stranger)
         dnsmasq.stop(folders, "n", stranger)
