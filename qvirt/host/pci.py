@@ -1,8 +1,9 @@
 """PCI functions of this machine: what sysfs says of them, and their way to vfio-pci and back.
 
 The kernel gives a guest whole IOMMU groups: what one function of a group can reach, all can. So whoever is in
-a function's group must be at VFIO, too, or without a driver. Everything here blocks, if only for what a driver
-needs to let go of its device; the caller runs it off the loop, but for `Bus.group_of`, which reads one link.
+a function's group must be at VFIO, too, or without a driver. Everything here blocks, if only for what a
+driver needs to let go of its device; the caller runs it off the loop, but for `Bus.group_of` and
+`Bus.is_conventional`, which ask sysfs once.
 """
 
 import contextlib
@@ -241,12 +242,18 @@ BUS = Bus()
 
 
 def check(
-    bus: Bus, wanted: dict[str, bool], *, vfio_named: bool, about: dict[str, str]
+    bus: Bus,
+    wanted: Mapping[str, bool],
+    *,
+    vfio_named: bool,
+    about: Mapping[str, str],
+    has: Iterable[str] = (),
 ) -> dict[str, Function]:
     """Look at the functions a guest is to get, and refuse what cannot be, before anything changes.
 
     wanted: function -> whether we may take it from its driver. vfio_named: the document names the driver.
-    about: where a function stands in the document. Loads vfio-pci where it is needed.
+    about: where a function stands in the document. has: functions the guest has already. Loads vfio-pci where
+    it is needed.
     Raises SystemError_ for what is not there, ConfigUnsupported for bridges and machines without an IOMMU,
     OperationInvalid for one that is not at VFIO and may not be brought there, and for a group that the host
     uses.
@@ -280,7 +287,8 @@ def check(
             listed = ", ".join(f"{name} (driver {driver})" for name, driver in strangers.items())
             raise OperationInvalid(
                 f"PCI device {one.name}{about[one.name]}: IOMMU group {one.group} is not viable: the host "
-                f"uses {listed}, which the group has, too; give the guest these as well, or bind them to {VFIO}",
+                f"uses {listed}, which the group has, too; give the guest these as well, or bind them to "
+                f"{VFIO}",
                 domain=ErrorDomain.NONE,
             )
     if not all(one.at_vfio for one in found.values()):

@@ -59,6 +59,16 @@ class Dirs(Record):
     swtpm: str = "/run/libvirt/qemu/swtpm"
 
 
+def all_express(function: str) -> bool:
+    """Stand for a machine whose functions cannot be looked at."""
+    return False
+
+
+def no_group(function: str) -> str | None:
+    """Stand for a machine without an IOMMU."""
+    return None
+
+
 class HostFacts(Record):
     """What the translation needs to know of this machine."""
 
@@ -72,12 +82,14 @@ class HostFacts(Record):
     security_models: tuple[str, ...] = ("none", "dac")  # in use, the first stands in where a label names none
     cpu_features: frozenset[str] = frozenset()
     render_nodes: tuple[str, ...] = ()  # DRM nodes a GPU can be used through, the first is the default
-    #: host PCI functions ("0000:06:12.5") that are there and not PCI Express: they get conventional slots
-    conventional_pci: frozenset[str] = frozenset()
+    #: whether a PCI function ("0000:06:12.5") is there and not PCI Express: it gets a conventional slot
+    is_conventional: Callable[[str], bool] = all_express
     #: generic nodes of SCSI devices ("/dev/sg0") by their place ("0:0:1:0"), as they were just now
     scsi_nodes: Mapping[str, str] = field(default_factory=dict)
     #: IOMMU groups of mediated devices, by uuid
     mdev_groups: Mapping[str, str] = field(default_factory=dict)
+    #: the IOMMU group of a PCI function, None without one
+    iommu_group: Callable[[str], str | None] = no_group
 
 
 class Context(Record, frozen=False):

@@ -32,7 +32,6 @@ def unsupported_for_start(domain: Domain) -> list[str]:
         found += _untouched(cputune)
     for name in _DEVICES:
         found += domain.devices.__dict__.get(name, ())
-    found += [dev for dev in domain.devices.hostdevs if dev.type == "pci"]
     return [f"<{node.tag}>" + (f" (line {node.line})" if node.line else "") for node in found]
 
 

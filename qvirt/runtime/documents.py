@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qvirt.constants.domain import DomainXMLFlags
 from qvirt.errors import InvalidArg, OsType, SystemError_
-from qvirt.host import passed
+from qvirt.host import passed, pci
 from qvirt.host.config import QemuConfig
 from qvirt.host.cpu import host_arch, read_cpu
 from qvirt.host.emulators import RECHECK_AFTER, SEARCH_PATH, EmulatorTable
@@ -175,6 +175,14 @@ class Documents:
         return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
 
 
+def _is_conventional(function: str) -> bool:
+    return pci.BUS.is_conventional(function)
+
+
+def _iommu_group(function: str) -> str | None:
+    return pci.BUS.group_of(function)
+
+
 def _host_facts(hugetlb: Sequence[str] | None) -> HostFacts:
     """Read what the translation needs to know of this machine; firmwares come later.
 
@@ -207,4 +215,6 @@ def _host_facts(hugetlb: Sequence[str] | None) -> HostFacts:
         default_hugepage=default,
         numa_nodes=frozenset(nodes or (0,)),
         cpu_features=read_cpu(arch).features,
+        is_conventional=_is_conventional,
+        iommu_group=_iommu_group,
     )

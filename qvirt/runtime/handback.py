@@ -15,6 +15,7 @@ from lxml import etree
 
 from qvirt.model.devices import Devices
 from qvirt.model.devices.disk import Disk
+from qvirt.model.devices.hostdev import Hostdev
 from qvirt.model.domain import Domain
 from qvirt.model.storage_chain import Image
 from qvirt.qemu.caps import EmulatorCaps
@@ -70,12 +71,15 @@ def _list_text(devices: Devices, field: Field, folder: str) -> str:
     lines: list[str] = []
     devices.write_field(field, held, lines, _INDENT)
     text = "".join(lines)
-    if not held or field.name not in ("disks", "graphics"):
+    if not held or field.name not in ("disks", "graphics", "hostdevs"):
         return text
     root = parse_element(f"<devices>\n{text}</devices>", "(status)")
     if field.name == "disks":
         for element, disk in zip(root, devices.disks, strict=True):
             _describe_disk(element, disk)
+    elif field.name == "hostdevs":
+        for element, hostdev in zip(root, devices.hostdevs, strict=True):
+            _describe_hostdev(element, hostdev)
     for listen in root.iterfind("graphics/listen[@type='socket']"):
         made = listen.get("socket", "").startswith(f"{folder}/")
         listen.set("fromConfig", "0")
@@ -98,6 +102,15 @@ def _describe_disk(element: etree._Element, disk: Disk) -> None:
     if disk.alias.name:
         private = etree.SubElement(element, "privateData")
         etree.SubElement(private, "qom", name=qom_name(disk))
+
+
+def _describe_hostdev(element: etree._Element, hostdev: Hostdev) -> None:
+    """Say that a PCI device of the host is to be given back to its driver."""
+    source = element.find("source")
+    if source is not None and hostdev.is_subsystem("pci") and hostdev.managed:
+        before = etree.SubElement(source, "origstates")
+        etree.SubElement(before, "unbind")
+        etree.SubElement(before, "reprobe")
 
 
 def _private_of_image(image: Image) -> etree._Element:

@@ -20,7 +20,7 @@ from qvirt.qemu.context import BuildContext, Launch
 from qvirt.qemu.devices.base import FileResource, ListenResource, Resource, handler
 from qvirt.qmp.commands import as_objects, int_of
 from qvirt.record import Record
-from qvirt.runtime import helper_kinds, helper_watch, helpers, interfaces, launch, lending, limits, usb
+from qvirt.runtime import helper_kinds, helper_watch, helpers, interfaces, launch, lending, limits, pci, usb
 from qvirt.runtime.launch import Passed
 from qvirt.runtime.running import Running
 from qvirt.security.loans import Loan
@@ -106,7 +106,12 @@ async def look(
         recipes = helper_kinds.recipes(domain, running, devices, ctx)
         return Needs(plan, lending.prepare(running, plan.files), recipes)
 
-    return await hv.files.run(f"host's side of '{domain.name}'", work)
+    functions = await pci.reserve(domain, running, devices)
+    try:
+        return await hv.files.run(f"host's side of '{domain.name}'", work)
+    except BaseException:
+        pci.drop(running, functions)
+        raise
 
 
 async def claim(
@@ -130,6 +135,8 @@ async def claim(
         hv.checkpoint("device written down")
         launch.make_folders(folders, running.guard)
         launch.write_overlays(plan, running.guard)
+        pci.take(hv, mark.pci)
+        lending.dress_late(running, plan.files)
         lending.open_up(hv, running, loans, plan.opened)
         limits.follow(running.pid, definition, devices)
 
@@ -154,6 +161,7 @@ async def release(
     Returns what could not be taken away.
     """
     hv = domain.hypervisor
+    functions = pci.unused(running, pci.names_of(devices), running.definition.devices.all())
     for interface in _interfaces(devices):
         await interfaces.disconnect(domain, running, interface)
     unused = helper_kinds.unused(devices, running.definition.devices.all())
@@ -172,10 +180,12 @@ async def release(
             limits.follow(running.pid, running.definition, devices)
         except QvirtError as error:
             failures.append(str(error))
-        return failures + lending.shut(hv, running, gone, kept)
+        failures += lending.shut(hv, running, gone, kept)
+        return failures + pci.give_back(hv, functions)
 
     failures = await hv.files.run(f"host's side of '{domain.name}'", sweep, lending.DEADLINE)
     mark.files = [path for path in mark.files if path not in files]
+    pci.drop(running, functions)
     return failures
 
 

@@ -97,6 +97,27 @@ def open_up(hv: "Hypervisor", running: Running, loans: Iterable[Loan], resources
             ) from error
 
 
+def dress_late(running: Running, resources: Iterable[Resource]) -> None:
+    """Give QEMU's user the host's nodes that have come into being for it; they go with what they are of.
+
+    Raises SystemError_ for one that has not. Blocking.
+    """
+    lent = {loan.path for loan in running.footprint.loans}
+    for resource in resources:
+        if not isinstance(resource, FileResource) or not resource.late:
+            continue
+        node = private_dev.find(resource.path)
+        if node is None:
+            raise _missing(resource.path)
+        if running.private_dev or node.path in lent:
+            continue  # it is QEMU's own node that changes hands, or it was there before
+        dressed = running.guard.node(resource, node)
+        try:
+            private_dev.dress(dressed)
+        except OSError as error:
+            raise SystemError_(f"unable to give '{node.path}' to QEMU's user", error) from error
+
+
 def shut(hv: "Hypervisor", running: Running, gone: Iterable[Resource], kept: Iterable[Resource]) -> list[str]:
     """Take from a QEMU's list of devices and its /dev what is gone and not used otherwise. Blocking.
 
@@ -179,6 +200,8 @@ def prepare(running: Running, resources: Iterable[Resource]) -> list[Loan]:
     before = len(loans)
     for resource, path in _each(files):
         if not os.path.exists(path):
+            if resource.late:
+                continue
             if not resource.optional:
                 raise _missing(path)
             for loan in running.guard.plan(resource, path):
@@ -225,7 +248,7 @@ def troubles(guard: Guard, resources: Iterable[Resource]) -> list[str]:
     found: dict[str, None] = {}
     for resource, path in _each(files):
         if not os.path.exists(path):
-            if not resource.create and not resource.optional:
+            if not resource.create and not resource.optional and not resource.late:
                 found[str(_missing(path).detail)] = None
         else:
             for obstacle in guard.obstacles(resource, path):

@@ -13,6 +13,7 @@ from qvirt.host.config import QemuConfig
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.domain import Domain
+from qvirt.qemu.devices.vfio import is_behind_vfio
 from qvirt.runtime.process import INFINITE, Limits
 
 _CAP_SYS_RESOURCE = 24
@@ -29,9 +30,7 @@ def locked_memory(definition: Domain) -> int | None:
     """
     said = definition.__dict__
     locked = "memory_backing" in said and definition.memory_backing.locked
-    behind_vfio = any(dev.is_subsystem("pci", "mdev") for dev in definition.devices.hostdevs) or any(
-        dev.actual_type == InterfaceType.HOSTDEV for dev in definition.devices.interfaces
-    )
+    behind_vfio = any(map(is_behind_vfio, definition.devices.all()))
     times = behind_vfio + sum(map(_is_vdpa, definition.devices.interfaces))
     if not locked and not times:
         return None
@@ -54,9 +53,9 @@ def follow(pid: int, definition: Domain, devices: Iterable[Device]) -> None:
     One that has to lock nothing any more has the daemon's own limit, as at a start. Raises SystemError_ where
     it needs more than a daemon without the capability can give.
     """
-    if not any(map(_is_vdpa, devices)):
-        return
     wanted = locked_memory(definition)
+    if wanted is None and not any(_is_vdpa(dev) or is_behind_vfio(dev) for dev in devices):
+        return
     own = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     limit = own if wanted is None else (_number(wanted), _number(wanted))
     try:

@@ -414,6 +414,8 @@ async def _restore(hv: "Hypervisor", status: Status, live: Definition | None) ->
         await handback.record(hv, running, running.caps)
     if status.version == 0:
         await _take_over(hv, running, status)
+    if status.boot_id not in ("", boot_id()):
+        running.footprint.pci = []  # the machine has given its devices to whom it likes since
     for port in running.footprint.ports:
         hv.display_ports.reserve(port)
         hv.websocket_ports.reserve(port)

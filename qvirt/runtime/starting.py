@@ -40,6 +40,7 @@ from qvirt.runtime import (
     lending,
     limits,
     live,
+    pci,
     perf,
     pinning,
     refusals,
@@ -173,6 +174,7 @@ class _Start:
         running.monitor_path = f"{running.folder}/monitor.sock"
         for interface in definition.devices.interfaces:
             await interfaces.reserve(domain, running, interface)
+        await pci.reserve(domain, running, definition.devices.all())
         self.plan = plan = launch.survey(definition, self.ctx, made)
         self.limits = limits.limits_of(definition, hv.config)
         self.recipes = helper_kinds.recipes(domain, running, definition.devices.all(), self.ctx)
@@ -196,10 +198,13 @@ class _Start:
         """Write down what is going to be made on the host, and make it: what is slow, side by side."""
         hv, domain, running, plan = self.hv, self.domain, self.running, self.plan
         enclose = partial(enclosing.make_dev, hv, running, plan) if running.private_dev else None
+        make = partial(_make, hv, plan, running, self.descriptors.master_key, reset_nvram)
+        if running.footprint.pci:
+            await domain.save_status(make, lending.DEADLINE)  # only then are all nodes there
         self.maker = Maker(enclose)
         self.stack.callback(self.maker.close)
-        make = partial(_make, hv, plan, running, self.descriptors.master_key, reset_nvram)
-        await domain.save_status(make, lending.DEADLINE)
+        if not running.footprint.pci:
+            await domain.save_status(make, lending.DEADLINE)
         hv.checkpoint("host prepared")
         #: where systemd makes the groups, it wants a process to put there
         self.groups_first = hv.cgroups.machined is None
@@ -328,6 +333,8 @@ def _make(
     guard = running.guard
     lending.open_folders(hv, guard.user)
     launch.make_folders(running.footprint.folders, guard)
+    pci.take(hv, running.footprint.pci)
+    lending.dress_late(running, plan.files)
     launch.write_master_key(f"{running.folder}/master-key.aes", master_key, guard)
     launch.write_overlays(plan, guard)
     if plan.nvram is not None:

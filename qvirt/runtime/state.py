@@ -87,6 +87,20 @@ class HelperMark(Record, frozen=False):
     files: list[str] = field(default_factory=list)
 
 
+class PciMark(Record, frozen=False):
+    """A PCI function of the host that the guest has.
+
+    driver, override: what it had before, '' for none. managed: it is taken from its driver and given back.
+    group: its IOMMU group, which no other guest may have a function of.
+    """
+
+    name: str
+    managed: bool = False
+    driver: str = ""
+    override: str = ""
+    group: str = ""
+
+
 class Footprint(Record, frozen=False):
     """What a start leaves on the host, to be undone when the domain ends, however it ends.
 
@@ -98,6 +112,7 @@ class Footprint(Record, frozen=False):
     cgroup: where its control groups are, below each hierarchy.
     changing: while a device changes, the document of the one that is not in the definition; else empty.
     helpers: processes, ended.
+    pci: functions of the host, given back to their drivers.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -110,6 +125,7 @@ class Footprint(Record, frozen=False):
     cgroup: str = ""
     changing: str = ""
     helpers: list[HelperMark] = field(default_factory=list)
+    pci: list[PciMark] = field(default_factory=list)
 
 
 class Written:
@@ -208,6 +224,11 @@ class Status(Record, frozen=False):
         out += [f"    <link name='{escape(name)}'/>\n" for name in mark.links]
         out += [
             f"    <mac device='{escape(name)}' address='{escape(mac)}'/>\n" for name, mac in mark.macs.items()
+        ]
+        out += [
+            f"    <pci device='{one.name}' managed='{'yes' if one.managed else 'no'}'"
+            f" driver='{escape(one.driver)}' override='{escape(one.override)}' group='{one.group}'/>\n"
+            for one in mark.pci
         ]
         out += [f"    <plugging alias='{escape(alias)}'/>\n" for alias in mark.plugging]
         for helper in mark.helpers:
@@ -326,6 +347,16 @@ def _footprint(ours: etree._Element | None) -> Footprint:
                 [file.get("path", "") for file in el.iterfind("file")],
             )
             for el in ours.iterfind("helper")
+        ],
+        pci=[
+            PciMark(
+                el.get("device", ""),
+                el.get("managed") == "yes",
+                el.get("driver", ""),
+                el.get("override", ""),
+                el.get("group", ""),
+            )
+            for el in ours.iterfind("pci")
         ],
     )
 

@@ -13,7 +13,7 @@ from qvirt.errors import QvirtError, SystemError_
 from qvirt.host import images
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event
-from qvirt.runtime import cgroups, helpers, interfaces, launch, lending, monitor_events, perf, swtpm
+from qvirt.runtime import cgroups, helpers, interfaces, launch, lending, monitor_events, pci, perf, swtpm
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import Lifecycle
 from qvirt.runtime.running import Running
@@ -200,6 +200,7 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
                 DomainLog.append(hv.paths.logfile(domain.name), f"shutting down, reason={word}")
         except OSError as error:
             failures.append(f"cannot write the log: {error.strerror}")
+        failures += pci.give_back(hv, running.footprint.pci)
         if running.group is not None:
             failures += running.group.remove()
         if "custom-monitor" not in running.taints:  # else somebody may have told it to
@@ -214,5 +215,5 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
     if kept is not None:
         log.error("domain '%s': %s", domain.name, kept)
     with _noted(domain, "files"):
-        for failure in await hv.files.run(f"end of '{domain.name}'", work):
+        for failure in await hv.files.run(f"end of '{domain.name}'", work, pci.deadline(running)):
             log.error("domain '%s': %s", domain.name, failure)

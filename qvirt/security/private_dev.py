@@ -304,6 +304,14 @@ def _cover(tree: _Tree, staging: str, source: str, path: str, flags: int) -> Non
     mount(source, staging + path.removeprefix(DEV), None, flags)
 
 
+def dress(node: Node) -> None:
+    """Give the host's own node the user and the label that a guest's is going to have. Raises OSError."""
+    if node.user is not None:
+        os.chown(node.path, *node.user)
+    if node.context:
+        os.setxattr(node.path, _SELINUX, node.context)
+
+
 def refusal(staging: str) -> str | None:
     """Say why this machine lets no guest have a /dev of its own; None when it does."""
     said: list[str] = []

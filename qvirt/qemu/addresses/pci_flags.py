@@ -51,7 +51,7 @@ class Slots:
     """Answers for one guest what slot a device needs; NONE for what is not on PCI."""
 
     def __init__(self, ctx: Context) -> None:
-        self._conventional_hosts = ctx.host.conventional_pci
+        self._is_conventional = ctx.host.is_conventional
         self.pcie = PCIE if root_model(ctx.domain) == "pcie-root" else PCI
         self._modern_virtio = ctx.caps.has_modern_virtio
 
@@ -102,7 +102,7 @@ class Slots:
         return self.virtio(model)  # a model libvirt does not know is taken for a modern one
 
     def host_pci(self, address: object) -> int:
-        if isinstance(address, PciHostAddress) and address.name in self._conventional_hosts:
+        if isinstance(address, PciHostAddress) and self._is_conventional(address.name):
             return PCI
         return self.pcie  # a device that cannot be looked at is taken for a modern one
 

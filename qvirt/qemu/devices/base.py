@@ -52,7 +52,8 @@ class FileResource(Resource):
 
     writable: QEMU writes to it. shared: another QEMU may use it at the same time.
     create: the daemon makes it where it is missing. optional: it may be missing; QEMU makes it, or who comes
-    after. replaced: QEMU makes it in any case, whatever is there. relabel: security models may change its
+    after. late: a device node that comes into being when the daemon takes the device from its driver.
+    replaced: QEMU makes it in any case, whatever is there. relabel: security models may change its
     label. seclabels: what the document says of that.
     """
 
@@ -61,6 +62,7 @@ class FileResource(Resource):
     shared: bool = False
     create: bool = False
     optional: bool = False
+    late: bool = False
     replaced: bool = False
     relabel: bool = True
     seclabels: Sequence[DeviceSecLabel | SourceSeclabel] = ()

@@ -10,7 +10,6 @@ from qvirt.errors import (
     DeviceMissing,
     InternalError,
     OperationInvalid,
-    OperationUnsupported,
     QvirtError,
     XmlError,
 )
@@ -29,6 +28,7 @@ from qvirt.model.devices.hostdev import (
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.controllers import find_controller
+from qvirt.qemu.devices import vfio
 from qvirt.qemu.devices.base import FileResource, Handler, OpenResource, ReachedResource, Resource, line
 from qvirt.qemu.devices.input import usb_is_disabled
 from qvirt.qemu.devices.placement import controller_alias, placement, rom, virtio_type
@@ -38,8 +38,6 @@ from qvirt.qemu.switches import Blockdev, Device, Switch
 H = TypeVar("H", bound=HostAddress)
 
 _VHOST_SCSI = "/dev/vhost-scsi"
-_VFIO = "/dev/vfio/vfio"
-_VFIO_NODES = "/dev/vfio"
 #: where the device nodes of USB devices are
 USB_NODES = "/dev/bus/usb"
 TYPES = frozenset({"usb", "pci", "scsi", "scsi_host", "mdev"})
@@ -144,9 +142,11 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
         if isinstance(where, UsbHostAddress) and where.bus is not None and where.device is not None:
             yield FileResource(dev, usb_path(where), shared=False)
         elif isinstance(where, MdevHostAddress):
-            yield FileResource(dev, _VFIO, shared=True, relabel=False)
+            yield FileResource(dev, vfio.CONTAINER, shared=True, relabel=False)
             if where.uuid in ctx.host.mdev_groups:
-                yield FileResource(dev, f"{_VFIO_NODES}/{ctx.host.mdev_groups[where.uuid]}")
+                yield FileResource(dev, f"{vfio.NODES}/{ctx.host.mdev_groups[where.uuid]}")
+        elif isinstance(where, PciHostAddress):
+            yield from vfio.nodes(dev, ctx)
         elif isinstance(where, ScsiHostAddress):
             node = ctx.host.scsi_nodes.get(_scsi_name(dev, where))
             if node is not None:
@@ -156,8 +156,11 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
             yield ReachedResource(dev, _VHOST_SCSI)
 
     def prepare(self, dev: Hostdev, ctx: BuildContext) -> None:
-        """Refuse what cannot be given to a guest yet, and what is not there."""
+        """Refuse what is not there, and say how the device is passed through."""
         where = dev.host_address
+        if isinstance(where, PciHostAddress):
+            vfio.check_backend(dev)
+            dev.driver.name = "vfio"
         if isinstance(where, MdevHostAddress) and where.uuid not in ctx.host.mdev_groups:
             raise DeviceMissing(f"mediated device '{where.uuid}' not found{line(dev)}")
         if isinstance(where, ScsiHostAddress):
@@ -177,15 +180,13 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
         if not live:
             return OperationInvalid("device is already in the domain configuration")
         where = twin.host_address
+        if isinstance(where, PciHostAddress):
+            return OperationInvalid(
+                f"PCI device {where.name} is in use by driver QEMU, domain {ctx.domain.name}"
+            )
         if not isinstance(where, UsbHostAddress) or is_missing(twin):
             return None
         return OperationInvalid(f"USB device {where.name} is in use by driver QEMU, domain {ctx.domain.name}")
-
-    def check_plug(self, dev: Hostdev, ctx: Context) -> None:
-        _check_usb(dev, "plugged into")
-
-    def check_unplug(self, dev: Hostdev, ctx: Context) -> None:
-        _check_usb(dev, "taken from")
 
     def same(self, wanted: Hostdev, known: Hostdev, ctx: Context) -> bool:
         if wanted.type != "usb" or known.type != "usb" or isinstance(wanted.host_address, UsbHostAddress):
@@ -200,16 +201,13 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
         where, source = dev.host_address, dev.source
         if isinstance(where, UsbHostAddress):
             return DeviceMissing(f"host usb device {where.bus or 0:03d}.{where.device or 0:03d} not found")
+        if isinstance(where, PciHostAddress):
+            return DeviceMissing(f"host pci device {where.name} not found")
         if source is not None and source.vendor is not None and source.product is not None:
             return DeviceMissing(
                 f"host usb device vendor=0x{source.vendor.id:04x} product=0x{source.product.id:04x} not found"
             )
         return super().missing(dev, ctx, live=live, update=update)
-
-
-def _check_usb(dev: Hostdev, what: str) -> None:
-    if dev.type == "pci":
-        raise OperationUnsupported(f"host devices of type '{dev.type}' cannot be {what} a running guest yet")
 
 
 def is_missing(dev: Hostdev) -> bool:
@@ -378,8 +376,7 @@ def usb_names(vendor: UsbId, product: UsbId) -> dict[str, JsonValue]:
 
 def _build_pci(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
     where = _host(dev, PciHostAddress)
-    if dev.driver.name in ("kvm", "xen"):
-        raise InternalError(f"invalid PCI passthrough type '{dev.driver.name}'{line(dev)}")
+    vfio.check_backend(dev)
     props: dict[str, JsonValue] = {
         "driver": "vfio-pci",
         "host": where.name,

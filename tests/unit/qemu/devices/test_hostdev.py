@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.errors import DeviceMissing
+from qvirt.errors import DeviceMissing, InternalError
 from qvirt.host.passed import mdev_groups, scsi_nodes
 from qvirt.qemu.context import BuildContext, HostFacts
 from qvirt.qemu.devices.base import FileResource, OpenResource, Resource, handler
@@ -34,6 +34,25 @@ def needs(ctx: BuildContext) -> list[Resource]:
     (dev,) = ctx.domain.devices.hostdevs
     handler(dev).prepare(dev, ctx)
     return list(handler(dev).resources(dev, ctx))
+
+
+def test_nodes_of_pci_functions() -> None:
+    document = (
+        "<hostdev mode='subsystem' type='pci'><source><address bus='1'/></source>"
+        "<alias name='it'/><address type='pci' domain='0' bus='0' slot='3' function='0'/></hostdev>"
+    )
+    ctx = guest(document, host=HostFacts(iommu_group={"0000:01:00.0": "7"}.get))
+    (dev,) = ctx.domain.devices.hostdevs
+    found = [one for one in handler(dev).resources(dev, ctx) if isinstance(one, FileResource)]
+    assert [(one.path, one.relabel, one.late) for one in found] == [
+        ("/dev/vfio/vfio", False, False),
+        ("/dev/vfio/7", True, True),
+    ]
+    handler(dev).prepare(dev, ctx)
+    assert dev.driver.name == "vfio"
+    dev.driver.name = "kvm"
+    with pytest.raises(InternalError, match="invalid PCI passthrough type 'kvm'"):
+        handler(dev).prepare(dev, ctx)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""PCI functions of the host on their way to guests: reserved, taken from their drivers, given back.
+
+reserve    looks whether they may be had, and notes them as the guest's; changes nothing on the host
+take       binds those that are managed to vfio-pci; the status file says by then what had them
+give_back  gives them back to what had them; harmless for what was never taken
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qvirt.constants.error import ErrorDomain
+from qvirt.errors import OperationInvalid, QvirtError
+from qvirt.host import pci
+from qvirt.host.persist import FILE_DEADLINE
+from qvirt.model.devices.device import Device
+from qvirt.model.domain import parse_live
+from qvirt.qemu.devices.vfio import Wanted, wanted_by
+from qvirt.runtime.running import Running
+from qvirt.runtime.state import PciMark
+
+if TYPE_CHECKING:
+    from qvirt.runtime.domain import Domain
+    from qvirt.runtime.hypervisor import Hypervisor
+
+#: seconds for a driver to let go of its device, or to come back to it
+DEADLINE = 90.0
+
+
+async def reserve(domain: "Domain", running: Running, devices: Iterable[Device]) -> list[PciMark]:
+    """Note the functions that devices want as the guest's; returns those that it had not.
+
+    Raises OperationInvalid for one that a guest has, and what keeps one from being given to a guest.
+    """
+    hv, mark = domain.hypervisor, running.footprint
+    had = {one.name: one for one in mark.pci}
+    wanted = {one.name: one for dev in devices for one in wanted_by(dev) if one.name not in had}
+    if not wanted:
+        return []
+    made = [PciMark(one.name, one.managed, group=pci.BUS.group_of(one.name) or "") for one in wanted.values()]
+    for one in made:
+        _check_free(hv, domain, one, wanted[one.name])
+    # from here on they are taken for others; nothing has waited since they were found to be free
+    mark.pci += made
+    look = partial(
+        pci.check,
+        pci.BUS,
+        {one.name: one.managed for one in made},
+        vfio_named=any(one.backend == "vfio" for one in wanted.values()),
+        about={name: one.node for name, one in wanted.items()},
+        has=had,
+    )
+    try:
+        found = await hv.files.run(f"PCI devices of '{domain.name}'", look, DEADLINE)
+    except BaseException:
+        drop(running, made)
+        raise
+    for one in made:
+        one.driver, one.override = found[one.name].driver, found[one.name].override
+    return made
+
+
+def drop(running: Running, marks: Iterable[PciMark]) -> None:
+    """Forget functions that were never taken, or have been given back."""
+    gone = {one.name for one in marks}
+    running.footprint.pci = [one for one in running.footprint.pci if one.name not in gone]
+
+
+def unused(running: Running, gone: Iterable[str], kept: Iterable[Device]) -> list[PciMark]:
+    """Return the functions of a guest's that only devices which are gone had. gone: their functions."""
+    still = {one.name for dev in kept for one in wanted_by(dev)}
+    names = set(gone) - still
+    return [one for one in running.footprint.pci if one.name in names]
+
+
+def names_of(devices: Iterable[Device]) -> list[str]:
+    """Return the functions that devices have."""
+    return [one.name for dev in devices for one in wanted_by(dev)]
+
+
+def _check_free(hv: "Hypervisor", domain: "Domain", mark: PciMark, wanted: Wanted) -> None:
+    """Raise OperationInvalid for a function, or one of its group, that another guest has."""
+    for owner, name, group in _in_use(hv, domain):
+        if name == mark.name or (group and group == mark.group):
+            about = "" if name == mark.name else f" (its IOMMU group {group} is that of {mark.name})"
+            raise OperationInvalid(
+                f"PCI device {name} is in use by driver QEMU, domain {owner}{about}{wanted.node}",
+                domain=ErrorDomain.NONE,
+            )
+
+
+def _in_use(hv: "Hypervisor", domain: "Domain") -> Iterator[tuple[str, str, str]]:
+    """Yield the functions that other guests have: the guest, the function, its group."""
+    for other in hv.domains:
+        if other is not domain and other.running is not None:
+            for mark in other.running.footprint.pci:
+                yield other.name, mark.name, mark.group
+    for name, status in hv.untaken.items():
+        try:
+            devices = parse_live(status.xml).devices.all()
+        except QvirtError:
+            continue  # that it cannot be read is the obstacle that was reported
+        for function in names_of(devices):
+            yield name, function, pci.BUS.group_of(function) or ""
+
+
+def deadline(running: Running) -> float:
+    """Return the seconds that the end of a guest may take: drivers that come back may be slow."""
+    return DEADLINE if running.footprint.pci else FILE_DEADLINE
+
+
+# ------------------------------------------------------------------------- blocking
+
+
+def take(hv: "Hypervisor", marks: Iterable[PciMark]) -> None:
+    """Bind managed functions to vfio-pci; the status file says what had them. Blocking. Raises SystemError_.
+
+    One that is there already is left.
+    """
+    for one in marks:
+        if one.managed:
+            pci.BUS.take(one.name)
+            hv.checkpoint("PCI device taken")
+
+
+def give_back(hv: "Hypervisor", marks: Iterable[PciMark]) -> list[str]:
+    """Give functions back to what had them; returns what could not be done. Blocking."""
+    failures: list[str] = []
+    for one in reversed(list(marks)):
+        if one.managed:
+            failures += pci.BUS.give_back(one.name, one.driver, one.override)
+            hv.checkpoint("PCI device given back")
+    return failures

@@ -1,0 +1,277 @@
+"""PCI devices given to guests for real; run inside the testbed by `tests/functional/security/test_pci.py`.
+
+The machine has an IOMMU and devices behind it: a controller for NVMe disks with virtual functions, a network
+card nobody drives, and one with two functions that share an IOMMU group.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from qvirt.constants.domain import DomainModificationImpact
+from qvirt.errors import OperationInvalid, QvirtError
+from qvirt.host.conf import parse_conf
+from qvirt.host.config import QemuConfig, make_config
+from qvirt.runtime import hotplug
+from qvirt.runtime.domain import Domain
+from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.paths import Paths
+from tests.functional.runtime.instance import Instance, document, run, until
+
+SYSFS = Path("/sys/bus/pci/devices")
+LIVE = DomainModificationImpact.LIVE
+
+
+def found(vendor: str, device: str) -> list[str]:
+    """Return the functions of a maker's kind."""
+    return sorted(
+        path.name
+        for path in SYSFS.iterdir()
+        if ((path / "vendor").read_text().strip(), (path / "device").read_text().strip()) == (vendor, device)
+    )
+
+
+(STORE,) = found("0x1b36", "0x0010")[:1]
+(CARD,) = found("0x8086", "0x10d3")
+PAIR = [name for name in found("0x1af4", "0x1000") if name.startswith("0000:00:13.")]
+
+
+def driver(name: str) -> str:
+    """Return who has a function, '' for nobody."""
+    link = SYSFS / name / "driver"
+    return link.readlink().name if link.is_symlink() else ""
+
+
+def group(name: str) -> str:
+    """Return the node of a function's group."""
+    return f"/dev/vfio/{(SYSFS / name / 'iommu_group').readlink().name}"
+
+
+def hostdev(name: str, managed: str = "yes") -> str:
+    """Return the device of a document that is a function of the host."""
+    domain, bus, rest = name.split(":")
+    slot, function = rest.split(".")
+    return (
+        f"<hostdev mode='subsystem' type='pci' managed='{managed}'><source><address domain='0x{domain}' "
+        f"bus='0x{bus}' slot='0x{slot}' function='0x{function}'/></source></hostdev>"
+    )
+
+
+def opened(domain: Domain) -> set[str]:
+    """Return what of VFIO a guest's process has open."""
+    folder = Path(f"/proc/{domain.need_running().pid}/fd")
+    links = [os.readlink(path) for path in folder.iterdir()]
+    return {link for link in links if "vfio" in link}
+
+
+def locked(domain: Domain) -> int:
+    """Return how much memory a guest's process may lock."""
+    return resource.prlimit(domain.need_running().pid, resource.RLIMIT_MEMLOCK)[0]
+
+
+def as_before(it: Instance) -> None:
+    """Check that nothing of any guest is left."""
+    assert [driver(name) for name in (STORE, CARD, *PAIR)] == ["nvme", "", "virtio-pci", "virtio-pci"]
+    assert {(SYSFS / name / "driver_override").read_text().strip() for name in (STORE, CARD, *PAIR)} == {
+        "(null)"
+    }
+    assert [path.name for path in Path("/dev/vfio").iterdir()] == ["vfio"]
+    assert it.traces() == []
+
+
+@pytest.fixture
+def it() -> Iterator[Instance]:
+    one = Instance()
+    try:
+        yield one
+        as_before(one)
+    finally:
+        one.close()
+
+
+PLAIN = "namespaces = []\n"
+
+
+def config(text: str) -> QemuConfig:
+    return make_config(parse_conf(text, "qemu.conf"), privileged=True)
+
+
+@asynccontextmanager
+async def serve(it: Instance, text: str = "") -> AsyncIterator[Hypervisor]:
+    hv = await Hypervisor.open(it.paths, config=config(text))
+    try:
+        yield hv
+    finally:
+        await hv.close()
+
+
+@pytest.mark.parametrize("settings", ["", PLAIN])
+def test_a_device_goes_to_a_guest_and_comes_back(it: Instance, settings: str) -> None:
+    async def scenario() -> None:
+        async with serve(it, settings) as hv:
+            domain = await hv.create(document("a", hostdev(STORE)), paused=True)
+            assert driver(STORE) == "vfio-pci"
+            assert {"/dev/vfio/vfio", group(STORE)} <= opened(domain)
+            assert "<driver name='vfio'/>" in await domain.xml_desc()
+            assert locked(domain) == (32 << 20) + (1 << 30)
+            user = domain.need_running().user
+            assert user is not None
+            inner = os.stat(f"/proc/{domain.need_running().pid}/root{group(STORE)}")
+            assert (inner.st_uid, inner.st_gid) == (user.uid, user.gid)
+            assert (os.stat(group(STORE)).st_uid == 0) is (settings != PLAIN)
+            with pytest.raises(
+                OperationInvalid, match=f"PCI device {STORE} is in use by driver QEMU, domain a"
+            ):
+                await hv.create(document("b", hostdev(STORE)), paused=True)
+            await domain.destroy()
+            assert driver(STORE) == "nvme"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("settings", ["", PLAIN])
+def test_a_device_is_plugged_and_unplugged(it: Instance, settings: str) -> None:
+    async def scenario() -> None:
+        async with serve(it, settings) as hv:
+            domain = await hv.create(document("a"))
+            before = locked(domain)
+            await hotplug.attach(domain, hostdev(STORE), LIVE)
+            assert driver(STORE) == "vfio-pci"
+            assert group(STORE) in opened(domain)
+            assert locked(domain) == (32 << 20) + (1 << 30)
+            with pytest.raises(QvirtError, match=f"{STORE} is in use by driver QEMU, domain a"):
+                await hotplug.attach(domain, hostdev(STORE), LIVE)
+            await hotplug.detach(domain, hostdev(STORE), LIVE)
+            await domain.need_running().execute("system_reset")
+            await until(lambda: not domain.live.devices.hostdevs, "the guest lets go")
+            await until(lambda: driver(STORE) == "nvme", "the driver is back")
+            assert opened(domain) == set()
+            assert locked(domain) == before
+            assert not os.path.exists(f"/proc/{domain.need_running().pid}/root{group(STORE)}")
+            await domain.destroy()
+
+    run(scenario())
+
+
+def test_groups_go_as_a_whole(it: Instance) -> None:
+    async def scenario() -> None:
+        async with serve(it) as hv:
+            assert group(PAIR[0]) == group(PAIR[1])
+            with pytest.raises(OperationInvalid, match=rf"is not viable: .* {PAIR[1]} \(driver virtio-pci\)"):
+                await hv.create(document("a", hostdev(PAIR[0])), paused=True)
+            as_before(it)
+            domain = await hv.create(document("a", *map(hostdev, PAIR)), paused=True)
+            assert [driver(name) for name in PAIR] == ["vfio-pci", "vfio-pci"]
+            await domain.destroy()
+
+    run(scenario())
+
+
+def test_an_unmanaged_device_stays_where_it_is(it: Instance) -> None:
+    async def scenario() -> None:
+        async with serve(it) as hv:
+            with pytest.raises(
+                OperationInvalid, match=f"Unmanaged PCI device {CARD} must be manually detached"
+            ):
+                await hv.create(document("a", hostdev(CARD, "no")), paused=True)
+            (SYSFS / CARD / "driver_override").write_text("vfio-pci")
+            Path("/sys/bus/pci/drivers_probe").write_text(CARD)
+            try:
+                domain = await hv.create(document("a", hostdev(CARD, "no")), paused=True)
+                assert group(CARD) in opened(domain)
+                await domain.destroy()
+                assert driver(CARD) == "vfio-pci"
+            finally:
+                (SYSFS / CARD / "driver_override").write_text("\n")
+                (SYSFS / CARD / "driver/unbind").write_text(CARD)
+
+    run(scenario())
+
+
+def kill_at(it: Instance, work: str, step: str) -> None:
+    """Run a daemon that is killed at a step, in a process of its own that has all loaded already."""
+    pid = os.fork()
+    if not pid:
+        try:
+            asyncio.run(victim(it.root, work, step))
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+async def victim(root: Path, work: str, step: str) -> None:
+    """Start, plug or stop, and die at a step of that."""
+    armed = work == "start"
+
+    def checkpoint(name: str) -> None:
+        if armed and name == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    hv = await Hypervisor.open(Paths.root(root), checkpoint=checkpoint, autostart=False, config=config(""))
+    async with asyncio.timeout(120):
+        domain = await hv.create(document("victim", *([] if work == "attach" else [hostdev(STORE)])))
+        armed = True
+        if work == "attach":
+            await hotplug.attach(domain, hostdev(STORE), LIVE)
+        else:
+            await domain.destroy()
+
+
+@pytest.mark.parametrize("step", ["status written", "PCI device taken", "monitor ready"])
+def test_killed_while_it_starts_a_guest(it: Instance, step: str) -> None:
+    kill_at(it, "start", step)
+
+    async def scenario() -> None:
+        async with serve(it) as hv:
+            assert not list(hv.domains)
+            assert driver(STORE) == "nvme"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("step", ["PCI device taken", "device's host side made"])
+def test_killed_while_it_plugs(it: Instance, step: str) -> None:
+    kill_at(it, "attach", step)
+
+    async def scenario() -> None:
+        async with serve(it) as hv:
+            domain = hv.domains.by_name("victim")
+            assert not domain.live.devices.hostdevs
+            assert driver(STORE) == "nvme"
+            await domain.destroy()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("step", ["killed", "PCI device given back"])
+def test_killed_while_a_guest_ends(it: Instance, step: str) -> None:
+    kill_at(it, "destroy", step)
+
+    async def scenario() -> None:
+        async with serve(it):
+            assert driver(STORE) == "nvme"
+
+    run(scenario())
+
+
+def test_a_guest_goes_on_under_another_daemon(it: Instance) -> None:
+    kill_at(it, "start", "started")
+
+    async def scenario() -> None:
+        async with serve(it) as hv:
+            domain = hv.domains.by_name("victim")
+            assert domain.active
+            assert driver(STORE) == "vfio-pci"
+            with pytest.raises(OperationInvalid, match=f"{STORE} is in use by driver QEMU, domain victim"):
+                await hv.create(document("b", hostdev(STORE)), paused=True)
+            os.kill(domain.need_running().pid, signal.SIGKILL)
+            await until(lambda: driver(STORE) == "nvme", "the driver is back")
+
+    run(scenario())
