@@ -12,7 +12,7 @@ class Board(Record):
     """A machine's defaults; memory in MiB.
 
     vga: the word of ``-vga`` for its screen. cdrom, floppy, sd: an empty drive is there. usb: it has USB,
-    which a machine without defaults lacks.
+    which a machine without defaults lacks. devices: what else such a machine lacks, as ``-device`` has it.
     """
 
     memory: int = 128
@@ -22,6 +22,7 @@ class Board(Record):
     floppy: bool = False
     sd: bool = False
     usb: bool = False
+    devices: tuple[str, ...] = ()
 
 
 def _names(text: str) -> frozenset[str]:
@@ -89,6 +90,22 @@ _VGA: dict[str, frozenset[str]] = {
 }
 _USB = _names("mac99 pseries sam460ex")
 
+
+def _powernv(bus: str, count: int) -> tuple[str, ...]:
+    """Return the management controller and the PCI host bridges, a slot in each, of a POWER host's chip."""
+    bridges = (
+        device
+        for number in range(count)
+        for device in (f"pnv-phb,chip-id=0,index={number}", f"pnv-phb-root-port,bus={bus}-root.{number}")
+    )
+    return ("ipmi-bmc-sim,id=bmc0", "isa-ipmi-bt,bmc=bmc0,irq=10", *bridges)
+
+
+_DEVICES: dict[str, tuple[str, ...]] = {
+    "powernv8": _powernv("pnv-phb3", 3),
+    **dict.fromkeys(("powernv", "powernv9", "powernv10"), _powernv("pnv-phb4", 6)),
+}
+
 #: versions at the end of a machine's name
 _VERSION = re.compile(r"-[0-9]+\.[0-9.]+(?:-sxxm)?$")
 
@@ -105,4 +122,5 @@ def board(arch: str, machine: str) -> Board:
         floppy=bool(keys & _FLOPPY),
         sd=bool(keys & _SD),
         usb=bool(keys & _USB),
+        devices=_DEVICES.get(name, ()),
     )

@@ -186,8 +186,12 @@ class EmulatorCaps(Overview, slots=False):
 
     def machine_has(self, machine: str, property: str) -> bool:
         """Tell whether a machine type has a property, by the family it belongs to."""
-        family = next((f for prefix, f in MACHINE_FAMILIES if machine.startswith(prefix)), None)
-        return family is not None and property in self.properties.get(family, ())
+        return property in self.machine_properties(machine)
+
+    def machine_properties(self, machine: str) -> frozenset[str]:
+        """Return the properties that all machine types of a family have; none where nobody asked."""
+        family = next((f for prefix, f in MACHINE_FAMILIES if machine.startswith(prefix)), "")
+        return self.properties.get(family, frozenset())
 
     def cpu_model(self, name: str, virt_type: str = "qemu") -> CpuModel | None:
         """Return a named CPU model as seen by an accelerator."""

@@ -27,7 +27,7 @@ from qvirt.record import Record
 Props = dict[str, JsonValue]
 
 #: libvirt's names of formats that QEMU calls otherwise
-_DRIVERS = {"fat": "raw", "ploop": "parallels", "vhd": "vhdx"}
+DRIVERS = {"fat": "raw", "ploop": "parallels", "vhd": "vhdx"}
 
 
 class CacheMode(Record):
@@ -194,7 +194,7 @@ def _driver(image: Image) -> str:
     name = image.format or "raw"
     if name == "raw" and image.encryption is not None and image.encryption.engine != "librbd":
         return "luks"
-    return _DRIVERS.get(name, name)
+    return DRIVERS.get(name, name)
 
 
 class Needs:

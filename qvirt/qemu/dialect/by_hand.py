@@ -4,6 +4,7 @@ Taps, USB devices and the chipset's own USB are named, ports of the machine are 
 devices are in the order of their numbers; the monitor, the master key and the daemon's folders are left out.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from qvirt.model.devices.chardev import CharDevice
@@ -11,14 +12,17 @@ from qvirt.model.devices.controller import Controller
 from qvirt.model.devices.hostdev import Hostdev
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.devices.rng import Rng
+from qvirt.model.devices.sound import Sound
 from qvirt.qemu.boards import board
 from qvirt.qemu.context import BuildContext
+from qvirt.qemu.devices.audio import audiodev_id
 from qvirt.qemu.devices.hostdev import usb_names
 from qvirt.qemu.devices.interface import QEMUS_SCRIPTS, own_scripts
 from qvirt.qemu.dialect.bare import port_word
+from qvirt.qemu.dialect.machine import BOOT_LETTERS
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.launch_security import spawning
-from qvirt.qemu.machines import is_x86
+from qvirt.qemu.machines import has_builtin_fdc, is_x86
 from qvirt.qemu.memory import huge_folders
 from qvirt.qemu.switches import (
     Audiodev,
@@ -35,14 +39,14 @@ from qvirt.qemu.switches import (
 
 def by_hand(switches: Sequence[Switch], ctx: BuildContext) -> Iterator[Switch]:
     """Yield a start's switches without what only a daemon says and opens."""
-    yield from spawning(_on_first_ports(_by_number(_named(_ports(switches, ctx), ctx))))
+    kept = _by_number(_on_first_ports(_ports(switches, ctx)))
+    yield from spawning(_in_letters(_known_chardevs(_memory(_named(kept, ctx), ctx)), ctx))
 
 
 def _named(switches: Sequence[Switch], ctx: BuildContext) -> Iterator[Switch]:
     """Yield the switches with the names one types, and without the daemon's own."""
     secrets = [switch for switch in switches if _is_secret(switch)]
     onboard = _onboard_usb(switches, ctx)
-    folders = huge_folders(ctx)
     for switch in switches:
         origin = switch.origin
         if onboard:
@@ -51,6 +55,10 @@ def _named(switches: Sequence[Switch], ctx: BuildContext) -> Iterator[Switch]:
             switch = _on_usb(switch, onboard)
         if isinstance(switch, Option) and switch.name in ("S", "no-shutdown"):
             continue
+        if isinstance(origin, Sound) and isinstance(switch, Option):  # -soundhw pcspk, which went with 7.1
+            switch = KeyValue(
+                "machine", {"pcspk-audiodev": audiodev_id(ctx.domain, origin.audio)}, origin=origin
+            )
         if isinstance(switch, Chardev) and switch.props.get("id") == "charmonitor":
             continue
         if isinstance(switch, KeyValue) and (switch.name == "mon" or _is_boards_own(switch, ctx)):
@@ -62,10 +70,7 @@ def _named(switches: Sequence[Switch], ctx: BuildContext) -> Iterator[Switch]:
                 props = {key: value for key, value in switch.props.items() if key != "rng"}
                 yield Device(props, origin=origin)
             continue
-        if isinstance(switch, Object) and switch.props.get("mem-path") in folders:
-            mount = folders[str(switch.props["mem-path"])]  # QEMU makes a file of its own in it
-            yield Object({**switch.props, "mem-path": mount}, origin=origin)
-        elif isinstance(switch, Netdev) and isinstance(origin, Interface):
+        if isinstance(switch, Netdev) and isinstance(origin, Interface):
             yield _tap(switch, origin)
         elif isinstance(switch, Device) and isinstance(origin, Hostdev):
             yield _usb(switch, origin)
@@ -77,6 +82,79 @@ def _named(switches: Sequence[Switch], ctx: BuildContext) -> Iterator[Switch]:
             yield KeyValue("audiodev", props, "driver", origin=origin)
         else:
             yield switch
+
+
+# ------------------------------------------------------------ memory, names, boot order
+
+
+#: where memory is in a file of nobody else's
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108
+
+
+def _memory(switches: Iterable[Switch], ctx: BuildContext) -> Iterator[Switch]:
+    """Yield the switches with memory in files where one has such, not in the daemon's folders."""
+    huge = huge_folders(ctx)
+    for switch in switches:
+        path = switch.props.get("mem-path") if isinstance(switch, Object) else None
+        if isinstance(switch, Object) and isinstance(path, str):
+            if path in huge:  # QEMU makes a file of its own in it
+                path = huge[path]
+            elif path.startswith(f"{ctx.settings.memory_backing_dir}/"):
+                path = _SHARED_MEMORY
+            switch = Object({**switch.props, "mem-path": path}, origin=switch.origin)
+        yield switch
+
+
+#: chardevs by the device in front, as the documentation of QEMU and SPICE calls them, and the first number
+_KNOWN = (
+    (re.compile(r"usb-redir$"), "usbredirchardev{}", 1),
+    (re.compile(r"ccid-card-passthru$"), "ccid", 0),
+    (re.compile(r"vhost-user"), "char{}", 0),
+)
+
+
+def _known_chardevs(switches: Iterable[Switch]) -> Iterator[Switch]:
+    """Yield the switches with the names for character devices that are in everybody's scripts."""
+    kept = list(switches)
+    counts: dict[str, int] = {}
+    names: dict[JsonValue, str] = {}
+    for switch in kept:
+        if not isinstance(switch, (Device, Netdev)) or "chardev" not in switch.props:
+            continue
+        kind = str(switch.props["driver"] if isinstance(switch, Device) else switch.props["type"])
+        for pattern, name, first in _KNOWN:
+            if pattern.match(kind):
+                number = counts[name] = counts.get(name, first - 1) + 1
+                names[switch.props["chardev"]] = name.format(number)
+    for switch in kept:
+        if isinstance(switch, Chardev) and switch.props.get("id") in names:
+            switch = Chardev(
+                switch.backend, {**switch.props, "id": names[switch.props["id"]]}, origin=switch.origin
+            )
+        elif isinstance(switch, (Device, Netdev)) and switch.props.get("chardev") in names:
+            props = {**switch.props, "chardev": names[switch.props["chardev"]]}
+            switch = type(switch)(props, origin=switch.origin)
+        yield switch
+
+
+def _in_letters(switches: Iterable[Switch], ctx: BuildContext) -> Iterator[Switch]:
+    """Yield the switches with ``-boot order=`` for a PC that boots from its own floppy drive, too."""
+    words = [boot.dev for boot in ctx.domain.os.boots]
+    if "fd" not in words or not has_builtin_fdc(ctx.domain):
+        yield from switches
+        return
+    order = "".join(BOOT_LETTERS[word] for word in words)
+    for switch in switches:
+        if isinstance(switch, KeyValue) and switch.name == "boot":
+            switch = KeyValue("boot", {"order": order, **switch.props}, switch.implied, origin=switch.origin)
+        elif isinstance(switch, KeyValue) and any(
+            key.startswith("isa-fdc.bootindex") for key in switch.props
+        ):
+            continue
+        elif isinstance(switch, Device):
+            props = {key: value for key, value in switch.props.items() if key != "bootindex"}
+            switch = Device(props, origin=switch.origin)
+        yield switch
 
 
 def _is_boards_own(switch: KeyValue, ctx: BuildContext) -> bool:
@@ -162,7 +240,7 @@ _USB_PORTS = {"piix3-usb-uhci": 2, "piix4-usb-uhci": 2, "ich9-usb-ehci1": 6, "us
 _XHCI_PORTS = 4
 
 
-def _on_first_ports(switches: list[Switch]) -> Iterator[Switch]:
+def _on_first_ports(switches: Sequence[Switch]) -> Iterator[Switch]:
     """Yield the switches without the ports of USB devices that QEMU would choose by itself."""
     devices = [switch for switch in switches if isinstance(switch, Device)]
     sizes = {f"{one.props.get('id')}.0": _port_count(one) for one in devices}

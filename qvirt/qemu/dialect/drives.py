@@ -12,7 +12,7 @@ from qvirt.model.os import Loader, Nvram
 from qvirt.model.storage_source import SourceType
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext
-from qvirt.qemu.devices.blockdev import detect_zeroes, effective_cache
+from qvirt.qemu.devices.blockdev import DRIVERS, detect_zeroes, effective_cache
 from qvirt.qemu.devices.disk import THROTTLE, drive_alias, error_policy
 from qvirt.qemu.dialect.facts import DialectCaps
 from qvirt.qemu.dialect.machine import orders_by_index
@@ -140,7 +140,7 @@ def drive_props(disk: Disk, ctx: BuildContext, caps: DialectCaps) -> Props:
     """Return what ``-drive`` says of image and cache. Raises ConfigUnsupported."""
     props: Props = {"file": None if disk.target.tray == "open" else disk_source(disk, ctx)}
     if props["file"] is not None and disk.type != SourceType.DIR and caps.says("-drive:format"):
-        props["format"] = disk.driver.type
+        props["format"] = DRIVERS.get(disk.driver.type or "", disk.driver.type)
     if disk.device == DiskDevice.CDROM and not _tells_cdrom(disk, caps):
         props["media"] = "cdrom"
     if disk.readonly and caps.says("-drive:readonly"):

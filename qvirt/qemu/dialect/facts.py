@@ -32,6 +32,7 @@ UNSAID: Mapping[str, str] = {
     "@silent-cpu": "libvirt names the CPU only if there is something to say of it",
     "@memory-up": "libvirt rounded the guest's memory up to MiB, not down",
     "@whole-frontends": "a disk's device is told all that is not about its image",
+    "@typed": "somebody types the line, and leaves out what is the default; true of no release",
     "@set-action": "what happens at reboot and shutdown can be set later, by the monitor",
 }
 """Facts that neither ``-help`` nor ``-device ?`` shows: an emulator's version stands for them."""

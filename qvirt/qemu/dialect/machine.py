@@ -10,7 +10,7 @@ from qvirt.qemu.machines import is_pseries
 from qvirt.qemu.switches import Chardev, KeyValue, Object, Option, Switch
 
 Made = Iterator[Switch]
-_BOOT_LETTERS = {"fd": "a", "hd": "c", "cdrom": "d", "network": "n"}
+BOOT_LETTERS = {"fd": "a", "hd": "c", "cdrom": "d", "network": "n"}
 
 
 def rewrite(switches: Sequence[Switch], ctx: BuildContext, caps: DialectCaps) -> Made:
@@ -249,8 +249,10 @@ def _boot(switch: Switch, ctx: BuildContext, caps: DialectCaps) -> Made:
     os = ctx.domain.os
     props: dict[str, JsonValue] = {}
     if os.boots and not orders_by_index(caps):
-        props["order"] = "".join(_BOOT_LETTERS[boot.dev] for boot in os.boots)
+        props["order"] = "".join(BOOT_LETTERS[boot.dev] for boot in os.boots)
     said = _props(switch)
+    if "order" in said:
+        props["order"] = said["order"]
     if caps.says("-boot:menu"):
         props["menu"] = said.get("menu")
     for name in ("splash-time", "reboot-timeout", "strict"):

@@ -6,8 +6,9 @@ from urllib.parse import quote
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.disk import Disk, DiskDevice
-from qvirt.model.storage_source import Auth, Host, Protocol, SourceType, StorageSource
+from qvirt.model.storage_source import DEFAULT_PORTS, Auth, Host, Protocol, SourceType, StorageSource
 from qvirt.qemu.context import BuildContext
+from qvirt.qemu.dialect.facts import DialectCaps
 
 
 def disk_source(disk: Disk, ctx: BuildContext) -> str | None:
@@ -28,7 +29,8 @@ def disk_source(disk: Disk, ctx: BuildContext) -> str | None:
 
 def network_source(source: StorageSource, auth: Auth | None, ctx: BuildContext) -> str:
     """Return the word of an image on a server. Raises ConfigUnsupported."""
-    make = _NETWORK.get(source.protocol or Protocol.NONE)
+    protocol = source.protocol or Protocol.NONE
+    make = _NETWORK.get(protocol) or (_NEWER.get(protocol) if _is_typed(ctx) else None)
     if make is None:
         raise ConfigUnsupported(f"storage protocol '{source.protocol}' is not supported by this emulator")
     return make(source, auth, ctx)
@@ -40,9 +42,15 @@ def _secret(auth: Auth | None, ctx: BuildContext) -> bytes | None:
     return ctx.launch.secret(auth.secret.type or "", auth.secret.uuid, auth.secret.usage)
 
 
-def _place(host: Host) -> str:
+def _is_typed(ctx: BuildContext) -> bool:
+    """Tell whether the word is one somebody types, without what is the default."""
+    return isinstance(ctx.caps, DialectCaps) and ctx.caps.says("@typed")
+
+
+def _place(host: Host, usual: int | None = None) -> str:
+    """Return a server's name and port; usual: the one that needs no word."""
     name = f"[{host.name}]" if host.name and ":" in host.name else host.name or ""
-    return f"{name}:{host.port}" if host.port else name
+    return f"{name}:{host.port}" if host.port and host.port != str(usual) else name
 
 
 def _nbd(source: StorageSource, auth: Auth | None, ctx: BuildContext) -> str:
@@ -66,7 +74,7 @@ def _rbd(source: StorageSource, auth: Auth | None, ctx: BuildContext) -> str:
         if key is not None:
             encoded = base64.b64encode(key).decode()
             text += f":key={encoded}:auth_supported=cephx\\;none"
-    else:
+    elif not _is_typed(ctx):
         text += ":auth_supported=none"
     if source.hosts:
         text += ":mon_host=" + "\\;".join(
@@ -90,12 +98,14 @@ def _url(source: StorageSource, auth: Auth | None, ctx: BuildContext) -> str:
     name = source.name or ""
     if source.protocol == Protocol.ISCSI:
         target, _, lun = name.rpartition("/")
-        name = f"{quote(target, safe='/.-_~')}/{lun}" if target else quote(name, safe="/.-_~")
+        safe = "/.-_~:" if _is_typed(ctx) else "/.-_~"
+        name = f"{quote(target, safe=safe)}/{lun}" if target else quote(name, safe=safe)
     login = ""
     if auth is not None and auth.username:
         key = _secret(auth, ctx)
         login = auth.username + (f":{key.decode(errors='replace')}" if key is not None else "") + "@"
-    place = "" if host.transport == "unix" else _place(host)
+    usual = DEFAULT_PORTS.get(source.protocol or Protocol.NONE) if _is_typed(ctx) else None
+    place = "" if host.transport == "unix" else _place(host, usual)
     text = f"{scheme}://{login}{place}/{name.lstrip('/')}"
     if source.query:
         text += f"?{source.query}"
@@ -114,3 +124,5 @@ _NETWORK: dict[Protocol, Callable[[StorageSource, Auth | None, BuildContext], st
     Protocol.FTPS: _url,
     Protocol.TFTP: _url,
 }
+#: those that libvirt had no word for before block nodes
+_NEWER = {Protocol.SSH: _url, Protocol.NFS: _url}

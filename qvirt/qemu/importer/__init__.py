@@ -3,7 +3,9 @@
 text.py       a shell script's worth of text -> words and environment
 options.py    words -> arguments (every switch of every age) -> records
 legacy.py     -vga, -serial … -> the parts they stand for (old_drives.py: -hda, old_networks.py: -net)
-machine.py    what is no device;  devices.py disks.py networks.py chars.py: parts -> elements
+machine.py    what is no device; clock.py cpu.py numa.py sysinfo.py: the larger parts of it
+devices.py    disks.py networks.py chars.py …: parts -> elements
+managed.py    switches that are no part of a machine
 boarded.py    machines whose devices have no XML
 settle.py     the document is built again; what comes out otherwise becomes an override
 account.py    what became of every argument

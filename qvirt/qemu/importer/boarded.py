@@ -40,6 +40,9 @@ def read_board(line: Line, reason: str = _REASON) -> None:
             continue
         line.pass_on([argument], words, reason)
     _old(line, reason)
+    order = line.merged("boot", "order")[0].get("order")
+    if order:
+        line.pass_on(line.given("boot"), ["-boot", f"order={order}"], reason)
     for key in ("pflash0", "pflash1", "memory-backend", "confidential-guest-support"):
         value = line.machine.pop(key, None)
         if value is not None:
@@ -140,7 +143,7 @@ def _defaults(line: Line) -> None:
     if not line.defaults:
         return
     board = line.board
-    words: list[list[str]] = []
+    words = [["-device", device] for device in board.devices]
     has = {argument.name for argument in line.arguments}
     drivers = {str(to_props(argument)[0].get("driver")) for argument in line.given("device")}
     indexes = _indexes(line)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from qvirt.model.clock import Clock, Timer
 from qvirt.model.cpu import Cpu, CpuCache, CpuFeature, CpuModel, MaxPhysAddr
 from qvirt.model.devices.panic import Panic
 from qvirt.model.features import Apic, Hyperv, HypervVendorId, Kvm, RequiredState, Spinlocks, State, Stimer
@@ -146,8 +147,6 @@ def _hyperv(line: Line, key: str, value: str, state: bool | None) -> bool:
 
 
 def _timer(line: Line, name: str, present: bool = True) -> None:
-    from qvirt.model.clock import Clock, Timer
-
     clock = line.domain.clock = line.domain.clock or Clock(offset="utc")
     clock.timers.append(Timer(name=name, present=present))
 

@@ -1,11 +1,12 @@
 """Images: ``-drive`` and trees of ``-blockdev`` as the source of a ``<disk>``."""
 
 import re
+from urllib.parse import unquote, urlsplit
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice, Transient
 from qvirt.model.storage_chain import BackingStore, ChainFormat
-from qvirt.model.storage_source import Host, Protocol, SourceType, StorageSource
+from qvirt.model.storage_source import Auth, ConfigFile, Host, Protocol, SecretUse, SourceType, StorageSource
 from qvirt.qemu.backing import parse_backing
 from qvirt.qemu.devices.blockdev import CACHE_MODES
 from qvirt.qemu.devices.disk import THROTTLE
@@ -121,7 +122,7 @@ def read_drive(line: Line, drive: Part, disk: Disk) -> None:
     if format is not None and format not in _FORMATS:
         raise Unfit(f"image format '{format}' has no XML")
     locate(line, disk, path)
-    if disk.has_medium:
+    if disk.has_medium and disk.type != SourceType.DIR:
         if format is None:
             format = _probe(line, path, drive)
         driver.type = _XML_FORMATS.get(format, format) if format is not None else None
@@ -170,8 +171,11 @@ def locate(line: Line, disk: Disk, path: str) -> None:
     """Say where an image is; an empty path is an empty drive. Raises Unfit."""
     if not path:
         return
-    scheme = path.partition(":")[0]
-    if scheme in ("fat", "json", "blkdebug", "blkverify", "null-co", "null-aio", "nvme", "vvfat", "quorum"):
+    scheme, _, rest = path.partition(":")
+    if scheme == "fat":
+        _folder(disk, rest)
+        return
+    if scheme in ("json", "blkdebug", "blkverify", "null-co", "null-aio", "nvme", "vvfat", "quorum"):
         raise Unfit(f"images of the kind '{scheme}:' have no XML")
     old = _SHEEPDOG.fullmatch(path)
     if old is not None:
@@ -183,6 +187,7 @@ def locate(line: Line, disk: Disk, path: str) -> None:
         kind, source = parse_backing(path, None)
     except ConfigUnsupported as error:
         raise Unfit(str(error)) from None
+    _credentials(line, source, path)
     if source.protocol == Protocol.RBD and not source.hosts:
         source.hosts = _monitors(line.env.get("CEPH_ARGS", ""))
     disk.type = kind
@@ -191,6 +196,49 @@ def locate(line: Line, disk: Disk, path: str) -> None:
         if found == "block" or (found != "file" and source.file.startswith("/dev/")):
             disk.type, source = SourceType.BLOCK, StorageSource(dev=source.file)
     disk.source = source
+
+
+def _folder(disk: Disk, text: str) -> None:
+    """Read ``fat:``, a folder shown as a disk that cannot be written to. Raises Unfit for any other."""
+    is_floppy = text.startswith("floppy:")
+    path = text.removeprefix("floppy:")
+    if re.match(r"(?:rw|12|16|32|floppy):", path) or is_floppy != (disk.device == DiskDevice.FLOPPY):
+        raise Unfit(f"a folder of the kind 'fat:{text}' has no XML")
+    disk.type, disk.source, disk.readonly = SourceType.DIR, StorageSource(dir=path), True
+    disk.driver.type = "fat"
+
+
+#: what of a Ceph image's options the document says in another way
+_RBD_OPTIONS = frozenset({"id", "key", "conf", "mon_host", "auth_supported"})
+_SECRETS = {Protocol.RBD: "ceph", Protocol.ISCSI: "iscsi"}
+
+
+def _credentials(line: Line, source: StorageSource, path: str) -> None:
+    """Read who QEMU is to a server, and what else the way to an image says. Raises Unfit for the rest."""
+    user: str | None = None
+    password: str | None = None
+    if source.protocol == Protocol.RBD:
+        words = path.replace("\\:", "\0").split(":")[2:]
+        said = {key: value.replace("\0", ":") for key, _, value in (word.partition("=") for word in words)}
+        user, password = said.get("id"), said.get("key")
+        strange = said.keys() - _RBD_OPTIONS
+        if strange or (user is None) != (password is None):
+            raise Unfit(f"its image says {', '.join(sorted(strange or {'id'}))}, which has no XML")
+        if "conf" in said:
+            source.config = ConfigFile(file=said["conf"])
+    elif "://" in path and source.protocol is not None:
+        uri = urlsplit(path)
+        user, password = uri.username, uri.password
+        if source.protocol == Protocol.ISCSI and user is not None and password is None:
+            user, _, password = unquote(user).partition("%")
+        if user is not None and source.protocol != Protocol.ISCSI:
+            raise Unfit(f"its image is reached as {user}, which has no XML")
+    if user is None or source.protocol is None:
+        return
+    kind = _SECRETS[source.protocol]
+    usage = f"{kind} of {user}"
+    source.auth = Auth(username=user, secret=SecretUse(type=kind, usage=usage))
+    line.note(f"the password of {user} is a <secret> to be defined: of type {kind}, with usage '{usage}'")
 
 
 def _may_be_missing(line: Line, disk: Disk, part: Part) -> None:

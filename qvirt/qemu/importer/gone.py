@@ -14,7 +14,8 @@ _RENAMED: Mapping[str, str] = {
     "prep": "40p",
     "xenfv": "pc", "xenpv": "pc", "xenner": "pc", "fsl-imx25-pdk": "imx25-pdk", "mips": "malta",
     "s390": "s390-ccw-virtio", "s390-virtio": "s390-ccw-virtio", "s390-ccw": "s390-ccw-virtio",
-    "pc-q35": "q35", "pc-i440fx": "pc",
+    "pc-q35": "q35", "pc-i440fx": "pc", "pc_piix": "pc", "spike_v1.9.1": "spike", "spike_v1.10": "spike",
+    "SS-2": "SS-5", "SS-1000": "SS-10", "SS-2000": "SS-10",
 }  # fmt: skip
 #: names of versions, and what each family of them is called today
 _FAMILIES = (
@@ -27,6 +28,8 @@ _FAMILIES = (
     ("pseries-", "pseries-", "pseries"),
     ("s390-ccw-virtio-", "s390-ccw-virtio-", "s390-ccw-virtio"),
 )
+#: Android's own boards, which are those one wants for a guest of the architecture
+_ANDROIDS = frozenset({"ranchu", "goldfish", "android_arm", "android_x86"})
 _VERSION = re.compile(r"([0-9]+)\.([0-9]+)")
 
 
@@ -37,6 +40,8 @@ def nearest_machine(caps: EmulatorCaps, name: str) -> Machine | None:
     the family's newest.
     """
     renamed = _RENAMED.get(name)
+    if name in _ANDROIDS:
+        return caps.machine("virt") or caps.default_machine
     if renamed is not None:
         return caps.machine(renamed)
     for begin, stem, alias in _FAMILIES:

@@ -11,7 +11,7 @@ from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.old_drives import read_drives
 from qvirt.qemu.importer.old_networks import read_networks
 from qvirt.qemu.importer.options import Argument, collect, nest, split_opts, to_props
-from qvirt.qemu.importer.parts import Part, Props, without
+from qvirt.qemu.importer.parts import Part, Props, switch, without
 
 _PLAIN = ("netdev", "chardev", "object", "fsdev", "audiodev", "tpmdev", "mon")
 _VGA = {
@@ -105,6 +105,8 @@ def read_parts(line: Line) -> None:
         if part.driver == "pci-assign":
             part.props["driver"] = "vfio-pci"
             line.note("the kernel's old device assignment is gone; VFIO is what came after it", [argument])
+    if line.family == "q35" and switch(line.machine.pop("iommu", None)):
+        line.parts.add(Part("device", {"driver": "intel-iommu"}, tuple(line.given("machine"))))
     for argument in line.given("pcidevice"):
         host = dict(split_opts(argument.value or "")).get("host")
         line.parts.add(Part("device", {"driver": "vfio-pci", "host": host}, (argument,)))
@@ -169,6 +171,10 @@ def _is_old_pc(line: Line) -> bool:
 
 def _sounds(line: Line) -> list[Part]:
     made: list[Part] = []
+    beeper = line.machine.pop("pcspk-audiodev", None)
+    if beeper is not None:
+        given = tuple(line.given("machine"))
+        made.append(Part("device", {"driver": "pcspk", "audiodev": beeper}, given))
     for argument in line.given("soundhw", "audio"):
         words = (argument.value or "").split(",")
         if argument.name == "audio":

@@ -125,6 +125,8 @@ class Line(Record, frozen=False):
             props = {"if": "none", **without(props, ("if", "index", "bus", "unit", "media", "boot"))}
             if part.props.get("media") == "cdrom":
                 props["read-only"] = "on"
+            elif is_folder_to_read(part):
+                props["snapshot"] = "on"  # QEMU before 2.10 took what the guest wrote, and refused it later
         is_json = part.json
         if part.kind == "device" and not is_json and self._comes_late(part):
             props, is_json = {key: typed(key, value) for key, value in props.items()}, True
@@ -323,6 +325,17 @@ def new_id(name: str, kind: str = "device") -> str:
     made = f"import-{name}"
     # a block node's name has no room for more
     return made if len(made) <= _LONGEST_NAME else f"import-{zlib.crc32(name.encode()):08x}"
+
+
+def is_folder_to_read(drive: Part) -> bool:
+    """Tell whether a drive is a folder that the guest may not write to, on a disk it may write to."""
+    words = (drive.text("file") or "").split(":")
+    return (
+        words[0] == "fat"
+        and "rw" not in words
+        and not drive.flag("readonly")
+        and "snapshot" not in drive.props
+    )
 
 
 def words_of(part: Part) -> list[str]:

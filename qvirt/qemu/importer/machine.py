@@ -9,14 +9,17 @@ from qvirt.model.domain import Pm, Suspend
 from qvirt.model.features import Gic, Ioapic, ScaledSize, Smm, State, Tcg, Tseg
 from qvirt.model.launch import Cipher, KeyWrap
 from qvirt.model.memory import MaxMemory, MemoryAllocation, TotalMemory
-from qvirt.model.os import BootMenu, OsBoot, SmbiosMode
-from qvirt.model.sysinfo import BaseBoard, Chassis, Entry, OemStrings, Sysinfo, SysinfoBios, SysinfoSystem
+from qvirt.model.os import BootMenu, OsBoot
 from qvirt.model.vcpu import Vcpu
+from qvirt.qemu.importer.account import Outcome
+from qvirt.qemu.importer.clock import read_clock
+from qvirt.qemu.importer.cpu import read_cpu
 from qvirt.qemu.importer.gone import nearest_machine
 from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.numa import read_numa
 from qvirt.qemu.importer.options import Argument, split_opts
 from qvirt.qemu.importer.parts import MOST_CPUS, integer, size, switch
+from qvirt.qemu.importer.sysinfo import read_sysinfo
 from qvirt.xml.codecs import uuid as UUID
 
 _FAMILIES: tuple[tuple[frozenset[str], "re.Pattern[str]", str], ...] = (
@@ -28,7 +31,6 @@ _FAMILIES: tuple[tuple[frozenset[str], "re.Pattern[str]", str], ...] = (
     (frozenset({"s390x"}), re.compile(r"s390-ccw-virtio"), "s390"),
 )
 NO_UUID = "00000000-0000-0000-0000-000000000000"
-_ACCELERATORS = ("kvm", "tcg", "xen", "hvf", "hax", "whpx", "nvmm", "qtest")
 
 
 def read_machine(line: Line) -> None:
@@ -37,14 +39,13 @@ def read_machine(line: Line) -> None:
     _accelerator(line)
     _name(line)
     _memory(line)
-    _clock(line)
+    read_clock(line)
     _cpus(line)
     read_numa(line)
     _features(line)
     _globals(line)
     _boot(line)
-    _smbios(line)
-    _power(line)
+    read_sysinfo(line)
 
 
 # ------------------------------------------------------------ type and accelerator
@@ -75,7 +76,7 @@ def _type(line: Line) -> None:
     if given:
         line.to_xml(given, f"<type machine='{os.machine}'>")
     else:
-        line.account.add((), _XML, f"<type machine='{os.machine}'>, the emulator's own choice")
+        line.account.add((), Outcome.XML, f"<type machine='{os.machine}'>, the emulator's own choice")
 
 
 def _accelerator(line: Line) -> None:
@@ -154,7 +155,9 @@ def _memory(line: Line) -> None:
         amount = size(props["size"], "-m")
     else:
         amount = line.board.memory << 20
-        line.account.add((), _XML, f"<memory>: the {line.board.memory} MiB this machine has by default")
+        line.account.add(
+            (), Outcome.XML, f"<memory>: the {line.board.memory} MiB this machine has by default"
+        )
     if line.machine_type.startswith("raspi") and amount != line.board.memory << 20:
         line.note(f"this board has {line.board.memory} MiB, no more and no less", given)
         amount = line.board.memory << 20
@@ -185,8 +188,6 @@ def _memory(line: Line) -> None:
 
 
 def _cpus(line: Line) -> None:
-    from qvirt.qemu.importer.cpu import read_cpu
-
     props, given = line.merged("smp", "cpus")
     numbers = {key: integer(value, f"-smp {key}") for key, value in props.items() if value.strip()}
     if not given:
@@ -302,85 +303,6 @@ def _is_beyond_4g(line: Line) -> bool:
     return line.domain.memory is not None and line.domain.memory.value > _LOW_MEMORY
 
 
-def _clock(line: Line) -> None:
-    clock = line.domain.clock = Clock(offset="utc")
-    for argument in line.given("localtime"):
-        clock.offset = "localtime"
-        line.to_xml([argument], "<clock offset='localtime'>")
-    for argument in line.given("rtc"):
-        for key, value in split_opts(argument.value or ""):
-            _rtc(line, clock, argument, key, value)
-        line.to_xml([argument], "<clock>")
-    for argument in line.given("rtc-td-hack"):
-        clock.timers.append(Timer(name="rtc", tickpolicy="catchup"))
-        line.to_xml([argument], "<timer name='rtc' tickpolicy='catchup'/>")
-    for argument in line.given("startdate"):
-        _start(line, clock, argument, argument.value or "now")
-    no_hpet = line.given("no-hpet")
-    said = line.machine.get("hpet")
-    if (no_hpet or said in ("on", "off")) and line.arch in ("x86_64", "i686"):
-        present = not no_hpet and said == "on"
-        clock.timers.append(Timer(name="hpet", present=present))
-        line.to_xml(no_hpet, "<timer name='hpet' present='no'/>")
-    elif no_hpet:
-        line.drop(no_hpet, "this machine has no HPET")
-    policy = line.given("no-kvm-pit-reinjection")
-    if policy:
-        clock.timers.append(Timer(name="pit", tickpolicy="discard"))
-        line.to_xml(policy, "<timer name='pit' tickpolicy='discard'/>")
-    zone = line.env.get("TZ")
-    if zone and clock.offset == "localtime":
-        clock.offset, clock.timezone = "timezone", zone
-        line.note(f"TZ={zone}: <clock offset='timezone'>")
-
-
-_TRACK = {"vm": "guest", "host": "wall", "rt": "realtime"}
-
-
-def _rtc(line: Line, clock: Clock, argument: Argument, key: str, value: str) -> None:
-    rtc = clock.timer("rtc")
-    if key == "base":
-        _start(line, clock, argument, value)
-        return
-    if key == "clock" and value in _TRACK:
-        if value == "host":
-            return  # what QEMU does anyway
-        if rtc is None:
-            rtc = Timer(name="rtc")
-            clock.timers.append(rtc)
-        rtc.track = _TRACK[value]
-    elif key == "driftfix":
-        if value != "slew":
-            return
-        if rtc is None:
-            rtc = Timer(name="rtc")
-            clock.timers.append(rtc)
-        rtc.tickpolicy = "catchup"
-    else:
-        line.pass_on([argument], ["-rtc", f"{key}={value}"], "no XML")
-
-
-def _start(line: Line, clock: Clock, argument: Argument, value: str) -> None:
-    import calendar
-    import time
-
-    if value in ("utc", "localtime"):
-        clock.offset = value
-        return
-    if value == "now":
-        line.to_xml([argument], "<clock offset='utc'>")
-        return
-    for form in ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"):
-        try:
-            clock.start = calendar.timegm(time.strptime(value, form))
-        except ValueError:
-            continue
-        clock.offset = "absolute"
-        line.to_xml([argument], "<clock offset='absolute'>")
-        return
-    line.drop([argument], f"'{value}' is no date")
-
-
 _POWER = re.compile(r"(PIIX4_PM|ICH9-LPC)\.(disable_s[34])=([01]|on|off|true|false)$")
 
 
@@ -473,76 +395,3 @@ def _reboot(line: Line) -> None:
                 line.to_xml([argument], "<on_reboot>destroy</on_reboot>")
             else:
                 line.drop([argument], f"{key}={value}: the daemon decides what follows")
-
-
-# ------------------------------------------------------------ SMBIOS, fw_cfg
-
-_TABLES = {
-    "0": ("bios", SysinfoBios),
-    "1": ("system", SysinfoSystem),
-    "2": ("base_boards", BaseBoard),
-    "3": ("chassis", Chassis),
-}
-
-
-def _smbios(line: Line) -> None:
-    found: Sysinfo | None = None
-    for argument in line.given("smbios"):
-        pairs = split_opts(argument.value or "")
-        props = dict(pairs)
-        number = props.pop("type", None)
-        if number == "1" and "uuid" in props and line.domain.uuid is None:
-            line.domain.uuid = props["uuid"]
-        table = _TABLES.get(number or "")
-        if number == "11" and all(key in ("type", "value") for key, _ in pairs):
-            found = found or Sysinfo(type="smbios")
-            found.oem_strings = found.oem_strings or OemStrings()
-            found.oem_strings.entries += [Entry(value=value) for key, value in pairs if key == "value"]
-            line.to_xml([argument], "<oemStrings>")
-        elif table is None or not props or not set(props) <= set(table[1].names) or not _has_smbios(line):
-            line.pass_on([argument], ["-smbios", argument.value or ""], "no XML")
-        else:
-            found = found or Sysinfo(type="smbios")
-            entries = [Entry(name=name, value=props[name]) for name in table[1].names if name in props]
-            node = table[1](entries=entries)
-            if number == "2":
-                found.base_boards = [BaseBoard(entries=entries)]
-            else:
-                setattr(found, table[0], node)
-            line.to_xml([argument], f"<sysinfo><{node.tag}>")
-    if found is not None:
-        line.domain.sysinfos.append(found)
-        line.domain.os.smbios = SmbiosMode(mode="sysinfo")
-    _fw_cfg(line)
-
-
-def _has_smbios(line: Line) -> bool:
-    return line.family in ("pc", "q35", "virt")
-
-
-def _fw_cfg(line: Line) -> None:
-    blobs: list[Entry] = []
-    for argument in line.given("fw_cfg"):
-        props = dict(split_opts(argument.value or "", "name"))
-        name = props.get("name", "")
-        allowed = name.startswith("opt/") and not name.startswith(("opt/ovmf/", "opt/org.qemu/"))
-        if allowed and set(props) == {"name", "file"}:
-            blobs.append(Entry(name=name, file=props["file"]))
-        elif allowed and set(props) == {"name", "string"} and props["string"]:
-            blobs.append(Entry(name=name, value=props["string"]))
-        else:
-            line.pass_on([argument], ["-fw_cfg", argument.value or ""], "no XML")
-            continue
-        line.to_xml([argument], "<sysinfo type='fwcfg'>")
-    if blobs:
-        line.domain.sysinfos.append(Sysinfo(type="fwcfg", entries=blobs))
-
-
-def _power(line: Line) -> None:
-    for argument in line.given("watchdog-action"):
-        line.machine["watchdog-action"] = argument.value or "reset"
-
-
-from qvirt.qemu.importer.account import Outcome as _Outcome  # noqa: E402
-
-_XML = _Outcome.XML

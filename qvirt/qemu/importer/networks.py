@@ -156,13 +156,8 @@ def _tap(r: Reading, dev: Interface, backend: Part) -> None:
             down = QEMUS_SCRIPTS["downscript"]
         if down not in (None, "no", ""):
             dev.downscript = ScriptPath(path=down)
-    forced = backend.flag("vhostforce")
-    if backend.flag("vhost") and dev.is_virtio and not forced and r.line.kind(VHOST_NET) == "missing":
-        r.line.note(f"{VHOST_NET} is not there: QEMU moves packets itself, as it would have", backend.given)
-    elif backend.flag("vhost") and dev.is_virtio:
-        dev.driver.name = "vhost"
-        if r.line.domain.type != "kvm":
-            r.line.note("vhost serves guests that run under KVM", backend.given)
+    if backend.flag("vhost") and dev.is_virtio:
+        _vhost(r, dev, backend)
     elif backend.flag("vhost") is False and dev.is_virtio:
         dev.driver.name = "qemu"
     queues = backend.number("queues")
@@ -171,6 +166,16 @@ def _tap(r: Reading, dev: Interface, backend: Part) -> None:
     if backend.text("sndbuf") is not None:
         dev.tune.sndbuf = backend.number("sndbuf")
     r.used.append(backend)
+
+
+def _vhost(r: Reading, dev: Interface, backend: Part) -> None:
+    """Have the kernel move the packets. A start under KVM tries by itself, and insists only if told to."""
+    if r.line.domain.type != "kvm":
+        r.line.note("vhost serves guests that run under KVM", backend.given)
+    elif not backend.flag("vhostforce") and r.line.kind(VHOST_NET) == "missing":
+        r.line.note(f"{VHOST_NET} is not there: QEMU moves packets itself, as it would have", backend.given)
+        return
+    dev.driver.name = "vhost"
 
 
 def _bridge(r: Reading, dev: Interface, backend: Part) -> None:

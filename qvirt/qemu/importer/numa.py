@@ -1,5 +1,7 @@
 """``-numa`` and the memory backends its nodes are made of; memory for the whole machine, too."""
 
+from collections.abc import Sequence
+
 from qvirt.errors import InvalidArg
 from qvirt.model.cpu import Cell, Cpu, Distances, Numa, Sibling
 from qvirt.model.memory import Hugepages, MemoryAccess, MemorySource
@@ -20,6 +22,7 @@ _BACKEND = frozenset(
 def read_numa(line: Line) -> None:
     """Make the cells of ``<numa>``; nodes XML cannot describe are handed to QEMU as they are."""
     given = line.given("numa")
+    _mem_path(line)
     whole = line.machine.get("memory-backend")
     backend = line.parts.find("object", whole)
     if backend is not None and not given:
@@ -135,14 +138,7 @@ def _host_side(line: Line, part: Part, cell: int | None) -> None:
         if part.flag("hugetlb"):
             backing.hugepages = Hugepages()
     elif kind == "memory-backend-file" and path is not None:
-        if "huge" in path and line.hugepages:
-            backing.hugepages = Hugepages()
-        elif "huge" in path:
-            backing.source = MemorySource(type="file")
-            line.note("no huge pages are mounted here: <hugepages/> is left out", part.given)
-        else:
-            backing.source = MemorySource(type="file")
-            line.note(f"the memory's file lies where the daemon keeps such files, not at {path}", part.given)
+        _in_files(line, path, part.given)
     if part.flag("share") and cell is None:
         backing.access = MemoryAccess(mode="shared")
     nodes = part.props.get("host-nodes")
@@ -161,6 +157,27 @@ def _host_side(line: Line, part: Part, cell: int | None) -> None:
         line.domain.memory.dump_core = True
     part.settled = "numa"
     line.to_xml(part.given, "<numa>" if cell is not None else "<memoryBacking>")
+
+
+def _in_files(line: Line, path: str, given: Sequence[Argument]) -> None:
+    """Have the memory in files: in huge pages where their mount is named, else the daemon's own."""
+    backing = line.domain.memory_backing
+    if "huge" in path and line.hugepages:
+        backing.hugepages = Hugepages()
+        return
+    backing.source = MemorySource(type="file")
+    if "huge" in path:
+        line.note("no huge pages are mounted here: <hugepages/> is left out", given)
+    else:
+        line.note(f"the memory's file lies where the daemon keeps such files, not at {path}", given)
+
+
+def _mem_path(line: Line) -> None:
+    """Read ``-mem-path``, which QEMU refuses beside the backend that a start makes."""
+    given = line.given("mem-path")
+    if given:
+        _in_files(line, given[-1].value or "", given)
+        line.to_xml(given, "<memoryBacking>")
 
 
 def _whole(line: Line, part: Part) -> None:

@@ -22,6 +22,7 @@ def read_networks(line: Line) -> list[Part]:
         return cards
     forwards = _redirections(line)
     counter = 0
+    dumps: list[tuple[int, Argument, Props]] = []
     for argument in given:
         props = collect(split_opts(argument.value or "", "type"))
         type = props.get("type")
@@ -37,7 +38,9 @@ def read_networks(line: Line) -> list[Part]:
             continue
         hub = integer(props.pop("vlan", "0"), "vlan")
         members = hubs.setdefault(hub, ([], []))
-        if type == "nic":
+        if type == "dump":
+            dumps.append((hub, argument, props))
+        elif type == "nic":
             members[0].append(Part("device", _card(line, props), (argument,)))
         else:
             props.pop("name", None)
@@ -55,9 +58,23 @@ def read_networks(line: Line) -> list[Part]:
     for number, (nics, backends) in sorted(hubs.items()):
         cards += _plug(line, number, nics, backends, forwards)
         forwards = [] if backends else forwards
+    for hub, argument, props in dumps:
+        _dump(line, argument, props, hubs[hub][1])
     for argument, _ in forwards:
         line.drop([argument], "there is no user network to forward from")
     return cards
+
+
+def _dump(line: Line, argument: Argument, props: Props, backends: list[Part]) -> None:
+    """Say ``-net dump`` as the filter that came after it, on what the cards are plugged into."""
+    if not backends:
+        line.drop([argument], "nothing is plugged in whose packets it would write down")
+        return
+    filter: Props = {"qom-type": "filter-dump", "id": f"dump{argument.number}", "netdev": backends[0].id}
+    filter["file"] = props.get("file", "qemu-vlan0.pcap")
+    if "len" in props:
+        filter["maxlen"] = props["len"]
+    line.parts.add(Part("object", filter, (argument,)))
 
 
 def _redirections(line: Line) -> list[tuple[Argument, str]]:

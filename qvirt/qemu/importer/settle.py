@@ -227,7 +227,22 @@ def _property(key: str, value: JsonValue) -> QemuProperty:
     return QemuProperty(name=key, type="string", value=json.dumps(value))
 
 
-_MACHINE_OWN = frozenset({"type", "accel", "kernel-irqchip", "usb", "watchdog-action", "secure-flash"})
+_MACHINE_OWN = frozenset({"type", "accel", "kernel-irqchip", "usb", "secure-flash"})
+
+
+#: properties that a board gets as it is made, which no list of its type's has
+_OF_BOARDS = frozenset(
+    {"cxl", "cxl-fmw", "hmat", "nvdimm", "nvdimm-persistence", "pcspk-audiodev", "pflash0", "pflash1"}
+)
+
+
+def _is_known(line: "Line", key: str) -> bool:
+    """Tell whether the machine has a property, as far as is known."""
+    name = key.partition(".")[0]
+    if not line.family or line.family == "microvm" or key in _MACHINE_OWN or name in _OF_BOARDS:
+        return True
+    known = line.caps.machine_properties(line.machine_type)
+    return not known or name in known
 
 
 def _machine(line: "Line", command: CommandLine) -> None:
@@ -239,6 +254,10 @@ def _machine(line: "Line", command: CommandLine) -> None:
     said_acpi = "acpi" in line.machine
     has_hpet = any(getattr(record, "name", "") == "no-hpet" for record in command.switches)
     for key, value in list(line.machine.items()):
+        if not _is_known(line, key):
+            line.note(f"this emulator's {line.machine_type} has no {key}={value}", line.given("machine"))
+            del line.machine[key]
+            continue
         if key in _MACHINE_OWN or same(value, made.get(key)) or (key == "hpet" and has_hpet):
             continue
         line.keep_machine(key, "no XML")

@@ -3,6 +3,7 @@
 from qvirt.model.devices.address import (
     DriveAddress,
 )
+from qvirt.model.devices.controller import Controller, ControllerType
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice, DiskTarget
 from qvirt.model.storage_source import SourceType, StorageSource
@@ -58,6 +59,8 @@ def read_ide(r: Reading) -> Device:
         device = DiskDevice.CDROM if drive is not None and drive.props.get("media") == "cdrom" else device
     bus, name = _ide_bus(r)
     disk = _disk(r, device)
+    if disk.type == SourceType.DIR:
+        raise Unfit("a folder cannot be written to, which an IDE disk has to be")
     if bus.kind == "sata":
         disk.address = DriveAddress(controller=bus.controller, bus=0, target=0, unit=bus.number)
         _target(r, disk, DiskBus.SATA, "sd", bus.number if not bus.controller else None)
@@ -73,19 +76,30 @@ def read_ide(r: Reading) -> Device:
 
 def _ide_bus(r: Reading) -> tuple[Bus, str]:
     said = r.part.text("bus")
+    if r.buses.has_pci and not any(bus.kind in ("ide", "sata") for bus in r.buses.others.values()):
+        _add_ahci(r)
+        said = said if said in r.buses.others else "ide.0"
     if said is not None:
         bus = r.buses.named(said)
         if bus is None or bus.kind not in ("ide", "sata"):
             raise Unfit(f"its bus '{said}' is not in the XML")
-        if bus.kind == "sata":
-            r.buses.take(said, 0)
-        return bus, said
+        if bus.kind == "ide" or r.buses.take(said, 0):
+            return bus, said
     for name, bus in reversed(r.buses.others.items()):
         if bus.kind == "sata" and r.buses.take(name, 0):
             return bus, name
         if bus.kind == "ide" and len(r.buses.taken.get(name, ())) < 2:
             return bus, name
     raise Unfit("there is no room on an IDE bus")
+
+
+def _add_ahci(r: Reading) -> None:
+    """Give a machine without any IDE a controller for the drives that were to be on it."""
+    index = r.buses.next("sata")
+    r.line.domain.devices.controllers.append(Controller(type=ControllerType.SATA, index=index))
+    for number in range(6):
+        r.buses.others[f"ide.{number}"] = Bus("sata", index, number)
+    r.line.note("this machine has no IDE: the drive is on a SATA controller that is added", r.part.given)
 
 
 def read_scsi_disk(r: Reading) -> Device:

@@ -182,3 +182,55 @@ def test_names() -> None:
     assert parse_dialect("0.12") == (0, 12, 0)
     with pytest.raises(InvalidArg, match="dialect 'plane'"):
         parse_dialect("plane")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "https://host/a.iso",
+        "gluster://host/v/a",
+        "ssh://host/a",
+        "nfs://host/x/a",
+        "rbd:p/i",
+        "iscsi://h/iqn.2000:x/1",
+    ],
+)
+def test_images_on_servers_are_said_without_what_is_usual(file: str) -> None:
+    assert f"-drive file={file},format=raw,if=none" in shlex.join(
+        again(f"-drive file={file},format=raw,if=virtio")
+    )
+
+
+def test_formats_have_qemus_names() -> None:
+    assert "format=vhdx" in shlex.join(again("-drive file=/a,format=vhdx,if=virtio"))
+
+
+def test_the_beeper_and_the_floppy_drive() -> None:
+    text = shlex.join(again("-fda /a -hda /b -boot ac -M pc,pcspk-audiodev=s -audiodev none,id=s"))
+    assert "-machine pcspk-audiodev=audio1" in text
+    assert "-boot order=ac,strict=on" in text
+    assert "bootindex" not in text
+
+
+def test_character_devices_that_have_a_name_everywhere() -> None:
+    text = shlex.join(again(
+        "-spice port=5900,disable-ticketing=on -device qemu-xhci"
+        " -chardev spicevmc,id=a,name=usbredir -device usb-redir,chardev=a"
+        " -chardev socket,id=b,path=/s -device vhost-user-fs-pci,chardev=b,tag=t"
+        " -m 64 -object memory-backend-memfd,id=m,size=64M,share=on -machine memory-backend=m"
+    ))  # fmt: skip
+    assert "-chardev spicevmc,id=usbredirchardev1" in text
+    assert "usb-redir,chardev=usbredirchardev1" in text
+    assert "vhost-user-fs-pci,id=fs0,chardev=char0" in text
+
+
+def test_usb_ports_of_the_chipset_are_counted_by_qemu() -> None:
+    text = shlex.join(again("-M q35 -usb -device usb-host,vendorid=1,productid=2"))
+    assert "bus=usb-bus.0" in text
+    assert "port=" not in text
+
+
+def test_memory_in_files_is_where_one_has_it() -> None:
+    assert "mem-path=/dev/shm" in shlex.join(again(
+        "-m 64 -object memory-backend-file,id=m,size=64M,mem-path=/x,share=on -numa node,memdev=m"
+    ))  # fmt: skip

@@ -1,0 +1,133 @@
+"""Command lines as people write them: what each rule of the importer makes of them, in words of our own."""
+
+import pytest
+
+from qvirt.model.devices.controller import ControllerType
+from qvirt.model.devices.disk import DiskBus
+from qvirt.model.storage_source import SourceType
+from tests.unit.qemu.importer.lines import imported, words
+
+
+def test_a_machine_without_ide_gets_a_controller_for_its_drives() -> None:
+    made = imported(
+        "qemu-system-aarch64 -M virt -nodefaults -device ide-cd,bus=ide.1,unit=0,id=cd"
+        " -drive if=none,id=d,file=/a,format=raw -device ide-hd,drive=d"
+    )
+    disks = made.domain.devices.disks
+    assert [disk.target.bus for disk in disks] == [DiskBus.SATA, DiskBus.SATA]
+    assert [disk.name for disk in disks] == ["sdb", "sdf"]
+    assert made.domain.devices.controllers[0].type == ControllerType.SATA
+    assert "this machine has no IDE" in " ".join(made.account.notes)
+
+
+def test_a_drive_that_a_device_names_is_that_devices() -> None:
+    made = imported(
+        "qemu-system-x86_64 -M q35 -nodefaults -drive file=/a,id=d -device ide-hd,bus=ide.0,drive=d"
+    )
+    assert [disk.name for disk in made.domain.devices.disks] == ["sda"]
+
+
+@pytest.mark.parametrize("driver", ["ide-drive", "ide-hd", "scsi-cd"])
+def test_a_disk_that_is_a_device_keeps_the_empty_drive_away(driver: str) -> None:
+    bus = "-device lsi" if driver == "scsi-cd" else ""
+    made = imported(
+        f"qemu-system-x86_64 -net none {bus} -drive if=none,id=d,file=/a,format=raw -device {driver},drive=d"
+    )
+    assert [disk.device for disk in made.domain.devices.disks if disk.source is None] == ["floppy"]
+
+
+def test_an_image_of_ceph_says_who_asks() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -drive if=virtio,format=raw,"
+        "file='rbd:p/i:id=me:key=QUJD:conf=/c.conf:mon_host=m\\:1'"
+    )
+    source = made.domain.devices.disks[0].source
+    assert source is not None
+    assert source.auth is not None
+    assert source.auth.username == "me"
+    assert source.config is not None
+    assert source.config.file == "/c.conf"
+    assert "secret" in " ".join(made.account.notes)
+    assert "QUJD" not in made.domain.to_xml()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "rbd:p/i:conf=/c:id=admin:keyring=/k",
+        "rbd:p/i:id=admin",
+        "ssh://me@host/a.img",
+        "fat:32:rw:/x",
+        "fat:rw:/x",
+    ],
+)
+def test_what_the_way_to_an_image_says_is_not_lost(file: str) -> None:
+    made = imported(f"qemu-system-x86_64 -nodefaults -drive file={file},format=raw,if=virtio")
+    assert words(made)[:2] == ["-drive", f"file={file},format=raw,if=virtio"]
+    assert not made.domain.devices.disks
+
+
+def test_a_folder_is_a_disk_that_cannot_be_written_to() -> None:
+    disk = imported("qemu-system-x86_64 -nodefaults -drive file=fat:/x,if=virtio").domain.devices.disks[0]
+    assert disk.type == SourceType.DIR
+    assert disk.readonly
+    assert disk.driver.type == "fat"
+    # an IDE disk has to be writable: what is written is forgotten, as it was
+    assert "snapshot=on" in " ".join(words(imported("qemu-system-x86_64 -nodefaults -hda fat:/x")))
+
+
+def test_a_drive_that_is_handed_on_keeps_its_place() -> None:
+    made = imported("qemu-system-x86_64 -nodefaults -hda /a -drive file=fat:rw:/x,format=raw")
+    assert words(made)[:2] == ["-drive", "file=fat:rw:/x,format=raw,bus=0,unit=1"]
+
+
+def test_boards_keep_their_boot_order() -> None:
+    assert "order=d" in words(imported("qemu-system-ppc64 -M mac99 -boot d -cdrom /a"))
+
+
+def test_a_power_host_keeps_its_slots() -> None:
+    handed = words(imported("qemu-system-ppc64 -M powernv9 -device e1000e,bus=pcie.1"))
+    assert handed.index("pnv-phb-root-port,bus=pnv-phb4-root.1") < handed.index("e1000e,bus=pcie.1")
+
+
+def test_machine_properties_of_a_newer_emulator_are_left_out() -> None:
+    made = imported("qemu-system-riscv64 -M virt,acpi=off,aclint=on")
+    assert "-machine" in words(made)
+    assert "acpi=off" not in words(made)
+    assert "has no acpi=off" in " ".join(made.account.notes)
+
+
+def test_the_beeper() -> None:
+    made = imported("qemu-system-x86_64 -M pc,pcspk-audiodev=s -audiodev none,id=s")
+    assert [sound.model for sound in made.domain.devices.sounds] == ["pcspk"]
+    assert not any("pcspk" in word for word in words(made))
+
+
+def test_a_switch_that_became_a_device() -> None:
+    made = imported("qemu-system-x86_64 -M q35,accel=tcg,iommu=on")
+    assert [iommu.model for iommu in made.domain.devices.iommus] == ["intel"]
+
+
+def test_what_is_written_down_of_a_network() -> None:
+    made = imported("qemu-system-i386 -net nic -net user -net dump,file=/p,len=100")
+    assert "filter-dump,id=dump2,netdev=net0.0,file=/p,maxlen=100" in words(made)
+
+
+def test_memory_in_files_is_said_once() -> None:
+    made = imported("qemu-system-x86_64 -mem-path /dev/hugepages -m 64")
+    assert made.domain.memory_backing.hugepages is not None
+    assert "-mem-path" not in words(made)
+    made = imported("qemu-system-x86_64 -mem-path /mnt/ram -m 64")
+    assert made.domain.memory_backing.source is not None
+    assert made.domain.memory_backing.source.type == "file"
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "becomes"),
+    [
+        ("x86_64", "ranchu", "pc-i440fx-7.2"),
+        ("arm", "goldfish", "virt-7.2"),
+    ],
+)
+def test_boards_that_went(target: str, name: str, becomes: str) -> None:
+    assert imported(f"qemu-system-{target} -M {name}").domain.os.type.machine == becomes
