@@ -29,7 +29,6 @@ pytestmark = [pytest.mark.qemu, pytest.mark.virsh]
 NOT_HERE = {
     "rw-6507d397ec": "PCI devices of the host",
     "rw-0de3946fe5": "PCI devices of the host",
-    "rw-7c28da5548": "an IDE bus, which its machine has not",
 }
 #: switches whose value is a path, and what the file is
 WHOLE = {
