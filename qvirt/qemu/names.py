@@ -45,7 +45,8 @@ _NUMBERED: tuple[tuple[str, str], ...] = (
     ("cryptos", "crypto"),
 )
 
-#: lists whose aliases carry the device's place in the list; the others take the next number not in use
+#: lists whose aliases carry the device's place in the list at a start; the others, and what is plugged in
+#: later, take the number after the highest
 _BY_PLACE = frozenset(
     {
         "sounds", "videos", "inputs", "parallels", "serials", "channels", "consoles", "hubs", "shmems",
@@ -97,11 +98,14 @@ def assign_aliases(domain: Domain, ctx: Context) -> None:
     held = devices.__dict__
     for name, prefix in _NUMBERED:
         listed: list[Device] = held.get(name, [])
+        by_place = name in _BY_PLACE and all(
+            dev.alias.name is None or is_user_alias(dev.alias.name) for dev in listed
+        )
         for place, dev in enumerate(listed):
             if name == "memballoons" and getattr(dev, "model", None) == "none":
                 continue
             start = _prefix(dev, prefix)
-            _give(dev, f"{start}{place}" if name in _BY_PLACE else next_alias(listed, start, domain))
+            _give(dev, f"{start}{place}" if by_place else next_alias(listed, start, domain))
     for memory in devices.memory:
         _give(memory, memory_alias(memory, devices.memory))
     for nvram in devices.nvrams:

@@ -3,6 +3,7 @@
 import pytest
 
 from qvirt.errors import ConfigUnsupported
+from qvirt.model.devices import parse_device
 from qvirt.qemu.names import assign_aliases
 from tests.support.pure import context
 from tests.unit.qemu.addresses.documents import guest
@@ -53,6 +54,17 @@ def test_a_users_alias_is_kept_and_counted_round() -> None:
 def test_places_count_where_libvirt_counts_places() -> None:
     devices = "<sound model='ac97'><alias name='ua-a'/></sound><sound model='ich6'/>"
     assert aliases(devices, kind="sounds") == ["ua-a", "sound1"]
+
+
+def test_what_comes_later_takes_the_next_number_of_all() -> None:
+    port = "<channel type='pty'><target type='virtio' name='{}'/></channel>"
+    domain = guest("".join(port.format(name) for name in "abc"))
+    ctx = context(domain)
+    assign_aliases(domain, ctx)
+    domain.devices.remove(domain.devices.channels[0])
+    domain.devices.add(parse_device(port.format("d")))
+    assign_aliases(domain, ctx)
+    assert [channel.alias.name for channel in domain.devices.channels] == ["channel1", "channel2", "channel3"]
 
 
 def test_no_balloon_no_alias() -> None:
