@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qvirt.errors import OperationAborted, OperationTimeout, SystemError_
+from qvirt.host.held import held
 
 T = TypeVar("T")
 
@@ -115,5 +116,6 @@ def make_folder(path: Path, mode: int) -> None:
     """
     if not path.is_dir():
         path.mkdir(mode, parents=True, exist_ok=True)
-        if path.stat().st_mode & 0o7777 != mode:
-            path.chmod(mode)
+        with held(path) as own:
+            if os.stat(own).st_mode & 0o7777 != mode:
+                os.chmod(own, mode)

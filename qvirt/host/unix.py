@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from qvirt.host.held import held
+
 
 @contextmanager
 def short(path: str) -> Iterator[str]:
@@ -19,19 +21,12 @@ def short(path: str) -> Iterator[str]:
 
 
 @contextmanager
-def held(path: str) -> Iterator[str]:
-    """Give a name for a socket by descriptor, to change owner or mode of it and of nothing else.
-
-    It may lie in a folder that is somebody else's: no link is followed. Raises OSError, FileExistsError for
-    what is no socket.
-    """
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+def held_socket(path: str) -> Iterator[str]:
+    """Give a name for a socket as `held` does. Raises OSError, FileExistsError for what is no socket."""
+    with held(path) as name:
+        if not stat.S_ISSOCK(os.stat(name).st_mode):
             raise FileExistsError(errno.EEXIST, "File exists and is no socket", path)
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
+        yield name
 
 
 def clear_stale(path: str) -> None:

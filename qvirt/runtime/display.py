@@ -40,10 +40,16 @@ async def screenshot(domain: "Domain", screen: int) -> Screenshot:
         def make() -> tuple[BinaryIO, str]:
             try:
                 fd, path = tempfile.mkstemp(prefix="qemu.screendump.", dir=folder)
-                running.guard.own(path)
+                file = os.fdopen(fd, "r+b")
+                try:
+                    running.guard.own(f"/proc/self/fd/{fd}")  # the folder is QEMU's, and so are its names
+                except BaseException:
+                    file.close()
+                    Path(path).unlink(missing_ok=True)
+                    raise
             except OSError as error:
                 raise SystemError_(f"cannot create a file in '{folder}'", error) from error
-            return os.fdopen(fd, "r+b"), path
+            return file, path
 
         file, path = await hv.files.run("screenshot", make)
         try:

@@ -23,10 +23,11 @@ from qvirt.errors import (
     SystemError_,
 )
 from qvirt.host import kvm, links, vsock
+from qvirt.host.held import held
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
 from qvirt.host.persist import write_atomic
 from qvirt.host.ports import PortAllocator
-from qvirt.host.unix import clear_stale, held, short
+from qvirt.host.unix import clear_stale, held_socket, short
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.domain import Domain
@@ -271,8 +272,9 @@ def make_folders(folders: Iterable[str], guard: Guard) -> None:
     for folder in folders:
         try:
             os.makedirs(folder, 0o750, exist_ok=True)
-            os.chmod(folder, 0o750)  # noqa: S103 - what libvirt gives it
-            guard.own(folder)
+            with held(folder) as own:
+                os.chmod(own, 0o750)  # noqa: S103 - what libvirt gives it
+                guard.own(own)
         except OSError as error:
             raise SystemError_(f"unable to create directory '{folder}'", error) from error
 
@@ -294,7 +296,16 @@ def write_overlays(plan: Plan, guard: Guard) -> None:
     """Make the files transient disks write to, owned by QEMU's user. Raises SystemError_. Blocking."""
     for overlay in plan.overlays:
         write_overlay(overlay)
-        guard.own(overlay.path)
+        _give(overlay.path, guard)
+
+
+def _give(path: str, guard: Guard, *, stays: bool = False) -> None:
+    """Make a file QEMU's user's that was just made. Raises SystemError_. Blocking."""
+    try:
+        with held(path) as own:
+            guard.own(own, stays=stays)
+    except OSError as error:
+        raise SystemError_(f"cannot give '{path}' to QEMU", error) from error
 
 
 def prepare_nvram(path: str, template: str | None, guard: Guard, *, reset: bool) -> None:
@@ -310,7 +321,7 @@ def prepare_nvram(path: str, template: str | None, guard: Guard, *, reset: bool)
         raise SystemError_(f"Failed to open file '{template}'", error) from error
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, data)
-    guard.own(path, stays=True)
+    _give(path, guard, stays=True)
 
 
 def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.socket:
@@ -327,7 +338,7 @@ def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.soc
         clear_stale(path)
         with short(path) as name, guard.making():
             sock.bind(name)
-        with held(path) as own:
+        with held_socket(path) as own:
             os.chmod(own, 0o775)  # noqa: S103 - what libvirt gives it
             if not monitor:
                 guard.own(own)

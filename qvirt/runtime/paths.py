@@ -12,6 +12,7 @@ from typing import Self
 
 from qvirt.drivers.network.network import NetworkFolders
 from qvirt.errors import OperationFailed, SystemError_
+from qvirt.host.held import held
 from qvirt.host.persist import make_folder
 from qvirt.qemu.context import Dirs
 from qvirt.record import Record
@@ -208,7 +209,8 @@ def make_folders(paths: Paths, owner: tuple[int, int] | None) -> None:
             folder = paths.lib / name if name else paths.lib
             make_folder(folder, mode)
             if owner is not None:
-                os.chown(folder, *owner)
+                with held(folder) as own:
+                    os.chown(own, *owner)
     except OSError as error:
         raise SystemError_(f"cannot create folder '{error.filename or paths.lib}'", error) from error
 

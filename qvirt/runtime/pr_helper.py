@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qvirt.errors import OperationFailed, SystemError_
 from qvirt.host.config import QemuUser
-from qvirt.host.unix import held
+from qvirt.host.unix import held_socket
 from qvirt.model.devices.disk import Disk
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.devices.disk import has_managed_reservations, reservations_socket
@@ -66,7 +66,7 @@ def _serves(pidfile: str) -> bool:
 def _give(socket: str, guard: Guard) -> None:
     """Let QEMU, and nobody else, come to the socket. Blocking. Raises SystemError_."""
     try:
-        with held(socket) as own:
+        with held_socket(socket) as own:
             os.chmod(own, 0o600)
             guard.own(own)
     except OSError as error:

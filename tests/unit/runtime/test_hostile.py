@@ -7,6 +7,7 @@ the figures of other domains are not touched.
 import asyncio
 import json
 import os
+import tempfile
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,10 +24,11 @@ from qvirt.api.typed_params import encode
 from qvirt.constants.domain import DomainRunningReason, DomainState
 from qvirt.daemon import encode_events
 from qvirt.errors import OperationTimeout, QvirtError, SystemError_
+from qvirt.model.devices.video import Video
 from qvirt.model.domain import parse_live
 from qvirt.qmp.wire import Event, Json, Reply, parse_object
 from qvirt.rpc import protocol
-from qvirt.runtime import endings, guest, live, monitor_events, stats
+from qvirt.runtime import display, endings, guest, live, monitor_events, stats
 from qvirt.runtime.console import open_console
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DomainEvent, EventBus
@@ -411,5 +413,37 @@ def test_a_dump_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(SystemError_, match="failed to create"):
             await endings.dump_memory(rig.domain, rig.running)
         assert ours.read_text() == "precious"
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_a_picture_is_taken_of_a_guest_that_swaps_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is QEMU's: by the name it could be given any file of the host."""
+    ours = tmp_path / "ours"
+    ours.write_text("precious")
+    make = tempfile.mkstemp
+
+    def swapped(**options: Any) -> tuple[int, str]:
+        fd, path = make(**options)
+        os.unlink(path)
+        os.symlink(ours, path)
+        return fd, path
+
+    async def main() -> None:
+        rig = Rig({"screendump": {}})
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        rig.running.folder = str(folder)
+        rig.running.definition.devices.videos.append(Video())
+        rig.running.guard = cast(Any, SimpleNamespace(own=lambda path: os.chown(path, 64055, 64055)))
+        monkeypatch.setattr(tempfile, "mkstemp", swapped)
+        picture = await display.screenshot(rig.domain, 0)
+        assert os.fstat(picture.file.fileno()).st_uid == 64055
+        picture.file.close()
+        assert ours.stat().st_uid == 0
+        assert not list(folder.iterdir())
 
     asyncio.run(main())
