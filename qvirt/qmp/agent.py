@@ -6,15 +6,16 @@ guest-sync-delimited exchange, which flushes both parsers and shows within secon
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
-from qvirt.errors import AgentUnresponsive, QvirtError, SystemError_
+from qvirt.errors import AgentUnresponsive, OperationTimeout, QvirtError, SystemError_
 from qvirt.qmp.client import connect_unix
 from qvirt.qmp.errors import AgentError, AgentTimeout, WireError
 from qvirt.qmp.pace import Pace
@@ -35,6 +36,9 @@ SYNC_DEADLINE = 5.0
 
 COMMAND_DEADLINE = 60.0
 """Seconds until a command must be answered, unless the caller says otherwise."""
+
+TURN_DEADLINE = 30.0
+"""Seconds that a command waits for those before it, one of which may wait for ever; libvirt's for a job."""
 
 BYTES_PER_SECOND = 32 << 20
 """What a guest may write into its agent's channel in a second; serial lines are slower."""
@@ -61,6 +65,7 @@ class GuestAgent:
         self._sock = sock
         self._lines = LineBuffer(MESSAGE_LIMIT)
         self._turn = asyncio.Lock()
+        self._runs = ""
         self._sync_ids = itertools.count(int.from_bytes(os.urandom(4), "little") & 0x3FFFFFFF)
         self._sync_id: int | None = None
         self._waiting: asyncio.Future[Reply] | None = None
@@ -103,10 +108,11 @@ class GuestAgent:
 
         deadline: seconds for the command itself, None for as long as it takes.
         sync_deadline: seconds for the synchronisation before it, else the agent's.
-        Raises AgentUnresponsive (nobody there), AgentTimeout (took the command, did not answer), AgentError.
+        Raises AgentUnresponsive (nobody there), AgentTimeout (took the command, did not answer), AgentError,
+        OperationTimeout (another command is taking too long).
         """
         sync_deadline = self.sync_deadline if sync_deadline is None else sync_deadline
-        async with self._turn:
+        async with self._taking_turns(command):
             await self._synchronize(sync_deadline)
             try:
                 async with asyncio.timeout(deadline):
@@ -122,11 +128,27 @@ class GuestAgent:
     async def send(self, command: str, arguments: Mapping[str, JsonValue] | None = None) -> None:
         """Run a command that has no answer when it succeeds (guest-shutdown, guest-suspend-*).
 
-        Returns as soon as a living agent has been given the command.
+        Returns as soon as a living agent has been given the command. Raises as `execute`.
         """
-        async with self._turn:
+        async with self._taking_turns(command):
             await self._synchronize(self.sync_deadline)
             self._write(encode_command(command, arguments, None))
+
+    @contextlib.asynccontextmanager
+    async def _taking_turns(self, command: str) -> AsyncIterator[None]:
+        """Have the agent to oneself, after those who came before. Raises OperationTimeout."""
+        try:
+            async with asyncio.timeout(TURN_DEADLINE):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise OperationTimeout(
+                f"cannot acquire state change lock (held by agent={self._runs}); waited {TURN_DEADLINE:g} s"
+            ) from None
+        self._runs = command
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def reset(self) -> None:
         """Give up on the outstanding command: the agent in the guest has gone or was restarted."""

@@ -34,6 +34,9 @@ COMMAND_DEADLINE = 60.0
 EVENTS_PER_SECOND = 2000
 """Events a QEMU may send in a second; an honest one limits most kinds to one."""
 
+UNANSWERED = 2000
+"""Commands a QEMU may owe answers to. One that hangs is asked on and on, by those who watch it for days."""
+
 _READ_SIZE = 256 << 10
 _RETRY = 0.01
 
@@ -211,12 +214,16 @@ class Monitor:
         """Send a command now; the future brings its reply, an error reply included.
 
         Commands run in the order they were submitted. Cancel the future to give up; its answer is dropped.
-        Raises MonitorClosed.
+        Raises MonitorClosed, and OperationTimeout where too many were not answered.
         """
         if self._failure is not None:
             raise MonitorClosed(
                 f"QEMU monitor{self._of()} is closed; cannot run '{command}'"
             ) from self._failure
+        if len(self._waiting) >= UNANSWERED:
+            raise OperationTimeout(
+                f"QEMU monitor{self._of()} has not answered {UNANSWERED} commands; cannot run '{command}'"
+            )
         id = self._next_id
         data = encode_command(command, arguments, id, oob=oob)
         self._next_id += 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from qvirt.constants.common import TypedParameterType
 from qvirt.constants.domain import DomainMemoryStatTags, DomainStatsTypes, VcpuState
-from qvirt.errors import QvirtError
+from qvirt.errors import OperationTimeout, QvirtError
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
 from qvirt.qmp.commands import as_objects
@@ -154,8 +154,8 @@ def _refresh_balloon(domain: "Domain", running: Running) -> None:
 
     try:
         running.submit("qom-get", {"path": path, "property": "guest-stats"}).add_done_callback(take)
-    except MonitorClosed:
-        return  # the end of the domain is told by other means
+    except (MonitorClosed, OperationTimeout):
+        return  # that it has ended, or hangs, is told by other means
 
 
 async def _ask(

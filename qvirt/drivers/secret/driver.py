@@ -142,7 +142,7 @@ class Secrets:
     async def set_value(self, kept: Kept, value: bytes) -> None:
         """Set the value. Raises NoSecret for a secret that is gone meanwhile, SystemError_."""
         async with self._changing:
-            self.by_uuid(kept.uuid)
+            kept = self.by_uuid(kept.uuid)  # it may have been made anew while we waited
             if not kept.document.ephemeral:
                 await self._files.run(
                     f"secret '{kept.uuid}'", partial(store.write_value, self._folder, kept.uuid, value)

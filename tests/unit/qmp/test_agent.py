@@ -4,7 +4,8 @@ from collections.abc import Coroutine
 
 import pytest
 
-from qvirt.errors import AgentUnresponsive, QvirtError
+from qvirt.errors import AgentUnresponsive, OperationTimeout, QvirtError
+from qvirt.qmp import agent as agent_module
 from qvirt.qmp.agent import GuestAgent
 from qvirt.qmp.errors import AgentError, AgentTimeout
 from tests.unit.qmp.peer import Peer
@@ -105,6 +106,29 @@ def test_commands_wait_their_turn() -> None:
             assert not peer.buffer
             peer.say({"return": i})
         assert await asyncio.gather(*calls) == [0, 1, 2]
+        agent.close()
+
+    run(main())
+
+
+def test_a_command_that_takes_for_ever_holds_up_others_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "TURN_DEADLINE", 0.05)
+
+    async def main() -> None:
+        peer, agent = pair()
+        endless = asyncio.create_task(agent.execute("guest-wait", deadline=None))
+        await sync(peer)
+        await peer.hear()
+        for work in (agent.execute("guest-ping"), agent.send("guest-shutdown")):
+            with pytest.raises(OperationTimeout, match=r"\(held by agent=guest-wait\); waited 0.05 s"):
+                await work
+        peer.say({"return": 1})
+        assert await endless == 1
+        call = asyncio.create_task(agent.execute("guest-ping"))
+        await sync(peer)
+        await peer.hear()
+        peer.say({"return": {}})
+        assert await call == {}
         agent.close()
 
     run(main())

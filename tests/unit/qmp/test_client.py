@@ -9,6 +9,7 @@ import pytest
 import uvloop
 
 from qvirt.errors import OperationTimeout, QvirtError, SystemError_
+from qvirt.qmp import client
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed, QmpError, WireError
 from qvirt.qmp.wire import Event
@@ -250,6 +251,32 @@ def test_a_full_socket_keeps_order_and_descriptors(loop: str) -> None:
         os.close(peer.fds[0])
         assert os.read(read, 1) == b""  # no copy of the descriptor is left with us
         os.close(read)
+        monitor.close()
+
+    run(loop, main())
+
+
+def test_a_qemu_that_hangs_is_not_asked_without_end(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "UNANSWERED", 3)
+
+    async def main() -> None:
+        peer, monitor = await pair()
+        for _ in range(3):
+            monitor.submit("query-stats").cancel()
+        with pytest.raises(OperationTimeout, match=r"has not answered 3 commands; cannot run 'cont'"):
+            await monitor.execute("cont")
+        peer.answer(await peer.hear())
+        while True:  # until the answer is there
+            try:
+                call = monitor.submit("cont")
+                break
+            except OperationTimeout:
+                await asyncio.sleep(0)
+        for _ in range(2):
+            await peer.hear()
+        command = await peer.hear()
+        peer.answer(command, {})
+        assert (await call).value == {}
         monitor.close()
 
     run(loop, main())

@@ -119,6 +119,17 @@ def test_which_value_a_document_gets(tmp_path: Path) -> None:
     with_secrets(tmp_path, work)
 
 
+def test_a_value_for_a_secret_that_is_made_anew_meanwhile(tmp_path: Path) -> None:
+    async def work(secrets: Secrets) -> None:
+        old = await secrets.define(document(1, target("t1")))
+        await asyncio.gather(
+            secrets.undefine(old), secrets.define(document(1, target("t1"))), secrets.set_value(old, b"v")
+        )
+        assert secrets.value("iscsi", UUID.format(1), None) == b"v"
+
+    with_secrets(tmp_path, work)
+
+
 def test_who_wants_to_know_is_told(tmp_path: Path) -> None:
     told: list[SecretEvent] = []
 
