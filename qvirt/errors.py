@@ -392,6 +392,13 @@ class InvalidStream(QvirtError):
     default_domain = ErrorDomain.STREAMS
 
 
+class InvalidMac(QvirtError):
+    """What should be a MAC address is none; the detail is the text."""
+
+    code = ErrorNumber.INVALID_MAC
+    template = "invalid MAC address: %s"
+
+
 class NoNetworkPort(QvirtError):
     """There is no such network port."""
 

@@ -18,8 +18,8 @@ from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, decode, encode
 from qvirt.constants.common import TypedParameterType as Type
 from qvirt.constants.network import NetworkPortCreateFlags as Create
-from qvirt.errors import RpcError
-from qvirt.model.netdev import Bandwidth, Traffic
+from qvirt.errors import InvalidMac, OperationInvalid, RpcError
+from qvirt.model.netdev import Bandwidth, Traffic, is_mac, spell_mac
 from qvirt.runtime.records import Param
 
 _LEASES_MAX: Final = 65536
@@ -35,12 +35,15 @@ _PARAMETERS: Final = {
 async def network_get_dhcp_leases(
     session: Session, net: NetworkHandle, mac: str | None, need_results: int, flags: int
 ) -> tuple[list[Any], int]:
-    """Give the leases of a network, of one MAC address or all."""
+    """Give the leases of a network, of one MAC address or all. Raises InvalidMac."""
     check_flags(flags, 0, "networkGetDHCPLeases")
+    if mac is not None and not is_mac(mac):
+        raise InvalidMac(mac)
+    wanted = spell_mac(mac) if mac is not None else None
     found = [
         lease
         for lease in await networks(session).leases(find_network(session, net))
-        if mac is None or (lease.mac or "").lower() == mac.lower()
+        if wanted in (None, (lease.mac or "").lower())
     ]
     if len(found) > _LEASES_MAX:
         raise RpcError(f"Number of leases is {len(found)}, which exceeds max limit: {_LEASES_MAX}")
@@ -65,9 +68,11 @@ async def network_get_dhcp_leases(
 def network_list_all_ports(
     session: Session, network: NetworkHandle, need_results: int, flags: int
 ) -> tuple[list[PortName], int]:
-    """List the ports of a network."""
+    """List the ports of a network. Raises OperationInvalid where it is not active."""
     check_flags(flags, 0, "networkListAllPorts")
     found = find_network(session, network)
+    if not found.active:
+        raise OperationInvalid(f"network '{found.name}' is not active")
     ports = [port for uuid, port in found.ports.items() if session.may_show(uuid)]
     if len(ports) > _PORTS_MAX:
         raise RpcError(f"Too many ports '{len(ports)}' for limit '{_PORTS_MAX}'")

@@ -52,6 +52,8 @@ def _index(ip: Any, name: str) -> int:
 def add_bridge(name: str, *, mac: str | None, stp: bool, delay: int, mtu: int | None) -> None:
     """Make a bridge, down. delay: seconds before a port forwards. Raises SystemError_.
 
+    mtu: bytes; refused by itself where the kernel takes no such.
+
     The kernel takes a delay below two seconds only while the spanning tree is off, so that comes after it.
     """
 
@@ -59,13 +61,20 @@ def add_bridge(name: str, *, mac: str | None, stp: bool, delay: int, mtu: int | 
         words: dict[str, Any] = {"ifname": name, "kind": "bridge", "br_forward_delay": delay * _CENTISECONDS}
         if mac:
             words["address"] = mac
-        if mtu:
-            words["mtu"] = mtu
         ip.link("add", **words)
         if stp:
             ip.link("set", index=_index(ip, name), kind="bridge", br_stp_state=1)
 
     _ask(f"Unable to create bridge {name}", work)
+    if mtu:
+        try:
+            _ask(
+                f"Cannot set interface MTU on '{name}' to {mtu}",
+                lambda ip: ip.link("set", index=_index(ip, name), mtu=mtu),
+            )
+        except BaseException:
+            remove(name)
+            raise
 
 
 def remove(name: str) -> None:

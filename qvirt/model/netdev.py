@@ -322,11 +322,20 @@ class Route(Node, tag="route"):
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 
 
+def is_mac(text: str) -> bool:
+    """Tell whether a text is a MAC address."""
+    return _MAC.fullmatch(text) is not None
+
+
+def spell_mac(text: str) -> str:
+    """Return a MAC address in the kernel's spelling: two small digits for each byte."""
+    return ":".join(part.lower().zfill(2) for part in text.split(":"))
+
+
 def normal_mac(text: str) -> str:
     """Return a MAC address in libvirt's spelling. Raises XmlError when it is none, or a multicast one."""
-    if not _MAC.fullmatch(text):
+    if not is_mac(text):
         raise XmlError(f"unable to parse mac address '{text}'")
-    parts = [part.lower().zfill(2) for part in text.split(":")]
-    if int(parts[0], 16) & 1:
+    if int(text.split(":")[0], 16) & 1:
         raise XmlError(f"expected unicast mac address, found multicast '{text}'")
-    return ":".join(parts)
+    return spell_mac(text)

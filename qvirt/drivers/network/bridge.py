@@ -1,7 +1,5 @@
-"""A network's bridge on the host: made, addressed, routed; and what it must not collide with. Blocking."""
+"""A network's bridge on the host: made, addressed, routed. Blocking."""
 
-import ipaddress
-import logging
 import socket
 from pathlib import Path
 
@@ -9,11 +7,11 @@ from qvirt.errors import InternalError, SystemError_
 from qvirt.host import netlink
 from qvirt.model.network import Network as Document
 
-log = logging.getLogger(__name__)
-
 #: libvirt's metric for a route that names none
 _METRIC = 1
 _SYSCTL = Path("/proc/sys/net")
+#: RFC 8200, section 5
+_IPV6_MTU = 1280
 
 
 def exists(name: str) -> bool:
@@ -22,47 +20,6 @@ def exists(name: str) -> bool:
         return bool(socket.if_nametoindex(name))
     except OSError:
         return False
-
-
-def check_free(document: Document) -> None:
-    """Refuse a bridge name and address ranges that are in use. Raises InternalError in libvirt's words.
-
-    A range is in use where a route of the host leads to the very same network (libvirt's rule), or to a
-    part or the whole of it right at a device: then we would take the addresses of others.
-    """
-    name = document.bridge_name or ""
-    if exists(name):
-        raise InternalError(
-            f"bridge name '{name}' already in use: the host has a device of this name; "
-            "give the network another bridge name or remove the device"
-        )
-    for ip in document.ips:
-        if ip.version != 4:
-            continue
-        subnet = ip.subnet
-        for device, target, direct in _routes():
-            if device != name and (target == subnet or (direct and target.overlaps(subnet))):
-                raise InternalError(
-                    f"Network is already in use by interface {device}: {subnet} of network "
-                    f"'{document.name}' and the host's route to {target}; choose another address range"
-                )
-
-
-def _routes() -> list[tuple[str, ipaddress.IPv4Network, bool]]:
-    """Return device, network and whether it is right at the device, of the host's routes but default ones."""
-    found = []
-    try:
-        lines = Path("/proc/net/route").read_text(encoding="ascii").splitlines()[1:]
-    except OSError as error:
-        log.warning("cannot read the host's routes: %s", error)
-        return []
-    for line in lines:
-        device, target, gateway, _flags, _, _, _, mask, *_rest = line.split()
-        numbers = [int.from_bytes(bytes.fromhex(word), "little") for word in (target, mask)]
-        length = numbers[1].bit_count()
-        if length:
-            found.append((device, ipaddress.IPv4Network((numbers[0], length)), not int(gateway, 16)))
-    return found
 
 
 def make(document: Document) -> None:
@@ -92,8 +49,6 @@ def make(document: Document) -> None:
         routes = [(route.target, route.gateway or "", route.metric or _METRIC) for route in document.routes]
         if routes:
             netlink.add_routes(name, routes)
-        if document.mode is not None:
-            forward_packets(document)
     except BaseException:
         if fresh:
             netlink.remove(name)
@@ -108,11 +63,17 @@ def remove(name: str) -> None:
 def _settings(document: Document, name: str) -> None:
     """No IPv6 where none is wanted, and no advice from routers among the guests."""
     folder = _SYSCTL / "ipv6" / "conf" / name
-    if not folder.is_dir():
-        if any(ip.version == 6 for ip in document.ips):
-            raise SystemError_(f"bridge '{name}' cannot have an IPv6 address: IPv6 is disabled on this host")
-        return
     wanted = any(ip.version == 6 for ip in document.ips)
+    if not folder.is_dir():
+        if wanted:
+            size = document.mtu.size
+            why = (
+                f"its MTU of {size} is below the {_IPV6_MTU} that IPv6 needs"
+                if size and size < _IPV6_MTU
+                else "IPv6 is disabled on this host"
+            )
+            raise SystemError_(f"bridge '{name}' cannot have an IPv6 address: {why}")
+        return
     _write(folder / "disable_ipv6", "0" if wanted else "1")
     _write(folder / "accept_ra", "0")
     _write(folder / "autoconf", "0")
@@ -121,7 +82,12 @@ def _settings(document: Document, name: str) -> None:
 
 
 def forward_packets(document: Document) -> None:
-    """Let the host forward packets of the families the network has. Raises SystemError_."""
+    """Let the host forward packets of the families that a network forwards. Raises SystemError_.
+
+    It stays so: who else has come to count on it meanwhile, nobody knows.
+    """
+    if document.mode is None:
+        return
     if any(ip.version == 4 for ip in document.ips):
         _write(_SYSCTL / "ipv4" / "ip_forward", "1")
     if any(ip.version == 6 for ip in document.ips):

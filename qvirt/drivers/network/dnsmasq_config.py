@@ -1,6 +1,7 @@
 """What dnsmasq is told: its configuration, host and name files, in libvirt's order and style. Pure."""
 
 import ipaddress
+import re
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.netdev import parse_address
@@ -49,7 +50,7 @@ def config(network: Network, *, pid_file: str, hosts_file: str, names_file: str)
         if dns.forward_plain_names is False:
             lines += ["domain-needed", "local=//"]
     lines += [
-        f"pid-file={pid_file}",
+        f"pid-file={_path(pid_file)}",
         "except-interface=lo",
         "bind-dynamic",
         f"interface={network.bridge_name}",
@@ -77,6 +78,15 @@ def config(network: Network, *, pid_file: str, hosts_file: str, names_file: str)
     return _HEADER.format(name=network.name) + "\n".join(lines) + "\n"
 
 
+def _path(text: str) -> str:
+    """Return a path as dnsmasq reads it: in quotes where it would take it apart, or for a comment."""
+    if not re.search(r'[\s"#\\]', text):
+        return text
+    for char, said in (("\\", "\\\\"), ('"', '\\"'), ("\t", "\\t"), ("\r", "\\r")):
+        text = text.replace(char, said)
+    return f'"{text}"'
+
+
 def _dhcp(network: Network, hosts_file: str, names_file: str) -> list[str]:
     lines: list[str] = []
     serving = [served(network, 4), served(network, 6)]
@@ -84,7 +94,7 @@ def _dhcp(network: Network, hosts_file: str, names_file: str) -> list[str]:
     # libvirt tells of an address that serves, else of those beside it
     for ip in network.ips:
         if ip.tftp.root:
-            lines += ["enable-tftp", f"tftp-root={ip.tftp.root}"]
+            lines += ["enable-tftp", f"tftp-root={_path(ip.tftp.root)}"]
         if ip not in serving:
             continue
         for item in ip.ranges:
@@ -104,9 +114,9 @@ def _dhcp(network: Network, hosts_file: str, names_file: str) -> list[str]:
     if count:
         lines.append(f"dhcp-lease-max={count}")
     if any(serving):
-        lines.append(f"dhcp-hostsfile={hosts_file}")
+        lines.append(f"dhcp-hostsfile={_path(hosts_file)}")
     if network.dns.enable is not False or any(serving):
-        lines.append(f"addn-hosts={names_file}")
+        lines.append(f"addn-hosts={_path(names_file)}")
     if network.mtu.size:
         lines.append(f"dhcp-option=option:mtu,{network.mtu.size}")
     if serving[1] is not None:

@@ -20,6 +20,7 @@ from typing import Any
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
 from qvirt.host.persist import FileWorker
 from qvirt.model.network import ForwardMode, Network
+from qvirt.model.network_ip import NetworkIp
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,12 @@ def needs_rules(network: Network) -> bool:
     return network.mode in (ForwardMode.NAT, ForwardMode.ROUTE)
 
 
+def translated(network: Network, ip: NetworkIp) -> bool:
+    """Tell whether the guests of one of a network's addresses reach the world as the host."""
+    nat = network.forward.nat if network.forward is not None else None
+    return network.mode == ForwardMode.NAT and (ip.version == 4 or (nat is not None and bool(nat.ipv6)))
+
+
 def _names(bridge: str) -> dict[str, str]:
     # names of chains are words of letters, digits and few signs; a device may be called nearly anything
     word = "".join(char if char.isalnum() and char.isascii() else f"_{ord(char):x}_" for char in bridge)
@@ -84,19 +91,15 @@ def additions(network: Network) -> str:
     device = network.forward.dev if network.forward is not None else None
     via_in = f'iifname "{device}" ' if device else ""
     via_out = f'oifname "{device}" ' if device else ""
-    nat = network.forward.nat if network.forward is not None else None
     for ip in network.ips:
         word = "ip6" if ip.version == 6 else "ip"
         subnet = ip.subnet
-        translated = network.mode == ForwardMode.NAT and (
-            ip.version == 4 or (nat is not None and bool(nat.ipv6))
-        )
         if network.mode is None:
             continue
-        state = "ct state established,related " if translated else ""
+        state = "ct state established,related " if translated(network, ip) else ""
         rule("to", f"{via_in}{word} daddr {subnet} {state}accept")
         rule("from", f"{via_out}{word} saddr {subnet} accept")
-        if translated:
+        if translated(network, ip):
             for text in _translation(network, word, str(subnet), via_out):
                 rule("nat", text)
     rule("to", "reject")

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from qvirt.drivers.network import bandwidth, bridge, dnsmasq, dnsmasq_config, floors, zones
-from qvirt.drivers.network.firewall import FIRST_PORT, LAST_PORT, Firewall
+from qvirt.drivers.network import bandwidth, bridge, dnsmasq, dnsmasq_config, floors, in_use, zones
+from qvirt.drivers.network.firewall import FIRST_PORT, LAST_PORT, Firewall, translated
 from qvirt.drivers.network.network import Network, NetworkHost
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
 from qvirt.host.persist import remove, write_atomic
-from qvirt.model.network import BRIDGED_BY_US, ForwardInterface, ForwardMode, Nat, NatPort
+from qvirt.model.network import BRIDGED_BY_US, ForwardInterface, Nat, NatPort
 from qvirt.model.network import Network as Document
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ async def start(network: Network, host: NetworkHost) -> None:
             f"network '{network.name}' needs a bridge, which only a privileged daemon can make; use "
             "qemu:///system, or <interface type='user'> with passt"
         )
-    await host.files.run(f"network '{network.name}'", partial(bridge.check_free, document))
+    await host.files.run(f"network '{network.name}'", partial(_check_host, document))
     name = document.bridge_name or ""
     await _write_mark(network, host)
     host.checkpoint("network marked")
@@ -123,6 +123,11 @@ async def start(network: Network, host: NetworkHost) -> None:
         undo.push_async_callback(_take_away, network, host, name)
         await _bring_up(network, host, document)
         undo.pop_all()
+
+
+def _check_host(document: Document) -> None:
+    in_use.check_free(document)
+    in_use.check_forwarding(document)
 
 
 async def _write_mark(network: Network, host: NetworkHost) -> None:
@@ -154,6 +159,8 @@ async def _bring_up(network: Network, host: NetworkHost, document: Document) -> 
     for failure in floors.take_up(network):
         log.error("%s", failure)
     await floors.settle(network)
+    # last, since it cannot be undone
+    await host.files.run(f"forwarding of '{network.name}'", partial(bridge.forward_packets, document))
     process = results[1]
     network.keeper = Keeper(network, process if isinstance(process, dnsmasq.Process) else None)
     network.keeper.obstacles = asyncio.create_task(_warn(network, rules, document))
@@ -293,7 +300,7 @@ async def sweep(host: NetworkHost, active: frozenset[str]) -> list[str]:
 def _fill_ports(document: Document) -> None:
     """Note the ports that translated connections come from, as libvirt shows them of an active network."""
     forward = document.forward
-    if forward is None or forward.mode != ForwardMode.NAT:
+    if forward is None or not any(translated(document, ip) for ip in document.ips):
         return
     forward.nat = forward.nat or Nat()
     forward.nat.port = forward.nat.port or NatPort(start=FIRST_PORT, end=LAST_PORT)

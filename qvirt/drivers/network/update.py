@@ -12,7 +12,7 @@ from qvirt.constants.network import NetworkUpdateSection as Section
 from qvirt.drivers.network import validate, validate_ip
 from qvirt.errors import InvalidArg, NoNetworkMetadata, OperationInvalid, OperationUnsupported, XmlError
 from qvirt.model.domain import Metadata
-from qvirt.model.netdev import parse_address
+from qvirt.model.netdev import parse_address, spell_mac
 from qvirt.model.network import (
     DnsHost,
     DnsSrv,
@@ -97,7 +97,7 @@ def _add_or_delete(
 
 
 def _ip(network: Network, parent: int) -> NetworkIp:
-    """Return the ``<ip>`` that is meant: by its index, else the one with DHCP, else the first."""
+    """Return the ``<ip>`` that is meant: by its index, else the first with DHCP, else the first."""
     if parent >= 0:
         if parent >= len(network.ips):
             raise OperationInvalid(
@@ -106,7 +106,6 @@ def _ip(network: Network, parent: int) -> NetworkIp:
             )
         return network.ips[parent]
     for wanted in (
-        lambda ip: ip.version == 4 and (ip.ranges or ip.hosts),
         lambda ip: ip.ranges or ip.hosts,
         lambda ip: ip.version == 4,
         lambda ip: True,
@@ -185,10 +184,7 @@ def _only_one(network: Network, ip: NetworkIp) -> None:
 
 
 def _same_mac(one: str, other: str | None) -> bool:
-    if other is None:
-        return False
-    first, second = ([int(part, 16) for part in mac.split(":")] for mac in (one, other))
-    return first == second
+    return other is not None and spell_mac(one) == spell_mac(other)
 
 
 def _dhcp_range(network: Network, command: int, parent: int, xml: str, used: Used) -> None:
@@ -218,9 +214,9 @@ def _dhcp_range(network: Network, command: int, parent: int, xml: str, used: Use
 
 def _interface(network: Network, command: int, parent: int, xml: str, used: Used) -> None:
     name = network.name
-    item = _read(network, xml, ForwardInterface)
     if command == Command.MODIFY:
         raise OperationUnsupported("forward interface entries cannot be modified, only added or deleted")
+    item = _read(network, xml, ForwardInterface)
     if command not in (*_ADDS, Command.DELETE):
         raise _unknown(command)
     forward = network.forward
@@ -368,6 +364,7 @@ def _dns_txt(network: Network, command: int, parent: int, xml: str, used: Used) 
         raise _no_modify("TXT")
     if txt.name is None:
         raise NetworkDetail(f"missing required name attribute in DNS TXT record of network {name}")
+    validate.check_txt_name(txt.name, name)
     if txt.value is None and command in _ADDS:
         raise NetworkDetail(
             f"missing required value attribute in DNS TXT record named '{txt.name}' of network {name}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from qvirt.constants.error import ErrorDomain
 from qvirt.drivers.network import validate_ip
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
-from qvirt.model.netdev import parse_address
+from qvirt.model.netdev import is_mac, parse_address, spell_mac
 from qvirt.model.network import (
     BRIDGED_BY_US,
     Bridge,
@@ -27,10 +27,12 @@ from qvirt.model.network import (
 
 #: numbers tried for a bridge without a name
 _HIGHEST_BRIDGE = 256
-#: the kernel's limit for the name of a device
+#: the kernel's limit for the name of a device, and what else it refuses (dev_valid_name)
 _NAME_MAX = 15
+_NO_DEVICE = re.compile(r"[/:\s]|%(?!d)|%d.*%")
+#: a file's name may have 255 bytes; the longest made of a network's is ``NAME.addnhosts.new``
+_FILE_MAX = 255 - len(".addnhosts.new")
 _SRV_NAME = re.compile(r"[A-Za-z0-9_-]*")
-_MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 
 
 def fill_in(network: Network, make_uuid: Callable[[], str], make_mac: Callable[[], str]) -> None:
@@ -85,6 +87,7 @@ def _fill_forward(network: Network, forward: Forward) -> None:
 def check(network: Network) -> None:
     """Refuse what libvirt refuses. Raises XmlError, XmlDetail, ConfigUnsupported, InternalError."""
     name = network.name
+    _check_name(name)
     _check_floor(network)
     _check_bridge(network)
     _check_mac(network)
@@ -100,12 +103,26 @@ def check(network: Network) -> None:
     _check_features(network)
 
 
+def _check_name(name: str) -> None:
+    """Refuse a name under which nothing can be kept."""
+    if name in (".", ".."):
+        raise XmlError(f"network name '{name}' means a folder; choose another")
+    if len(name.encode("utf-8", "surrogateescape")) > _FILE_MAX:
+        raise XmlError(
+            f"network name '{name}' is too long: files are named for it; at most {_FILE_MAX} bytes"
+        )
+
+
 def _check_bridge(network: Network) -> None:
+    """Refuse a name that no device can have; ``%d`` stands for a digit or more."""
     name = network.bridge_name
-    if name and "%d" not in name and (len(name) > _NAME_MAX or "/" in name or name in (".", "..")):
+    if not name:
+        return
+    shortest = name.replace("%d", "0", 1).encode("utf-8", "surrogateescape")
+    if len(shortest) > _NAME_MAX or name in (".", "..") or _NO_DEVICE.search(name):
         raise XmlError(
             f"bridge name '{name}' in network '{network.name}' cannot be the name of a device: "
-            f"at most {_NAME_MAX} characters, and no '/'"
+            f"at most {_NAME_MAX} characters, no '/', ':' or white space, and no '%' but in one '%d'"
         )
 
 
@@ -113,11 +130,11 @@ def _check_mac(network: Network) -> None:
     mac = network.mac.address
     if mac is None:
         return
-    if not _MAC.fullmatch(mac):
+    if not is_mac(mac):
         raise XmlError(f"Invalid bridge mac address '{mac}' in network '{network.name}'")
     if int(mac.split(":")[0], 16) & 1:
         raise XmlError(f"Invalid multicast bridge mac address '{mac}' in network '{network.name}'")
-    network.mac.address = ":".join(part.lower().zfill(2) for part in mac.split(":"))
+    network.mac.address = spell_mac(mac)
 
 
 # ---------------------------------------------------------------------------- dns
@@ -134,8 +151,7 @@ def _check_dns(dns: Dns, name: str) -> None:
     for txt in dns.txts:
         if txt.name is None:
             raise NetworkDetail(f"missing required name attribute in DNS TXT record of network {name}")
-        if re.search("[ ,]", txt.name):
-            raise NetworkDetail(f"prohibited character in DNS TXT record name '{txt.name}' of network {name}")
+        check_txt_name(txt.name, name)
         if txt.value is None:
             raise NetworkDetail(
                 f"missing required value attribute in DNS TXT record named '{txt.name}' of network {name}"
@@ -149,6 +165,12 @@ def _check_dns(dns: Dns, name: str) -> None:
             raise NetworkDetail(f"Invalid IP address in network '{name}' DNS HOST record")
         if not host.hostnames:
             raise NetworkDetail(f"Missing hostname in network '{name}' DNS HOST record")
+
+
+def check_txt_name(said: str, name: str) -> None:
+    """Refuse a name that no TXT record can have."""
+    if re.search("[ ,]", said):
+        raise NetworkDetail(f"prohibited character in DNS TXT record name '{said}' of network {name}")
 
 
 def _serves_names(dns: Dns) -> bool:
@@ -419,7 +441,12 @@ def name_bridge(network: Network, taken: Collection[str]) -> None:
     pattern = name or "virbr%d"
     for number in range(_HIGHEST_BRIDGE + 1):
         found = pattern.replace("%d", str(number), 1)
+        if len(found.encode("utf-8", "surrogateescape")) > _NAME_MAX:
+            break
         if found not in taken and not Path(f"/sys/class/net/{found}").exists():
             network.bridge.name = found
             return
-    raise InternalError(f"Bridge generation exceeded max id {_HIGHEST_BRIDGE}")
+    raise InternalError(
+        f"Bridge generation exceeded max id {_HIGHEST_BRIDGE}: no name is left for the bridge of network "
+        f"'{network.name}' by '{pattern}'"
+    )

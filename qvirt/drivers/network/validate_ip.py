@@ -5,13 +5,12 @@ import re
 
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, SystemError_, XmlError
-from qvirt.model.netdev import parse_address
+from qvirt.model.netdev import is_mac, parse_address
 from qvirt.model.network import Network
 from qvirt.model.network_ip import Address, DhcpHost, DhcpRange, NetworkIp
 
 #: addresses a range may have
 _RANGE_MAX = 65535
-_MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 
 
 class BadAddress(SystemError_):
@@ -142,7 +141,7 @@ def check_host(host: DhcpHost, ip: NetworkIp, name: str, *, partial: bool = Fals
     """Check a host; partial: it only says which one is meant, to be removed."""
     where = f"in network '{name}'"
     if host.mac is not None:
-        if not _MAC.fullmatch(host.mac):
+        if not is_mac(host.mac):
             raise XmlError(f"Cannot parse MAC address '{host.mac}' {where}")
         if int(host.mac.split(":")[0], 16) & 1:
             raise XmlError(f"expected unicast mac address, found multicast '{host.mac}' {where}")

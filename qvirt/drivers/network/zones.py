@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from qvirt.errors import ConfigUnsupported, InternalError
+from qvirt.errors import InternalError
 from qvirt.model.network import ForwardMode, Network
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def is_running() -> bool:
 
 
 def enter(network: Network) -> None:
-    """Put a network's bridge into its zone. Raises ConfigUnsupported, InternalError where it asks for one.
+    """Put a network's bridge into its zone. Raises InternalError where it asks for one.
 
     A network that asks for none gets the zone made for such, where firewalld runs; without that zone
     firewalld may keep the guests from DHCP and DNS, which is logged.
@@ -33,7 +33,7 @@ def enter(network: Network) -> None:
     bridge, zone = network.bridge_name or "", network.bridge.zone if network.bridge is not None else None
     if zone is not None:
         if not is_running():
-            raise ConfigUnsupported(
+            raise InternalError(
                 f"zone {zone} requested for network {network.name} but firewalld is not active"
             )
         _firewall_cmd(f"--zone={zone}", f"--change-interface={bridge}")

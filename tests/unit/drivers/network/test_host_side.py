@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from qvirt.drivers.network import dnsmasq_config, firewall, leases
 from qvirt.model.network import parse_network
 
@@ -90,3 +92,17 @@ def test_rules_of_one_network_leave_the_others() -> None:
     gone = firewall.removals("other", [network])
     assert "delete chain inet qvirt_network nat-b\n" not in gone
     assert "jump nat-b\n" in gone
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/var/lib/libvirt/dnsmasq/n.hostsfile", "/var/lib/libvirt/dnsmasq/n.hostsfile"),
+        ("/a #b", '"/a #b"'),
+        ('/quo"te', '"/quo\\"te"'),
+        ("/tab\tback\\slash", '"/tab\\tback\\\\slash"'),
+    ],
+)
+def test_paths_that_dnsmasq_would_take_apart(path: str, said: str) -> None:
+    text = dnsmasq_config.config(parse_network(ISOLATED), pid_file="/p", hosts_file=path, names_file="/n")
+    assert f"\ndhcp-hostsfile={said}\n" in text

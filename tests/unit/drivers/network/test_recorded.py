@@ -25,6 +25,9 @@ DOCUMENTS = (
     "<forward mode='bridge'><interface dev='ee0'/><interface dev='ee1'/></forward>",
     f"<bridge name='qbr2'/>{MAC}",
     "<forward mode='bridge'/><bridge name='br0'/>",
+    f"<bridge name='qbr9'/>{MAC}<ip family='ipv6' address='fc00:9::1' prefix='64'><dhcp>"
+    "<range start='fc00:9::50' end='fc00:9::60'/></dhcp></ip><ip address='10.9.1.1' netmask='255.255.255.0'>"
+    "<dhcp><range start='10.9.1.50' end='10.9.1.60'/></dhcp></ip>",
 )
 COMMANDS = {"modify": Command.MODIFY, "delete": Command.DELETE, "add-last": Command.ADD_LAST, "bogus": 5}
 

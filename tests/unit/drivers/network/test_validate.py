@@ -122,3 +122,25 @@ def test_metadata_is_set_replaced_and_removed() -> None:
     update.set_metadata(network, 2, None, None, "http://p")
     with pytest.raises(QvirtError, match="metadata not found"):
         update.get_metadata(network, 2, "http://p")
+
+
+@pytest.mark.parametrize("name", [".", "..", "x" * 242, "ü" * 121])
+def test_a_name_under_which_nothing_can_be_kept(name: str) -> None:
+    with pytest.raises(QvirtError, match=r"means a folder|is too long"):
+        validate.check(parse_network(f"<network><name>{name}</name></network>"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a-name-of-a-brid", "a:b", "a b", "x%s", "x%d%d", "abcdefghijklmno%d", ".."]
+)
+def test_a_bridge_name_no_device_can_have(name: str) -> None:
+    with pytest.raises(QvirtError, match=f"bridge name '{name}' in network 't1' cannot be"):
+        read(f"<bridge name='{name}'/>")
+
+
+def test_names_of_bridges_run_out() -> None:
+    network = read("<bridge name='abcdefghijklmn%d'/>")
+    with pytest.raises(
+        QvirtError, match="no name is left for the bridge of network 't1' by 'abcdefghijklmn%d'"
+    ):
+        validate.name_bridge(network, {f"abcdefghijklmn{number}" for number in range(10)})

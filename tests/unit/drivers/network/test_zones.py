@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qvirt.drivers.network import zones
-from qvirt.errors import ConfigUnsupported, InternalError
+from qvirt.errors import InternalError
 from qvirt.model.network import Network, parse_network
 
 
@@ -54,5 +54,5 @@ def test_a_zone_that_is_not_there(firewalld: Path, caplog: pytest.LogCaptureFixt
 def test_without_firewalld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zones, "_PID_FILE", tmp_path / "none")
     zones.enter(network())
-    with pytest.raises(ConfigUnsupported, match="zone work requested for network n but firewalld is not"):
+    with pytest.raises(InternalError, match="zone work requested for network n but firewalld is not"):
         zones.enter(network(" zone='work'"))
