@@ -14,9 +14,11 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Iterable
-from functools import partial
+from pathlib import Path
 from typing import Any
 
+from qvirt.drivers.network import obstacles
+from qvirt.drivers.network.obstacles import Item
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
 from qvirt.host.persist import FileWorker
 from qvirt.model.network import ForwardMode, Network
@@ -33,6 +35,12 @@ _SETTLE, _PER_MINUTE = 0.02, 10
 
 #: the kernel's numbers: NFNLGRP_NFTABLES, NFNL_SUBSYS_NFTABLES, what tells of a removal, NFTA_*_TABLE
 _GROUP, _SUBSYSTEM, _REMOVALS, _TABLE_ATTRIBUTE = 7, 10, frozenset({2, 5, 8, 11, 14}), 1
+
+#: the kernel's lists of tables that iptables-legacy has made, their family, and the program
+_LEGACY = (
+    ("ip_tables_names", "ip", "iptables-legacy"),
+    ("ip6_tables_names", "ip6", "ip6tables-legacy"),
+)
 
 _BASE = f"""add table inet {TABLE}
 add map inet {TABLE} to_host {{ type ifname : verdict; }}
@@ -52,11 +60,6 @@ add rule inet {TABLE} forward iifname vmap @from_guest
 def has_rules(network: Network) -> bool:
     """Tell whether a network has rules: an open one has none, nor have the host's own bridges."""
     return network.mode in (None, ForwardMode.NAT, ForwardMode.ROUTE)
-
-
-def needs_rules(network: Network) -> bool:
-    """Tell whether it is of no use without them."""
-    return network.mode in (ForwardMode.NAT, ForwardMode.ROUTE)
 
 
 def translated(network: Network, ip: NetworkIp) -> bool:
@@ -158,8 +161,12 @@ def _jumps(networks: Iterable[Network]) -> str:
     return "".join(out)
 
 
+def _program(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+
+
 def _nft() -> str:
-    path = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+    path = _program("nft")
     if path is None:
         raise ConfigUnsupported(
             "the program 'nft' is not installed, and networks with forward mode 'nat' or 'route' need its "
@@ -190,7 +197,7 @@ class Firewall:
             try:
                 await self._run(_BASE + _jumps(others) + additions(network))
             except ConfigUnsupported:
-                if needs_rules(network):
+                if obstacles.forwards(network):  # it is of no use without them
                     raise
                 log.warning("network '%s' goes without rules: 'nft' is not installed", network.name)
                 return
@@ -200,7 +207,7 @@ class Firewall:
     async def remove(self, bridge: str) -> None:
         """Take a network's rules away. Raises InternalError."""
         async with self._lock:
-            if self._networks.pop(bridge, None) is None and shutil.which("nft") is None:
+            if self._networks.pop(bridge, None) is None and _program("nft") is None:
                 return
             if self._networks:
                 await self._run(removals(bridge, self._networks.values()))
@@ -209,21 +216,26 @@ class Firewall:
                 self._unwatch()
 
     async def _run(self, text: str) -> bytes:
-        return await self._files.run("nft", partial(self._call, ["-f", "-"], text), _DEADLINE)
+        def call() -> bytes:
+            return self._call([_nft(), "-f", "-"], text)
 
-    def _call(self, words: list[str], text: str) -> bytes:
+        return await self._files.run("nft", call, _DEADLINE)
+
+    def _call(self, words: list[str], text: str = "") -> bytes:
+        """Run a program on the host's rules. Raises InternalError."""
         with subprocess.Popen(
-            [_nft(), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
             self._own.append(process.pid)
             try:
                 out, err = process.communicate(text.encode(), timeout=_DEADLINE - 1)
             except subprocess.TimeoutExpired:
                 process.kill()
-                raise InternalError(f"'nft' did not end within {_DEADLINE - 1:g} s") from None
+                raise InternalError(f"'{words[0]}' did not end within {_DEADLINE - 1:g} s") from None
         if process.returncode:
             raise InternalError(
-                f"nft refuses the rules of the networks: {err.decode(errors='replace').strip()}"
+                f"'{' '.join(words)}' refuses the rules of the networks: "
+                f"{err.decode(errors='replace').strip()}"
             )
         return out
 
@@ -308,47 +320,35 @@ class Firewall:
     # ------------------------------------------------------------- other firewalls
 
     async def obstacles(self, network: Network) -> list[str]:
-        """Return what in the host's own rules drops what we forward for a network, and the remedy."""
-        if not needs_rules(network) or not network.bridge_name:
+        """Return what in the host's own rules drops what a network needs, and the remedy.
+
+        Raises InternalError, ValueError where the rules cannot be read.
+        """
+        if not obstacles.needs(network):
             return []
-        out = await self._files.run("nft", partial(self._call, ["-j", "list", "ruleset"], ""), _DEADLINE)
-        return find_obstacles(json.loads(out or b"{}").get("nftables", []), network.bridge_name)
+        others = await self._files.run("the host's rules", self._rules_of_others, 4 * _DEADLINE)
+        return obstacles.find(others, network)
+
+    def _rules_of_others(self) -> list[Item]:
+        found: list[Item] = []
+        if _program("nft") is not None:
+            out = self._call([_nft(), "-j", "list", "ruleset"])
+            items: list[dict[str, dict[str, Any]]] = json.loads(out or b"{}").get("nftables", [])
+            found += [item for item in items if all(what.get("table") != TABLE for what in item.values())]
+        for names, family, name in _LEGACY:
+            if "filter" not in _legacy_tables(names):
+                continue  # to list a table would make it
+            program = _program(name)
+            if program is None:
+                log.warning("the host has rules of iptables-legacy, but no '%s' to look at them", name)
+                continue
+            out = self._call([program, "-w", "5", "-S"])
+            found += obstacles.from_legacy(out.decode(errors="replace"), family, name)
+        return found
 
 
-def find_obstacles(ruleset: Iterable[dict[str, Any]], bridge: str) -> list[str]:
-    """Return the chains of others that drop what is forwarded to or from a bridge, with the remedy. Pure."""
-    items = list(ruleset)
-    rules = [item["rule"] for item in items if "rule" in item]
-    found = []
-    for chain in (item["chain"] for item in items if "chain" in item):
-        if chain.get("hook") != "forward" or chain["table"] == TABLE or chain["family"] not in ("ip", "inet"):
-            continue
-        mine = [
-            rule
-            for rule in rules
-            if (rule["family"], rule["table"], rule["chain"])
-            == (chain["family"], chain["table"], chain["name"])
-        ]
-        last = next((rule for rule in mine if _drops_all(rule)), None)
-        why = f"policy {chain['policy']}" if chain.get("policy") == "drop" else ""
-        if last is not None:
-            why = f"rule with handle {last.get('handle')}"
-        if not why or any(_accepts(rule, bridge) for rule in mine):
-            continue
-        where = f"{chain['family']} {chain['table']} {chain['name']}"
-        found.append(
-            f"the host's own chain '{where}' drops what is forwarded for bridge '{bridge}' ({why}); to let "
-            f"it through: nft insert rule {where} iifname {bridge} accept; "
-            f"nft insert rule {where} oifname {bridge} ct state established,related accept"
-        )
-    return found
-
-
-def _drops_all(rule: dict[str, Any]) -> bool:
-    parts = [part for part in rule.get("expr", ()) if "counter" not in part and "log" not in part]
-    return len(parts) == 1 and ("drop" in parts[0] or "reject" in parts[0])
-
-
-def _accepts(rule: dict[str, Any], bridge: str) -> bool:
-    text = json.dumps(rule.get("expr", ()))
-    return '"accept"' in text and (f'"{bridge}"' in text or text.startswith('[{"accept"'))
+def _legacy_tables(names: str) -> list[str]:
+    try:
+        return Path(f"/proc/net/{names}").read_text(encoding="ascii").split()
+    except OSError:
+        return []  # the kernel has no such tables

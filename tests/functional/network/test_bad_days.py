@@ -1,6 +1,7 @@
 """Networks on hosts that lack something, stand in the way, or lose their daemon at any step."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -98,18 +99,61 @@ def test_a_program_is_missing(program: str, text: str, says: str) -> None:
             assert net.links() == {"lo"}
 
 
-def test_a_firewall_in_the_way_is_named_at_start() -> None:
+#: hosts whose own rules let nothing through and nothing in
+DROPPING = {
+    "nft": (
+        "nft add table ip filter",
+        "nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'",
+        "nft 'add chain ip filter INPUT { type filter hook input priority 0; policy drop; }'",
+    ),
+    "iptables-nft": (
+        "iptables-nft -P FORWARD DROP; iptables-nft -P INPUT DROP",
+        "iptables-nft -N USER; iptables-nft -A FORWARD -j USER; iptables-nft -A USER -i eth9 -j ACCEPT",
+    ),
+    "iptables-legacy": (
+        "iptables-legacy -P FORWARD DROP; iptables-legacy -P INPUT DROP",
+        "iptables-legacy -A INPUT -i lo -j ACCEPT",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DROPPING)
+def test_a_firewall_in_the_way_is_named_at_start(kind: str) -> None:
+    if shutil.which(kind) is None:
+        pytest.skip(f"there is no {kind}")
     with namespace() as net, running_daemon(prefix=net.prefix) as daemon:
-        net.run("nft", "add table ip filter")
-        net.run("nft", "add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }")
+        for command in DROPPING[kind]:
+            net.run("sh", "-ec", command)
+
+        def named(name: str) -> list[tuple[str, str]]:
+            line = rf"network '{name}': the host's own chain '(.*)' drops .*; to let it .*?: (.*)"
+            return [(found[1], found[2]) for found in re.finditer(line, log())]
+
+        def log() -> str:
+            return daemon.log.read_text()
+
         create(daemon, document("dropped", 33))
-
-        def said() -> bool:
-            return "nft insert rule ip filter FORWARD iifname vb33 accept" in daemon.log.read_text()
-
-        wait_until(said, "the chain and the rule are in the log")
-        assert "the host's own chain 'ip filter FORWARD' drops" in daemon.log.read_text()
+        wait_until(lambda: len(named("dropped")) == 2, "both chains and rules are in the log")
+        assert all("INPUT" in where or "FORWARD" in where for where, _ in named("dropped"))
+        if kind == "nft":
+            assert "no lease" in doctor(net, daemon, "dropped")
+        for _, remedy in named("dropped"):
+            net.run("sh", "-ec", remedy)
+        assert "lease of 10.77.33." in doctor(net, daemon, "dropped")
+        # whoever has no obstacles is not told of any; the next one's are told after
+        create(daemon, document("dropped-too", 34))
         daemon.virsh("net-destroy", "dropped")
+        create(daemon, document("dropped", 33))
+        create(daemon, document("last", 35))
+        wait_until(lambda: len(named("last")) == 2, "the last one's obstacles are in the log")
+        assert len(named("dropped")) == 2
+        for name in ("dropped", "dropped-too", "last"):
+            daemon.virsh("net-destroy", name)
+
+
+def doctor(net: Namespace, daemon: Daemon, network: str) -> str:
+    words = (sys.executable, "-m", "qvirt.cli.main", "-c", daemon.uri, "net", "doctor", network)
+    return net.run(*words, check=False).stdout
 
 
 def test_many_at_once() -> None:

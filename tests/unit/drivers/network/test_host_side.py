@@ -1,7 +1,5 @@
 """What dnsmasq and nft are told, what leases say; the first is libvirt 9.0's own text."""
 
-from typing import Any
-
 import pytest
 
 from qvirt.drivers.network import dnsmasq_config, firewall, leases
@@ -61,20 +59,6 @@ def test_leases() -> None:
         "guest",
     )
     assert (second.mac, second.type, second.iaid, second.expiry) == ("52:54:00:aa:bb:cc", 1, "123", 0)
-
-
-def test_a_firewall_in_the_way() -> None:
-    chain = {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}
-    rules: list[dict[str, Any]] = [{"chain": chain}]
-    (said,) = firewall.find_obstacles(rules, "virbr0")
-    assert "'ip filter FORWARD'" in said
-    assert "nft insert rule ip filter FORWARD iifname virbr0 accept" in said
-    match = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "virbr0"}}
-    rule = {"family": "ip", "table": "filter", "chain": "FORWARD", "expr": [match, {"accept": None}]}
-    assert firewall.find_obstacles([*rules, {"rule": rule}], "virbr0") == []
-    open_chain = chain | {"policy": "accept"}
-    assert firewall.find_obstacles([{"chain": open_chain}], "virbr0") == []
-    assert firewall.find_obstacles([{"chain": chain | {"table": firewall.TABLE}}], "virbr0") == []
 
 
 def test_rules_of_one_network_leave_the_others() -> None:
