@@ -2,14 +2,13 @@
 
 from typing import Final
 
-from qvirt.api.flags import PlainInvalidArg, check_flags
+from qvirt.api.flags import check_flags, check_one_impact
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import STRING_OKAY, WireParam, decode, encode_counted
 from qvirt.constants.common import TypedParameterType as Type
 from qvirt.constants.domain import DomainModificationImpact as Impact
-from qvirt.constants.error import ErrorDomain
 from qvirt.runtime import interface_limits
 from qvirt.runtime.records import Param
 
@@ -35,10 +34,6 @@ async def domain_get_interface_parameters(
     """Give the limits on an interface's traffic."""
     check_flags(flags, _IMPACT | STRING_OKAY, "qemuDomainGetInterfaceParameters")
     domain = find(session, dom)
-    if flags & _IMPACT == _IMPACT:
-        raise PlainInvalidArg(
-            "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive",
-            domain=ErrorDomain.DOMAIN,
-        )
+    check_one_impact(flags)
     params = [Param(name, Type.UINT, value) for name, value in interface_limits.get(domain, device, flags)]
     return encode_counted(params, nparams, flags, _PARAMETERS_MAX)

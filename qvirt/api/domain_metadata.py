@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from qvirt.api.flags import PlainInvalidArg, check_flags
+from qvirt.api.flags import check_flags, check_one_impact
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.metadata import check_get, check_set
 from qvirt.api.registry import remote
@@ -43,11 +43,7 @@ async def domain_get_metadata(
 ) -> str:
     """Give title, description or one application's element."""
     check_flags(flags, _IMPACT, "qemuDomainGetMetadata")
-    if flags == _IMPACT:
-        raise PlainInvalidArg(
-            "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive",
-            domain=ErrorDomain.DOMAIN,
-        )
+    check_one_impact(flags)
     _check_kind(type)
     check_get("Domain", type, uri)
     return await find(session, dom).metadata(type, uri, flags)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from qvirt.api.flags import check_flags
+from qvirt.api.flags import check_flags, check_one_impact
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
@@ -115,6 +115,7 @@ async def domain_get_numa_parameters(
 ) -> tuple[list[WireParam], int]:
     """Give the host's nodes that memory comes from."""
     check_flags(flags, _GET, "qemuDomainGetNumaParameters")
+    check_one_impact(flags)
     found = await tunables.numa(find(session, dom), flags)
     return encode_counted(found, nparams, flags, _MOST)
 

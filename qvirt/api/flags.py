@@ -1,5 +1,7 @@
 """Flags and arguments as libvirt checks them, with its sentences."""
 
+from qvirt.constants.domain import DomainModificationImpact
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg
 
 
@@ -17,6 +19,16 @@ def check_flags(flags: int, known: int, function: str, domain: int | None = None
     if flags & ~known:
         raise PlainInvalidArg(
             f"unsupported flags (0x{flags & ~known:x}) in function {function}", domain=domain
+        )
+
+
+def check_one_impact(flags: int) -> None:
+    """Raise InvalidArg when both the live and the persistent definition are asked about."""
+    both = DomainModificationImpact.LIVE | DomainModificationImpact.CONFIG
+    if flags & both == both:
+        raise PlainInvalidArg(
+            "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive",
+            domain=ErrorDomain.DOMAIN,
         )
 
 

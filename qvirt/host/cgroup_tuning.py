@@ -16,6 +16,8 @@ from qvirt.xml.codecs import format_cpuset, parse_cpuset
 
 #: KiB; no limit, in libvirt's interface
 UNLIMITED = 9007199254740991
+#: bytes; version 1 says the most its counters hold, which is whole pages
+_NO_LIMIT = 2**63 - 2**16
 #: microseconds; version 2's "max" as libvirt shows it
 NO_QUOTA = 17592186044415
 
@@ -164,7 +166,7 @@ def memory(group: Group, kind: str) -> int:
     if kind == "swap_hard_limit" and not path.exists():
         return UNLIMITED
     text = _read(path)
-    kib = UNLIMITED if text == "max" else min(int(text) >> 10, UNLIMITED)
+    kib = UNLIMITED if text == "max" or int(text) >= _NO_LIMIT else int(text) >> 10
     if version == 2 and kind == "swap_hard_limit" and kib < UNLIMITED:
         hard = memory(group, "hard_limit")
         kib = min(UNLIMITED, kib + hard) if hard < UNLIMITED else kib

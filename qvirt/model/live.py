@@ -12,6 +12,7 @@ from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.graphics import Graphics
 from qvirt.model.devices.hostdev import Hostdev
 from qvirt.model.devices.interface import Interface
+from qvirt.model.devices.memory import Memory
 from qvirt.model.domain import Domain
 
 #: how names of host interfaces begin that libvirt makes for one run
@@ -130,6 +131,8 @@ def forget_live(dev: Device) -> None:
                 target.dev = None
         case Disk() | Hostdev():
             dev.unplug()
+        case Memory():
+            dev.target.current = None
         case _:
             _forget_char(dev)
 

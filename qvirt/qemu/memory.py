@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from qvirt.errors import ConfigUnsupported, InternalError, XmlDetail, XmlError
 from qvirt.model.cpu import Cell
+from qvirt.model.devices.memory import Memory
 from qvirt.model.domain import Domain
 from qvirt.model.memory import CurrentMemory, HugepageSize, TotalMemory
 from qvirt.qemu.context import BuildContext, Context
@@ -29,8 +30,10 @@ def alignment(domain: Domain) -> int:
     return 256 * 1024 if _is_ppc64(domain) else 1024
 
 
-def module_alignment(domain: Domain) -> int:
+def module_alignment(dev: Memory, domain: Domain) -> int:
     """Return what a memory module comes in multiples of, in KiB."""
+    if dev.model == "virtio-pmem":
+        return 1024  # as large as its file
     if _is_ppc64(domain):
         return 256 * 1024
     return 2048 if is_x86(domain) else 1024
@@ -55,7 +58,7 @@ def default_memory(ctx: Context) -> None:
     domain = ctx.domain
     if ctx.abi_update and _is_ppc64(domain):
         for dev in domain.devices.memory:
-            dev.target.size.value = round_up(dev.target.size.value, module_alignment(domain))
+            dev.target.size.value = round_up(dev.target.size.value, module_alignment(dev, domain))
     numa = sum(cell.memory for cell in cells(domain))
     modules = module_sizes(domain)
     if numa:
@@ -125,7 +128,7 @@ def align_memory(domain: Domain) -> None:
         cell.memory = round_up(cell.memory, align)
     modules = 0
     for dev in domain.devices.memory:
-        dev.target.size.value = round_up(dev.target.size.value, module_alignment(domain))
+        dev.target.size.value = round_up(dev.target.size.value, module_alignment(dev, domain))
         modules += dev.target.size.value
     if domain.memory is None:
         return
@@ -363,15 +366,23 @@ def hugepage_folders(domain: Domain, ctx: BuildContext) -> list[str]:
     return [hugepage_path(ctx, size) for size in sorted(sizes - {PAGE_SIZE})]
 
 
-def module_folder(domain: Domain, ctx: BuildContext, node: int | None, said: int | None) -> str | None:
-    """Return the domain's folder on the mount a module of memory comes from; None for ordinary pages.
+def module_folder(
+    domain: Domain, ctx: BuildContext, node: int | None, said: int | None, access: str | None
+) -> str | None:
+    """Return the domain's folder for the file a module of memory is; None for memory without a file.
 
-    node: the guest's; said: the module's own page size in KiB. Raises InternalError without the mount.
+    node: the guest's; said, access: the module's own page size in KiB, and who else may have its memory.
+    Raises InternalError where huge pages are not mounted.
     """
-    source = domain.memory_backing.source
-    size = _hugepage_size(domain, node, said)
-    if size is None or (source is not None and source.type == "memfd"):
+    backing = domain.memory_backing
+    source = backing.source.type if backing.source is not None else None
+    if source == "memfd":
         return None
+    size = _hugepage_size(domain, node, said)
+    if size is None:
+        cell = _cell(domain, node)
+        is_shared = access or (cell is not None and cell.mem_access) or backing.access is not None
+        return backing_dir(ctx) if is_shared or source == "file" else None
     return hugepage_path(ctx, size or ctx.host.default_hugepage)
 
 

@@ -6,6 +6,7 @@ A user's own alias begins with ``ua-`` and is kept; all others are made anew for
 import re
 from collections.abc import Iterable
 
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.address import DimmAddress, DriveAddress
 from qvirt.model.devices.controller import Controller, ControllerType
@@ -81,7 +82,7 @@ def drop_generated_aliases(domain: Domain) -> None:
         if not is_user_alias(name):
             dev.alias.name = None
         elif name in seen:
-            raise ConfigUnsupported(f"non unique alias detected: {name}")
+            raise ConfigUnsupported(f"non unique alias detected: {name}", domain=ErrorDomain.DOMAIN)
         else:
             seen.add(name)
 

@@ -12,6 +12,7 @@ from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
     InternalError,
+    OperationDenied,
     OperationFailed,
     OperationUnsupported,
 )
@@ -99,10 +100,12 @@ def _check_shared(new: Device, old: Device | None, domain: Domain) -> None:
                     domain=ErrorDomain.DOMAIN,
                 )
         elif any(dev.boot is not None and dev.boot.order == new.boot.order for dev in others):
-            raise ConfigUnsupported(f"boot order {new.boot.order} is already used by another device")
+            raise ConfigUnsupported(
+                f"boot order {new.boot.order} is already used by another device", domain=ErrorDomain.DOMAIN
+            )
     name = new.alias.name
     if name is not None and is_user_alias(name) and any(dev.alias.name == name for dev in others):
-        raise ConfigUnsupported(f"non unique alias detected: {name}")
+        raise ConfigUnsupported(f"non unique alias detected: {name}", domain=ErrorDomain.DOMAIN)
 
 
 # --------------------------------------------------------------- running guests
@@ -139,7 +142,7 @@ def place(dev: Device, ctx: Context) -> list[Device]:
     for controller in new:
         _like_its_kin(controller, domain, known)
         handler(controller).defaults(controller, ctx)
-    assign_live(ctx)
+    assign_live(dev, ctx)
     new = [*_new_controllers(domain, known, dev), dev]  # a full controller may have got a second one
     for one in new:
         check_address(one, ctx)
@@ -214,20 +217,22 @@ def update(old: Device, new: Device, ctx: BuildContext, *, force: bool) -> list[
 def replace(old: Device, new: Device, ctx: Context) -> None:
     """Put the new description of a running guest's device into the place of the old one.
 
-    What it leaves out is as it was. Raises ConfigUnsupported for what no update changes.
+    What it leaves out is as it was. Raises OperationDenied, OperationUnsupported for what no update changes.
     """
     _check_shared(new, old, ctx.domain)
     for what, said in (("alias", new.alias.name), ("address", new.address)):
         had = old.alias.name if what == "alias" else old.address
         if said is not None and said != had:
-            raise ConfigUnsupported(f"changing device {what} is not allowed")
+            if what == "address":
+                raise OperationUnsupported(f"cannot modify field 'address' of the {word(new)}")
+            raise OperationDenied("changing device alias is not allowed")
     new.alias.name = old.alias.name
     handler(new).defaults(new, ctx)
     new.alias.name = old.alias.name
     new.address = old.address.copy() if old.address is not None else None
     if new.acpi.index != old.acpi.index:
         if new.acpi.index is not None:
-            raise ConfigUnsupported("changing device 'acpi index' is not allowed")
+            raise OperationDenied("changing device 'acpi index' is not allowed")
         new.acpi = old.acpi.copy()
     handler(new).keep(old, new)
     ctx.domain.devices.replace(old, new)

@@ -194,7 +194,11 @@ def set_config_count(domain: Domain, count: int, *, hotpluggable: bool) -> None:
 
 
 def set_config_maximum(domain: Domain, count: int) -> None:
-    """Set how many vCPUs the next start may have. Raises InvalidArg when the topology says otherwise."""
+    """Set how many vCPUs the next start may have.
+
+    Raises InvalidArg when the topology, or the guest's NUMA nodes, say otherwise; the first node gets what is
+    more than all nodes have.
+    """
     topology = domain.cpu.topology if domain.cpu is not None else None
     if topology is not None:
         total = topology.sockets * topology.dies * topology.cores * topology.threads
@@ -202,6 +206,12 @@ def set_config_maximum(domain: Domain, count: int) -> None:
             raise InvalidArg(
                 f"CPU topology doesn't match the desired vcpu count: {total} in <topology>, not {count}"
             )
+    cells = domain.cpu.numa.cells if domain.cpu is not None and domain.cpu.numa is not None else []
+    theirs = frozenset[int]().union(*(cell.cpus or () for cell in cells))
+    if max(theirs, default=-1) >= count:
+        raise InvalidArg("Number of CPUs in <numa> exceeds the desired maximum vcpu count")
+    if theirs:
+        cells[0].cpus = (cells[0].cpus or frozenset()) | (frozenset(range(count)) - theirs)
     now = min(domain.vcpus_current, count)
     vcpu = domain.vcpu = domain.vcpu or Vcpu(value=1)
     entries = _entries(domain)
@@ -218,12 +228,6 @@ def set_config_vcpus(domain: Domain, wanted: frozenset[int], on: bool) -> None:
     if not on and 0 in wanted:
         raise InvalidArg("vCPU '0' must be enabled")
     entries = _entries(domain)
-    for number in sorted(wanted):
-        entry = entries[number]
-        if entry.enabled == on:
-            raise InvalidArg(f"vcpu '{number}' is already in requested state")
-        if entry.enabled and not entry.hotpluggable:
-            raise InvalidArg(f"vcpu '{number}' can't be hotunplugged")
     for entry in entries:
         entry.order = None
         if entry.id in wanted:

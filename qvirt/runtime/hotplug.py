@@ -16,6 +16,7 @@ from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, OperationFailed, OperationTimeout, QvirtError
 from qvirt.model.devices import parse_device
 from qvirt.model.devices.device import Device
+from qvirt.model.devices.disk import Disk
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import plug
 from qvirt.qemu.context import BuildContext, Context
@@ -57,14 +58,26 @@ async def attach(domain: "Domain", xml: str, flags: int) -> None:
         plug.define(dev.copy(), await _context(domain, definition))
 
     async def on_live(running: Running) -> None:
-        await _plug(domain, running, dev.copy())
+        if _is_drive_of(dev, running.definition):
+            await _update(domain, running, dev.copy(), force=False)
+        else:
+            await _plug(domain, running, dev.copy())
 
     await change(domain, "attach device", flags, live=on_live, config=on_config, check=check, soon=True)
 
 
+def _is_drive_of(dev: Device, definition: Definition) -> bool:
+    """Tell whether a drive is one the guest has: attaching it again puts the medium in."""
+    return (
+        isinstance(dev, Disk)
+        and dev.is_removable
+        and any(known.name == dev.name and known.is_removable for known in definition.devices.disks)
+    )
+
+
 async def detach(domain: "Domain", xml: str, flags: int) -> None:
     """Remove the device a document means. A guest that has not let go of it in time goes on having it."""
-    wanted = parse_device(xml)
+    wanted = parse_device(xml, names_only=True)
 
     def find(ctx: Context, is_live: bool) -> Device:
         plug.check_detach(wanted, live=is_live)

@@ -24,6 +24,9 @@ PROPERTIES = {
     "thread_pool_max": "thread-pool-max",
 }
 
+#: what QEMU's numbers hold
+_MOST = 2**31 - 1
+
 
 def _find(definition: Definition, number: int) -> Iothread | None:
     return next((one for one in iothread_ids(definition) if one.id == number), None)
@@ -129,6 +132,12 @@ async def set_parameters(domain: "Domain", number: int, values: Mapping[str, int
                 _need(definition, number)
         if config is not None and any(name.startswith("poll_") for name in values):
             raise ConfigUnsupported("configuring persistent polling values is not supported")
+
+        too_much = next((name for name in values if values[name] > _MOST and name in PROPERTIES), None)
+        if running is not None and too_much is not None:
+            raise ConfigUnsupported(
+                f"{PROPERTIES[too_much]} ({values[too_much]}) must be less than or equal to {_MOST}"
+            )
 
     async def on_live(running: Running) -> None:
         before = _need(running.definition, number)

@@ -14,7 +14,7 @@ from qvirt.errors import InternalError, OperationTimeout
 from qvirt.model.devices.address import DimmAddress
 from qvirt.model.devices.chardev import CharDevice
 from qvirt.model.devices.device import Device
-from qvirt.model.devices.memory import Memory
+from qvirt.model.devices.memory import Memory, MemorySize
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import cpu_live, vcpu_slots
 from qvirt.qemu.caps import EmulatorCaps
@@ -225,15 +225,34 @@ def take_cpus(running: Running, cpus: Sequence[JsonObject]) -> None:
 
 
 def _take_memories(definition: Definition, reply: Reply) -> None:
-    """Note where the memory modules are in the guest's address space."""
+    """Note where the memory modules are in the guest's address space, and what of them it has."""
     places: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for item in as_objects(reply.value, "query-memory-devices"):
         data = item.get("data")
         if isinstance(data, dict) and isinstance(address := data.get("addr"), int) and address >= 0:
             places[str(data.get("id"))] = address
+        if item.get("type") == "virtio-mem" and isinstance(data, dict):
+            size = data.get("size")
+            if isinstance(size, int) and size >= 0:
+                sizes[str(data.get("id"))] = size
     for module in definition.devices.memory:
         if isinstance(module.address, DimmAddress) and module.alias.name in places:
             module.address.base = places[module.alias.name]
+        if module.alias.name in sizes:
+            set_module(definition, module.alias.name, sizes[module.alias.name])
+
+
+def set_module(definition: Definition, alias: str, size: int) -> None:
+    """Note how much of a virtio-mem device the guest has, in bytes; more than there is is not believed."""
+    for module in definition.devices.memory:
+        if module.alias.name == alias and module.model == "virtio-mem":
+            kib = min(-(-size // 1024), module.target.size.value)
+            had = module.target.current.value if module.target.current is not None else 0
+            module.target.current = MemorySize(value=kib, unit="KiB")
+            if definition.current_memory is not None and definition.memory is not None:
+                now = definition.current_memory.value + kib - had
+                definition.current_memory.value = max(0, min(now, definition.memory.value))
 
 
 def _take_chardevs(domain: "Domain", running: Running, reply: Reply, *, booted: bool) -> None:

@@ -378,6 +378,8 @@ def _memory_failure(domain: "Domain", running: Running, data: JsonObject) -> Non
 def _memory_size(domain: "Domain", running: Running, data: JsonObject) -> None:
     size = data.get("size")
     if isinstance(size, int) and size >= 0:
+        live.set_module(running.definition, str(data.get("id")), size)
+        running.touch()
         domain.publish(events.MemoryDeviceSizeChange(domain.ref, str(data.get("id")), -(-size // 1024)))
 
 

@@ -5,7 +5,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qvirt.constants.common import TypedParameterType as Type
-from qvirt.errors import InvalidArg, OperationInvalid, OperationUnsupported
+from qvirt.constants.error import ErrorDomain
+from qvirt.errors import ConfigUnsupported, InvalidArg, OperationInvalid, OperationUnsupported
 from qvirt.host import cgroup_tuning as knobs
 from qvirt.host.cgroup import Group
 from qvirt.model.cputune import PERIOD_RANGE, QUOTA_RANGE
@@ -315,13 +316,24 @@ async def set_numa(domain: "Domain", values: Values, flags: int) -> None:
     nodes = _nodes(str(values["numa_nodeset"])) if "numa_nodeset" in values else None
 
     def check(live: Definition | None, config: Definition | None) -> None:
+        if config is not None and word is not None and nodes is None and not _numa_nodes(config):
+            raise ConfigUnsupported(
+                "nodeset for NUMA memory tuning must be set if 'placement' is 'static'",
+                domain=ErrorDomain.DOMAIN,
+            )
         if live is None:
             return
-        now = _numa_mode(live)
+        tuned = "numatune" in live.__dict__ and live.numatune.memory is not None
+        now = _numa_mode(live) if tuned else word
         if word is not None and word != now:
             raise OperationInvalid("can't change numatune mode for running domain")
-        if nodes is not None and now not in ("strict", "restrictive"):
-            raise OperationInvalid("change of nodeset for running domain requires strict numa mode")
+        if nodes is None or (word == "strict" and nodes == _numa_nodes(live)):
+            return
+        # in the other modes QEMU itself binds the guest's memory, and moves none of it later
+        if word == "strict":
+            raise OperationInvalid("can't change nodeset for strict mode for running domain")
+        if tuned and now != "restrictive":
+            raise OperationInvalid("change of nodeset for running domain requires restrictive numa mode")
 
     def apply(group: Group, running: Running) -> None:
         if nodes is None:
@@ -331,11 +343,13 @@ async def set_numa(domain: "Domain", values: Values, flags: int) -> None:
 
     def note(definition: Definition) -> None:
         tune = definition.numatune
+        if tune.memory is None and nodes is None:
+            return  # the mode it has
         if tune.memory is None:
-            tune.memory = NumaMemory(mode="strict", placement="static")
+            tune.memory = NumaMemory(mode="strict")
         tune.memory.mode = word or tune.memory.mode
         if nodes is not None:
-            tune.memory.nodeset, tune.memory.placement = nodes, "static"
+            tune.memory.nodeset, tune.memory.placement = nodes, None
 
     await _change(domain, "set NUMA parameters", "cpuset", flags, apply, note, check)
 
@@ -348,6 +362,11 @@ def _nodes(text: str) -> frozenset[int]:
     if not found:
         raise InvalidArg(f"Invalid nodeset of 'numatune': {text}")
     return found
+
+
+def _numa_nodes(definition: Definition) -> frozenset[int]:
+    memory = definition.numatune.memory if "numatune" in definition.__dict__ else None
+    return (memory.nodeset if memory is not None else None) or frozenset()
 
 
 def _numa_mode(definition: Definition) -> str:
@@ -366,11 +385,6 @@ async def numa(domain: "Domain", flags: int) -> list[Param]:
         ]
 
     def config(definition: Definition) -> list[Param]:
-        memory = definition.numatune.memory if "numatune" in definition.__dict__ else None
-        nodes = memory.nodeset if memory is not None else None
-        return both(definition, format_cpuset(nodes) if nodes else "")
+        return both(definition, format_cpuset(_numa_nodes(definition)))
 
-    def live(group: Group, definition: Definition) -> list[Param]:
-        return both(definition, knobs.nodes(group, "emulator"))
-
-    return await _read(domain, "cpuset", flags, live, config)
+    return await _read(domain, "cpuset", flags, lambda _, definition: config(definition), config)

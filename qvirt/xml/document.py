@@ -7,7 +7,7 @@ from typing import TypeVar
 from lxml import etree
 
 from qvirt.constants.error import ErrorDomain
-from qvirt.errors import XmlDetail, XmlError, XmlInvalidSchema
+from qvirt.errors import QvirtError, XmlDetail, XmlError, XmlInvalidSchema
 from qvirt.xml.node import Node, Reader, Unknown, at
 
 N = TypeVar("N", bound=Node)
@@ -72,10 +72,23 @@ def parse(text: str, cls: type[N], source: str, *, validate: bool = False) -> N:
     if root.tag != cls.tag:
         raise XmlError(f"expecting root element of '{cls.tag}', not '{root.tag}'", domain=ErrorDomain.XML)
     reader = Reader()
-    node = cls.from_xml(root, reader)
+    node = read(root, cls, source, reader)
     if validate and reader.unknown:
         raise XmlInvalidSchema("; ".join(_describe(text, item) for item in reader.unknown[:5]))
     return node
+
+
+def read(root: etree._Element, cls: type[N], source: str, reader: Reader | None = None) -> N:
+    """Read an element of a document of the class.
+
+    What it says wrong is an error of libvirt's common code, not of its QEMU driver. Raises as `parse` does.
+    """
+    try:
+        return cls.from_xml(root, reader)
+    except QvirtError as error:
+        if error.domain == ErrorDomain.QEMU:
+            error.domain = _DOMAINS.get(source, ErrorDomain.DOMAIN)
+        raise
 
 
 def _describe(text: str, item: Unknown) -> str:

@@ -33,11 +33,15 @@ class Unknown:
 
 
 class Reader:
-    """What one reading of a document gathers: the things nobody knows."""
+    """What one reading of a document gathers: the things nobody knows.
 
-    __slots__ = ("unknown",)
+    names_only: the document is about something that is there already, and has to say no more than which.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("names_only", "unknown")
+
+    def __init__(self, *, names_only: bool = False) -> None:
+        self.names_only = names_only
         self.unknown: list[Unknown] = []
 
 

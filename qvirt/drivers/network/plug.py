@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from qvirt.drivers.network import bridge_helper, shaping, switchport
-from qvirt.errors import ConfigUnsupported, OperationUnsupported, QvirtError, SystemError_
+from qvirt.errors import ConfigUnsupported, OperationFailed, OperationUnsupported, QvirtError, SystemError_
 from qvirt.host import links, nic, taps
 from qvirt.host.persist import write_atomic
 from qvirt.model.devices.interface import Interface, InterfaceSource, InterfaceType
@@ -189,6 +189,9 @@ def change(old: Interface, new: Interface) -> None:
         switchport.check(after)
         joined = (_bridge_of(after), _switch(after))
         if (_bridge_of(before), _switch(before)) != joined or _master(name) not in (joined[0], None):
+            bridge = _bridge_of(after)
+            if _switch(after) is None and not (bridge and Path("/sys/class/net", bridge).exists()):
+                raise OperationFailed(f"bridge {bridge} doesn't exist")
             _part(before, name)
             _join(after, name)
         elif bool(before.port.isolated) != bool(after.port.isolated):

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.netdev import Vlan
@@ -19,11 +20,9 @@ def check(plugged: Interface) -> None:
     """
     port = plugged.virtualport.type if plugged.virtualport is not None else None
     if plugged.vlan is not None and not (plugged.type == InterfaceType.BRIDGE and port == "openvswitch"):
-        network = plugged.source.network if plugged.source is not None else None
-        what = f"connecting to network '{network}'" if network else f"of type '{plugged.type}'"
-        kind = "network" if network else "connection"
         raise ConfigUnsupported(
-            f"an interface {what} is requesting a vlan tag, but that is not supported for this type of {kind}"
+            f"interface {plugged.mac.address} - vlan tag not supported for this connection type",
+            domain=ErrorDomain.DOMAIN,
         )
     if port is None:
         return

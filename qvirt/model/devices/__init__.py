@@ -32,9 +32,9 @@ from qvirt.model.devices.video import Video
 from qvirt.model.devices.vsock import Vsock
 from qvirt.model.devices.watchdog import Watchdog
 from qvirt.xml.codecs import string
-from qvirt.xml.document import parse_element
+from qvirt.xml.document import parse_element, read
 from qvirt.xml.fields import Children, Field, children, text
-from qvirt.xml.node import Node
+from qvirt.xml.node import Node, Reader
 
 #: more than any machine has places for; what is worked out for each pair of devices must end in time
 MAX_DEVICES = 4096
@@ -134,11 +134,19 @@ KINDS: dict[str, tuple[str, type[Device]]] = {
 }
 
 
-def parse_device(text: str) -> Device:
-    """Read the document of one device. Raises XmlDetail, XmlError, ConfigUnsupported."""
+#: what is a device to no call that attaches, detaches or updates one
+_NOT_ALONE = frozenset({"redirfilter"})
+
+
+def parse_device(text: str, *, names_only: bool = False) -> Device:
+    """Read the document of one device.
+
+    names_only: it has to say no more than which device of a domain it means. Raises XmlDetail, XmlError,
+    ConfigUnsupported, NoSource.
+    """
     source = "(device_definition)"
     root = parse_element(text, source)
     tag = str(root.tag)
-    if tag not in KINDS:
+    if tag not in KINDS or tag in _NOT_ALONE:
         raise ConfigUnsupported(f"unknown device type '{tag}'", domain=ErrorDomain.DOMAIN)
-    return KINDS[tag][1].from_xml(root)
+    return read(root, KINDS[tag][1], source, Reader(names_only=names_only))

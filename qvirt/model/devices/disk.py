@@ -21,7 +21,7 @@ from qvirt.model.storage_source import (
 )
 from qvirt.xml.codecs import on_off, one_of, positive, string, uint, ulong, words, yes_no
 from qvirt.xml.fields import Attr, Texts, attr, child, flag, part, text
-from qvirt.xml.node import Node
+from qvirt.xml.node import Node, Reader
 
 
 class DiskDevice(StrEnum):
@@ -178,6 +178,11 @@ class Disk(Device, tag="disk"):
     product: str | None = text(string, omit="")
     encryption: Encryption | None = child(Encryption)
 
+    def _read(self, el: etree._Element, reader: Reader) -> None:
+        super()._read(el, reader)
+        if not self.has_medium and not self.is_removable and not reader.names_only:
+            raise NoSource(self.name)
+
     def check(self) -> None:
         if self.driver.type == "aio":
             self.driver.type = "raw"  # how Xen called it
@@ -193,8 +198,6 @@ class Disk(Device, tag="disk"):
             self.source.keep(self.type)
         self._check_target()
         if not self.has_medium:
-            if not self.is_removable:
-                raise NoSource(self.name)
             self.backing_store = None
             if self.source is None or self.type not in (SourceType.BLOCK, SourceType.VOLUME):
                 self.type = SourceType.FILE

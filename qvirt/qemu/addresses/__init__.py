@@ -1,5 +1,6 @@
 """Where devices sit: addresses for all that have none; a module per bus."""
 
+from qvirt.model.devices.device import Device
 from qvirt.model.domain import Domain
 from qvirt.qemu.addresses.dimm import assign_slots
 from qvirt.qemu.addresses.normal import spell_out
@@ -30,10 +31,11 @@ def assign(domain: Domain, ctx: Context) -> None:
     assign_slots(domain)
 
 
-def assign_live(ctx: Context) -> None:
+def assign_live(new: Device, ctx: Context) -> None:
     """Give the devices that are to be plugged into a running guest their addresses; nothing grows for them.
 
-    Raises as `assign` does, and InternalError where there is no place left that takes a device now.
+    new: the device that is plugged, beside which there may be controllers it needs. Raises as `assign` does,
+    and InternalError where there is no place left that takes a device now.
     """
     domain = ctx.domain
     for dev in domain.devices.all():
@@ -41,6 +43,6 @@ def assign_live(ctx: Context) -> None:
             spell_out(dev.address)
     assign_virtio_serial(domain)
     assign_virtio(ctx)
-    assign_pci_live(ctx)
+    assign_pci_live(new, ctx)
     assign_usb_live(domain)
     assign_slots(domain)

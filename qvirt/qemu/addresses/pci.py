@@ -133,8 +133,11 @@ def assign_pci(ctx: Context) -> None:
             _controller_options(ctx, controller)
 
 
-def assign_pci_live(ctx: Context) -> None:
-    """Give PCI addresses on the buses a running guest has. Raises XmlError, InternalError."""
+def assign_pci_live(new: Device, ctx: Context) -> None:
+    """Give PCI addresses on the buses a running guest has, and refuse one that is taken there.
+
+    new: the device that is plugged. Raises XmlError, InternalError.
+    """
     domain = ctx.domain
     highest = max(
         (c.index or 0 for c in domain.devices.controllers if c.type is ControllerType.PCI), default=-1
@@ -142,8 +145,8 @@ def assign_pci_live(ctx: Context) -> None:
     if highest < 0 or not supports_pci(domain):
         return
     slots = Slots(ctx)
-    wanting = _wanting(ctx, slots)
-    if not wanting:
+    wanting = [(dev, wish) for dev, wish in _wanting(ctx, slots) if wish.needs]
+    if not wanting and given_pci(new) is None:
         return
     buses = _buses(ctx, slots, highest + 1, growing=False)
     reserve_builtin(ctx, buses, slots)

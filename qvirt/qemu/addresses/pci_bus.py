@@ -312,7 +312,8 @@ class Buses:
                     f"available, and it cannot be automatically added"
                 )
             raise InternalError(
-                f"Cannot automatically add a new PCI bus for a device with connect flags {int(needs):02x}"
+                f"Cannot automatically add a new PCI bus for a device with connect flags {int(needs):02x}",
+                domain=ErrorDomain.DOMAIN,
             )
         if first and missing == 1:
             number += 1

@@ -269,9 +269,12 @@ def word(dev: Device) -> str:
 
 
 def agrees(wanted: Device, known: Device) -> bool:
-    """Tell whether a device has the address and the alias that a document says, where it says them."""
+    """Tell whether a device has the address and the alias that a document says, where it says them.
+
+    In a definition few have aliases; those that have none are known by what else is said.
+    """
     name = wanted.alias.name
-    if name is not None and name != known.alias.name:
+    if name is not None and known.alias.name is not None and name != known.alias.name:
         return False
     return wanted.address is None or wanted.address.is_empty() or wanted.address == known.address
 

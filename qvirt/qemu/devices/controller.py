@@ -136,15 +136,13 @@ class ControllerHandler(Handler[Controller], kind=Controller):
         _VALIDATORS.get(dev.type, _accept)(dev, ctx)
 
     def clash(self, dev: Controller, ctx: Context, *, live: bool) -> QvirtError | None:
+        if live and dev.type not in _PLUGGABLE:
+            return OperationUnsupported(f"'{dev.type}' controller cannot be hot plugged.")
         if dev.index is None or find_controller(ctx.domain, dev.type, dev.index) is None:
             return None
         if live:
             return OperationFailed(f"target {dev.type}:{dev.index} already exists")
         return OperationInvalid(f"controller index='{dev.index}' already exists")
-
-    def check_plug(self, dev: Controller, ctx: Context) -> None:
-        if dev.type not in _PLUGGABLE:
-            raise OperationUnsupported(f"'{dev.type}' controller cannot be hot plugged.")
 
     def check_unplug(self, dev: Controller, ctx: Context) -> None:
         if dev.type not in _PLUGGABLE:

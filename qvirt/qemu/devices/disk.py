@@ -26,6 +26,7 @@ from qvirt.qemu.devices.blockdev import (
     top_node,
     uses_blockdev,
 )
+from qvirt.qemu.devices.disk_rules import drive_place
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, controller_alias, placement, virtio_type
 from qvirt.qemu.devices.props import Conversion, Prop, PropTable, mapped
 from qvirt.qemu.devices.sd_card import sd_drive
@@ -165,9 +166,11 @@ class DiskHandler(Handler[Disk], kind=Disk):
             yield Step("block_set_io_throttle", limits)
 
     def clash(self, dev: Disk, ctx: Context, *, live: bool) -> QvirtError | None:
-        if live or all(known.name != dev.name for known in ctx.domain.devices.disks):
-            return None
-        return OperationInvalid(f"target {dev.name} already exists")
+        if not live and any(known.name == dev.name for known in ctx.domain.devices.disks):
+            return OperationInvalid(f"target {dev.name} already exists")
+        if (place := drive_place(dev)) and place in map(drive_place, ctx.domain.devices.disks):
+            return OperationInvalid("Domain already contains a disk with that address")
+        return None
 
     def check_plug(self, dev: Disk, ctx: Context) -> None:
         disk_live.check_plug(dev)

@@ -24,6 +24,7 @@ _FIXED: tuple[tuple[str, str], ...] = (
     ("device", "device"),
     ("target.bus", "bus"),
     ("target.removable", "removable"),
+    ("target.tray", "tray"),
     ("geometry", "geometry"),
     ("blockio.logical_block_size", "blockio logical_block_size"),
     ("blockio.physical_block_size", "blockio physical_block_size"),
@@ -44,7 +45,6 @@ _FIXED: tuple[tuple[str, str], ...] = (
     ("driver.queues", "queues"),
     ("shareable", "shared"),
     ("transient", "transient"),
-    ("snapshot", "snapshot"),
     ("rawio", "rawio"),
     ("boot", "boot order"),
 )
@@ -100,6 +100,8 @@ def check_update(old: Disk, new: Disk) -> None:
 
 #: what a new description of a drive says of its medium; the rest of it is the drive's and stays
 _MEDIUM = ("line", "type", "source", "backing_store", "driver", "auth", "encryption")
+#: what concerns no guest, and changes where it is said
+_OURS = ("snapshot",)
 
 
 def keep(old: Disk, new: Disk) -> None:
@@ -112,7 +114,7 @@ def keep(old: Disk, new: Disk) -> None:
             old.source.startup_policy = new.source.startup_policy
         new.source, new.backing_store, new.driver.type = old.source, old.backing_store, old.driver.type
     check_update(old, new)
-    said = {name: value for name, value in new.__dict__.items() if name in _MEDIUM}
+    said = {name: value for name, value in new.__dict__.items() if name in (*_MEDIUM, *_OURS)}
     new.__dict__.clear()
     new.__dict__.update(old.copy().__dict__)
     for name in _MEDIUM:

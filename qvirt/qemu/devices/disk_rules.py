@@ -1,7 +1,9 @@
 """What a ``<disk>`` may not say: combinations libvirt refuses, in its own sentences."""
 
 import re
+from functools import partial
 
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ArgumentUnsupported, ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import CcwAddress, DriveAddress, PciAddress, VirtioMmioAddress
 from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice
@@ -10,6 +12,8 @@ from qvirt.model.storage_chain import Image
 from qvirt.model.storage_source import Protocol, SourceType
 from qvirt.qemu.context import Context
 
+#: what libvirt's common code refuses, whatever the driver
+_refused = partial(ConfigUnsupported, domain=ErrorDomain.DOMAIN)
 #: the most a limit may be; above it the arithmetic inside QEMU overflows
 MAX_LIMIT = 1_000_000_000_000_000
 #: SCSI controllers that know ids alone, no logical units: a drive's unit is its id
@@ -39,44 +43,44 @@ def validate(disk: Disk, ctx: Context) -> None:
 
 def _check_lun(disk: Disk) -> None:
     if disk.sgio == "unfiltered":
-        raise ConfigUnsupported("unfiltered sgio is no longer supported")
+        raise _refused("unfiltered sgio is no longer supported")
     source = disk.source
     if disk.device != DiskDevice.LUN:
         if source is not None and source.reservations is not None:
-            raise ConfigUnsupported("<reservations/> allowed only for lun devices")
+            raise _refused("<reservations/> allowed only for lun devices")
         if disk.rawio is not None:
-            raise ConfigUnsupported("rawio can be used only with device='lun'")
+            raise _refused("rawio can be used only with device='lun'")
         if disk.sgio is not None:
-            raise ConfigUnsupported("sgio can be used only with device='lun'")
+            raise _refused("sgio can be used only with device='lun'")
         return
     if disk.target.bus not in (DiskBus.SCSI, DiskBus.VIRTIO):
-        raise ConfigUnsupported(f"disk device='lun' is not supported for bus='{disk.target.bus}'")
+        raise _refused(f"disk device='lun' is not supported for bus='{disk.target.bus}'")
     if disk.type == SourceType.NETWORK and source is not None and source.protocol != Protocol.ISCSI:
-        raise ConfigUnsupported(f"disk device='lun' is not supported for protocol='{source.protocol}'")
+        raise _refused(f"disk device='lun' is not supported for protocol='{source.protocol}'")
     if disk.type not in (SourceType.BLOCK, SourceType.NETWORK, SourceType.VOLUME):
-        raise ConfigUnsupported("disk device='lun' is only valid for block type disk source")
+        raise _refused("disk device='lun' is only valid for block type disk source")
     if disk.driver.type not in (None, "raw"):
-        raise ConfigUnsupported("disk device 'lun' must use 'raw' format")
+        raise _refused("disk device 'lun' must use 'raw' format")
     if source is not None and (source.encryption or disk.encryption):
-        raise ConfigUnsupported("disk device 'lun' doesn't support encryption")
+        raise _refused("disk device 'lun' doesn't support encryption")
     if disk.wwn:
-        raise ConfigUnsupported("Setting wwn is not supported for lun device")
+        raise _refused("Setting wwn is not supported for lun device")
     if disk.vendor or disk.product:
-        raise ConfigUnsupported("Setting vendor or product is not supported for lun device")
+        raise _refused("Setting vendor or product is not supported for lun device")
 
 
 def _check_words(disk: Disk) -> None:
     if disk.driver.name not in (None, "qemu"):
-        raise ConfigUnsupported(f"unsupported driver name '{disk.driver.name}' for disk '{disk.name}'")
+        raise _refused(f"unsupported driver name '{disk.driver.name}' for disk '{disk.name}'")
     if disk.driver.rerror_policy == "enospace":
-        raise ConfigUnsupported("Invalid disk read error policy: 'enospace'")
+        raise _refused("Invalid disk read error policy: 'enospace'")
     if disk.wwn and not re.fullmatch(r"(0x)?[0-9a-fA-F]{16}", disk.wwn):
         raise InternalError(f"Malformed wwn: {disk.wwn}")
     for name, value, most in (("vendor", disk.vendor, 8), ("product", disk.product, 16)):
         if not value:
             continue
         if len(value) > most:
-            raise ConfigUnsupported(f"disk {name} is more than {most} characters")
+            raise _refused(f"disk {name} is more than {most} characters")
         if not all(" " <= letter <= "~" for letter in value):
             raise XmlError(f"disk {name} is not printable string")
     if disk.serial and not re.fullmatch(r"[A-Za-z0-9 ._+-]*", disk.serial):
@@ -91,7 +95,7 @@ def check_place(disk: Disk) -> None:
     bus = disk.target.bus
     wanted = _BUS_ADDRESS.get(bus) if bus is not None else None
     if wanted is not None and where.type != wanted:
-        raise ConfigUnsupported(
+        raise _refused(
             f"Invalid address type '{where.type}' for the disk '{disk.name}' with the bus type '{bus}'"
         )
 
@@ -107,16 +111,23 @@ def check_duplicates(domain: Domain) -> None:
             )
     places: dict[tuple[object, ...], Disk] = {}
     for disk in domain.devices.disks:
-        where = disk.address
-        if not isinstance(where, DriveAddress):
+        place = drive_place(disk)
+        if place is None:
             continue
-        place = (where.controller or 0, where.bus or 0, where.target or 0, where.unit or 0)
-        other = places.setdefault((disk.target.bus, *place), disk)
+        other = places.setdefault(place, disk)
         if other is not disk:
             raise ConfigUnsupported(
                 f"Found duplicate drive address for disk with target name '{other.name}' "
-                f"controller='{place[0]}' bus='{place[1]}' target='{place[2]}' unit='{place[3]}'"
+                f"controller='{place[1]}' bus='{place[2]}' target='{place[3]}' unit='{place[4]}'"
             )
+
+
+def drive_place(disk: Disk) -> tuple[DiskBus | None, int, int, int, int] | None:
+    """Return the bus's kind and the place on a controller that a disk says; None where it says none."""
+    where = disk.address
+    if not isinstance(where, DriveAddress):
+        return None
+    return disk.target.bus, where.controller or 0, where.bus or 0, where.target or 0, where.unit or 0
 
 
 def _where(disk: Disk) -> str:
@@ -164,18 +175,18 @@ def _check_driver(disk: Disk, ctx: Context) -> None:
     bus = disk.target.bus
     if bus != DiskBus.VIRTIO:
         if disk.model is not None:
-            raise ConfigUnsupported(f"disk model '{disk.model}' not supported for bus '{bus}'")
+            raise _refused(f"disk model '{disk.model}' not supported for bus '{bus}'")
         if driver.queues:
-            raise ConfigUnsupported("queues attribute in disk driver element is only supported by virtio-blk")
+            raise _refused("queues attribute in disk driver element is only supported by virtio-blk")
         if driver.ioeventfd is not None:
-            raise ConfigUnsupported("disk ioeventfd mode supported only for virtio bus")
+            raise _refused("disk ioeventfd mode supported only for virtio bus")
         if driver.event_idx is not None:
-            raise ConfigUnsupported("disk event_idx mode supported only for virtio bus")
+            raise _refused("disk event_idx mode supported only for virtio bus")
         for name in ("iommu", "ats", "packed"):
             if getattr(driver, name) is not None:
-                raise ConfigUnsupported(f"{name} driver option is only supported for virtio devices")
+                raise _refused(f"{name} driver option is only supported for virtio devices")
         if driver.page_per_vq is not None:
-            raise ConfigUnsupported("page_per_vq option is only supported for virtio devices")
+            raise _refused("page_per_vq option is only supported for virtio devices")
         if driver.iothread is not None:
             raise ConfigUnsupported(f"IOThreads not available for bus {bus} target {disk.name}")
     elif driver.iothread is not None and driver.iothread not in _iothreads(ctx):

@@ -55,7 +55,9 @@ class InputHandler(Handler[Input], kind=Input):
 
     def defaults(self, dev: Input, ctx: Context) -> None:
         if dev.type not in TYPES:
-            raise ConfigUnsupported(f"unknown input device type '{dev.type}'{line(dev)}")
+            raise ConfigUnsupported(
+                f"unknown input device type '{dev.type}'{line(dev)}", domain=ErrorDomain.DOMAIN
+            )
         if dev.bus is not None and dev.bus not in BUSES:
             raise ConfigUnsupported(f"unknown input bus type '{dev.bus}'{line(dev)}")
         if dev.model is not None and dev.model not in MODELS:

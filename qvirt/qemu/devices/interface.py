@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, XmlError
 from qvirt.model.devices.address import CcwAddress
 from qvirt.model.devices.interface import (
@@ -156,7 +157,7 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
         return interface_live.ambiguous(dev)
 
     def keep(self, old: Interface, new: Interface) -> None:
-        new.target.dev = new.target.dev or old.target.dev
+        interface_live.keep(old, new)
 
     def update(self, old: Interface, new: Interface, ctx: BuildContext, *, force: bool) -> Iterator[Step]:
         interface_live.check_update(old, new)
@@ -364,6 +365,14 @@ _BACKENDS: dict[str, Callable[[Interface, BuildContext], Props]] = {
 def _check_backend(dev: Interface) -> None:
     if dev.type in (InterfaceType.NULL, InterfaceType.VDS):
         raise ConfigUnsupported(f"network device type '{dev.type}' is not supported by QEMU")
+    kind = dev.actual_type
+    if dev.script is not None and dev.script.path and kind != InterfaceType.ETHERNET:
+        raise ConfigUnsupported(f"scripts are not supported on interfaces of type {kind}")
+    if dev.vlan is not None and kind != InterfaceType.HOSTDEV and not dev.uses_tap:
+        raise ConfigUnsupported(
+            f"interface {dev.mac.address} - vlan tag not supported for this connection type",
+            domain=ErrorDomain.DOMAIN,
+        )
     if dev.driver.queues and dev.driver.queues > 1 and dev.is_virtio and dev.type not in _MULTIQUEUE:
         raise ConfigUnsupported(
             f"interface {dev.mac.address} - multiqueue is not supported for network interfaces of type "
@@ -461,7 +470,7 @@ def _check_host_side(dev: Interface) -> None:
         raise ConfigUnsupported(f"coalesce settings on interface type {kind} are not supported")
     inbound = dev.bandwidth.inbound if dev.bandwidth is not None else None
     if inbound is not None and inbound.floor and kind != InterfaceType.NETWORK:
-        raise ConfigUnsupported("floor attribute is not supported for this config")
+        raise ConfigUnsupported("floor attribute is not supported for this config", domain=ErrorDomain.NONE)
     if dev.port.isolated:
         port = dev.virtualport.type if dev.virtualport is not None else None
         if kind not in (InterfaceType.NETWORK, InterfaceType.BRIDGE):

@@ -32,8 +32,14 @@ _FIXED: tuple[tuple[str, str], ...] = (
     ("boot.order", "cannot modify network device boot index setting"),
     ("mtu.size", "cannot modify MTU"),
 )
-_DRIVER = ("name", "txmode", "ioeventfd", "event_idx", "queues", "rx_queue_size", "tx_queue_size")
-_OFFLOADS = ("host", "guest")
+_DRIVER = (
+    *("name", "txmode", "ioeventfd", "event_idx", "queues", "rx_queue_size", "tx_queue_size"),
+    *("rss", "rss_hash_report"),
+)
+_OPTIONS = ("host", "guest", "iommu", "ats", "packed", "page_per_vq")
+#: what stays as it is where it is left out; what is decided when the card is made, whatever a document says
+_KEPT_UNSAID = ("script", "rom", "boot", "mtu")
+_KEPT = ("downscript", "guest", "backend", "teaming")
 
 
 def check_plug(dev: Interface) -> None:
@@ -60,8 +66,22 @@ def _place(where: PciAddress) -> str:
 def ambiguous(dev: Interface) -> QvirtError:
     """Return libvirt's error for a document that means several interfaces."""
     if dev.mac.address is not None:
-        return OperationFailed(f"multiple devices matching MAC address {dev.mac.address} found")
-    return OperationFailed("multiple matching devices found")
+        return OperationFailed(
+            f"multiple devices matching MAC address {dev.mac.address} found", domain=ErrorDomain.DOMAIN
+        )
+    return OperationFailed("multiple matching devices found", domain=ErrorDomain.DOMAIN)
+
+
+def keep(old: Interface, new: Interface) -> None:
+    """Leave as it is what no update changes and the new document does not say, or says in vain."""
+    new.target.dev = new.target.dev or old.target.dev
+    if new.uses_tap != old.uses_tap:
+        return  # which `check_update` refuses
+    for name in (*_KEPT_UNSAID, *_KEPT):
+        if name in _KEPT or not new.says(name):
+            new.__dict__.pop(name, None)
+            if old.says(name):
+                setattr(new, name, getattr(old, name).copy())
 
 
 def check_update(old: Interface, new: Interface) -> None:
@@ -80,11 +100,15 @@ def check_update(old: Interface, new: Interface) -> None:
     if old.is_virtio:
         if any(said(new.driver, name) != said(old.driver, name) for name in _DRIVER):
             raise OperationUnsupported("cannot modify virtio network device driver attributes")
-        if any(getattr(new.driver, name) != getattr(old.driver, name) for name in _OFFLOADS):
+        if any(getattr(new.driver, name) != getattr(old.driver, name) for name in _OPTIONS):
             raise OperationUnsupported("cannot modify virtio network device driver options")
     for path, sentence in _FIXED:
         value = said(new, path)
         if value is not None and value != said(old, path):
             raise OperationUnsupported(sentence)
-    if not old.uses_tap and (new.type, new.source) != (old.type, old.source):
+    if new.tune != old.tune:
+        raise OperationUnsupported(f"unable to change config on '{new.type}' network type: its send buffer")
+    if new.uses_tap != old.uses_tap or (
+        not old.uses_tap and (new.type, new.source) != (old.type, old.source)
+    ):
         raise OperationUnsupported(f"unable to change config on '{new.type}' network type")

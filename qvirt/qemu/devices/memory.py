@@ -1,11 +1,13 @@
 """Memory modules: DIMMs, NVDIMMs and the virtio kinds, each a backend and the module it fills."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
     ConfigUnsupported,
     DeviceMissing,
+    InvalidArg,
     OperationUnsupported,
     QvirtError,
     XmlDetail,
@@ -62,36 +64,45 @@ class MemoryHandler(Handler[Memory], kind=Memory):
             raise ConfigUnsupported(f"{name} isn't supported by this QEMU binary")
 
     def entered(self, dev: Memory, domain: Domain) -> None:
+        size = dev.target.size
+        in_use = None
         if domain.id is not None and domain.id >= 0:  # as a start does with those it finds
-            dev.target.size.value = round_up(dev.target.size.value, module_alignment(domain))
-        _resize(domain, dev.target.size.value)
+            size.value = round_up(size.value, module_alignment(dev, domain))
+            in_use = 0 if dev.model == "virtio-mem" else None  # the guest takes what it is offered later
+        _resize(domain, size.value, in_use)
 
     def left(self, dev: Memory, domain: Domain) -> None:
-        _resize(domain, -dev.target.size.value)
+        current = dev.target.current
+        _resize(domain, -dev.target.size.value, -current.value if current is not None else None)
 
     def clash(self, dev: Memory, ctx: Context, *, live: bool) -> QvirtError | None:
-        room = ctx.domain.max_memory
+        room, total, nodes = ctx.domain.max_memory, ctx.domain.memory, len(cells(ctx.domain))
+        if not nodes or (dev.target.node or 0) >= nodes:
+            return XmlDetail(
+                "can't add memory backend as guest has no NUMA nodes configured"
+                if not nodes
+                else f"can't add memory backend for guest node '{dev.target.node}' as the guest has only "
+                f"'{nodes}' NUMA nodes configured",
+                domain=ErrorDomain.DOMAIN,
+            )
+        if room is None or total is None:
+            return ConfigUnsupported(
+                "cannot use/hotplug a memory device when domain 'maxMemory' is not defined"
+            )
+        if total.value + dev.target.size.value > room.value:
+            return ConfigUnsupported(
+                f"Attaching memory device with size '{dev.target.size.value}' would exceed domain's "
+                f"maxMemory config size '{room.value}'",
+                domain=ErrorDomain.DOMAIN,
+            )
         count = sum(known.model in IN_SLOTS for known in (dev, *ctx.domain.devices.memory))
-        if room is None or dev.model not in IN_SLOTS or count <= room.slots:
+        if dev.model not in IN_SLOTS or count <= room.slots:
             return None
         return ConfigUnsupported(f"memory device count '{count}' exceeds slots count '{room.slots}'")
 
     def check_plug(self, dev: Memory, ctx: Context) -> None:
-        domain = ctx.domain
-        if not cells(domain):
-            raise XmlDetail(
-                "can't add memory backend as guest has no NUMA nodes configured", domain=ErrorDomain.DOMAIN
-            )
-        if domain.max_memory is None or domain.memory is None:
-            raise ConfigUnsupported(
-                "cannot use/hotplug a memory device when domain 'maxMemory' is not defined"
-            )
-        if domain.memory.value > domain.max_memory.value:
-            raise ConfigUnsupported(
-                f"Attaching memory device with size '{dev.target.size.value}' would exceed domain's "
-                f"maxMemory config size '{domain.max_memory.value}'",
-                domain=ErrorDomain.DOMAIN,
-            )
+        if dev.model == "sgx-epc":
+            raise OperationUnsupported(f"hotplug is not supported for {dev.model} device")
 
     def same(self, wanted: Memory, known: Memory, ctx: Context) -> bool:
         if wanted.model != known.model:
@@ -108,6 +119,10 @@ class MemoryHandler(Handler[Memory], kind=Memory):
         return twin
 
     def missing(self, dev: Memory, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
+        if update:
+            if live:
+                return ConfigUnsupported(f"memory '{dev.alias.name or '(null)'}' not found")
+            return InvalidArg("memory not found")
         if live:
             return DeviceMissing(f"model '{dev.model}' memory device not present in the domain configuration")
         return DeviceMissing("matching memory device was not found")
@@ -125,13 +140,15 @@ class MemoryHandler(Handler[Memory], kind=Memory):
             yield FileResource(dev, dev.source.path, writable=not dev.target.readonly)
         elif isinstance(ctx, BuildContext) and dev.model != "sgx-epc":
             said = _kib(dev.source.pagesize if dev.source is not None else None)
-            folder = module_folder(ctx.domain, ctx, dev.target.node, said)
+            folder = module_folder(ctx.domain, ctx, dev.target.node, said, dev.access)
             if folder is not None:
                 yield DirectoryResource(dev, folder)
 
     def switches(self, dev: Memory, ctx: BuildContext) -> Iterator[Switch]:
         name = dev.alias.name or ""
         source = dev.source
+        if dev.target.node is None and dev.model in IN_SLOTS and cells(ctx.domain):
+            raise ConfigUnsupported(f"target NUMA node needs to be specified for memory device{line(dev)}")
         request = BackendRequest(
             id=f"mem{name}",
             file=name,
@@ -164,15 +181,21 @@ class MemoryHandler(Handler[Memory], kind=Memory):
         yield Device(props | placement(dev, ctx), origin=dev)
 
 
-def _resize(domain: Domain, change: int) -> None:
-    """Let the guest's memory grow by so many KiB; one that uses all it has goes on to do so."""
+def _resize(domain: Domain, change: int, in_use: int | None) -> None:
+    """Let the guest's memory grow by so many KiB; one that uses all it has goes on to do so.
+
+    in_use: how many of them the guest uses at once, where that is known.
+    """
     total, current = domain.memory, domain.current_memory
     if total is None:
         return
     uses_all = current is not None and current.value >= total.value
     total.value += change
     if current is not None:
-        current.value = total.value if uses_all else min(current.value, total.value)
+        if in_use is not None:
+            current.value = min(current.value + in_use, total.value)
+        else:
+            current.value = total.value if uses_all else min(current.value, total.value)
 
 
 def _request(dev: Memory) -> tuple[str, dict[str, JsonValue]]:
@@ -212,10 +235,11 @@ def _validate_virtio(dev: Memory) -> None:
     if target.requested is None or target.block is None:
         missing = "requested" if target.requested is None else "block"
         raise XmlError(f"'{missing}' must be set for model '{dev.model}'{line(dev)}")
+    refused = partial(XmlDetail, domain=ErrorDomain.DOMAIN)
     block, requested, size = target.block.value, target.requested.value, target.size.value
     if requested > size:
-        raise XmlError("requested size must be smaller than or equal to @size")
+        raise refused(f"requested size must be smaller than or equal to @size ({size}KiB)")
     if block & (block - 1) or block < 2048:
-        raise ConfigUnsupported("block size must be a power of two, at least 2 MiB")
+        raise refused("block size must be a power of two, at least 2 MiB")
     if requested % block:
-        raise XmlError("requested size must be an integer multiple of block size")
+        raise refused("requested size must be an integer multiple of block size")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.address import IsaAddress
 from qvirt.model.devices.panic import Panic
@@ -23,7 +24,9 @@ class PanicHandler(Handler[Panic], kind=Panic):
         if dev.model is None:
             dev.model = "pseries" if is_pseries(ctx.domain) else "s390" if is_s390(ctx.domain) else "isa"
         if dev.model not in MODELS:
-            raise ConfigUnsupported(f"unknown panic model '{dev.model}'{line(dev)}")
+            raise ConfigUnsupported(
+                f"unknown panic model '{dev.model}'{line(dev)}", domain=ErrorDomain.DOMAIN
+            )
 
     def validate(self, dev: Panic, ctx: Context) -> None:
         if sum(other.model == dev.model for other in ctx.domain.devices.panics) > 1:

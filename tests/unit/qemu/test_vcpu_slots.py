@@ -91,5 +91,29 @@ def test_counts_of_a_definition() -> None:
     assert (it.vcpu.value, it.vcpu.current) == (3, 2)
     with pytest.raises(InvalidArg, match="vCPU '0' must be enabled"):
         vcpu_slots.set_config_vcpus(it, frozenset({0}), False)
-    with pytest.raises(InvalidArg, match="vcpu '1' can't be hotunplugged"):
-        vcpu_slots.set_config_vcpus(it, frozenset({1}), False)
+
+
+@pytest.mark.parametrize(("number", "on", "online"), [(1, True, [0, 1]), (1, False, [0]), (2, False, [0, 1])])
+def test_single_vcpus_of_a_definition(number: int, on: bool, online: list[int]) -> None:
+    """Nothing has to change by it; who is named can be plugged from then on."""
+    it = domain("<vcpu current='2'>4</vcpu>")
+    vcpu_slots.set_config_vcpus(it, frozenset({number}), on)
+    assert vcpu_slots.online(it) == online
+    assert it.vcpus is not None
+    assert [entry.hotpluggable for entry in it.vcpus.vcpus[:2]] == [False, number == 1]
+    assert all(entry.hotpluggable for entry in it.vcpus.vcpus[2:])
+
+
+def test_the_most_and_the_nodes() -> None:
+    """A node keeps its CPUs; the first one gets those that nobody has."""
+    it = domain(
+        "<vcpu>4</vcpu><cpu><numa><cell id='0' cpus='0-1' memory='1'/><cell id='1' cpus='2-3' memory='1'/>"
+        "</numa></cpu>"
+    )
+    with pytest.raises(InvalidArg, match="Number of CPUs in <numa> exceeds the desired maximum vcpu count"):
+        vcpu_slots.set_config_maximum(it, 3)
+    assert vcpu_slots.most(it) == 4
+    vcpu_slots.set_config_maximum(it, 6)
+    assert it.cpu is not None
+    assert it.cpu.numa is not None
+    assert [sorted(cell.cpus or ()) for cell in it.cpu.numa.cells] == [[0, 1, 4, 5], [2, 3]]
