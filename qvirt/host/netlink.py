@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from qvirt.errors import ConfigUnsupported, SystemError_
+from qvirt.errors import ConfigUnsupported, InternalError, SystemError_
+from qvirt.record import Record
 
 _CENTISECONDS = 100
 _EEXIST, _ENODEV, _ENOENT, _EADDRNOTAVAIL = 17, 19, 2, 99
@@ -130,6 +131,51 @@ def _unless_there(work: Callable[[], Any]) -> None:
     except Exception as error:
         if getattr(error, "code", None) != _EEXIST:
             raise
+
+
+class VfConfig(Record):
+    """What a card keeps for one of its virtual functions. vlan: 0 for none; qos: priority of its frames."""
+
+    mac: str
+    vlan: int = 0
+    qos: int = 0
+
+
+#: RTEXT_FILTER_VF: a link is told with its virtual functions
+_WITH_VFS = 1
+
+
+def vf_config(name: str, number: int) -> VfConfig:
+    """Return what a card keeps for a virtual function. Raises SystemError_, InternalError."""
+    found: list[VfConfig] = []
+
+    def work(ip: Any) -> None:
+        (link,) = ip.link("get", index=_index(ip, name), ext_mask=_WITH_VFS)
+        functions = link.get_attr("IFLA_VFINFO_LIST")
+        for info in functions.get_attrs("IFLA_VF_INFO") if functions is not None else ():
+            mac, vlan = info.get_attr("IFLA_VF_MAC"), info.get_attr("IFLA_VF_VLAN")
+            if mac is not None and mac["vf"] == number:
+                tag, priority = (vlan["vlan"], vlan["qos"]) if vlan is not None else (0, 0)
+                found.append(VfConfig(mac["mac"], tag, priority))
+
+    _ask(f"Cannot get the virtual functions of '{name}'", work)
+    if not found:
+        raise InternalError(f"couldn't find IFLA_VF_INFO for VF {number} in netlink response of '{name}'")
+    return found[0]
+
+
+def set_vf(name: str, number: int, config: VfConfig) -> None:
+    """Have a card keep an address and a VLAN for a virtual function. Raises SystemError_."""
+
+    def set_mac(ip: Any) -> None:
+        ip.link("set", index=_index(ip, name), vf={"vf": number, "mac": config.mac})
+
+    def set_vlan(ip: Any) -> None:
+        tag = {"vlan": config.vlan, "qos": config.qos}
+        ip.link("set", index=_index(ip, name), vf={"vf": number, "vlan": tag})
+
+    _ask(f"Cannot set interface MAC to {config.mac} for ifname {name} vf {number}", set_mac)
+    _ask(f"Cannot set interface vlanid to {config.vlan} for ifname {name} vf {number}", set_vlan)
 
 
 def traffic(name: str, work: Callable[[Any, int], None]) -> None:

@@ -1,6 +1,7 @@
 """``<networkport>``: one guest's place in a network."""
 
 from qvirt.errors import ConfigUnsupported
+from qvirt.model.devices.address import pci_name, pci_number
 from qvirt.model.devices.interface import Mac
 from qvirt.model.netdev import Bandwidth, PortOptions, VirtualPort, Vlan
 from qvirt.xml.codecs import string, uint, uuid, words, yes_no
@@ -28,10 +29,10 @@ class PciPlace(Node, tag="address"):
     """A PCI device of the host."""
 
     type: str | None = attr(string)
-    domain: str | None = attr(string)
-    bus: str | None = attr(string)
-    slot: str | None = attr(string)
-    function: str | None = attr(string)
+    domain: int | None = attr(pci_number(4))
+    bus: int | None = attr(pci_number(2))
+    slot: int | None = attr(pci_number(2))
+    function: int | None = attr(pci_number(1))
 
 
 class PortPlug(Node, tag="plug"):
@@ -45,6 +46,11 @@ class PortPlug(Node, tag="plug"):
     mac_table_manager: str | None = attr(words("kernel", "libvirt"), "macTableManager")
     driver: PortDriver = part(PortDriver)
     address: PciPlace | None = child(PciPlace)
+
+    @property
+    def of_host(self) -> str | None:
+        """The name of the device of the host that it is plugged into: a link's, or a PCI function's."""
+        return pci_name(self.address) if self.address is not None else self.dev
 
 
 class PortBandwidth(Bandwidth, tag="bandwidth"):

@@ -120,7 +120,7 @@ def _give(dev: Device, name: str) -> None:
 
 def _prefix(dev: Device, prefix: str) -> str:
     # a passed-through network card is a host device to QEMU
-    return "hostdev" if prefix == "net" and getattr(dev, "type", None) == "hostdev" else prefix
+    return "hostdev" if prefix == "net" and getattr(dev, "actual_type", None) == "hostdev" else prefix
 
 
 def next_alias(listed: Iterable[Device], prefix: str, domain: Domain | None = None) -> str:

@@ -23,6 +23,7 @@ from qvirt.record import Record
 from qvirt.runtime import helper_kinds, helper_watch, helpers, interfaces, launch, lending, limits, pci, usb
 from qvirt.runtime.launch import Passed
 from qvirt.runtime.running import Running
+from qvirt.runtime.state import PciMark
 from qvirt.security.loans import Loan
 
 if TYPE_CHECKING:
@@ -69,11 +70,15 @@ async def _fdsets(running: Running, new: Device | None) -> dict[str, int]:
 
 
 class Needs(Record):
-    """What devices need of the host. loans: files that QEMU's user is to be let at."""
+    """What devices need of the host. loans: files that QEMU's user is to be let at.
+
+    functions: PCI functions of the host that the guest had not yet; they are noted as its own.
+    """
 
     plan: launch.Plan
     loans: list[Loan]
     recipes: list[helpers.Recipe]
+    functions: list[PciMark]
 
 
 async def look(
@@ -104,13 +109,20 @@ async def look(
         launch.survey_devices(devices, ctx, plan)
         launch.set_overlays_aside(plan)
         recipes = helper_kinds.recipes(domain, running, devices, ctx)
-        return Needs(plan, lending.prepare(running, plan.files), recipes)
+        return Needs(plan, lending.prepare(running, plan.files), recipes, functions)
 
-    functions = await pci.reserve(domain, running, devices)
+    functions: list[PciMark] = []
+    placed: list[Interface] = []
     try:
+        for interface in _interfaces(devices) if plugging else ():
+            interfaces.take_place(domain, interface)
+            placed.append(interface)
+        functions += await pci.reserve(domain, running, devices)
         return await hv.files.run(f"host's side of '{domain.name}'", work)
     except BaseException:
         pci.drop(running, functions)
+        for interface in placed:
+            await asyncio.shield(interfaces.leave_place(domain, interface))
         raise
 
 
@@ -161,13 +173,14 @@ async def release(
     Returns what could not be taken away.
     """
     hv = domain.hypervisor
-    functions = pci.unused(running, pci.names_of(devices), running.definition.devices.all())
+    functions = pci.unused(running, running.definition.devices.all())
     for interface in _interfaces(devices):
         await interfaces.disconnect(domain, running, interface)
     unused = helper_kinds.unused(devices, running.definition.devices.all())
     await helpers.stop(domain, running, unused)
     mark = running.footprint
     gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
+    gone += pci.nodes(running, functions)  # an interface knows no more what its network gave it
     own = _own_files(gone) - _own_files(kept)
     files = [path for path in mark.files if path in own]
 
@@ -177,7 +190,7 @@ async def release(
         failures += launch.remove_files(files, hv.own_folders)
         mark.loans = [loan for loan in mark.loans if loan not in loans]
         try:
-            limits.follow(running.pid, running.definition, devices)
+            limits.follow(running.pid, running.definition, devices, lower=bool(functions))
         except QvirtError as error:
             failures.append(str(error))
         failures += lending.shut(hv, running, gone, kept)

@@ -25,7 +25,7 @@ from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Step
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed, QmpError
-from qvirt.runtime import drives, hostside, live, refusals, unplug
+from qvirt.runtime import drives, hostside, live, pci, refusals, unplug
 from qvirt.runtime.events import DeviceAdded, DeviceRemoved
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.launch import Passed
@@ -393,7 +393,11 @@ async def _update(domain: "Domain", running: Running, new: Device, *, force: boo
     plug.check_update(new)
     old, twin = _prepare_update(running, new, ctx)
     needs = await hostside.look(domain, running, [new], ctx, partial(plug.name_beside, new, twin, ctx))
-    steps = [(new, step) for step in plug.update(twin, new, ctx, force=force)]
+    try:
+        steps = [(new, step) for step in plug.update(twin, new, ctx, force=force)]
+    except QvirtError:
+        pci.drop(running, needs.functions)
+        raise
     played: Played = []
     mark = running.footprint
     mark.changing = new.to_xml()

@@ -26,6 +26,7 @@ from qvirt.host import links, nic
 from qvirt.model.devices.interface import ActualTraffic, Interface, InterfaceType
 from qvirt.model.netdev import Bandwidth
 from qvirt.qemu.devices.interface import wanted_tap
+from qvirt.runtime import passing, pci
 from qvirt.runtime.records import GuestInterface, IpAddress
 from qvirt.runtime.running import Running
 
@@ -45,11 +46,13 @@ async def reserve(domain: "Domain", running: Running, interface: Interface) -> N
     Raises NoNetwork, OperationInvalid and the like where its network will not have it.
     """
     if interface.type == InterfaceType.NETWORK:
-        _take_port(domain, interface)
+        take_place(domain, interface)
     elif interface.type == InterfaceType.VDPA:
         there = partial(plug.open_vdpa, interface)
         await domain.hypervisor.files.run(f"interfaces of '{domain.name}'", there, DEADLINE)
     mark = running.footprint
+    if interface.actual_type == InterfaceType.HOSTDEV:
+        await passing.note(domain, running, interface)
     if plug.outlives_qemu(interface):
         taken = set(mark.links)
         interface.target.dev = interface.target.dev or links.free_name("macvtap", taken)
@@ -74,6 +77,18 @@ async def _note_mac(domain: "Domain", running: Running, interface: Interface) ->
         await domain.hypervisor.files.run(f"MAC of '{lower}'", note)
 
 
+def take_place(domain: "Domain", interface: Interface) -> None:
+    """Find an interface that asks for a network its place there, unless it has one. Raises as `reserve`."""
+    if interface.type == InterfaceType.NETWORK and interface.actual is None:
+        _take_port(domain, interface)
+
+
+async def leave_place(domain: "Domain", interface: Interface) -> None:
+    """Give up a place where nothing was made yet."""
+    await _leave_port(domain, interface)
+    interface.unplug()
+
+
 def _take_port(domain: "Domain", interface: Interface) -> None:
     """Get an interface a port of its network, which counts from now on; its file is written by `connect`.
 
@@ -93,9 +108,11 @@ def _take_port(domain: "Domain", interface: Interface) -> None:
             "<interface type='user'>, with <backend type='passt'/> for forwarded ports, or run it by "
             "qemu:///system"
         ) from None
-    port = ports.allocate(
-        network.current, interface, str(uuid4()), (domain.name, domain.uuid), network.connections
-    )
+
+    def used(device: str) -> int:
+        return network.connections(device) + pci.has_owner(hv, device)
+
+    port = ports.allocate(network.current, interface, str(uuid4()), (domain.name, domain.uuid), used)
     floors.reserve(network, port)
     network.ports[str(port.uuid)] = port
     ports.plug_in(interface, port)
@@ -314,6 +331,8 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
         elif interface.type == InterfaceType.VDPA:
             opened = partial(plug.open_vdpa, interface, connection)
             await hv.files.run(f"interfaces of '{domain.name}'", opened, DEADLINE)
+        elif interface.actual_type == InterfaceType.HOSTDEV:
+            await passing.dress(domain, running, interface)
         hv.checkpoint("interface plugged")
     except BaseException:
         connection.close()
@@ -327,6 +346,8 @@ async def disconnect(domain: "Domain", running: Running, interface: Interface) -
     """Take away what an interface has left on the host, and its place in its network."""
     hv = domain.hypervisor
     mark = running.footprint
+    if interface.actual_type == InterfaceType.HOSTDEV:
+        await passing.undress(domain, running, interface)
     if interface.target.dev:
         try:
             failures = await hv.files.run(
@@ -462,6 +483,8 @@ def _undo(interface: Interface, macs: dict[str, str], folder: Path) -> list[str]
 def _is_reserved(running: Running, interface: Interface) -> bool:
     if interface.type == InterfaceType.NETWORK and interface.actual is None:
         return False
+    if interface.actual_type == InterfaceType.HOSTDEV:
+        return passing.is_noted(running, interface)
     if plug.outlives_qemu(interface):
         return interface.target.dev in running.footprint.links
     return True

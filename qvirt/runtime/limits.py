@@ -13,7 +13,7 @@ from qvirt.host.config import QemuConfig
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.model.domain import Domain
-from qvirt.qemu.devices.vfio import is_behind_vfio
+from qvirt.qemu.devices.vfio import containers, is_behind_vfio
 from qvirt.runtime.process import INFINITE, Limits
 
 _CAP_SYS_RESOURCE = 24
@@ -26,12 +26,11 @@ def locked_memory(definition: Domain) -> int | None:
     """Return how much memory QEMU has to be able to lock, bytes; None when nothing locks any.
 
     `<locked/>` has no bound but the hard limit's; a host's devices behind VFIO can reach all of the memory,
-    and each vDPA device counts it again.
+    which is locked once for all of them, or for each; a vDPA device counts it again.
     """
     said = definition.__dict__
     locked = "memory_backing" in said and definition.memory_backing.locked
-    behind_vfio = any(map(is_behind_vfio, definition.devices.all()))
-    times = behind_vfio + sum(map(_is_vdpa, definition.devices.interfaces))
+    times = containers(definition) + sum(map(_is_vdpa, definition.devices.interfaces))
     if not locked and not times:
         return None
     hard = definition.memtune.hard_limit if "memtune" in said else None
@@ -47,14 +46,14 @@ def _is_vdpa(dev: Device) -> bool:
     return isinstance(dev, Interface) and dev.actual_type == InterfaceType.VDPA
 
 
-def follow(pid: int, definition: Domain, devices: Iterable[Device]) -> None:
-    """Let a QEMU lock what it has to now that devices have come or gone.
+def follow(pid: int, definition: Domain, devices: Iterable[Device], *, lower: bool = False) -> None:
+    """Let a QEMU lock what it has to now that devices have come or gone. lower: it had to lock more for them.
 
     One that has to lock nothing any more has the daemon's own limit, as at a start. Raises SystemError_ where
     it needs more than a daemon without the capability can give.
     """
     wanted = locked_memory(definition)
-    if wanted is None and not any(_is_vdpa(dev) or is_behind_vfio(dev) for dev in devices):
+    if wanted is None and not lower and not any(_is_vdpa(dev) or is_behind_vfio(dev) for dev in devices):
         return
     own = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     limit = own if wanted is None else (_number(wanted), _number(wanted))

@@ -5,6 +5,7 @@ take       binds those that are managed to vfio-pci; the status file says by the
 give_back  gives them back to what had them; harmless for what was never taken
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,13 +16,16 @@ from qvirt.host import pci
 from qvirt.host.persist import FILE_DEADLINE
 from qvirt.model.devices.device import Device
 from qvirt.model.domain import parse_live
-from qvirt.qemu.devices.vfio import Wanted, wanted_by
+from qvirt.qemu.devices.base import FileResource, Resource
+from qvirt.qemu.devices.vfio import CONTAINER, NODES, Wanted, wanted_by
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import PciMark
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
     from qvirt.runtime.hypervisor import Hypervisor
+
+log = logging.getLogger(__name__)
 
 #: seconds for a driver to let go of its device, or to come back to it
 DEADLINE = 90.0
@@ -56,6 +60,11 @@ async def reserve(domain: "Domain", running: Running, devices: Iterable[Device])
         drop(running, made)
         raise
     for one in made:
+        usual, has = wanted[one.name].usual, found[one.name]
+        if usual and has.driver != usual and not has.at_vfio:
+            log.warning(
+                "domain '%s': PCI device %s has driver '%s', not %s", domain.name, one.name, has.driver, usual
+            )
         one.driver, one.override = found[one.name].driver, found[one.name].override
     return made
 
@@ -66,16 +75,21 @@ def drop(running: Running, marks: Iterable[PciMark]) -> None:
     running.footprint.pci = [one for one in running.footprint.pci if one.name not in gone]
 
 
-def unused(running: Running, gone: Iterable[str], kept: Iterable[Device]) -> list[PciMark]:
-    """Return the functions of a guest's that only devices which are gone had. gone: their functions."""
-    still = {one.name for dev in kept for one in wanted_by(dev)}
-    names = set(gone) - still
-    return [one for one in running.footprint.pci if one.name in names]
+def unused(running: Running, kept: Iterable[Device]) -> list[PciMark]:
+    """Return the functions of a guest's that none of the devices it has left wants."""
+    still = names_of(kept)
+    return [one for one in running.footprint.pci if one.name not in still]
 
 
 def names_of(devices: Iterable[Device]) -> list[str]:
     """Return the functions that devices have."""
     return [one.name for dev in devices for one in wanted_by(dev)]
+
+
+def nodes(running: Running, marks: Iterable[PciMark]) -> list[Resource]:
+    """Return the nodes that QEMU opened for functions."""
+    paths = [path for one in marks for path in (CONTAINER, f"{NODES}/{one.group}")]
+    return [FileResource(running.definition, path) for path in dict.fromkeys(paths)]
 
 
 def _check_free(hv: "Hypervisor", domain: "Domain", mark: PciMark, wanted: Wanted) -> None:
@@ -89,7 +103,7 @@ def _check_free(hv: "Hypervisor", domain: "Domain", mark: PciMark, wanted: Wante
             )
 
 
-def _in_use(hv: "Hypervisor", domain: "Domain") -> Iterator[tuple[str, str, str]]:
+def _in_use(hv: "Hypervisor", domain: "Domain | None") -> Iterator[tuple[str, str, str]]:
     """Yield the functions that other guests have: the guest, the function, its group."""
     for other in hv.domains:
         if other is not domain and other.running is not None:
@@ -102,6 +116,11 @@ def _in_use(hv: "Hypervisor", domain: "Domain") -> Iterator[tuple[str, str, str]
             continue  # that it cannot be read is the obstacle that was reported
         for function in names_of(devices):
             yield name, function, pci.BUS.group_of(function) or ""
+
+
+def has_owner(hv: "Hypervisor", name: str) -> bool:
+    """Tell whether a guest has a function."""
+    return any(function == name for _, function, _ in _in_use(hv, None))
 
 
 def deadline(running: Running) -> float:

@@ -169,6 +169,8 @@ class _Start:
         below = partial(images.look_below, definition.devices.disks, user=user)
         images.fill_in(await hv.files.run(f"images of '{domain.name}'", below))
         made = await _overlays(domain, definition)
+        for interface in definition.devices.interfaces:
+            interfaces.take_place(domain, interface)
         assign_aliases(definition, self.ctx)
         running.folder = running.guard.guest.folder = self.ctx.domain_dir
         running.monitor_path = f"{running.folder}/monitor.sock"

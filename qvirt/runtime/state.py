@@ -101,6 +101,20 @@ class PciMark(Record, frozen=False):
     group: str = ""
 
 
+class VfMark(Record):
+    """A virtual function of a card's that has a guest's address meanwhile, and what the card kept before.
+
+    card: network device of the physical function; number: the virtual one's. mac, vlan, qos: before.
+    """
+
+    name: str
+    card: str
+    number: int
+    mac: str
+    vlan: int = 0
+    qos: int = 0
+
+
 class Footprint(Record, frozen=False):
     """What a start leaves on the host, to be undone when the domain ends, however it ends.
 
@@ -112,7 +126,8 @@ class Footprint(Record, frozen=False):
     cgroup: where its control groups are, below each hierarchy.
     changing: while a device changes, the document of the one that is not in the definition; else empty.
     helpers: processes, ended.
-    pci: functions of the host, given back to their drivers.
+    pci: functions of the host, given back to their drivers. vfs: those of cards, which get their own settings
+    back before.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -126,6 +141,7 @@ class Footprint(Record, frozen=False):
     changing: str = ""
     helpers: list[HelperMark] = field(default_factory=list)
     pci: list[PciMark] = field(default_factory=list)
+    vfs: list[VfMark] = field(default_factory=list)
 
 
 class Written:
@@ -229,6 +245,11 @@ class Status(Record, frozen=False):
             f"    <pci device='{one.name}' managed='{'yes' if one.managed else 'no'}'"
             f" driver='{escape(one.driver)}' override='{escape(one.override)}' group='{one.group}'/>\n"
             for one in mark.pci
+        ]
+        out += [
+            f"    <vf device='{vf.name}' card='{escape(vf.card)}' number='{vf.number}' address='{vf.mac}'"
+            f" vlan='{vf.vlan}' qos='{vf.qos}'/>\n"
+            for vf in mark.vfs
         ]
         out += [f"    <plugging alias='{escape(alias)}'/>\n" for alias in mark.plugging]
         for helper in mark.helpers:
@@ -357,6 +378,17 @@ def _footprint(ours: etree._Element | None) -> Footprint:
                 el.get("group", ""),
             )
             for el in ours.iterfind("pci")
+        ],
+        vfs=[
+            VfMark(
+                el.get("device", ""),
+                el.get("card", ""),
+                _number(el.get("number"), 0),
+                el.get("address", ""),
+                _number(el.get("vlan"), 0),
+                _number(el.get("qos"), 0),
+            )
+            for el in ours.iterfind("vf")
         ],
     )
 

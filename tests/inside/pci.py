@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,11 +56,24 @@ def group(name: str) -> str:
 
 def hostdev(name: str, managed: str = "yes") -> str:
     """Return the device of a document that is a function of the host."""
+    return (
+        f"<hostdev mode='subsystem' type='pci' managed='{managed}'><source><address {place(name)}/></source>"
+        "</hostdev>"
+    )
+
+
+def place(name: str) -> str:
+    """Return where a function is, as documents say it."""
     domain, bus, rest = name.split(":")
     slot, function = rest.split(".")
+    return f"domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' function='0x{function}'"
+
+
+def nvme_disk(name: str) -> str:
+    """Return the disk that is the first namespace of a controller of the host."""
     return (
-        f"<hostdev mode='subsystem' type='pci' managed='{managed}'><source><address domain='0x{domain}' "
-        f"bus='0x{bus}' slot='0x{slot}' function='0x{function}'/></source></hostdev>"
+        "<disk type='nvme' device='disk'><driver name='qemu' type='raw'/><source type='pci' managed='yes' "
+        f"namespace='1'><address {place(name)}/></source><target dev='sdz' bus='scsi'/></disk>"
     )
 
 
@@ -125,9 +139,7 @@ def test_a_device_goes_to_a_guest_and_comes_back(it: Instance, settings: str) ->
             inner = os.stat(f"/proc/{domain.need_running().pid}/root{group(STORE)}")
             assert (inner.st_uid, inner.st_gid) == (user.uid, user.gid)
             assert (os.stat(group(STORE)).st_uid == 0) is (settings != PLAIN)
-            with pytest.raises(
-                OperationInvalid, match=f"PCI device {STORE} is in use by driver QEMU, domain a"
-            ):
+            with pytest.raises(OperationInvalid, match=f"{STORE} is in use by driver QEMU, domain a"):
                 await hv.create(document("b", hostdev(STORE)), paused=True)
             await domain.destroy()
             assert driver(STORE) == "nvme"
@@ -194,6 +206,35 @@ def test_an_unmanaged_device_stays_where_it_is(it: Instance) -> None:
     run(scenario())
 
 
+SCSI = "<controller type='scsi' index='0' model='virtio-scsi'/>"
+
+
+def test_a_disk_by_nvme(it: Instance) -> None:
+    async def sizes(domain: Domain) -> list[int]:
+        nodes: Any = await domain.need_running().execute("query-named-block-nodes")
+        return [node["image"]["virtual-size"] for node in nodes if node["drv"] == "nvme"]
+
+    async def scenario() -> None:
+        async with serve(it) as hv:
+            domain = await hv.create(document("a", SCSI, nvme_disk(STORE)))
+            assert await sizes(domain) == [16 << 20]
+            assert driver(STORE) == "vfio-pci"
+            with pytest.raises(OperationInvalid, match=f"{STORE} is in use by driver QEMU, domain a"):
+                await hv.create(document("b", hostdev(STORE)), paused=True)
+            await domain.destroy()
+            assert driver(STORE) == "nvme"
+            domain = await hv.create(document("a", SCSI))
+            await hotplug.attach(domain, nvme_disk(STORE), LIVE)
+            assert await sizes(domain) == [16 << 20]
+            assert locked(domain) == (32 << 20) + (1 << 30)
+            await hotplug.detach(domain, nvme_disk(STORE), LIVE)
+            await domain.need_running().execute("system_reset")
+            await until(lambda: driver(STORE) == "nvme", "the driver is back")
+            await domain.destroy()
+
+    run(scenario())
+
+
 def kill_at(it: Instance, work: str, step: str) -> None:
     """Run a daemon that is killed at a step, in a process of its own that has all loaded already."""
     pid = os.fork()
@@ -224,7 +265,7 @@ async def victim(root: Path, work: str, step: str) -> None:
             await domain.destroy()
 
 
-@pytest.mark.parametrize("step", ["status written", "PCI device taken", "monitor ready"])
+@pytest.mark.parametrize("step", ["status written", "PCI device taken"])
 def test_killed_while_it_starts_a_guest(it: Instance, step: str) -> None:
     kill_at(it, "start", step)
 

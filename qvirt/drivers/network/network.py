@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvirt.host.persist import FileWorker
+from qvirt.model.devices.address import pci_name
 from qvirt.model.network import Network as Document
 from qvirt.model.network_port import NetworkPort
 from qvirt.record import Record
@@ -111,7 +112,7 @@ class Network:
         """Count its ports, or those plugged into one device of the host."""
         if device is None:
             return len(self.ports)
-        return sum(port.plug is not None and port.plug.dev == device for port in self.ports.values())
+        return sum(port.plug is not None and port.plug.of_host == device for port in self.ports.values())
 
     def shown(self, *, inactive: bool) -> Document:
         """Return the document a client sees: ports counted in the live one, nothing counted in the other."""
@@ -120,6 +121,9 @@ class Network:
         if document.forward is not None:
             for interface in document.forward.interfaces:
                 interface.connections = None if inactive else self.connections(interface.dev)
+            for address in document.forward.addresses:
+                address.connections = None if inactive else self.connections(pci_name(address))
             if inactive and document.forward.pf is not None:
                 document.forward.interfaces = []
+                document.forward.addresses = []
         return document

@@ -16,8 +16,10 @@ from qvirt.errors import (
     SystemError_,
 )
 from qvirt.host.persist import remove, write_atomic
+from qvirt.model.devices.address import Address, PciAddress, pci_name
 from qvirt.model.devices.interface import (
     Actual,
+    ActualDriver,
     ActualSource,
     ActualTraffic,
     Interface,
@@ -28,7 +30,15 @@ from qvirt.model.devices.interface import (
 from qvirt.model.netdev import Bandwidth, VirtualPort, VirtualPortParameters
 from qvirt.model.network import BRIDGED_BY_US, MACVTAP_MODES, ForwardMode
 from qvirt.model.network import Network as Document
-from qvirt.model.network_port import NetworkPort, Owner, PortBandwidth, PortPlug, RxFilters
+from qvirt.model.network_port import (
+    NetworkPort,
+    Owner,
+    PciPlace,
+    PortBandwidth,
+    PortDriver,
+    PortPlug,
+    RxFilters,
+)
 
 if TYPE_CHECKING:
     from qvirt.drivers.network.events import NetworkEvents
@@ -159,9 +169,36 @@ def _choose_plug(network: Document, port: NetworkPort, used: Callable[[str], int
                 "macvtap device"
             )
         return PortPlug(type="direct", dev=_choose(network, used), mode=str(mode))
-    raise ConfigUnsupported(
-        f"network '{network.name}' passes whole devices through to its guests (forward mode '{mode}'), which "
-        "is not supported yet"
+    if kind not in (None, "802.1Qbh"):
+        raise ConfigUnsupported(
+            f"<virtualport type='{kind}'> not supported for network '{network.name}' which uses an SR-IOV "
+            "Virtual Function via PCI passthrough"
+        )
+    return _choose_function(network, used)
+
+
+def _choose_function(network: Document, used: Callable[[str], int]) -> PortPlug:
+    """Return a function of the host that no guest has."""
+    forward = network.forward
+    pool = forward.addresses if forward is not None else []
+    if forward is None or not pool:
+        raise InternalError(
+            f"network '{network.name}' uses a hostdev mode, but has no forward dev and no interface pool"
+        )
+    free = next((address for address in pool if not used(pci_name(address))), None)
+    if free is None:
+        listed = ", ".join(map(pci_name, pool))
+        raise InternalError(
+            f"network '{network.name}' requires exclusive access to interfaces, but none are available "
+            f"({listed} are all in use)"
+        )
+    return PortPlug(
+        type="hostdev-pci",
+        managed=bool(forward.managed),
+        driver=PortDriver(name=forward.driver.name),
+        address=PciPlace(
+            domain=free.domain or 0, bus=free.bus or 0, slot=free.slot or 0, function=free.function or 0
+        ),
     )
 
 
@@ -187,7 +224,12 @@ def _choose(network: Document, used: Callable[[str], int]) -> str:
 def _check(network: Document, port: NetworkPort) -> None:
     mac, plug = port.mac.address, port.plug or PortPlug(type="none")
     kind = port.virtualport.type if port.virtualport is not None else None
-    if port.vlan is not None and not (plug.type == "bridge" and kind == "openvswitch"):
+    is_function = plug.type == "hostdev-pci"
+    if is_function and port.bandwidth is not None:
+        raise ConfigUnsupported(
+            f"interface {mac} - bandwidth settings are not supported for hostdev interfaces"
+        )
+    if port.vlan is not None and not is_function and not (plug.type == "bridge" and kind == "openvswitch"):
         raise ConfigUnsupported(f"interface {mac} - vlan tag not supported for this connection type")
     check_floor(network if plug.type == "network" else None, mac or "", port.bandwidth)
 
@@ -242,9 +284,13 @@ def plug_in(interface: Interface, port: NetworkPort) -> None:
     plug = port.plug or PortPlug(type="none")
     interface.source.portid = port.uuid
     interface.actual = Actual(
-        type=InterfaceType(plug.type),
+        type=InterfaceType.HOSTDEV if plug.type == "hostdev-pci" else InterfaceType(plug.type),
+        managed=plug.managed,
         trust_guest_rx_filters=port.rxfilters.trust_guest,
-        source=ActualSource(bridge=plug.bridge, dev=plug.dev, mode=plug.mode),
+        driver=ActualDriver(name=plug.driver.name),
+        source=ActualSource(
+            bridge=plug.bridge, dev=plug.dev, mode=plug.mode, host_address=_address_of(plug.address)
+        ),
         vlan=port.vlan,
         virtualport=port.virtualport,
         bandwidth=_limits(Bandwidth, port.bandwidth),
@@ -255,6 +301,12 @@ def plug_in(interface: Interface, port: NetworkPort) -> None:
 
 def _limits(kind: type[B], said: Bandwidth | None) -> B | None:
     return kind(inbound=said.inbound, outbound=said.outbound) if said is not None else None
+
+
+def _address_of(place: PciPlace | None) -> PciAddress | None:
+    if place is None:
+        return None
+    return PciAddress(domain=place.domain, bus=place.bus, slot=place.slot, function=place.function)
 
 
 def port_of(interface: Interface, owner: tuple[str, str]) -> NetworkPort:
@@ -270,7 +322,13 @@ def port_of(interface: Interface, owner: tuple[str, str]) -> NetworkPort:
         vlan=actual.vlan,
         port=actual.port,
         plug=PortPlug(
-            type=str(actual.type), bridge=actual.source.bridge, dev=actual.source.dev, mode=actual.source.mode
+            type="hostdev-pci" if actual.type == InterfaceType.HOSTDEV else str(actual.type),
+            bridge=actual.source.bridge,
+            dev=actual.source.dev,
+            mode=actual.source.mode,
+            managed=actual.managed,
+            driver=PortDriver(name=actual.driver.name),
+            address=_place_of(actual.source.host_address),
         ),
     )
     if isinstance(port.bandwidth, PortBandwidth):
@@ -278,6 +336,12 @@ def port_of(interface: Interface, owner: tuple[str, str]) -> NetworkPort:
     if actual.trust_guest_rx_filters is not None:
         port.rxfilters = RxFilters(trust_guest=actual.trust_guest_rx_filters)
     return port
+
+
+def _place_of(address: Address | None) -> PciPlace | None:
+    if not isinstance(address, PciAddress):
+        return None
+    return PciPlace(domain=address.domain, bus=address.bus, slot=address.slot, function=address.function)
 
 
 def write_port(network: "Network", port: NetworkPort) -> None:

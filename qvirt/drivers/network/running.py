@@ -12,7 +12,7 @@ from qvirt.drivers.network.firewall import FIRST_PORT, LAST_PORT, Firewall, tran
 from qvirt.drivers.network.network import Network, NetworkHost
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
 from qvirt.host.persist import remove, write_atomic
-from qvirt.model.network import BRIDGED_BY_US, ForwardInterface, Nat, NatPort
+from qvirt.model.network import BRIDGED_BY_US, ForwardAddress, ForwardInterface, ForwardMode, Nat, NatPort
 from qvirt.model.network import Network as Document
 
 log = logging.getLogger(__name__)
@@ -312,12 +312,31 @@ def _fill_pool(document: Document) -> None:
     if forward is None or forward.pf is None or not forward.pf.dev:
         return
     folder = Path(f"/sys/class/net/{forward.pf.dev}/device")
+    if forward.mode == ForwardMode.HOSTDEV:
+        forward.addresses = virtual_functions(folder)
+        if not forward.addresses:
+            raise InternalError(f"No usable Vf's present on SRIOV PF {forward.pf.dev}")
+        return
     found = sorted(path.name for path in folder.glob("virtfn*/net/*"))
     if not found:
         raise InternalError(
             f"No Vf's present on SRIOV PF {forward.pf.dev}: network '{document.name}' has nothing to give out"
         )
     forward.interfaces = [ForwardInterface(dev=name) for name in found]
+
+
+def virtual_functions(folder: Path) -> list[ForwardAddress]:
+    """Return the virtual functions of a physical one, in the order of their numbers. Blocking."""
+    links = sorted(folder.glob("virtfn[0-9]*"), key=lambda link: int(link.name.removeprefix("virtfn")))
+    found = []
+    for link in links:
+        domain, bus, rest = link.readlink().name.split(":")
+        slot, _, function = rest.partition(".")
+        words = [int(word, 16) for word in (domain, bus, slot, function)]
+        found.append(
+            ForwardAddress(type="pci", domain=words[0], bus=words[1], slot=words[2], function=words[3])
+        )
+    return found
 
 
 async def close(host: NetworkHost, networks: list[Network]) -> None:

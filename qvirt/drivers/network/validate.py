@@ -10,6 +10,8 @@ from pathlib import Path
 from qvirt.constants.error import ErrorDomain
 from qvirt.drivers.network import validate_ip
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
+from qvirt.host import pci
+from qvirt.model.devices.address import pci_name
 from qvirt.model.netdev import is_mac, parse_address, spell_mac
 from qvirt.model.network import (
     BRIDGED_BY_US,
@@ -17,7 +19,6 @@ from qvirt.model.network import (
     Dns,
     DnsSrv,
     Forward,
-    ForwardAddress,
     ForwardInterface,
     ForwardMode,
     Nat,
@@ -232,18 +233,12 @@ def _check_forward(network: Network, forward: Forward) -> None:
         seen.add(device)
 
 
-def _slot(address: ForwardAddress) -> str:
-    return (
-        f"{address.domain or 0:04x}:{address.bus or 0:02x}:{address.slot or 0:02x}.{address.function or 0:x}"
-    )
-
-
 def _check_addresses(forward: Forward, name: str) -> None:
     seen: set[str] = set()
     for address in forward.addresses:
         if address.type != "pci":
             raise ConfigUnsupported(f"unknown address type '{address.type}' in network {name}")
-        slot = _slot(address)
+        slot = pci_name(address)
         if slot in seen:
             raise XmlError(f"PCI device '{slot}' can only be listed once in network {name}")
         seen.add(slot)
@@ -394,8 +389,8 @@ def _check_pool(network: Network) -> None:
                 "networks require all devices to be listed by PCI address, not network device name"
             )
         for address in forward.addresses:
-            path = f"/sys/bus/pci/devices/{_slot(address)}"
-            if not Path(f"{path}/physfn").exists():
+            path = pci.BUS.path(pci_name(address))
+            if not (path / "physfn").exists():
                 raise ConfigUnsupported(
                     f"device '{path}' in network '{name}' is not an SR-IOV Virtual Function"
                 )

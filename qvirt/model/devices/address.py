@@ -1,6 +1,7 @@
 """Where a device sits: ``<address type='…'/>``, one class per type (formatdomain, "Device addresses")."""
 
 import re
+from typing import Protocol
 
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InternalError, XmlError
@@ -40,6 +41,24 @@ class PciAddress(Address):
         if not (self.domain or self.bus or self.slot):
             return  # asks for an address
         check_pci(self.domain, self.bus, self.slot, self.function)
+
+
+class Place(Protocol):
+    """Whatever says where a function is."""
+
+    @property
+    def domain(self) -> int | None: ...
+    @property
+    def bus(self) -> int | None: ...
+    @property
+    def slot(self) -> int | None: ...
+    @property
+    def function(self) -> int | None: ...
+
+
+def pci_name(where: Place) -> str:
+    """Return the name Linux and QEMU give a function of the host: ``0000:06:12.5``."""
+    return f"{where.domain or 0:04x}:{where.bus or 0:02x}:{where.slot or 0:02x}.{where.function or 0:x}"
 
 
 def check_pci(domain: int | None, bus: int | None, slot: int | None, function: int | None) -> None:

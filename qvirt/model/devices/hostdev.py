@@ -5,7 +5,7 @@ classes once the type is known.
 """
 
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
-from qvirt.model.devices.address import check_pci, pci_number
+from qvirt.model.devices.address import check_pci, pci_name, pci_number
 from qvirt.model.devices.device import Device
 from qvirt.xml.codecs import Codec, hex4, on_off, string, uint, ulong, uuid, words, yes_no
 from qvirt.xml.fields import attr, child, children, flag, opaque, part
@@ -42,7 +42,7 @@ class PciHostAddress(HostAddress, tag="address"):
     @property
     def name(self) -> str:
         """The name Linux and QEMU use: ``0000:06:12.5``."""
-        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
+        return pci_name(self)
 
 
 class UsbHostAddress(HostAddress, tag="address"):

@@ -305,11 +305,18 @@ class Coalesce(Node, tag="coalesce"):
 
 
 class ActualSource(Node, tag="source"):
-    """The bridge, or the device and mode, a network has given an interface."""
+    """The bridge, the device and mode, or the function of the host, a network has given an interface."""
 
     bridge: str | None = attr(string)
     dev: str | None = attr(string)
     mode: str | None = attr(string)
+    host_address: Address | None = choice(ADDRESSES, "address")
+
+
+class ActualDriver(Node, tag="driver"):
+    """How a function of the host is passed through."""
+
+    name: str | None = attr(string)
 
 
 class ActualTraffic(Node, tag="class"):
@@ -325,7 +332,9 @@ class Actual(Node, tag="actual"):
     """
 
     type: InterfaceType = attr(one_of(InterfaceType), default=InterfaceType.NETWORK)
+    managed: bool | None = attr(yes_no, omit=False)
     trust_guest_rx_filters: bool | None = attr(yes_no, "trustGuestRxFilters")
+    driver: ActualDriver = part(ActualDriver)
     source: ActualSource = part(ActualSource)
     traffic: ActualTraffic = part(ActualTraffic)
     vlan: Vlan | None = child(Vlan)
@@ -456,6 +465,11 @@ class Interface(Device, tag="interface"):
         )
         twin.vlan, twin.virtualport, twin.bandwidth = actual.vlan, actual.virtualport, actual.bandwidth
         twin.port = actual.port
+        if actual.type == InterfaceType.HOSTDEV:
+            # libvirt shows the function alone
+            twin.source = InterfaceSource(host_address=actual.source.host_address)
+            twin.managed = actual.managed
+            twin.driver = InterfaceDriver(name=actual.driver.name)
         return twin
 
     def unplug(self) -> None:

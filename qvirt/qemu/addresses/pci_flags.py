@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qvirt.model.devices import Devices
-from qvirt.model.devices.address import PciAddress
+from qvirt.model.devices.address import PciAddress, pci_name
 from qvirt.model.devices.char import Serial
 from qvirt.model.devices.controller import Controller
 from qvirt.model.devices.crypto import Crypto
@@ -94,7 +94,7 @@ class Slots:
     def interface(self, dev: Interface) -> int:
         model = said(dev, "model.type")
         if said(dev, "type") == "hostdev":
-            return self.host_pci(said(dev, "source.address"))
+            return self.host_pci(said(dev, "source.host_address"))
         if model in _NET_ELSEWHERE:
             return Connect.NONE
         if model is None or model in _NET_CONVENTIONAL:
@@ -102,7 +102,7 @@ class Slots:
         return self.virtio(model)  # a model libvirt does not know is taken for a modern one
 
     def host_pci(self, address: object) -> int:
-        if isinstance(address, PciHostAddress) and self._is_conventional(address.name):
+        if isinstance(address, (PciHostAddress, PciAddress)) and self._is_conventional(pci_name(address)):
             return PCI
         return self.pcie  # a device that cannot be looked at is taken for a modern one
 

@@ -17,7 +17,7 @@ from qvirt.model.storage_chain import Image
 from qvirt.model.storage_source import Encryption, SourceType, StorageSource
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices import disk_live, disk_rules
+from qvirt.qemu.devices import disk_live, disk_rules, vfio
 from qvirt.qemu.devices.base import FileResource, Handler, Resource, line
 from qvirt.qemu.devices.blockdev import (
     CACHE_MODES,
@@ -130,8 +130,6 @@ class DiskHandler(Handler[Disk], kind=Disk):
     def prepare(self, dev: Disk, ctx: BuildContext) -> None:
         if dev.type == SourceType.VOLUME and dev.has_medium and not _may_be_missing(dev):
             raise _volume(dev)
-        if dev.type == SourceType.NVME:
-            raise ConfigUnsupported(f"NVMe disk '{dev.name}' cannot be started yet")
         if (dev.driver.queues or 0) > _MOST_QUEUES:
             # QEMU ends at it, the guest that the disk is plugged into with it
             raise ConfigUnsupported(
@@ -145,6 +143,7 @@ class DiskHandler(Handler[Disk], kind=Disk):
     def resources(self, dev: Disk, ctx: Context) -> Iterable[Resource]:
         for image in dev.images():
             yield from _image_resources(dev, image)
+        yield from vfio.nodes(dev, ctx)
 
     def switches(self, dev: Disk, ctx: BuildContext) -> Iterator[Switch]:
         if dev.type == SourceType.VOLUME and dev.has_medium:

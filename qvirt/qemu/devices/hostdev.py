@@ -375,16 +375,7 @@ def usb_names(vendor: UsbId, product: UsbId) -> dict[str, JsonValue]:
 
 
 def _build_pci(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
-    where = _host(dev, PciHostAddress)
-    vfio.check_backend(dev)
-    props: dict[str, JsonValue] = {
-        "driver": "vfio-pci",
-        "host": where.name,
-        "id": dev.alias.name,
-        "bootindex": boot_index(dev, ctx.domain),
-        "failover_pair_id": dev.teaming.persistent if dev.teaming is not None else None,
-    }
-    yield Device(props | placement(dev, ctx) | rom(dev))
+    yield vfio.frontend(dev, ctx)
 
 
 def _build_mdev(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:

@@ -14,7 +14,7 @@ from qvirt.model.devices.interface import (
 from qvirt.model.netdev import VirtualPortParameters
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices import interface_live
+from qvirt.qemu.devices import interface_live, vfio
 from qvirt.qemu.devices.base import (
     FileResource,
     Handler,
@@ -118,10 +118,7 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
                 "are no network filters here; remove <filterref> to start"
             )
         if dev.actual_type == InterfaceType.HOSTDEV:
-            raise ConfigUnsupported(
-                f"interface {dev.mac.address} of type 'hostdev': passing a card's function through to a "
-                "guest is not supported yet"
-            )
+            _prepare_function(dev)
 
     def resources(self, dev: Interface, ctx: Context) -> Iterable[Resource]:
         source = dev.source
@@ -132,15 +129,18 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
             yield FileResource(dev, source.path, shared=True, optional=ours, replaced=ours, relabel=False)
         elif dev.type == InterfaceType.VDPA and source is not None and source.dev is not None:
             yield ReachedResource(dev, source.dev)
+        elif dev.actual_type == InterfaceType.HOSTDEV:
+            yield from vfio.nodes(dev, ctx)
 
     def switches(self, dev: Interface, ctx: BuildContext) -> Iterator[Switch]:
         if dev.actual_type == InterfaceType.HOSTDEV:
-            raise ConfigUnsupported(f"interface {dev.mac.address} of type 'hostdev' cannot be started yet")
+            yield vfio.frontend(dev, ctx)
+            return
         yield from self.backend(dev, ctx)
         yield Device(device_props(dev, ctx), origin=dev)
 
     def settings(self, dev: Interface, ctx: Context) -> Iterator[Step]:
-        if dev.link.state == "down" and dev.alias.name:
+        if dev.link.state == "down" and dev.alias.name and dev.actual_type != InterfaceType.HOSTDEV:
             yield Step("set_link", {"name": dev.alias.name, "up": False})
 
     def check_plug(self, dev: Interface, ctx: Context) -> None:
@@ -177,6 +177,27 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
             yield AddFd(ctx.launch.fdset(path), fd, path, origin=dev)
         props = _BACKENDS[dev.type](dev, ctx)
         yield Netdev({**props, "id": netdev_id(dev)}, origin=dev)
+
+
+def _prepare_function(dev: Interface) -> None:
+    """Refuse what a function of the host cannot be told for a guest, and say how it is passed through."""
+    vfio.check_backend(dev)
+    plugged = dev.plugged()
+    port = plugged.virtualport
+    if port is not None and plugged.vlan is not None:
+        raise ConfigUnsupported(
+            f"direct setting of the vlan tag is not allowed for hostdev devices using {port.type} mode"
+        )
+    if port is not None:
+        raise ConfigUnsupported(
+            f"virtualport type {port.type} is currently not supported on interfaces of type hostdev"
+        )
+    if plugged.vlan is not None and (plugged.vlan.trunk or len(plugged.vlan.tags) != 1):
+        raise ConfigUnsupported("vlan trunking is not supported by SR-IOV network devices")
+    if dev.actual is not None:
+        dev.actual.driver.name = "vfio"
+    else:
+        dev.driver.name = "vfio"
 
 
 def native(dev: Interface) -> Interface:

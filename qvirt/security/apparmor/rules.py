@@ -117,7 +117,7 @@ def _file(resource: FileResource, path: str) -> Iterator[tuple[str, str]]:
         yield f"{literal(path)}/", "r"
         return
     perms = "rw" if resource.writable else "r"
-    is_image = isinstance(resource.origin, Disk) and resource.relabel
+    is_image = isinstance(resource.origin, Disk) and resource.relabel and not resource.late
     yield literal(path), perms + ("k" if is_image or isinstance(resource.origin, (Loader, Nvram)) else "")
 
 

@@ -159,7 +159,7 @@ def test_vhost_user(daemon: Daemon, tmp_path: Path) -> None:
         (
             "<interface type='hostdev'><source><address type='pci' bus='0' slot='31' function='0'/>"
             "</source></interface>",
-            "of type 'hostdev'",
+            "supported on SR-IOV Virtual Functions only",
         ),
         (
             "<interface type='bridge'><source bridge='br0'/><filterref filter='clean-traffic'/></interface>",

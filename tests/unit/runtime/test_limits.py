@@ -13,10 +13,14 @@ from qvirt.runtime.process import INFINITE, Limits
 
 LOCKED = "<memoryBacking><locked/></memoryBacking>"
 HARD = "<memtune><hard_limit unit='MiB'>3</hard_limit></memtune>"
-VFIO = (
-    "<devices><hostdev mode='subsystem' type='pci' managed='no'><source>"
-    "<address domain='0' bus='1' slot='0' function='0'/></source></hostdev></devices>"
+DEVICES = "<devices>{}</devices>"
+CARD = "<hostdev mode='subsystem' type='pci'><source><address bus='{}'/></source></hostdev>"
+VFIO = DEVICES.format(CARD.format(1))
+NVME = (
+    "<disk type='nvme'><source type='pci' namespace='1'><address bus='3'/></source>"
+    "<target dev='vda' bus='virtio'/></disk>"
 )
+IOMMU = "<iommu model='intel'/>"
 VDPA_CARD = "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>"
 VDPA = f"<devices>{VDPA_CARD}{{}}</devices>"
 
@@ -38,6 +42,10 @@ def definition(inside: str) -> Domain:
         (VFIO, (64 << 20) + (1 << 30)),
         (VDPA.format(""), (64 << 20) + (1 << 30)),
         (VDPA.format(VDPA_CARD), (128 << 20) + (1 << 30)),
+        # of the host's devices NVMe disks have the memory mapped each for itself, as all have behind an IOMMU
+        (DEVICES.format(CARD.format(1) + CARD.format(2)), (64 << 20) + (1 << 30)),
+        (DEVICES.format(CARD.format(1) + NVME), (128 << 20) + (1 << 30)),
+        (DEVICES.format(CARD.format(1) + CARD.format(2) + IOMMU), (128 << 20) + (1 << 30)),
         (VFIO + HARD, 3 << 20),
         (VFIO + LOCKED, INFINITE),
     ],

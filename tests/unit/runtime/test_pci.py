@@ -14,7 +14,7 @@ from qvirt.host import pci as host_pci
 from qvirt.model.devices import parse_device
 from qvirt.model.devices.device import Device
 from qvirt.runtime import pci
-from qvirt.runtime.state import Footprint, PciMark, Status, read_status
+from qvirt.runtime.state import Footprint, PciMark, Status, VfMark, read_status
 from tests.support.pci import FakeBus
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def test_taken_and_given_back(bus: FakeBus) -> None:
     assert bus.written == []
     pci.take(host, marks)  # type: ignore[arg-type]
     assert [bus.driver_of(name) for name in (CARD, PAIR)] == ["vfio-pci", "vfio-pci"]
-    assert pci.unused(one.running, [CARD, PAIR], [function(PAIR)]) == marks[:1]
+    assert pci.unused(one.running, [function(PAIR)]) == marks[:1]
     assert pci.give_back(host, marks) == []  # type: ignore[arg-type]
     assert [bus.driver_of(name) for name in (CARD, PAIR)] == ["e1000e", ""]
     assert host.steps == ["PCI device taken"] * 2 + ["PCI device given back"] * 2
@@ -131,5 +131,8 @@ def test_functions_of_a_guest_that_is_left_to_libvirt(bus: FakeBus) -> None:
 def test_the_status_file_remembers(bus: FakeBus) -> None:
     marks = [PciMark(CARD, True, "e1000e", "vfio-pci", "7"), PciMark(OTHER, group="8")]
     text = "<domain type='qemu' id='1'><name>one</name></domain>"
-    status = Status("one", 1, DomainState.RUNNING, 1, "running", text, "/m", footprint=Footprint(pci=marks))
-    assert read_status(status.to_text(""), "(test)").footprint.pci == marks
+    vfs = [VfMark(OTHER, "up0", 7, "00:00:00:00:00:00", 42, 3)]
+    mark = Footprint(pci=marks, vfs=vfs)
+    status = Status("one", 1, DomainState.RUNNING, 1, "running", text, "/m", footprint=mark)
+    again = read_status(status.to_text(""), "(test)").footprint
+    assert (again.pci, again.vfs) == (marks, vfs)

@@ -1,10 +1,14 @@
 """What a network gives its guests' interfaces, in libvirt's words, and the book of it."""
 
+from pathlib import Path
+
 import pytest
 from lxml import etree
 
 from qvirt.drivers.network.ports import allocate, plug_in, port_of
+from qvirt.drivers.network.running import virtual_functions
 from qvirt.errors import QvirtError
+from qvirt.model.devices.address import pci_name
 from qvirt.model.devices.interface import Interface
 from qvirt.model.network import parse_network
 from qvirt.model.network_port import NetworkPort, PortPlug
@@ -12,6 +16,9 @@ from qvirt.model.network_port import NetworkPort, PortPlug
 MAC = "52:54:00:4e:ac:8f"
 UUID = "7383710e-a294-4b93-9fc6-e640c6f3a2cf"
 OWNER = ("t", "fc2c7b23-9eca-4323-af09-62ad94b06edb")
+
+
+FUNCTION = "<address type='pci' domain='0' bus='2' slot='16' function='1'/>"
 
 
 def interface(inside: str = "", source: str = "<source network='n'/>") -> Interface:
@@ -148,10 +155,68 @@ def test_of_a_pool_the_device_with_the_fewest_guests() -> None:
             "<virtualport type='802.1Qbh'> not supported for network 'n' which uses a bridge device",
         ),
         ("<forward mode='vepa'/>", "", "network 'n' uses a direct mode, but has no forward dev"),
-        ("<forward mode='hostdev'><pf dev='x'/></forward>", "", "passes whole devices through"),
+        (
+            "<forward mode='hostdev'><pf dev='x'/></forward>",
+            "",
+            "uses a hostdev mode, but has no forward dev",
+        ),
+        (
+            f"<forward mode='hostdev'>{FUNCTION}</forward>",
+            "<virtualport type='openvswitch'/>",
+            "<virtualport type='openvswitch'> not supported for network 'n' which uses an SR-IOV",
+        ),
+        (
+            f"<forward mode='hostdev'>{FUNCTION}</forward>",
+            "<bandwidth><inbound average='1'/></bandwidth>",
+            f"interface {MAC} - bandwidth settings are not supported for hostdev interfaces",
+        ),
     ],
 )
 def test_what_cannot_be_given(network: str, inside: str, message: str) -> None:
     with pytest.raises(QvirtError) as caught:
         give(network, interface(inside))
     assert message in str(caught.value)
+
+
+POOL = (
+    "<forward mode='hostdev' managed='yes'><driver name='vfio'/>"
+    f"{FUNCTION}<address type='pci' domain='0' bus='2' slot='16' function='3'/></forward>"
+)
+
+
+def test_a_function_of_the_host_is_one_guests() -> None:
+    port = give(POOL, interface("<vlan><tag id='42'/></vlan>"))
+    assert port.to_xml().endswith(
+        "  <plug type='hostdev-pci' managed='yes'>\n"
+        "    <driver name='vfio'/>\n"
+        "    <address domain='0x0000' bus='0x02' slot='0x10' function='0x1'/>\n"
+        "  </plug>\n"
+        "</networkport>\n"
+    )
+    assert NetworkPort.from_xml(etree.fromstring(port.to_xml())).to_xml() == port.to_xml()
+    assert plug(port).of_host == "0000:02:10.1"
+    asked = interface("<vlan><tag id='42'/></vlan>")
+    plug_in(asked, port)
+    assert port_of(asked, OWNER).to_xml() == port.to_xml()
+    again = Interface.from_xml(etree.fromstring(asked.to_xml()))
+    assert port_of(again, OWNER).to_xml() == port.to_xml()
+    # as libvirt shows it: the function, and no network
+    assert shown(again.plugged().to_xml()) == (
+        f"<interface type='hostdev' managed='yes'><mac address='{MAC}'/><driver name='vfio'/>"
+        "<source><address type='pci' domain='0x0000' bus='0x02' slot='0x10' function='0x1'/></source>"
+        "<vlan><tag id='42'/></vlan></interface>"
+    )
+    other = give(POOL, interface(), {"0000:02:10.1": 1})
+    assert plug(other).of_host == "0000:02:10.3"
+    with pytest.raises(
+        QvirtError, match=r"requires exclusive access .* \(0000:02:10.1, 0000:02:10.3 are all"
+    ):
+        give(POOL, interface(), {"0000:02:10.1": 1, "0000:02:10.3": 1})
+
+
+def test_a_pool_is_what_a_physical_function_has(tmp_path: Path) -> None:
+    for number, place in ((10, "0000:02:11.2"), (2, "0000:02:10.5"), (0, "0000:02:10.1")):
+        (tmp_path / f"virtfn{number}").symlink_to(tmp_path / place)
+    found = [pci_name(address) for address in virtual_functions(tmp_path)]
+    assert found == ["0000:02:10.1", "0000:02:10.5", "0000:02:11.2"]
+    assert virtual_functions(tmp_path / "nowhere") == []

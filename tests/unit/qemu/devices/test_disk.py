@@ -8,10 +8,11 @@ import pytest
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, NoStoragePool, QvirtError
 from qvirt.model.domain import Domain
 from qvirt.model.storage_chain import BackingStore
-from qvirt.qemu.context import BuildContext, Launch
+from qvirt.qemu.context import BuildContext, HostFacts, Launch
 from qvirt.qemu.devices.base import FileResource, handler, relabelling
 from qvirt.qemu.devices.blockdev import number_images, storage_node, top_node
 from qvirt.qemu.devices.disk import FRONTEND, device_props, qom_name, throttle
+from qvirt.qemu.devices.vfio import wanted_by
 from qvirt.qemu.names import assign_aliases
 from qvirt.qemu.switches import Switch
 from tests.support.pure import completed, context
@@ -241,11 +242,15 @@ def test_every_image_and_socket_is_declared() -> None:
     ]
 
 
-def test_what_needs_more_than_qemu_is_not_started_half() -> None:
-    ctx = guest(disk("<source type='pci' namespace='1'><address bus='0x01'/></source>", "type='nvme'"))
+def test_an_nvme_disk_is_a_function_of_the_host() -> None:
+    document = "<source type='pci' managed='yes' namespace='1'><address bus='0x01'/></source>"
+    ctx = guest(disk(document, "type='nvme'"))
+    ctx.host = HostFacts(iommu_group={"0000:01:00.0": "7"}.get)
     (dev,) = ctx.domain.devices.disks
-    with pytest.raises(ConfigUnsupported, match="NVMe disk 'vda' cannot be started yet"):
-        handler(dev).prepare(dev, ctx)
+    assert [(one.name, one.managed) for one in wanted_by(dev)] == [("0000:01:00.0", True)]
+    nodes = [one for one in handler(dev).resources(dev, ctx) if isinstance(one, FileResource)]
+    assert [(one.path, one.late) for one in nodes] == [("/dev/vfio/vfio", False), ("/dev/vfio/7", True)]
+    handler(dev).prepare(dev, ctx)
 
 
 @pytest.mark.parametrize("queues", [1024, 1025])
