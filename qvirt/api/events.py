@@ -4,12 +4,12 @@ A connection registers an event number for one domain or all. The hub hears ever
 hands each registration that matches one message, in the order of publication, before publish returns.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, Literal
 
 from qvirt.api.handle import handle, uuid_bytes
+from qvirt.api.patterns import PRICE_MAX, Pattern, pattern
 from qvirt.constants.domain_event import DomainEventID
 from qvirt.constants.qemu import ConnectDomainQemuMonitorEventRegisterFlags as MonitorFlags
 from qvirt.drivers.network.events import (
@@ -19,12 +19,15 @@ from qvirt.drivers.network.events import (
     NetworkMetadataChange,
 )
 from qvirt.drivers.secret.events import SecretEvent, SecretEvents, SecretLifecycle
-from qvirt.errors import InternalError, InvalidArg
+from qvirt.errors import InternalError, InvalidArg, OperationFailed
 from qvirt.record import Record, field
 from qvirt.runtime import events as happened
 
 LEGACY_IDS: Final = 16
 """Event numbers below this one may be registered without a callback id."""
+
+RAW_MAX: Final = 1024
+"""Registrations of raw monitor events one connection may have."""
 
 KNOWN_IDS: Final = 28
 """Event numbers below this one can be registered, whether they ever fire or not."""
@@ -79,7 +82,7 @@ class MonitorRegistration(Record):
 
     callback_id: int
     uuid: str | None
-    pattern: re.Pattern[str] | None
+    pattern: Pattern | None
 
 
 def _io_error(event: happened.IoError) -> Iterator[Message]:
@@ -311,16 +314,23 @@ class Subscriptions:
         raise InternalError(f"domain event {event_id} not registered", domain=7)
 
     def register_raw(self, uuid: str | None, event: str | None, flags: int) -> int:
-        """Register raw monitor events by name, or by regular expression; give the callback id."""
-        pattern = None
+        """Register raw monitor events by name, or by regular expression; give the callback id.
+
+        Raises InvalidArg for an expression that is none or costs too much, OperationFailed where all of the
+        connection's together do.
+        """
+        wanted = None
         if event is not None:
-            text = event if flags & MonitorFlags.REGEX else f"^{re.escape(event)}$"
-            try:
-                pattern = re.compile(text, re.IGNORECASE if flags & MonitorFlags.NOCASE else 0)
-            except re.error as error:
-                raise InvalidArg(f"failed to compile regex '{event}': {error}") from error
+            wanted = pattern(
+                event,
+                is_regex=bool(flags & MonitorFlags.REGEX),
+                ignores_case=bool(flags & MonitorFlags.NOCASE),
+            )
+        price = sum(one.pattern.price for one in self._raw.values() if one.pattern is not None)
+        if len(self._raw) >= RAW_MAX or price + (wanted.price if wanted is not None else 0) > 2 * PRICE_MAX:
+            raise OperationFailed("too many events of QEMU monitors are registered for this connection")
         number = self._hub.number()
-        self._raw[number] = MonitorRegistration(number, uuid, pattern)
+        self._raw[number] = MonitorRegistration(number, uuid, wanted)
         self._hub.listen(self)
         return number
 
@@ -340,7 +350,7 @@ class Subscriptions:
         """Send a raw monitor event to each registration that matches."""
         for registration in list(self._raw.values()):
             if registration.uuid in (None, event.domain.uuid) and (
-                registration.pattern is None or registration.pattern.search(event.event)
+                registration.pattern is None or registration.pattern.fits(event.event)
             ):
                 self._sink(message, registration.callback_id)
 
