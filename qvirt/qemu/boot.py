@@ -106,8 +106,6 @@ def check_power(domain: Domain, ctx: Context) -> None:
 
 # ------------------------------------------------------------------ SMBIOS
 
-_SMBIOS_TYPES = {"bios": 0, "system": 1, "base_boards": 2, "chassis": 3}
-
 
 def smbios_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
     """Yield the SMBIOS strings and the blobs for fw_cfg."""

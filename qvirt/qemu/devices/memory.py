@@ -35,7 +35,6 @@ MODELS: dict[str, str] = {
 }
 #: KiB
 _SMALLEST_LABEL = 128
-_SMALLEST_NVDIMM = 256 * 1024
 
 _PROPS = PropTable(Memory, Prop("node", "target.node"), Prop("unarmed", "target.readonly"))
 

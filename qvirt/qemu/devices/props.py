@@ -42,8 +42,6 @@ def _word(value: Any) -> JsonValue:
 PLAIN = Conversion(_word, lambda value: value)
 #: QEMU's OnOffAuto and other places where libvirt writes the word, not the boolean
 ON_OFF = Conversion(lambda value: "on" if value else "off", lambda value: value in (True, "on"))
-#: the same number, written as text
-TEXT = Conversion(str, int)
 
 
 def mapped(to_qemu: Mapping[str, JsonValue]) -> Conversion:
