@@ -69,7 +69,7 @@ _CPUS: tuple[tuple[int, frozenset[str]], ...] = (
 _CDROM = _names(
     "magnum pica61 40p LX SPARCClassic SPARCbook SS-10 SS-20 SS-4 SS-5 Voyager SS-600MP realview-eb"
     " realview-eb-mpcore versatileab versatilepb hppa clipper malta fuloong2e pegasos2 sun4u sun4v"
-    " g3beige mac99 pseries"
+    " g3beige mac99 pseries q800"
 )
 _FLOPPY = _names(
     "magnum pica61 40p LX SPARCClassic SPARCbook SS-10 SS-20 SS-4 SS-5 Voyager clipper malta fuloong2e"

@@ -321,6 +321,8 @@ def _is_master(switch: Switch) -> bool:
 
 def _tap(switch: Netdev, dev: Interface) -> Switch:
     """Return a tap that QEMU opens itself, by its name, or the bridge that its helper plugs one into."""
+    if switch.props["type"] == "vhost-vdpa" and dev.source is not None:
+        return Netdev({**switch.props, "vhostdev": dev.source.dev}, origin=dev)
     if switch.props["type"] != "tap" or dev.actual_type not in (InterfaceType.ETHERNET, InterfaceType.BRIDGE):
         return switch
     id = switch.props["id"]

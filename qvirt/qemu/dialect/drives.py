@@ -26,7 +26,8 @@ Props = dict[str, JsonValue]
 #: cache modes of emulators that only knew the host's cache on and off; what they lacked is made safe
 _FIRST_CACHE = {"none": "off", "writethrough": "off", "writeback": "on", "directsync": "off", "unsafe": "on"}
 #: properties of a frontend that -drive takes instead
-_MOVED = ("serial", "werror", "rerror", "cyls", "heads", "secs", "bios-chs-trans")
+_POLICIES: tuple[str, ...] = ("werror", "rerror")
+_MOVED = ("serial", *_POLICIES, "cyls", "heads", "secs", "bios-chs-trans")
 
 
 def rewrite(switches: Sequence[Switch], ctx: BuildContext, caps: DialectCaps) -> Iterator[Switch]:
@@ -106,7 +107,7 @@ def _disk(switch: Device, disk: Disk, ctx: BuildContext, caps: DialectCaps) -> I
     if disk.target.bus == DiskBus.FDC and not caps.says("floppy"):
         yield from _floppy(disk, id, ctx, caps)
         return
-    moved = () if caps.says("@whole-frontends") else _MOVED
+    moved = _POLICIES if caps.says("@typed") else () if caps.says("@whole-frontends") else _MOVED
     kept = {key: value for key, value in switch.props.items() if key not in moved}
     if disk.device == DiskDevice.LUN:
         kept.pop("write-cache", None)
@@ -161,9 +162,17 @@ def drive_props(disk: Disk, ctx: BuildContext, caps: DialectCaps) -> Props:
             props[name] = value
     if disk.transient is not None and caps.says("-drive:snapshot") and not _snaps_all(ctx):
         props["snapshot"] = True
-    if caps.says("-drive:werror") and not caps.says("@whole-frontends"):
+    if caps.says("@typed"):
+        props |= {key: value for key, value in error_policy(disk).items() if key in _said_policies(disk)}
+    elif caps.says("-drive:werror") and not caps.says("@whole-frontends"):
         props |= error_policy(disk)
     return props | _throttle(disk, caps)
+
+
+def _said_policies(disk: Disk) -> set[str]:
+    """Return which errors the document has a word for; a start says of reads what is said of writes."""
+    said = (("werror", disk.driver.error_policy), ("rerror", disk.driver.rerror_policy))
+    return {key for key, value in said if value is not None}
 
 
 def _snaps_all(ctx: BuildContext) -> bool:
@@ -175,7 +184,8 @@ def _snaps_all(ctx: BuildContext) -> bool:
 def _tells_cdrom(disk: Disk, caps: DialectCaps) -> bool:
     """Tell whether the device's type says that it is a CD-ROM."""
     types = {DiskBus.IDE: "ide-cd", DiskBus.SATA: "ide-cd", DiskBus.SCSI: "scsi-cd"}
-    return caps.says("-device") and caps.says(types.get(disk.target.bus or DiskBus.NONE, "@never"))
+    type = types.get(disk.target.bus or DiskBus.NONE)
+    return caps.says("-device") and type is not None and caps.says(type)
 
 
 def _cache(disk: Disk, caps: DialectCaps) -> str | None:

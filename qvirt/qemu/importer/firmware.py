@@ -25,7 +25,7 @@ def read_firmware(line: Line) -> None:
                 if part.kind == "drive" and not part.settled:
                     line.pass_part(part, str(problem))
             for key in ("pflash0", "pflash1"):
-                line.keep_machine(key, str(problem))
+                line.keep_machine([key], str(problem))
     for part in line.parts.of("drive"):
         if part.props.get("if") in ("mtd", "sd", "xen") and not part.settled:
             line.pass_part(part, "XML has no such drive on this machine")

@@ -27,15 +27,21 @@ _OF_A_WINDOW = (
 _WINDOWS = frozenset({"gtk", "sdl", "cocoa", "curses", "default"})
 
 
-def read_displays(line: Line) -> None:
-    """Read the displays. A window is one of a user's own session; a daemon's guest has none."""
+def read_displays(line: Line, reason: str = "") -> None:
+    """Read the displays. A window is one of a user's own session; a daemon's guest has none.
+
+    reason: why none is to be XML, if so.
+    """
     for argument in line.given("vnc", "spice"):
+        if reason:
+            line.pass_on([argument], [f"-{argument.name}", argument.value or ""], reason)
+            continue
         try:
             (_vnc if argument.name == "vnc" else _spice)(line, argument, argument.value or "")
         except Unfit as problem:
             line.pass_on([argument], [f"-{argument.name}", argument.value or ""], str(problem))
     for argument in line.given("display"):
-        _display(line, argument)
+        _display(line, argument, reason)
     windows = line.given(*_OF_A_WINDOW)
     for argument in windows:
         if argument.name == "sdl" and _window(line, argument, {}):
@@ -79,12 +85,14 @@ def _headless(line: Line) -> None:
 _NO_WINDOW = "a daemon's guest has no window; <graphics type='vnc'/> or 'spice' would show its screen"
 
 
-def _display(line: Line, argument: Argument) -> None:
+def _display(line: Line, argument: Argument, reason: str) -> None:
     pairs = split_opts(argument.value or "", "type")
     props = dict(pairs)
     kind = props.pop("type", "")
     if kind == "none":
         line.to_xml([argument], "no <graphics>")
+    elif reason and (kind == "vnc" or (argument.value or "").startswith("vnc=")):
+        line.pass_on([argument], ["-display", argument.value or ""], reason)
     elif kind in ("vnc", "vnc=on") or (argument.value or "").startswith("vnc="):
         text = (argument.value or "").partition("=")[2]
         try:

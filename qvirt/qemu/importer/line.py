@@ -130,6 +130,7 @@ class Line(Record, frozen=False):
         is_json = part.json
         if part.kind == "device" and not is_json and self._comes_late(part):
             props, is_json = {key: typed(key, value) for key, value in props.items()}, True
+            part.json = True  # so is what sits on it
         self.pass_on(part.given, words_of(Part(part.kind, props, part.given, is_json)), reason)
 
     def _drop_unknown(self, part: Part) -> None:
@@ -187,17 +188,20 @@ class Line(Record, frozen=False):
             return alias
         return new_id(part.id or "", part.kind)
 
-    def keep_machine(self, key: str, reason: str) -> None:
-        """Hand one property of the machine to QEMU as it is."""
-        value = self.machine.pop(key, None)
-        if value is None:
-            return
-        named = self.parts.named(key, value)
-        text = str(value)
-        if named is not None:
-            self.pass_part(named, f"for the machine's {key}")
-            text = self.name_of(named)
-        self.pass_on(self.given("machine"), ["-machine", f"{self.spelled.get(key, key)}={text}"], reason)
+    def keep_machine(self, keys: Iterable[str], reason: str) -> None:
+        """Hand properties of the machine to QEMU as they are, in one switch."""
+        said: list[tuple[str, JsonValue]] = []
+        for key in keys:
+            value = self.machine.pop(key, None)
+            if value is None:
+                continue
+            named = self.parts.named(key, value)
+            if named is not None:
+                self.pass_part(named, f"for the machine's {key}")
+                value = self.name_of(named)
+            said.append((self.spelled.get(key, key), value))
+        if said:
+            self.pass_on(self.given("machine"), ["-machine", format_pairs(said, None)], reason)
 
     # ------------------------------------------------------------ the machine
 

@@ -193,6 +193,9 @@ def _cpus(line: Line) -> None:
     if not given:
         numbers = {"cpus": line.board.cpus}
     topology = topology_of(numbers, prefers_sockets=_prefers_sockets(line))
+    if line.machine_type.startswith("pseries") and line.domain.type != "kvm" and topology.threads > 1:
+        line.note("an emulated POWER CPU has one thread: each thread is a core", given)
+        topology.cores, topology.threads = topology.cores * topology.threads, 1
     most = topology.sockets * topology.dies * topology.cores * topology.threads
     if "clusters" in numbers:
         most *= max(1, numbers["clusters"])
@@ -287,14 +290,27 @@ def _features(line: Line) -> None:
     ]
     if wrapped:
         line.domain.keywrap = KeyWrap(ciphers=wrapped)
-    if machine.get("dump-guest-core") is not None and line.domain.memory is not None:
-        line.domain.memory.dump_core = line.machine_switch("dump-guest-core")
+    if line.domain.memory is not None:
+        line.domain.memory.dump_core = _dumps(line)
     if line.machine_switch("mem-merge") is False:
         line.domain.memory_backing.nosharepages = True
     if features.smm is not None or features.vmport is not None:
         line.to_xml(given, "<features>")
 
 
+def _dumps(line: Line) -> bool | None:
+    """Tell whether memory is in the core that QEMU leaves; None where the line has no word on memory.
+
+    QEMU's own answer is yes, libvirt's is no, and backends that are handed on do as the machine does.
+    """
+    said = line.machine_switch("dump-guest-core")
+    backends = [part for part in line.parts.of("object") if (part.text("qom-type") or "").startswith(_MEMORY)]
+    if said is None and (backends or line.given("numa")):
+        return all(part.flag("dump") is not False for part in backends)
+    return said
+
+
+_MEMORY = "memory-backend-"
 #: KiB of memory that ARM's virt has room for below 4 GiB
 _LOW_MEMORY = 3 << 20
 

@@ -22,6 +22,8 @@ _TAP_KEYS = (
     "vhostfd", "vhostfds",
 )  # fmt: skip
 FIRST_MAC = 0x56
+#: the bridge QEMU's helper plugs taps into that name none
+_QEMUS_BRIDGE = "br0"
 VHOST_NET = "/dev/vhost-net"
 
 
@@ -134,6 +136,8 @@ def _hub(r: Reading, dev: Interface, port: Part) -> None:
 def _tap(r: Reading, dev: Interface, backend: Part) -> None:
     _check(backend, *_TAP_KEYS)
     bridge = backend.text("br")
+    if bridge is None and backend.text("helper") is not None:
+        bridge = _QEMUS_BRIDGE
     dev.type = InterfaceType.ETHERNET
     if bridge is not None and backend.text("ifname") is None:
         dev.type, dev.source = InterfaceType.BRIDGE, InterfaceSource(bridge=bridge)
@@ -181,7 +185,7 @@ def _vhost(r: Reading, dev: Interface, backend: Part) -> None:
 def _bridge(r: Reading, dev: Interface, backend: Part) -> None:
     _check(backend, "br", "helper")
     dev.type = InterfaceType.BRIDGE
-    dev.source = InterfaceSource(bridge=backend.text("br") or "br0")
+    dev.source = InterfaceSource(bridge=backend.text("br") or _QEMUS_BRIDGE)
     r.used.append(backend)
 
 

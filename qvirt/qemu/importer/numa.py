@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from qvirt.errors import InvalidArg
-from qvirt.model.cpu import Cell, Cpu, Distances, Numa, Sibling
+from qvirt.model.cpu import Cell, Cpu, Distances, Interconnects, Numa, Sibling
 from qvirt.model.memory import Hugepages, MemoryAccess, MemorySource
 from qvirt.model.numa import MemNode, NumaMemory
 from qvirt.qemu.importer.line import Line
+from qvirt.qemu.importer.numa_links import add_cache, add_link, cpus_at
 from qvirt.qemu.importer.options import Argument, split_opts
-from qvirt.qemu.importer.parts import MOST_CPUS, Part, integer, size, switch
+from qvirt.qemu.importer.parts import MOST_CPUS, Part, Unfit, integer, size, switch
 from qvirt.qemu.keyval import format_pairs
 
 #: what a backend may say and XML can repeat
@@ -29,7 +30,10 @@ def read_numa(line: Line) -> None:
         _whole(line, backend)
     if not given:
         return
-    problem = _cells(line, given)
+    try:
+        problem = _cells(line, given)
+    except Unfit as unfit:
+        problem = str(unfit)
     if problem is None:
         return
     for part in line.parts.of("object"):
@@ -49,6 +53,8 @@ def read_numa(line: Line) -> None:
 def _cells(line: Line, given: list[Argument]) -> str | None:
     """Fill in the cells; return why it cannot be done."""
     cells: dict[int, Cell] = {}
+    links = Interconnects()
+    topology = line.domain.cpu.topology if line.domain.cpu is not None else None
     distances: list[tuple[int, int, int]] = []
     used: list[tuple[int, Part]] = []
     for argument in given:
@@ -61,9 +67,19 @@ def _cells(line: Line, given: list[Argument]) -> str | None:
             )
             distances.append((source, target, value))
             continue
+        if kind == "hmat-lb":
+            add_link(links, props)
+            continue
+        if kind == "hmat-cache":
+            add_cache(cells, props)
+            continue
+        if kind == "cpu" and integer(props.get("node-id"), "node-id") in cells:
+            cell = cells[integer(props["node-id"], "node-id")]
+            cell.cpus = (cell.cpus or frozenset()) | frozenset(cpus_at(props, topology))
+            continue
         if kind != "node":
             return f"-numa {argument.value} has no XML"
-        if set(props) - {"type", "nodeid", "cpus", "mem", "memdev"}:
+        if set(props) - {"type", "nodeid", "cpus", "mem", "memdev", "initiator"}:
             return "this node says what XML cannot"
         number = integer(props.get("nodeid", str(len(cells))), "nodeid")
         cell = cells[number] = Cell(id=number, memory=0, unit="KiB")
@@ -108,6 +124,8 @@ def _cells(line: Line, given: list[Argument]) -> str | None:
                 cells[0].cpus = (cells[0].cpus or frozenset()) | left
     model = line.domain.cpu = line.domain.cpu or Cpu()
     model.numa = Numa(cells=[cells[number] for number in sorted(cells)])
+    if links.latencies or links.bandwidths:
+        model.numa.interconnects = links
     for number, part in used:
         _host_side(line, part, number)
     line.to_xml(given, "<numa>")
@@ -153,8 +171,6 @@ def _host_side(line: Line, part: Part, cell: int | None) -> None:
             line.domain.numatune.memnodes.append(MemNode(cellid=cell, mode=mode, nodeset=bound))
         elif mode:
             line.domain.numatune.memory = NumaMemory(mode=mode, nodeset=bound)
-    if line.domain.memory is not None and part.flag("dump") is not False:
-        line.domain.memory.dump_core = True
     part.settled = "numa"
     line.to_xml(part.given, "<numa>" if cell is not None else "<memoryBacking>")
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 from qvirt.errors import QvirtError
 from qvirt.model.devices import Devices
 from qvirt.model.devices.controller import Controller, ControllerType
-from qvirt.model.devices.device import Device
+from qvirt.model.devices.device import Boot, Device
+from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.memballoon import Memballoon
 from qvirt.model.devices.video import Video, VideoModel
 from qvirt.model.domain import Domain
@@ -32,7 +33,7 @@ from qvirt.qemu.importer.machine import NO_UUID, read_machine
 from qvirt.qemu.importer.managed import settle_rest
 from qvirt.qemu.importer.old_drives import boards_own
 from qvirt.qemu.importer.options import Argument, read_arguments
-from qvirt.qemu.importer.parts import Part, Unfit
+from qvirt.qemu.importer.parts import Part, Unfit, integer
 from qvirt.qemu.importer.reader import Reading
 from qvirt.qemu.importer.settle import prove
 from qvirt.qemu.importer.text import emulator_first
@@ -107,7 +108,14 @@ def _plainest(
 ) -> Imported:
     """Hand all devices over, since no document with them in XML is taken."""
     line = _read(arguments, env, around, {}, as_board=reason)
-    prove(line, around.context)
+    try:
+        prove(line, around.context)
+    except (QvirtError, ValueError):
+        if not line.domain.devices.graphics:
+            raise
+        # a display may bring devices with it that the machine cannot have twice
+        line = _read(arguments, env, around, {}, as_board=reason, keeps_displays=True)
+        prove(line, around.context)
     return _finish(line)
 
 
@@ -135,8 +143,9 @@ def _read(
     around: Surroundings,
     excluded: Mapping[str, str],
     as_board: str | None = None,
+    keeps_displays: bool = False,
 ) -> Line:
-    """Read everything once."""
+    """Read everything once; as_board: why no device is to be XML; keeps_displays: nor is a display."""
     line = Line(
         caps=around.caps,
         arguments=arguments,
@@ -158,9 +167,10 @@ def _read(
     line.spice_tls = settings.settings.spice_tls
     read_objects(line)
     read_machine(line)
-    read_displays(line)
+    read_displays(line, f"XML is refused with: {as_board}" if keeps_displays else "")
     if line.family and as_board is None:
         read_parts(line)
+        _number_boots(line)
         _devices(line)
         read_firmware(line)
         _left_over(line)
@@ -323,16 +333,34 @@ def _unsaid(line: Line) -> None:
                 node.alias.name = line.aliases[name]
 
 
+def _number_boots(line: Line) -> None:
+    """Number what boots from 1, as XML does, also what will be handed on: the order is one for both."""
+    ordered = [
+        part for part in (*line.parts.of("device"), *line.late) if part.props.get("bootindex") is not None
+    ]
+    ordered.sort(key=lambda part: integer(part.props["bootindex"], "bootindex"))
+    number = 0
+    for part in ordered:
+        if integer(part.props["bootindex"], "bootindex") < 0:
+            del part.props["bootindex"]  # which is to say that it does not boot
+            continue
+        number += 1
+        part.props["bootindex"] = number if part.json else str(number)
+
+
 def _boot_orders(line: Line) -> None:
-    """Make boot orders what XML takes: from 1, no two alike, none beside ``<os><boot>``."""
-    ordered: list[Device] = [node for _, node in line.nodes if node.boot is not None]
-    if not ordered:
-        return
-    ordered.sort(key=lambda node: (node.boot.order or 0) if node.boot is not None else 0)
-    for number, node in enumerate(ordered, 1):
-        if node.boot is not None:
-            node.boot.order = number
-    if line.domain.os.boots:
+    """Have one way to say what boots: XML knows no boot orders beside ``<os><boot>``."""
+    orders = [node for _, node in line.nodes if node.boot is not None]
+    handed = [
+        part
+        for part in line.parts.of("device")
+        if part.settled == "commandline" and "bootindex" in part.props
+    ]
+    disk = next((node for _, node in line.nodes if isinstance(node, Disk)), None)
+    if not orders and handed and disk is not None:
+        disk.boot = Boot(order=len(handed) + 1)  # else it would be the first, as in any document
+        orders.append(disk)
+    if orders and line.domain.os.boots:
         line.note("bootindex decides what boots; -boot's order is not needed", line.given("boot"))
         line.domain.os.boots = []
 
@@ -376,7 +404,9 @@ def _forwards(line: Line) -> None:
 def emulator_target(path: str) -> tuple[str, bool]:
     """Return the QEMU target a program's name stands for, and whether it asks for KVM."""
     name = os.path.basename(path)
-    if name in ("kvm", "qemu-kvm"):
+    if name.endswith(".exe"):
+        name = name.removesuffix(".exe").removesuffix("w")  # on Windows one without a console has a w
+    if name in ("kvm", "qemu-kvm", "kvm-spice"):
         return "x86_64", True
     if name == "qemu":
         return "i386", False

@@ -254,16 +254,19 @@ def _machine(line: "Line", command: CommandLine) -> None:
     said_acpi = "acpi" in line.machine
     has_hpet = any(getattr(record, "name", "") == "no-hpet" for record in command.switches)
     for key, value in list(line.machine.items()):
+        if key not in line.machine:
+            continue  # said with another
         if not _is_known(line, key):
             line.note(f"this emulator's {line.machine_type} has no {key}={value}", line.given("machine"))
             del line.machine[key]
             continue
         if key in _MACHINE_OWN or same(value, made.get(key)) or (key == "hpet" and has_hpet):
             continue
-        line.keep_machine(key, "no XML")
+        name = key.partition(".")[0]
+        line.keep_machine([other for other in line.machine if other.partition(".")[0] == name], "no XML")
     irqchip = line.machine.get("kernel-irqchip")
     if irqchip is not None and not same(irqchip, made.get("kernel-irqchip")):
-        line.keep_machine("kernel-irqchip", "no XML")
+        line.keep_machine(["kernel-irqchip"], "no XML")
     wants_acpi = line.machine_switch("acpi") is not False and not line.given("no-acpi")
     is_off = switch(made.get("acpi")) is False or any(
         getattr(x, "name", "") == "no-acpi" for x in command.switches

@@ -131,3 +131,83 @@ def test_memory_in_files_is_said_once() -> None:
 )
 def test_boards_that_went(target: str, name: str, becomes: str) -> None:
     assert imported(f"qemu-system-{target} -M {name}").domain.os.type.machine == becomes
+
+
+def test_what_is_handed_on_boots_in_its_turn() -> None:
+    nvme = "-drive if=none,id=n,file=/n -device nvme,drive=n,serial=1,bootindex={}"
+    disk = "-drive if=none,id=v,file=/v,format=raw -device virtio-blk-pci,drive=v,bootindex=5"
+    made = imported(f"qemu-system-x86_64 -nodefaults {nvme.format(9)} {disk}")
+    boot = made.domain.devices.disks[0].boot
+    assert boot is not None
+    assert boot.order == 1
+    assert any(word.startswith("nvme,drive=n,serial=1,bootindex=2") for word in words(made))
+    # a disk without a word would be the first, as in any document
+    made = imported(
+        f"qemu-system-x86_64 -nodefaults {nvme.format(0)} -drive if=virtio,file=/v,format=raw -boot c"
+    )
+    boot = made.domain.devices.disks[0].boot
+    assert boot is not None
+    assert boot.order == 2
+    assert made.domain.os.boots == []
+    assert "bootindex" not in " ".join(words(imported(f"qemu-system-x86_64 {nvme.format(-1)}")))
+
+
+def test_a_display_that_a_board_cannot_have_is_handed_on() -> None:
+    handed = words(imported("qemu-system-ppc64 -M pseries -vnc :3 -device usb-kbd"))
+    assert handed[handed.index("-vnc") + 1] == ":3"
+
+
+def test_a_mainframes_screen() -> None:
+    made = imported("qemu-system-s390x -M s390-ccw-virtio -device virtio-gpu-ccw -vnc :5")
+    assert [video.model.type for video in made.domain.devices.videos] == ["virtio"]
+
+
+def test_properties_of_one_thing_stay_together() -> None:
+    made = imported("qemu-system-x86_64 -M q35,cxl=on -M cxl-fmw.0.targets.0=c,cxl-fmw.0.size=4G -nodefaults")
+    assert "cxl-fmw.0.targets.0=c,cxl-fmw.0.size=4G" in words(made)
+
+
+def test_what_sits_on_a_device_that_comes_late_comes_later() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -device usb-ehci,id=e -device usb-uas,id=uas,bus=e.0"
+        " -drive file=/b,if=none,id=y,format=raw -device scsi-hd,bus=uas.0,drive=y"
+    )
+    assert sum(word.startswith('{"driver":"usb-uas"') for word in words(made)) == 1
+    assert sum(word.startswith('{"driver":"scsi-hd"') for word in words(made)) == 1
+
+
+def test_qemus_helper_plugs_into_a_bridge() -> None:
+    card = "-device virtio-net-pci,netdev=n"
+    for said, bridge in (("helper=/h", "br0"), ("helper=/h,br=br7", "br7")):
+        (nic,) = imported(f"qemu-system-x86_64 -netdev tap,id=n,{said} {card}").domain.devices.interfaces
+        assert nic.source is not None
+        assert (nic.type, nic.source.bridge) == ("bridge", bridge)
+
+
+def test_cpus_and_links_of_nodes() -> None:
+    made = imported(
+        "qemu-system-x86_64 -M q35,hmat=on -m 2G -smp 4,sockets=2,cores=2 -nodefaults"
+        " -object memory-backend-ram,size=1G,id=m0 -object memory-backend-ram,size=1G,id=m1"
+        " -numa node,nodeid=0,memdev=m0 -numa node,nodeid=1,memdev=m1,initiator=0"
+        " -numa cpu,node-id=0,socket-id=0 -numa cpu,node-id=1,socket-id=1,core-id=0"
+        " -numa cpu,node-id=1,core-id=1,socket-id=1"
+        " -numa hmat-lb,initiator=0,target=1,hierarchy=memory,data-type=access-latency,latency=9"
+        " -numa hmat-lb,initiator=0,target=1,hierarchy=first-level,data-type=read-bandwidth,bandwidth=1M"
+        " -numa hmat-cache,node-id=1,size=10K,level=1,associativity=direct,policy=write-back,line=8"
+    )
+    assert made.domain.cpu is not None
+    numa = made.domain.cpu.numa
+    assert numa is not None
+    assert [sorted(cell.cpus or ()) for cell in numa.cells] == [[0, 1], [2, 3]]
+    assert numa.interconnects is not None
+    assert [(one.target, one.value) for one in numa.interconnects.latencies] == [(1, 9)]
+    assert [(one.cache, one.value) for one in numa.interconnects.bandwidths] == [(1, 1024)]
+    assert [(one.level, one.policy) for one in numa.cells[1].caches] == [(1, "writeback")]
+    assert not any(word.startswith("-numa") for word in words(made))
+
+
+def test_an_emulated_power_cpu_has_one_thread() -> None:
+    cpu = imported("qemu-system-ppc64 -M pseries -smp 8,threads=8", offers_kvm=False).domain.cpu
+    assert cpu is not None
+    assert cpu.topology is not None
+    assert (cpu.topology.cores, cpu.topology.threads) == (8, 1)
