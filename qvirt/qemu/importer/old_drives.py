@@ -146,7 +146,8 @@ _MADE = frozenset({"ide", "floppy", "virtio"})
 
 def boards_own(drive: Part, device: Part) -> list[str] | None:
     """Return the one argument that drive and device are, with the place said; None where they are not one."""
-    if drive.given != device.given or drive.props.get("if") not in _MADE or is_folder_to_read(drive):
+    is_one = len(drive.given) == 1 and drive.given == device.given
+    if not is_one or drive.props.get("if") not in _MADE or is_folder_to_read(drive):
         return None
     argument = drive.given[0]
     words = list(argument.words)

@@ -211,3 +211,10 @@ def test_an_emulated_power_cpu_has_one_thread() -> None:
     assert cpu is not None
     assert cpu.topology is not None
     assert (cpu.topology.cores, cpu.topology.threads) == (8, 1)
+
+
+def test_a_document_that_is_refused_hands_one_device_on() -> None:
+    line = "qemu-system-x86_64 -M q35 -device intel-iommu,intremap=on -hda /a"
+    made = imported(line, offers_kvm=False)
+    assert "intel-iommu,intremap=on" in words(made)
+    assert [disk.device for disk in made.domain.devices.disks] == ["disk", "cdrom"]
