@@ -40,7 +40,7 @@ from qvirt.qemu.switches import (
 def by_hand(switches: Sequence[Switch], ctx: BuildContext) -> Iterator[Switch]:
     """Yield a start's switches without what only a daemon says and opens."""
     kept = _by_number(_on_first_ports(_ports(switches, ctx)))
-    yield from spawning(_in_letters(_known_chardevs(_memory(_named(kept, ctx), ctx)), ctx))
+    yield from spawning(_in_letters(_own_names(_known_chardevs(_memory(_named(kept, ctx), ctx)), ctx), ctx))
 
 
 def _named(switches: Sequence[Switch], ctx: BuildContext) -> Iterator[Switch]:
@@ -103,6 +103,35 @@ def _memory(switches: Iterable[Switch], ctx: BuildContext) -> Iterator[Switch]:
                 path = _SHARED_MEMORY
             switch = Object({**switch.props, "mem-path": path}, origin=switch.origin)
         yield switch
+
+
+_USERS = "ua-"
+
+
+def _own_names(switches: Iterable[Switch], ctx: BuildContext) -> Iterator[Switch]:
+    """Yield the switches with the names users gave their devices, without the mark XML wants.
+
+    What is handed on may use the names as they are.
+    """
+    kept = list(switches)
+    words = ctx.domain.qemu_commandline
+    handed = " ".join(arg.value for arg in words.args) if words is not None else ""
+    ids = {str(switch.props.get("id")) for switch in kept if isinstance(switch, Device)}
+    names = {
+        id: id.removeprefix(_USERS)
+        for id in ids
+        if id.startswith(_USERS) and id.removeprefix(_USERS) not in ids and id not in handed
+    }
+    for switch in kept:
+        if not isinstance(switch, Device):
+            yield switch
+            continue
+        props = dict(switch.props)
+        for key in ("id", "bus", "masterbus"):
+            name, dot, number = str(props.get(key)).partition(".")
+            if name in names:
+                props[key] = f"{names[name]}{dot}{number}"
+        yield Device(props, origin=switch.origin)
 
 
 #: chardevs by the device in front, as the documentation of QEMU and SPICE calls them, and the first number

@@ -26,18 +26,23 @@ class Entry(Record):
 
 
 class Account(Record, frozen=False):
-    """Every argument and environment variable of one command line, and what became of each."""
+    """Every argument and environment variable of one command line, and what became of each.
+
+    known: what the entries say, by the arguments' places.
+    """
 
     arguments: list[Argument] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    known: set[tuple[int | None, Outcome, str]] = field(default_factory=set)
 
     def add(self, given: Iterable[Argument], outcome: Outcome, text: str) -> None:
         """Say what became of some arguments; of none: of something QEMU adds by itself."""
         listed = list(given)
         for argument in listed or (None,):
-            entry = Entry(argument, outcome, text)
-            if entry not in self.entries:
-                self.entries.append(entry)
+            key = (argument.number if argument is not None else None, outcome, text)
+            if key not in self.known:
+                self.known.add(key)
+                self.entries.append(Entry(argument, outcome, text))
 
     def note(self, text: str, given: Iterable[Argument] = ()) -> None:
         """Say something that the user should know; it settles no argument."""
@@ -63,11 +68,14 @@ class Account(Record, frozen=False):
 
     def lines(self) -> Iterator[str]:
         """Yield the report: each argument in order and its fates, then what QEMU adds, then notes."""
+        fates: dict[int, list[Entry]] = {}
+        for entry in self.entries:
+            if entry.argument is not None:
+                fates.setdefault(entry.argument.number, []).append(entry)
         for argument in self.arguments:
             yield argument.text
-            for entry in self.entries:
-                if entry.argument is not None and entry.argument.number == argument.number:
-                    yield f"    {_WORDS[entry.outcome]}{entry.text}"
+            for entry in fates.get(argument.number, ()):
+                yield f"    {_WORDS[entry.outcome]}{entry.text}"
         added = [entry for entry in self.entries if entry.argument is None]
         if added:
             yield "(not on the command line)"

@@ -44,6 +44,8 @@ class Buses:
         self.others: dict[str, Bus] = {}
         self.counts: dict[str, int] = {}
         self.taken: dict[str, set[object]] = {}
+        #: below which all places of a bus are taken that have been given away in turn
+        self.lowest: dict[str, int] = {}
         # a device that names no bus goes to the one made last
         if family == "pc":
             self.others["ide.0"], self.others["ide.1"] = Bus("ide", 0, 0), Bus("ide", 0, 1)
@@ -83,6 +85,16 @@ class Buses:
         places.add(place)
         return True
 
+    def take_first(self, bus: str, first: int = 0) -> int:
+        """Occupy the lowest place of a bus that is free, and return it."""
+        places = self.taken.setdefault(bus, set())
+        place = max(first, self.lowest.get(bus, first))
+        while place in places:
+            place += 1
+        places.add(place)
+        self.lowest[bus] = place + 1
+        return place
+
     def place_pci(self, part: Part) -> PciAddress:
         """Return the address QEMU gives the part. Raises Unfit where its bus is unknown."""
         if not self.has_pci:
@@ -102,9 +114,7 @@ class Buses:
         """Return the number on the channel that QEMU gives the part. Raises Unfit for one of another kind."""
         said = part.text("devno")
         if said is None:
-            number = 0
-            while not self.take("ccw", number):
-                number += 1
+            number = self.take_first("ccw")
         else:
             match = re.fullmatch(r"fe\.0\.([0-9a-fA-F]{1,4})", said)
             if match is None:

@@ -55,6 +55,7 @@ def read_usb_controller(r: Reading) -> Device:
         if bus is None:
             raise Unfit(f"its master '{master}' is not in the XML")
         dev.index = bus.controller
+        r.line.wanted.add(master.rpartition(".")[0])  # the guest's USB bus keeps its name
         dev.master = Master(startport=r.part.number("firstport") or 0)
         return dev
     dev.index = r.buses.next("usb")

@@ -56,9 +56,7 @@ def next_mac(r: Reading) -> str:
         if address.startswith("52:54:00:12:34:"):
             r.buses.take("mac", int(address[-2:], 16))
         return address
-    number = FIRST_MAC
-    while not r.buses.take("mac", number):
-        number += 1
+    number = r.buses.take_first("mac", FIRST_MAC)
     return f"52:54:00:12:34:{number:02x}"
 
 

@@ -115,13 +115,16 @@ class Part(Record, frozen=False):
 
 
 class Parts(Record, frozen=False):
-    """All parts, by kind in their order."""
+    """All parts, by kind in their order; found: the first of each kind and name."""
 
     listed: dict[str, list[Part]] = field(default_factory=dict)
+    found: dict[str, dict[str, Part]] = field(default_factory=dict)
 
     def add(self, part: Part) -> Part:
-        """Add a part at the end of its kind."""
+        """Add a part at the end of its kind. Its name stays."""
         self.listed.setdefault(part.kind, []).append(part)
+        if part.id is not None:
+            self.found.setdefault(part.kind, {}).setdefault(part.id, part)
         return part
 
     def of(self, kind: str) -> list[Part]:
@@ -130,9 +133,7 @@ class Parts(Record, frozen=False):
 
     def find(self, kind: str, id: JsonValue) -> Part | None:
         """Return the part of a kind that has a name."""
-        if id is None:
-            return None
-        return next((part for part in self.of(kind) if part.id == id), None)
+        return self.found.get(kind, {}).get(id) if isinstance(id, str) else None
 
     def named(self, key: str, value: JsonValue) -> Part | None:
         """Return the part that a property names; None for a property that names nothing."""

@@ -43,8 +43,8 @@ from qvirt.xml.fields import Children
 
 #: variables that are read
 _READ = frozenset({"DISPLAY", "XAUTHORITY", "TZ", "CEPH_ARGS"})
-#: attempts to find the one part that a refused document owes its refusal to
-_MOST_EXCLUDED = 6
+#: parts that a document may owe its refusal to
+_MOST_EXCLUDED = 16
 
 
 class Imported(Record):
@@ -126,15 +126,27 @@ def _culprit(
     around: Surroundings,
     excluded: Mapping[str, str],
 ) -> str | None:
-    """Return the part without which the document is taken."""
-    for part, _ in line.nodes:
-        trial = _read(arguments, env, around, {**excluded, part.key: ""})
+    """Return the first part with which the document is refused, sought by halves; None if it is without."""
+    keys = [part.key for part, _ in line.nodes]
+
+    def is_taken(count: int) -> bool:
+        trial = _read(arguments, env, around, {**excluded, **dict.fromkeys(keys[count:], "")})
         try:
             prove(trial, around.context)
         except (QvirtError, ValueError):
-            continue
-        return part.key
-    return None
+            return False
+        return True
+
+    if not is_taken(0):
+        return None
+    taken, refused = 0, len(keys)
+    while refused - taken > 1:
+        middle = (taken + refused) // 2
+        if is_taken(middle):
+            taken = middle
+        else:
+            refused = middle
+    return keys[refused - 1]
 
 
 def _read(
@@ -242,6 +254,8 @@ def _device(line: Line, buses: Buses, part: Part) -> None:
                 buses.occupy(part)
             except Unfit:
                 line.note(f"the address of {part.driver} cannot be read", part.given)
+        if line.family == "s390" and part.driver.endswith("-ccw") and not part.json:
+            part.props.setdefault("devno", f"fe.0.{buses.place_ccw(part).devno:04x}")
         _pass_device(line, part, str(problem))
         return
     name = _LISTS[type(node)]

@@ -30,9 +30,7 @@ def disk_name(prefix: str, number: int) -> str:
 def _target(r: Reading, disk: Disk, bus: DiskBus, prefix: str, number: int | None = None) -> None:
     """Name the drive: the number given, or the next that is free."""
     if number is None or not r.buses.take(f"name:{prefix}", number):
-        number = 0
-        while not r.buses.take(f"name:{prefix}", number):
-            number += 1
+        number = r.buses.take_first(f"name:{prefix}")
     disk.target = DiskTarget(dev=disk_name(prefix, number), bus=bus)
 
 

@@ -233,3 +233,16 @@ def test_memory_in_files_is_where_one_has_it() -> None:
     assert "mem-path=/dev/shm" in shlex.join(again(
         "-m 64 -object memory-backend-file,id=m,size=64M,mem-path=/x,share=on -numa node,memdev=m"
     ))  # fmt: skip
+
+
+def test_users_names_are_as_they_were_typed() -> None:
+    text = shlex.join(again(
+        "-device ich9-usb-ehci1,id=ehci,addr=1d.7,multifunction=on"
+        " -device ich9-usb-uhci1,masterbus=ehci.0,firstport=0,addr=1d.0,multifunction=on"
+    ))  # fmt: skip
+    assert "ich9-usb-ehci1,id=ehci," in text
+    assert "masterbus=ehci.0" in text
+    # what is handed on knows the device by its name in XML
+    text = shlex.join(again("-device usb-ehci,id=e -device usb-wacom-tablet,bus=e.0"))
+    assert "usb-ehci,id=ua-e," in text
+    assert '"bus":"ua-e.0"' in text

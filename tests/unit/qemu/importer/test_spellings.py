@@ -218,3 +218,32 @@ def test_a_document_that_is_refused_hands_one_device_on() -> None:
     made = imported(line, offers_kvm=False)
     assert "intel-iommu,intremap=on" in words(made)
     assert [disk.device for disk in made.domain.devices.disks] == ["disk", "cdrom"]
+
+
+def test_the_part_that_is_refused_is_found_among_many() -> None:
+    disks = " ".join(
+        f"-drive if=none,id=d{number},file=/x,format=raw -device virtio-blk-pci,drive=d{number}"
+        for number in range(12)
+    )
+    others = "-device intel-iommu,intremap=on -device virtio-rng-pci"
+    made = imported(f"qemu-system-x86_64 -M q35 -nodefaults {disks} {others}", offers_kvm=False)
+    assert [word for word in words(made) if "virtio" in word] == []
+    assert len(made.domain.devices.disks) == 12
+    assert len(made.domain.devices.rngs) == 1
+
+
+def test_a_usb_bus_keeps_its_name_for_its_companions() -> None:
+    made = imported(
+        "qemu-system-x86_64 -nodefaults -device ich9-usb-ehci1,id=ehci,addr=1d.7,multifunction=on"
+        " -device ich9-usb-uhci1,masterbus=ehci.0,firstport=0,addr=1d.0,multifunction=on"
+    )
+    assert [one.alias.name for one in made.domain.devices.controllers] == ["ua-ehci", None]
+
+
+def test_a_mainframes_numbers_count_what_is_handed_on() -> None:
+    made = imported(
+        "qemu-system-s390x -nodefaults -device virtio-rng-ccw -device virtio-crypto-ccw,cryptodev=c"
+        " -object cryptodev-backend-builtin,id=c -device virtio-balloon-ccw"
+    )
+    assert "virtio-crypto-ccw,cryptodev=c,devno=fe.0.0001" in words(made)
+    assert "devno='0x0002'" in made.domain.devices.memballoons[0].to_xml()
