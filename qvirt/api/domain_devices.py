@@ -1,4 +1,4 @@
-"""Disks and network interfaces of a domain, as read."""
+"""Disks and network interfaces of a domain, as read; a disk of another size."""
 
 from typing import Final
 
@@ -8,11 +8,15 @@ from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import STRING_OKAY, WireParam, encode_counted
 from qvirt.constants.common import TypedParameterType as Type
-from qvirt.errors import RpcError
+from qvirt.constants.domain import DomainBlockResizeFlags
+from qvirt.errors import NumericalOverflow, RpcError
+from qvirt.runtime import block
 from qvirt.runtime.records import Param
 
 _BLOCK_PARAMS_MAX: Final = 16
 _DISK_ERRORS_MAX: Final = 256
+#: KiB that are 64 bits of bytes
+_MOST_KIB: Final = (2**64 - 1) // 1024
 
 _BLOCK_PARAMS: Final = (
     ("wr_bytes", "wr_bytes"),
@@ -94,3 +98,23 @@ async def domain_interface_stats(session: Session, dom: DomainHandle, device: st
         stats.tx_errs,
         stats.tx_drop,
     )
+
+
+@remote
+async def domain_block_resize(session: Session, dom: DomainHandle, disk: str, size: int, flags: int) -> None:
+    """Make a disk of a running guest larger or smaller; KiB, or bytes as a flag says."""
+    check_flags(flags, DomainBlockResizeFlags.BYTES, "qemuDomainBlockResize")
+    if not flags & DomainBlockResizeFlags.BYTES:
+        if size > _MOST_KIB:
+            raise NumericalOverflow(f"size must be less than {_MOST_KIB}")
+        size *= 1024
+    await block.resize(find(session, dom), disk, size)
+
+
+@remote
+async def domain_set_block_threshold(
+    session: Session, dom: DomainHandle, dev: str, threshold: int, flags: int
+) -> None:
+    """Have an event come when an image is written past a place, in bytes."""
+    check_flags(flags, 0, "qemuDomainSetBlockThreshold")
+    await block.set_threshold(find(session, dom), dev, threshold)

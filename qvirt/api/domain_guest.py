@@ -2,14 +2,20 @@
 
 from typing import Final
 
-from qvirt.api.flags import check_flags
+from qvirt.api.flags import check_exclusive, check_flags
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, encode
-from qvirt.constants.domain import DomainGetHostnameFlags, DomainSetTimeFlags, DomainSetUserPasswordFlags
+from qvirt.constants.domain import (
+    DomainAuthorizedSSHKeysSetFlags,
+    DomainGetHostnameFlags,
+    DomainSetTimeFlags,
+    DomainSetUserPasswordFlags,
+)
 from qvirt.constants.domain import DomainInterfaceAddressesSource as Source
 from qvirt.errors import ArgumentUnsupported, InvalidArg, RpcError
+from qvirt.runtime import guest
 
 _LIST_MAX: Final = 2048
 
@@ -118,6 +124,27 @@ async def domain_set_user_password(
         raise InvalidArg("user and password in virDomainSetUserPassword must not be NULL")
     encrypted = bool(flags & DomainSetUserPasswordFlags.ENCRYPTED)
     await find(session, dom).set_user_password(user, password, encrypted=encrypted)
+
+
+@remote
+async def domain_authorized_ssh_keys_get(
+    session: Session, dom: DomainHandle, user: str, flags: int
+) -> list[str]:
+    """Give the public keys that let somebody in by SSH as a user of the guest."""
+    check_flags(flags, 0, "qemuDomainAuthorizedSSHKeysGet")
+    return await guest.ssh_keys(find(session, dom), user)
+
+
+@remote
+async def domain_authorized_ssh_keys_set(
+    session: Session, dom: DomainHandle, user: str, keys: list[str], flags: int
+) -> None:
+    """Set the public keys of a user of the guest, add some, or take some away."""
+    append, remove = DomainAuthorizedSSHKeysSetFlags.APPEND, DomainAuthorizedSSHKeysSetFlags.REMOVE
+    check_flags(flags, append | remove, "qemuDomainAuthorizedSSHKeysSet")
+    check_exclusive(flags, ("append", append), ("remove", remove), "qemuDomainAuthorizedSSHKeysSet")
+    chosen = {"append": bool(flags & append), "remove": bool(flags & remove)}
+    await guest.set_ssh_keys(find(session, dom), user, keys, **chosen)
 
 
 @remote

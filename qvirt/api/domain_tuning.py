@@ -11,12 +11,13 @@ from qvirt.constants.common import TypedParameterType as Type
 from qvirt.constants.domain import DomainModificationImpact as Impact
 from qvirt.errors import RpcError
 from qvirt.model.domain import PERF_EVENTS
-from qvirt.runtime import perf, tunables
+from qvirt.runtime import disk_limits, perf, tunables
 
 _IMPACT: Final = Impact.LIVE | Impact.CONFIG
 _GET: Final = _IMPACT | STRING_OKAY
 #: the protocol's limit for each of these calls
 _MOST: Final = 16
+_MOST_OF_DISK: Final = 32
 
 _SCHEDULER: Final = {name: kind for name, (kind, _, _) in tunables.SCHEDULER.items()}
 _MEMORY: Final = dict.fromkeys(tunables.MEMORY, Type.ULLONG)
@@ -107,6 +108,28 @@ async def domain_set_blkio_parameters(
     """Change weights and rates of block I/O."""
     check_flags(flags, _IMPACT, "qemuDomainSetBlkioParameters")
     await tunables.set_blkio(find(session, dom), decode(params, _BLKIO), flags)
+
+
+@remote
+async def domain_get_block_io_tune(
+    session: Session, dom: DomainHandle, disk: str | None, nparams: int, flags: int
+) -> tuple[list[WireParam], int]:
+    """Give the limits on a disk's traffic: bytes and operations a second, and bursts."""
+    check_flags(flags, _GET, "qemuDomainGetBlockIoTune")
+    domain = find(session, dom)
+    check_one_impact(flags)
+    return encode_counted(disk_limits.get(domain, disk, flags), nparams, flags, _MOST_OF_DISK)
+
+
+@remote
+async def domain_set_block_io_tune(
+    session: Session, dom: DomainHandle, disk: str, params: list[WireParam], flags: int
+) -> None:
+    """Limit a disk's traffic: now, in the definition, or both."""
+    check_flags(flags, _IMPACT, "qemuDomainSetBlockIoTune")
+    given = decode(params, {**disk_limits.TYPES}).items()
+    values = {name: value if isinstance(value, str) else int(value) for name, value in given}
+    await disk_limits.change(find(session, dom), disk, values, flags)
 
 
 @remote

@@ -26,6 +26,9 @@ from qvirt.xml.codecs import format_cpuset
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
+#: REMOTE_DOMAIN_AUTHORIZED_SSH_KEYS_MAX
+MOST_KEYS = 2048
+
 UINT = TypedParameterType.UINT
 ULLONG = TypedParameterType.ULLONG
 STRING = TypedParameterType.STRING
@@ -273,6 +276,26 @@ async def set_user_password(domain: "Domain", user: str, password: str, *, encry
         "crypted": encrypted,
     }
     await ask(domain, "guest-set-user-password", arguments)
+
+
+async def ssh_keys(domain: "Domain", user: str) -> list[str]:
+    """Return the public keys that let somebody in by SSH as a user of the guest."""
+    command = "guest-ssh-get-authorized-keys"
+    keys = _object(await ask(domain, command, {"username": user}), command).get("keys")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise InternalError(f"Malformed {command} data array")
+    return [key for key in keys if isinstance(key, str)][:MOST_KEYS]
+
+
+async def set_ssh_keys(
+    domain: "Domain", user: str, keys: Sequence[str], *, append: bool, remove: bool
+) -> None:
+    """Set a user's public keys, add some, or take some away."""
+    arguments: dict[str, JsonValue] = {"username": user, "keys": [*keys]}
+    if remove:
+        await ask(domain, "guest-ssh-remove-authorized-keys", arguments)
+    else:
+        await ask(domain, "guest-ssh-add-authorized-keys", {**arguments, "reset": not append})
 
 
 async def command(domain: "Domain", text: str, deadline: int) -> str:

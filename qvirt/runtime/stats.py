@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 from qvirt.constants.common import TypedParameterType
 from qvirt.constants.domain import DomainMemoryStatTags, DomainStatsTypes, VcpuState
 from qvirt.errors import OperationTimeout, QvirtError
-from qvirt.model.domain import Domain as Definition
+from qvirt.model.devices.disk import Disk
+from qvirt.model.storage_chain import Image
 from qvirt.qemu import vcpu_slots
+from qvirt.qemu.devices.blockdev import format_node, storage_node
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed, WireError
-from qvirt.qmp.wire import JsonObject, JsonValue, Reply, unsigned
+from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply, unsigned
 from qvirt.runtime import perf, procfs, reading
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.records import DomainStats, Param
@@ -107,17 +109,21 @@ async def _one(domain: "Domain", groups: int, nowait: bool, backing: bool, end: 
             answers["balloon"] = running.balloon_sample
             _refresh_balloon(domain, running)
     try:
-        stats.params = _gather(domain, groups, answers)
+        stats.params = _gather(domain, groups, answers, backing=backing)
     except WireError as error:
         log.warning("statistics of '%s': %s", domain.name, error.detail)
         stats.answered = False
-        stats.params = _gather(domain, groups, {})
+        stats.params = _gather(domain, groups, {}, backing=backing)
     return stats
 
 
-def _gather(domain: "Domain", groups: int, answers: Answers) -> list[Param]:
+def _gather(domain: "Domain", groups: int, answers: Answers, *, backing: bool) -> list[Param]:
     """Return the groups' figures. Raises WireError for an answer of another shape than QEMU's."""
-    return [param for bit, gather in _GROUPS if groups & bit for param in gather(domain, answers)]
+    params: list[Param] = []
+    for bit, gather in _GROUPS:
+        if groups & bit:
+            params += _block(domain, answers, chains=backing) if gather is _block else gather(domain, answers)
+    return params
 
 
 def _questions(running: Running, groups: int) -> dict[str, tuple[str, dict[str, JsonValue] | None]]:
@@ -269,34 +275,51 @@ _BLOCK_COUNTERS = (
 )
 
 
-def _block(domain: "Domain", answers: Answers) -> list[Param]:
-    definition: Definition = domain.current
-    disks = definition.devices.disks
-    params = [Param("block.count", UINT, len(disks))]
+def _block(domain: "Domain", answers: Answers, *, chains: bool = False) -> list[Param]:
+    """chains: of every disk each image is told of, not the one alone that the guest sees."""
     listed = answers.get("blockstats")
     stats: list[JsonObject] = as_objects(listed, "query-blockstats") if isinstance(listed, list) else []
-    nodes = answers.get("nodes")
-    for i, disk in enumerate(disks):
-        params.append(Param(f"block.{i}.name", STRING, disk.name))
-        path = disk.source.local_path if disk.source is not None else None
-        if path:
-            params.append(Param(f"block.{i}.path", STRING, path))
-        index = disk.source.index if disk.source is not None else None
-        if index and domain.running is not None:
-            params.append(Param(f"block.{i}.backingIndex", UINT, index))
-        entry = reading.stats_of(stats, disk)
-        if entry is None:
-            continue
-        counters = reading.counters(entry)
-        for name, key in _BLOCK_COUNTERS:
-            params.append(Param(f"block.{i}.{name}", ULLONG, reading.number(counters.get(key))))
-        sizes = reading.sizes(nodes if isinstance(nodes, list) else [], disk, entry)
-        if sizes is not None:
-            capacity, actual, highest = sizes
-            params.append(Param(f"block.{i}.allocation", ULLONG, highest))
-            params.append(Param(f"block.{i}.capacity", ULLONG, capacity))
-            params.append(Param(f"block.{i}.physical", ULLONG, actual))
+    nodes = {
+        str(node.get("node-name")): node
+        for node in cast("list[Json]", answers.get("nodes") or [])
+        if isinstance(node, dict)
+    }
+    records = [
+        record
+        for disk in domain.current.devices.disks
+        for record in _images(disk, reading.stats_of(stats, disk), nodes, chains=chains)
+    ]
+    params = [Param("block.count", UINT, len(records))]
+    for i, record in enumerate(records):
+        params += [Param(f"block.{i}.{name}", kind, value) for name, kind, value in record]
     return params
+
+
+def _images(
+    disk: Disk, entry: JsonObject | None, nodes: dict[str, JsonObject], *, chains: bool
+) -> Iterator[list[tuple[str, int, int | str]]]:
+    """Yield what there is to say of a disk's images. entry: of query-blockstats, with those below in it."""
+    images: list[Image | None] = [*disk.images()] if chains else []
+    for image in images or [disk.top]:
+        record: list[tuple[str, int, int | str]] = [("name", STRING, str(disk.name))]
+        if image is not None and image.source.local_path:
+            record.append(("path", STRING, image.source.local_path))
+        if image is not None and image.index:
+            record.append(("backingIndex", UINT, image.index))
+        if entry is not None and (image is None or image.depth == 0):
+            counters = reading.counters(entry)
+            record += [(name, ULLONG, reading.number(counters.get(key))) for name, key in _BLOCK_COUNTERS]
+        if entry is not None and image is not None and image.index:
+            seen = nodes.get(format_node(image), {}).get("image")
+            if isinstance(seen, dict):
+                record.append(("allocation", ULLONG, reading.highest_offset(entry)))
+                record.append(("capacity", ULLONG, reading.number(seen.get("virtual-size"))))
+                record.append(("physical", ULLONG, reading.number(seen.get("actual-size"))))
+            if mark := reading.number(nodes.get(storage_node(image), {}).get("write_threshold")):
+                record.append(("threshold", ULLONG, mark))
+        yield record
+        below = entry.get("backing") if entry is not None else None
+        entry = below if isinstance(below, dict) else None
 
 
 def _nothing(domain: "Domain", answers: Answers) -> list[Param]:

@@ -11,7 +11,7 @@ from qvirt.errors import (
 )
 from qvirt.model.devices.address import DriveAddress
 from qvirt.model.devices.device import Rom
-from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice
+from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice, IoTune
 from qvirt.model.domain import Domain
 from qvirt.model.storage_chain import Image
 from qvirt.model.storage_source import Encryption, SourceType, StorageSource
@@ -276,16 +276,17 @@ def throttle(disk: Disk) -> dict[str, JsonValue] | None:
     The limits belong to the frontend's backend, which exists only once QEMU runs.
     """
     said = disk.iotune
-    if disk.target.bus == DiskBus.SD:
+    if disk.target.bus == DiskBus.SD or not (said.limits or said.group_name):
         return None
-    limits: dict[str, JsonValue] = {
-        qemu: value for name, qemu in THROTTLE.items() if (value := getattr(said, name))
-    }
-    if not limits and said.group_name is None:
-        return None
+    return throttle_arguments(disk, said)
+
+
+def throttle_arguments(disk: Disk, tune: IoTune) -> dict[str, JsonValue]:
+    """Return the arguments of block_set_io_throttle that give a disk these limits, and no others."""
     needed = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
-    full: dict[str, JsonValue] = dict.fromkeys(needed, 0)
-    return {"id": qom_name(disk), **full, **limits, "group": said.group_name or drive_alias(disk)}
+    arguments: dict[str, JsonValue] = {"id": qom_name(disk), **dict.fromkeys(needed, 0)}
+    arguments |= {THROTTLE[name]: value for name, value in tune.limits.items()}
+    return {**arguments, "group": tune.group_name or drive_alias(disk)}
 
 
 # ------------------------------------------------------------ frontends by bus

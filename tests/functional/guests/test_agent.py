@@ -54,6 +54,32 @@ def test_host_name(daemon: Daemon, guest: Shell) -> None:
     assert "no hostname found for domain talks" in done.stderr
 
 
+def test_ssh_keys(daemon: Daemon, guest: Shell) -> None:
+    guest.ask("mkdir -p /root; echo root:x:0:0::/root:/bin/sh >/etc/passwd")
+    keys = [f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{name} {name}" for name in ("one", "two", "three")]
+
+    def given(*which: int) -> str:
+        path = daemon.root / "keys.pub"
+        path.write_text("".join(f"{keys[number]}\n" for number in which))
+        return str(path)
+
+    def there() -> set[str]:
+        listed = daemon.virsh("get-user-sshkeys", "talks", "root")
+        return {name for name, key in zip(("one", "two", "three"), keys, strict=True) if key in listed}
+
+    daemon.virsh("set-user-sshkeys", "talks", "root", "--file", given(0, 1))
+    assert there() == {"one", "two"}
+    daemon.virsh("set-user-sshkeys", "talks", "root", "--file", given(2))
+    assert keys[2] in guest.ask("cat /root/.ssh/authorized_keys")
+    daemon.virsh("set-user-sshkeys", "talks", "root", "--remove", "--file", given(0))
+    assert there() == {"two", "three"}
+    daemon.virsh("set-user-sshkeys", "talks", "root", "--reset", "--file", given(0))
+    assert there() == {"one"}
+    done = daemon.virsh_run("get-user-sshkeys", "talks", "nobody-of-that-name")
+    assert done.returncode
+    assert "guest-ssh-get-authorized-keys" in done.stderr
+
+
 def test_file_systems(daemon: Daemon, guest: Shell) -> None:
     (line,) = daemon.virsh("domfsinfo", "talks").splitlines()[:1]
     assert line.split() == ["/mnt", "vda", "ext4", "vda"]

@@ -1,5 +1,6 @@
 """Disks of many buses and formats, read and written by the guest itself."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -105,6 +106,13 @@ def test_what_the_guest_reads(daemon: Daemon, linux: Guest) -> None:
         live = daemon.virsh("dumpxml", "reads")
         assert f"<source file='{middle}'/>" in live
         assert live.count("<backingStore type='file' index=") == 2
+        stats = daemon.virsh("domstats", "reads", "--block", "--backing")
+        assert len(re.findall(r"block\.(\d+)\.name=vdb", stats)) == 3
+        count = int(re.findall(r"block.count=(\d+)", stats)[0])
+        assert count == len(re.findall(r"block\.\d+\.name=", stats))
+        number = re.findall(rf"block\.(\d+)\.path={middle}", stats)[0]
+        assert f"block.{number}.capacity=" in stats
+        assert f"block.{number}.rd.reqs" not in stats  # the guest reads the one on top
         listed = daemon.virsh("domblklist", "reads").split()
         assert listed[listed.index("hdd") : listed.index("hdd") + 2] == ["hdd", "-"]
         daemon.virsh("domxml-to-native", "qemu-argv", write(daemon, "again", live))
