@@ -315,9 +315,8 @@ class ServerExchange(Exchange):
     def start(self, mechanism: str, data: bytes | None) -> tuple[bool, bytes | None]:
         """Take the client's first word: whether it is done, and the answer; raises AuthFailed."""
         out, size = c_void_p(), c_uint()
-        code = self._lib.sasl_server_start(
-            self._conn, mechanism.encode(), data, len(data or b""), byref(out), byref(size)
-        )
+        name = mechanism.encode("utf-8", "surrogateescape")
+        code = self._lib.sasl_server_start(self._conn, name, data, len(data or b""), byref(out), byref(size))
         return self._progress(code, out, size)
 
     def step(self, data: bytes | None) -> tuple[bool, bytes | None]:

@@ -11,10 +11,11 @@ interface that was not reserved does both by itself.
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 from uuid import uuid4
 
 from qvirt.constants.network import IPAddrType, NetworkEventLifecycleType
@@ -26,6 +27,7 @@ from qvirt.host import links, nic
 from qvirt.model.devices.interface import ActualTraffic, Interface, InterfaceType
 from qvirt.model.netdev import Bandwidth
 from qvirt.qemu.devices.interface import wanted_tap
+from qvirt.qmp.wire import Json
 from qvirt.runtime import passing, pci
 from qvirt.runtime.records import GuestInterface, IpAddress
 from qvirt.runtime.running import Running
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
 
 log = logging.getLogger(__name__)
+
+#: as many groups as a card of QEMU's keeps apart; beyond, it takes all there are
+_MOST_GROUPS = 64
+_MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}", re.ASCII)
 
 #: seconds for making or removing one interface's devices; a user's script may take long
 DEADLINE = 60.0
@@ -202,6 +208,10 @@ def follows_guest(running: Running, alias: str) -> Interface | None:
     return None
 
 
+def _is_mac(value: Json) -> TypeGuard[str]:
+    return isinstance(value, str) and _MAC.fullmatch(value) is not None
+
+
 async def follow_filter(domain: "Domain", running: Running, alias: str) -> None:
     """Let a macvtap take what its guest's card now takes: another MAC address, groups. @background."""
     answer = await running.execute("query-rx-filter", {"name": alias})
@@ -210,16 +220,19 @@ async def follow_filter(domain: "Domain", running: Running, alias: str) -> None:
     if not isinstance(answer, list) or not answer or not isinstance(answer[0], dict) or name is None:
         return
     wanted = answer[0]
-    table = wanted.get("multicast-table")
-    groups = [str(group) for group in table] if isinstance(table, list) else []
+    mac, table = wanted.get("main-mac"), wanted.get("multicast-table")
+    groups = [group for group in table if _is_mac(group)] if isinstance(table, list) else []
+    if not _is_mac(mac):
+        log.warning("domain '%s': '%s' says it has the MAC address %.40r", domain.name, alias, mac)
+        return
     await domain.hypervisor.files.run(
         f"interfaces of '{domain.name}'",
         partial(
             links.set_filter,
             name,
-            mac=str(wanted.get("main-mac")),
-            groups=groups,
-            all_groups=wanted.get("multicast") == "all",
+            mac=mac,
+            groups=groups[:_MOST_GROUPS],
+            all_groups=wanted.get("multicast") == "all" or len(groups) > _MOST_GROUPS,
             promiscuous=wanted.get("promiscuous") is True,
         ),
     )

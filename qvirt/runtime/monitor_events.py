@@ -6,8 +6,9 @@ started as a task of the hypervisor.
 
 import json
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from qvirt.constants.domain import (
     DomainBlockJobType,
@@ -124,6 +125,29 @@ def publish_control_error(domain: "Domain") -> None:
 
 def _lifecycle(domain: "Domain", event: int, detail: int) -> None:
     domain.publish(events.Lifecycle(domain.ref, event, detail))
+
+
+def _follow(
+    domain: "Domain", running: Running, what: str, work: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Do in the background what an event asks for; however many there are, not twice at a time."""
+    if what in running.following:
+        running.following[what] = True
+        return
+    running.following[what] = False
+    domain.hypervisor.background(_until_followed(running, what, work), what)
+
+
+async def _until_followed(running: Running, what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Work, and once more when an event came meanwhile. @background."""
+    try:
+        while True:
+            running.following[what] = False
+            await work()
+            if not running.following[what]:
+                return
+    finally:
+        del running.following[what]
 
 
 # ----------------------------------------------------------------- run and power
@@ -294,8 +318,13 @@ def _device_deleted(domain: "Domain", running: Running, data: JsonObject) -> Non
     id = vcpu if vcpu is not None else data.get("device")
     if not isinstance(id, str) or unplug.answered(running, id, gone=True):
         return
-    late = vcpus.take_late(domain, running) if vcpu is not None else hotplug.take_late(domain, running, id)
-    domain.hypervisor.background(late, f"'{id}' of {domain.name} unplugged")
+    if vcpu is not None:
+        _follow(
+            domain, running, f"vCPUs of {domain.name} unplugged", partial(vcpus.take_late, domain, running)
+        )
+    elif any(dev.alias.name == id for dev in running.definition.devices.all()):
+        late = partial(hotplug.take_late, domain, running, id)
+        _follow(domain, running, f"'{id}' of {domain.name} unplugged", late)
 
 
 def _unplug_failed(domain: "Domain", running: Running, data: JsonObject) -> None:
@@ -357,9 +386,8 @@ def _rtc(domain: "Domain", running: Running, data: JsonObject) -> None:
 def _rx_filter(domain: "Domain", running: Running, data: JsonObject) -> None:
     alias = str(data.get("name"))
     if interfaces.follows_guest(running, alias) is not None:
-        domain.hypervisor.background(
-            interfaces.follow_filter(domain, running, alias), f"filter of '{alias}' of {domain.name}"
-        )
+        follow = partial(interfaces.follow_filter, domain, running, alias)
+        _follow(domain, running, f"filter of '{alias}' of {domain.name}", follow)
 
 
 def _memory_failure(domain: "Domain", running: Running, data: JsonObject) -> None:
@@ -416,9 +444,9 @@ def _block_job(status: int | None) -> Handler:
 def _reservations(domain: "Domain", running: Running, data: JsonObject) -> None:
     """A guest wants to reserve a disk, and QEMU does not reach who does it."""
     name = data.get("id")
-    if isinstance(name, str) and data.get("connected") is False:
-        work = helper_watch.bring_back(domain, running, name)
-        domain.hypervisor.background(work, f"{name} of {domain.name}")
+    if data.get("connected") is False and any(mark.name == name for mark in running.footprint.helpers):
+        back = partial(helper_watch.bring_back, domain, running, str(name))
+        _follow(domain, running, f"{name} of {domain.name}", back)
 
 
 # ---------------------------------------------------------------------- displays

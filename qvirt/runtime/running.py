@@ -112,6 +112,8 @@ class Running(Record, frozen=False, eq=False):
     monitor_failed: bool = False
     #: what a QEMU that somebody else started calls things
     names: Names = field(default_factory=Names)
+    #: what is being done about events -> whether such an event came meanwhile; see monitor_events
+    following: dict[str, bool] = field(default_factory=dict)
     status_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     save_pending: bool = False
     finishing: bool = False

@@ -1,5 +1,6 @@
 """What control groups limit, read and changed for a guest that runs and in its definition."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
 Values = Mapping[str, ParamValue]
+
+#: what fits into the 64 bits of a rate
+_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 #: parameter -> (type, field of <cputune>, whose groups: "" the guest's, else the names' beginning)
 SCHEDULER: Final[Mapping[str, tuple[int, str, str]]] = {
@@ -241,7 +245,7 @@ def _devices(text: str, name: str) -> dict[str, int]:
     if not text:
         return {}
     words = text.split(",")
-    if len(words) % 2 or not all(word.isdigit() for word in words[1::2]):
+    if len(words) % 2 or not all(_NUMBER.fullmatch(word) for word in words[1::2]):
         raise InvalidArg(f"unable to parse blkio device '{name}' '{text}'")
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 

@@ -130,6 +130,13 @@ def test_words_that_make_no_sense(config: Path, mechanism: str, first: bytes, se
     assert not complete
 
 
+@pytest.mark.parametrize("mechanism", ["", "\udcff", "PLAIN\udc80", "NO-SUCH", "x" * 5000])
+def test_mechanisms_that_are_none(config: Path, mechanism: str) -> None:
+    server = ServerExchange(Properties.secured(), local="", remote="", config=config)
+    with pytest.raises(AuthFailed):
+        server.start(mechanism, None)
+
+
 def test_words_on_the_wire() -> None:
     for word in (None, b"", b"\xff\0"):
         assert from_wire(*to_wire(word)) == word

@@ -23,12 +23,15 @@ from qvirt.api.registry import CALLS
 from qvirt.api.typed_params import encode
 from qvirt.constants.domain import DomainRunningReason, DomainState
 from qvirt.daemon import encode_events
-from qvirt.errors import OperationTimeout, QvirtError, SystemError_
+from qvirt.errors import InvalidArg, OperationTimeout, QvirtError, SystemError_
+from qvirt.host import links
+from qvirt.model.devices import parse_device
+from qvirt.model.devices.interface import Interface
 from qvirt.model.devices.video import Video
 from qvirt.model.domain import parse_live
 from qvirt.qmp.wire import Event, Json, Reply, parse_object
 from qvirt.rpc import protocol
-from qvirt.runtime import display, endings, guest, live, monitor_events, stats
+from qvirt.runtime import display, endings, guest, interfaces, live, monitor_events, stats, tunables
 from qvirt.runtime.console import open_console
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DomainEvent, EventBus
@@ -447,3 +450,42 @@ def test_a_picture_is_taken_of_a_guest_that_swaps_its_file(
         assert not list(folder.iterdir())
 
     asyncio.run(main())
+
+
+_CARD = """<interface type='direct' trustGuestRxFilters='yes'><mac address='52:54:00:00:00:01'/>
+<source dev='eth0' mode='bridge'/><target dev='macvtap0'/><model type='virtio'/><alias name='net0'/>
+</interface>"""
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"main-mac": "52:54:00:00:00:02", "multicast-table": ["01:00:5e:00:00:01", "dev", 5]},
+         ("52:54:00:00:00:02", 1, False)),
+        ({"main-mac": "52:54:00:00:00:02", "multicast-table": ["01:00:5e:00:00:01"] * 100_000},
+         ("52:54:00:00:00:02", 64, True)),
+        ({"main-mac": "-x", "multicast-table": []}, None),
+        ({"multicast-table": []}, None),
+    ],
+)  # fmt: skip
+def test_filters_of_a_card(said: Any, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each group is a program that is run on the host."""
+    calls: list[Any] = []
+
+    def note(name: str, *, mac: str, groups: list[str], all_groups: bool, promiscuous: bool) -> None:
+        calls.append((mac, len(groups), all_groups))
+
+    async def main() -> None:
+        monkeypatch.setattr(links, "set_filter", note)
+        rig = Rig({"query-rx-filter": [said]})
+        rig.running.definition.devices.interfaces.append(cast(Interface, parse_device(_CARD)))
+        await interfaces.follow_filter(rig.domain, rig.running, "net0")
+        assert calls == ([told] if told is not None else [])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("text", ["/dev/sda,²", "/dev/sda,99999999999999999999", "/dev/sda,-1", "/dev/sda"])
+def test_rates_that_are_no_numbers(text: str) -> None:
+    with pytest.raises(InvalidArg):
+        tunables._devices(text, "device_weight")

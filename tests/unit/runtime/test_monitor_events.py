@@ -174,10 +174,12 @@ def test_devices_tell_and_the_document_follows() -> None:
         assert rtc.utcoffset == 107
         assert "adjustment='107'" in rig.running.text(0)
         before = len(rig.hypervisor.tasks)
-        assert rig.say("DEVICE_DELETED", {"path": "/machine/peripheral/net0/virtio-backend"}) == []
+        assert rig.say("DEVICE_DELETED", {"path": "/machine/peripheral/ide0-1-0/virtio-backend"}) == []
         # the event for others comes when all that belongs to the device has gone
-        assert rig.say("DEVICE_DELETED", {"device": "net0", "path": "/machine/peripheral/net0"}) == []
-        assert rig.hypervisor.tasks[before:] == ["'net0' of v unplugged"]
+        for _ in range(3):  # once is enough, as long as nothing has been done about it
+            assert rig.say("DEVICE_DELETED", {"device": "ide0-1-0", "path": "/machine/peripheral/x"}) == []
+        assert rig.say("DEVICE_DELETED", {"device": "nobody", "path": "/machine/peripheral/nobody"}) == []
+        assert rig.hypervisor.tasks[before:] == ["'ide0-1-0' of v unplugged"]
 
     in_loop(scenario)
 
@@ -234,3 +236,37 @@ def test_a_subscriber_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) 
     bus.publish(event)
     assert seen == [event]
     assert "broken" in caplog.text
+
+
+def test_an_event_that_comes_while_another_is_followed_is_not_forgotten() -> None:
+    async def main() -> None:
+        rig = Rig()
+        started: list[Any] = []
+        cast(Any, rig.hypervisor).background = lambda work, _: started.append(work)
+        gate = asyncio.Event()
+        done: list[int] = []
+
+        async def work() -> None:
+            done.append(len(done))
+            await gate.wait()
+
+        def follow() -> None:
+            monitor_events._follow(rig.domain, rig.running, "it", work)
+
+        follow()
+        follow()
+        (following,) = started
+        task = asyncio.ensure_future(following)
+        await asyncio.sleep(0)
+        assert done == [0]
+        for _ in range(100):
+            follow()
+        gate.set()
+        await task
+        assert done == [0, 1]
+        assert len(started) == 1
+        follow()
+        assert len(started) == 2
+        started[1].close()
+
+    asyncio.run(main())
