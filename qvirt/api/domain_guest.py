@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from qvirt.api.flags import check_exclusive, check_flags
+from qvirt.api.flags import PlainInvalidArg, check_exclusive, check_flags
 from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
@@ -83,6 +83,10 @@ async def domain_get_hostname(session: Session, dom: DomainHandle, flags: int) -
     """Give the guest's host name, from the network's leases or its agent."""
     known = DomainGetHostnameFlags.LEASE | DomainGetHostnameFlags.AGENT
     check_flags(flags, known, "qemuDomainGetHostname")
+    if flags == known:
+        raise PlainInvalidArg(
+            "Flags 'VIR_DOMAIN_GET_HOSTNAME_LEASE' and 'VIR_DOMAIN_GET_HOSTNAME_AGENT' are mutually exclusive"
+        )
     return await find(session, dom).hostname(flags)
 
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import uuid as _uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Self
@@ -423,7 +423,8 @@ class Networks:
     async def create_port(self, network: Network, xml: str, *, reclaim: bool, validated: bool) -> NetworkPort:
         """Make a port (virNetworkPortCreateXML); reclaim: it is plugged in already, only noted again.
 
-        Raises OperationInvalid when the network is not active, NetworkPortExists.
+        Raises OperationInvalid when the network is not active, NetworkPortExists, InternalError where the
+        bridge cannot have it; then there is none.
         """
         port = parse_network_port(xml, validate=validated)
         async with network.lock:
@@ -441,12 +442,19 @@ class Networks:
                 await floors.settle(network)
             except BaseException:
                 network.ports.pop(str(port.uuid), None)
-                await asyncio.shield(self._erase_port(network, str(port.uuid)))
+                await asyncio.shield(self._go_back(network, self._erase_port(network, str(port.uuid))))
                 raise
         return port
 
     async def _keep_port(self, network: Network, port: NetworkPort) -> None:
         await self.host.files.run(f"network port {port.uuid}", partial(ports.write_port, network, port))
+
+    async def _go_back(self, network: Network, on_disk: Awaitable[None]) -> None:
+        """Undo a change of the book, in which it is undone already, on disk and at the bridge."""
+        try:
+            await on_disk
+        finally:
+            await floors.settle_again(network)
 
     async def _erase_port(self, network: Network, uuid: str) -> None:
         await self.host.files.run(f"network port {uuid}", partial(ports.erase_port, network, uuid))
@@ -456,7 +464,8 @@ class Networks:
     ) -> None:
         """Change what a port may send and receive; but for the floor from the next time it is plugged in.
 
-        Raises OperationInvalid, OperationUnsupported, NoNetworkPort; then all is as it was.
+        Raises OperationInvalid, OperationUnsupported, NoNetworkPort, InternalError; then all is as it was, or
+        what is not is logged and done with the next change of a port.
         """
         async with network.lock:
             if not network.active:
@@ -471,7 +480,7 @@ class Networks:
                 await floors.settle(network)
             except BaseException:
                 network.ports[str(port.uuid)] = port
-                await asyncio.shield(self._keep_port(network, port))
+                await asyncio.shield(self._go_back(network, self._keep_port(network, port)))
                 raise
 
     async def delete_port(self, network: Network, port: NetworkPort) -> None:
@@ -480,7 +489,7 @@ class Networks:
             uuid = str(self.port(network, str(port.uuid)).uuid)
             del network.ports[uuid]
             await self._erase_port(network, uuid)
-            await floors.settle(network)
+            await floors.settle_again(network)
 
     def bridge_name(self, network: Network) -> str:
         """Return the name of its bridge. Raises InternalError."""

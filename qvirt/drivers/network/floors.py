@@ -5,6 +5,7 @@ the floor, and it may borrow up to the network's limit. The book of ports says w
 gives a port its class, `settle` brings the bridge there. Rates are KiB a second, the numbers libvirt's.
 """
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from qvirt.record import Record
 
 if TYPE_CHECKING:
     from qvirt.drivers.network.network import Network
+
+log = logging.getLogger(__name__)
 
 #: the first class of a port
 _FIRST = 3
@@ -80,11 +83,30 @@ async def settle(network: "Network") -> None:
         there = network.floors
         if wanted == there:
             return
-        # whatever fails half way is taken away first the next time
-        network.floors = dict.fromkeys(there.keys() | wanted.keys())
+        # what fails half way is taken away first the next time; the others' classes stay all the while
+        network.floors = {
+            number: had if (had := there.get(number)) == wanted.get(number) else None
+            for number in there.keys() | wanted.keys()
+        }
         work = partial(_settle, network, network.bridge or "", inbound, there, wanted)
         await network.host.files.run(f"floors of network '{network.name}'", work)
         network.floors = dict(wanted)
+
+
+async def settle_again(network: "Network") -> None:
+    """Bring the classes back to a book that is as it was, after a change that failed half way.
+
+    Where that fails, too, it is logged: until a port of the network is changed, which tries again, the bridge
+    may guarantee something else.
+    """
+    try:
+        await settle(network)
+    except QvirtError as error:
+        log.error(
+            "network '%s': bridge '%s' does not guarantee what its ports are promised until one of them is "
+            "changed: %s",
+            *(network.name, network.bridge, error),
+        )
 
 
 def take_up(network: "Network") -> list[str]:
@@ -114,7 +136,7 @@ def _settle(
     there: dict[int, Floor | None],
     wanted: dict[int, Floor],
 ) -> None:
-    gone = [number for number, had in there.items() if wanted.get(number) != had]
+    gone = [number for number, had in there.items() if had is None or wanted.get(number) != had]
     new = {number: floor for number, floor in wanted.items() if there.get(number) != floor}
     limit = inbound.peak or inbound.average or 0
     shaping.batch([line for number in gone for line in _removal(bridge, number)], may_fail=True)

@@ -217,12 +217,12 @@ def _check_guest(disk: Disk) -> None:
     bus = disk.target.bus
     if disk.device == DiskDevice.FLOPPY:
         if bus != DiskBus.FDC:
-            raise InternalError(f"Invalid bus type '{bus}' for floppy disk")
+            raise InternalError(f"Invalid bus type '{bus}' for floppy disk", domain=ErrorDomain.DOMAIN)
     elif bus == DiskBus.FDC:
-        raise InternalError("Invalid bus type 'fdc' for disk")
+        raise InternalError("Invalid bus type 'fdc' for disk", domain=ErrorDomain.DOMAIN)
     if disk.name.startswith("fd") != (disk.device == DiskDevice.FLOPPY):
         kind = "floppy" if disk.device == DiskDevice.FLOPPY else "harddisk"
-        raise InternalError(f"Invalid {kind} device name: {disk.name}")
+        raise InternalError(f"Invalid {kind} device name: {disk.name}", domain=ErrorDomain.DOMAIN)
     if bus in (DiskBus.VIRTIO, DiskBus.SD) and disk.is_removable:
         raise ConfigUnsupported(f"disk type of '{disk.name}' does not support ejectable media")
     if disk.target.tray is not None and not disk.is_removable:

@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Iterator
 
 from qvirt.constants.error import ErrorDomain
-from qvirt.errors import ConfigUnsupported, DeviceMissing, OperationInvalid, QvirtError, XmlError
+from qvirt.errors import (
+    ConfigUnsupported,
+    DeviceMissing,
+    OperationFailed,
+    OperationInvalid,
+    QvirtError,
+    XmlError,
+)
 from qvirt.model.devices.vsock import Vsock
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices.base import Handler, ReachedResource, Resource, VsockResource
@@ -49,7 +56,7 @@ class VsockHandler(Handler[Vsock], kind=Vsock):
         return twin
 
     def missing(self, dev: Vsock, ctx: Context, *, live: bool, update: bool = False) -> QvirtError:
-        return DeviceMissing("matching vsock device not found")
+        return (DeviceMissing if live else OperationFailed)("matching vsock device not found")
 
     def switches(self, dev: Vsock, ctx: BuildContext) -> Iterator[Switch]:
         name = _descriptor(dev)

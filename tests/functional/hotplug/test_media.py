@@ -1,7 +1,8 @@
 """Media of a real guest's drives, changed by virsh: every bus, trays, locks, files that fail."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,25 @@ def nodes(daemon: Daemon) -> str:
 
 def content(shell: Shell, device: str, size: int) -> str:
     return shell.ask(f"head -c {size} {device} 2>/dev/null")
+
+
+def _gives(ask: Callable[[], str], wanted: str) -> bool:
+    return ask() == wanted
+
+
+def test_attaching_a_drive_puts_a_medium_in(daemon: Daemon, guest: Shell) -> None:
+    """As virsh did before it had change-media."""
+    first, second = medium(daemon, "attached-1.img"), medium(daemon, "attached-2.img")
+    try:
+        for image in (first, second):
+            attach = ("attach-disk", NAME, str(image), "hdc", "--type", "cdrom", "--mode", "readonly")
+            daemon.virsh(*attach, "--live")
+            assert f"file='{image}'" in drive(daemon, "hdc")
+            seen = partial(content, guest, SEEN["hdc"], len(image.name))
+            wait_until(partial(_gives, seen, image.name), "the guest reads what was put in")
+        assert first.stat().st_uid == os.getuid()
+    finally:
+        daemon.virsh_run("change-media", NAME, "hdc", "--eject", "--force")
 
 
 @pytest.mark.parametrize("target", ["hdc", "sda", "sdb", "fda"])
