@@ -76,7 +76,7 @@ class MemoryHandler(Handler[Memory], kind=Memory):
 
     def clash(self, dev: Memory, ctx: Context, *, live: bool) -> QvirtError | None:
         room, total, nodes = ctx.domain.max_memory, ctx.domain.memory, len(cells(ctx.domain))
-        if not nodes or (dev.target.node or 0) >= nodes:
+        if dev.target.node is not None and dev.target.node >= nodes:
             return XmlDetail(
                 "can't add memory backend as guest has no NUMA nodes configured"
                 if not nodes
@@ -86,7 +86,8 @@ class MemoryHandler(Handler[Memory], kind=Memory):
             )
         if room is None or total is None:
             return ConfigUnsupported(
-                "cannot use/hotplug a memory device when domain 'maxMemory' is not defined"
+                "cannot use/hotplug a memory device when domain 'maxMemory' is not defined",
+                domain=ErrorDomain.DOMAIN,
             )
         if total.value + dev.target.size.value > room.value:
             return ConfigUnsupported(

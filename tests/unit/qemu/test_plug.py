@@ -153,6 +153,19 @@ def test_what_is_not_attached(
 
 
 @pytest.mark.parametrize(
+    ("node", "said"),
+    [("<node>0</node>", "guest has no NUMA nodes configured"), ("", "domain 'maxMemory' is not defined")],
+)
+def test_where_memory_has_no_place(node: str, said: str) -> None:
+    ctx = context(completed(document("")))
+    dev = parse_device(MODULE.format("dimm", 128, node))
+    for live in BOTH:
+        error = handler(dev).clash(dev, ctx, live=live)
+        assert error is not None
+        assert said in error.detail
+
+
+@pytest.mark.parametrize(
     ("text", "error", "said"),
     [
         (BRIDGED("<driver packed='on'/>"), OperationUnsupported, "network device driver options"),
