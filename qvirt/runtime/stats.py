@@ -14,7 +14,7 @@ from qvirt.qemu import vcpu_slots
 from qvirt.qemu.devices.blockdev import format_node, storage_node
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed, WireError
-from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply, unsigned
+from qvirt.qmp.wire import JsonObject, JsonValue, Reply, unsigned
 from qvirt.runtime import perf, procfs, reading
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.records import DomainStats, Param
@@ -279,9 +279,10 @@ def _block(domain: "Domain", answers: Answers, *, chains: bool = False) -> list[
     """chains: of every disk each image is told of, not the one alone that the guest sees."""
     listed = answers.get("blockstats")
     stats: list[JsonObject] = as_objects(listed, "query-blockstats") if isinstance(listed, list) else []
+    named = answers.get("nodes")
     nodes = {
         str(node.get("node-name")): node
-        for node in cast("list[Json]", answers.get("nodes") or [])
+        for node in (named if isinstance(named, list) else [])
         if isinstance(node, dict)
     }
     records = [
