@@ -20,6 +20,7 @@ VIDEO = {
     "virtio-gpu-gl-pci": "virtio",
     "virtio-gpu-device": "virtio",
     "virtio-gpu-ccw": "virtio",
+    "virtio-gpu-gl-ccw": "virtio",
     "bochs-display": "bochs",
     "ramfb": "ramfb",
 }

@@ -5,6 +5,7 @@ import pytest
 from qvirt.model.devices.controller import ControllerType
 from qvirt.model.devices.disk import DiskBus
 from qvirt.model.storage_source import SourceType
+from qvirt.qemu.importer.devices import READERS
 from tests.unit.qemu.importer.lines import imported, words
 
 
@@ -247,3 +248,11 @@ def test_a_mainframes_numbers_count_what_is_handed_on() -> None:
     )
     assert "virtio-crypto-ccw,cryptodev=c,devno=fe.0.0001" in words(made)
     assert "devno='0x0002'" in made.domain.devices.memballoons[0].to_xml()
+
+
+@pytest.mark.parametrize(
+    "machine", ["x86_64 -M q35", "aarch64 -M virt", "s390x -M s390-ccw-virtio", "ppc64 -M pseries"]
+)
+def test_any_device_is_read_or_handed_on(machine: str) -> None:
+    for driver in READERS:
+        imported(f"qemu-system-{machine} -nodefaults -device {driver},id=x")
