@@ -11,7 +11,7 @@ from qvirt.qemu.importer.line import Line
 from qvirt.qemu.importer.old_drives import read_drives
 from qvirt.qemu.importer.old_networks import read_networks
 from qvirt.qemu.importer.options import Argument, collect, nest, split_opts, to_props
-from qvirt.qemu.importer.parts import Part, Props, switch, without
+from qvirt.qemu.importer.parts import Part, Props, switch
 
 _PLAIN = ("netdev", "chardev", "object", "fsdev", "audiodev", "tpmdev", "mon")
 _VGA = {
@@ -70,7 +70,6 @@ _SERIALS = frozenset({"isa-serial", "sclpconsole", "sclplmconsole"})
 
 #: cards whose 3D a GPU of the host draws, and the properties that are about it
 _DRAWING = frozenset({"virtio-gpu-gl-pci", "virtio-gpu-gl-device", "virtio-vga-gl"})
-_NEEDS_GPU = ("blob", "venus", "hostmem")
 
 
 def read_objects(line: Line) -> None:
@@ -96,9 +95,10 @@ def read_parts(line: Line) -> None:
         part = line.parts.add(Part("device", props, (argument,), json))
         _unalias(line, part)
         if part.driver in _DRAWING and not line.has_gpu:
-            part.props = without(part.props, _NEEDS_GPU)
-            part.props["driver"] = part.driver.replace("-gl", "")
-            line.note("no GPU of this host can draw for the guest: its screen does without 3D", [argument])
+            line.note(
+                "no GPU of this host can draw for the guest: QEMU will not start with <acceleration>",
+                [argument],
+            )
         if part.driver == "ramfb" and line.is_old_riscv:
             part.props = {"driver": INSTEAD_OF_RAMFB}
             line.note("QEMU draws no ramfb on this machine; it gets another screen", [argument])

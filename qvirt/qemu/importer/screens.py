@@ -19,6 +19,7 @@ VIDEO = {
     "virtio-gpu-pci": "virtio",
     "virtio-gpu-gl-pci": "virtio",
     "virtio-gpu-device": "virtio",
+    "virtio-gpu-gl-device": "virtio",
     "virtio-gpu-ccw": "virtio",
     "virtio-gpu-gl-ccw": "virtio",
     "bochs-display": "bochs",
