@@ -4,6 +4,7 @@ import errno
 import fcntl
 import socket
 import struct
+import subprocess
 from ctypes import addressof, create_string_buffer
 from pathlib import Path
 
@@ -14,6 +15,7 @@ _ETHTOOL_GCOALESCE, _ETHTOOL_SCOALESCE = 0x0E, 0x0F
 #: struct ethtool_coalesce: the command and 22 numbers; the third is rx_max_coalesced_frames
 _COALESCE_WORDS = 23
 _RX_FRAMES = 2
+_DEADLINE = 10.0
 
 
 def mac(name: str) -> str:
@@ -27,6 +29,23 @@ def isolate_port(name: str, isolated: bool = True) -> None:
         Path(f"/sys/class/net/{name}/brport/isolated").write_text("1" if isolated else "0", encoding="ascii")
     except OSError as error:
         raise SystemError_(f"Unable to set bridge port isolated of '{name}'", error) from error
+
+
+def tell_address(name: str, mac: str) -> None:
+    """Tell a bridge which address a port of its has; it learns none there, and tries none out.
+
+    Raises SystemError_.
+    """
+    command = ["bridge", "fdb", "replace", mac, "dev", name, "master", "static"]
+    try:
+        for setting in ("learning", "unicast_flood"):
+            Path(f"/sys/class/net/{name}/brport/{setting}").write_text("0", encoding="ascii")
+        done = subprocess.run(command, check=False, capture_output=True, timeout=_DEADLINE)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SystemError_(f"cannot tell the bridge of '{name}' the address {mac}: {error}") from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise SystemError_(f"cannot tell the bridge of '{name}' the address {mac}: {said}")
 
 
 def set_coalesce(name: str, frames: int) -> None:

@@ -111,12 +111,15 @@ class Doctor:
         mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
         dns = root.find("dns")
         host, own, dhcp = _addresses(root)
+        host6, own6, dhcp6 = _addresses6(root)
         way_out = _default_gateway() if mode in FORWARDED else None
         question = {
             "mac": mac,
             "dhcp": dhcp or mode == "bridge",
             "host": host,
             "address": own,
+            "host6": host6,
+            "address6": own6,
             "dns": dns is None or dns.get("enable") != "no",
             "beyond": way_out,
         }
@@ -139,6 +142,10 @@ class Doctor:
             await child.wait()
             # the namespace has taken its cable along, unless it was never put there
             await _run("ip", "link", "del", end)
+        if dhcp6:
+            self.skip("no lease by DHCPv6 was asked for; virsh net-dhcp-leases shows those of the guests")
+        if host is None and host6 is None and mode != "bridge":
+            self.skip("the host has no address here, so there is nothing to be asked")
         if mode in FORWARDED and way_out is None:
             self.skip("the way out was not tried: this host has no default route")
 
@@ -290,6 +297,27 @@ def _addresses(root: "etree._Element") -> tuple[str | None, str | None, bool]:
                 last = last - 1 if str(last) == address else last
                 own = f"{last}/{network.prefixlen}"
     return host, own, False
+
+
+def _addresses6(root: "etree._Element") -> tuple[str | None, str | None, bool]:
+    """Return the host's IPv6 address, one the probe may take, and whether addresses are given out.
+
+    The probe takes one by chance, as guests do: 2001:db8::/64 has more than anybody can use.
+    """
+    for ip in root.iterfind("ip"):
+        address = ip.get("address")
+        if ip.get("family") != "ipv6" or not address:
+            continue
+        network = ipaddress.IPv6Network(f"{address}/{ip.get('prefix') or '64'}", strict=False)
+        given = any(item.find("dhcp") is not None for item in root.iterfind("ip[@family='ipv6']"))
+        if network.num_addresses < 4:
+            return None, None, given
+        taken = ipaddress.IPv6Address(address)
+        own = taken
+        while own in (taken, network.network_address):
+            own = network.network_address + secrets.randbelow(network.num_addresses)
+        return address, f"{own}/{network.prefixlen}", given
+    return None, None, False
 
 
 def _default_gateway() -> str | None:

@@ -128,6 +128,19 @@ def is_echo_reply(packet: bytes, number: int) -> bool:
     return bool(kind == 0 and id == number)
 
 
+def echo6(number: int, sequence: int) -> bytes:
+    """Return an ICMPv6 echo request; its checksum is the kernel's to fill in."""
+    return struct.pack("!BBHHH", 128, 0, 0, number, sequence) + b"qvirt net doctor"
+
+
+def is_echo6_reply(packet: bytes, number: int) -> bool:
+    """Tell whether what an ICMPv6 socket gives is the answer to one of our echo requests."""
+    if len(packet) < 8:
+        return False
+    kind, _, _, id = struct.unpack_from("!BBHH", packet)
+    return bool(kind == 129 and id == number)
+
+
 def dns_question(number: int, name: str) -> bytes:
     """Return a question for a name's IPv4 address."""
     labels = b"".join(bytes((len(part),)) + part.encode("ascii") for part in name.split("."))

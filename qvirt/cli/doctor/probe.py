@@ -45,6 +45,9 @@ def main() -> int:
     _ip("link", "set", "eth0", "up")
     try:
         _examine(question)
+        if question["host6"]:
+            _ip("addr", "add", question["address6"], "dev", "eth0", "nodad")
+            _tell("host", ok=_ping(question["host6"]), address=question["host6"])
     except OSError as error:
         _tell("probe", ok=False, detail=str(error))
     return 0
@@ -160,12 +163,18 @@ def _received(sock: socket.socket, patience: float) -> Iterator[bytes]:
 
 def _ping(address: str) -> bool:
     number = os.getpid() & 0xFFFF
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
-        for sequence in range(TRIES):
+    if ":" in address:
+        family, protocol = socket.AF_INET6, socket.IPPROTO_ICMPV6
+        echo, is_reply = packets.echo6, packets.is_echo6_reply
+    else:
+        family, protocol = socket.AF_INET, socket.IPPROTO_ICMP
+        echo, is_reply = packets.echo, packets.is_echo_reply
+    with socket.socket(family, socket.SOCK_RAW, protocol) as sock:
+        for sequence in range(FIRST_TRIES if family == socket.AF_INET6 else TRIES):
             with contextlib.suppress(OSError):
-                sock.sendto(packets.echo(number, sequence), (address, 0))
+                sock.sendto(echo(number, sequence), (address, 0))
             for data in _received(sock, WAIT):
-                if packets.is_echo_reply(data, number):
+                if is_reply(data, number):
                     return True
     return False
 

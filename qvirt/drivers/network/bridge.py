@@ -1,11 +1,14 @@
 """A network's bridge on the host: made, addressed, routed. Blocking."""
 
+import logging
 import socket
 from pathlib import Path
 
 from qvirt.errors import InternalError, SystemError_
 from qvirt.host import netlink
 from qvirt.model.network import Network as Document
+
+log = logging.getLogger(__name__)
 
 #: libvirt's metric for a route that names none
 _METRIC = 1
@@ -78,7 +81,7 @@ def _settings(document: Document, name: str) -> None:
     _write(folder / "accept_ra", "0")
     _write(folder / "autoconf", "0")
     if document.bridge is not None and document.bridge.mac_table_manager == "libvirt":
-        _write(Path(f"/sys/class/net/{name}/bridge/vlan_filtering"), "1", missing_ok=True)
+        _filter_vlans(name)
 
 
 def forward_packets(document: Document) -> None:
@@ -94,11 +97,18 @@ def forward_packets(document: Document) -> None:
         _write(_SYSCTL / "ipv6" / "conf" / "all" / "forwarding", "1")
 
 
-def _write(path: Path, value: str, *, missing_ok: bool = False) -> None:
+def _filter_vlans(name: str) -> None:
+    """Let a bridge whose table of addresses is ours keep one for each VLAN, as libvirt does."""
+    path = Path(f"/sys/class/net/{name}/bridge/vlan_filtering")
+    if path.exists():
+        _write(path, "1")
+    else:
+        log.warning("the kernel filters no VLANs on bridge '%s': what guests tag reaches every port", name)
+
+
+def _write(path: Path, value: str) -> None:
     try:
         if path.read_text(encoding="ascii").strip() != value:
             path.write_text(value, encoding="ascii")
     except OSError as error:
-        if missing_ok and isinstance(error, FileNotFoundError):
-            return
         raise SystemError_(f"cannot write to {path}", error) from error

@@ -71,8 +71,8 @@ def _program() -> str:
     return path
 
 
-def write_files(folders: NetworkFolders, network: Network) -> None:
-    """Write configuration, host and name files. Blocking. Raises SystemError_."""
+def _files(folders: NetworkFolders, network: Network) -> list[tuple[Path, bytes, int]]:
+    """Return configuration, host and name files: where, what is in them, mode."""
     name = network.name
     text = dnsmasq_config.config(
         network,
@@ -80,12 +80,20 @@ def write_files(folders: NetworkFolders, network: Network) -> None:
         hosts_file=str(_hosts_file(folders, name)),
         names_file=str(_names_file(folders, name)),
     )
-    for path, content, mode in (
-        (config_file(folders, name), text, 0o600),
-        (_hosts_file(folders, name), dnsmasq_config.hosts(network), 0o644),
-        (_names_file(folders, name), dnsmasq_config.names(network), 0o644),
-    ):
-        write_atomic(path, content.encode("utf-8", "surrogateescape"), mode, sync=False)
+    return [
+        (path, content.encode("utf-8", "surrogateescape"), mode)
+        for path, content, mode in (
+            (config_file(folders, name), text, 0o600),
+            (_hosts_file(folders, name), dnsmasq_config.hosts(network), 0o644),
+            (_names_file(folders, name), dnsmasq_config.names(network), 0o644),
+        )
+    ]
+
+
+def write_files(folders: NetworkFolders, network: Network) -> None:
+    """Write configuration, host and name files. Blocking. Raises SystemError_."""
+    for path, content, mode in _files(folders, network):
+        write_atomic(path, content, mode, sync=False)
         path.chmod(mode)
 
 
@@ -138,6 +146,43 @@ def running(folders: NetworkFolders, name: str) -> Process | None:
         return None
     started = start_time(pid)
     return Process(pid, started) if started is not None else None
+
+
+def take_up(folders: NetworkFolders, network: Network) -> Process:
+    """Return the dnsmasq of a network, which serves what the network says; started where there is none.
+
+    A daemon that died while it changed a network has left files, or a dnsmasq, that say something else. One
+    that libvirt started is left as it is: what it was told is as good. Blocking. Raises SystemError_,
+    InternalError.
+    """
+    process = running(folders, network.name)
+    if process is None:
+        return start(folders, network)
+    if not _is_ours(folders, network.name, process):
+        return process
+    stale = [path for path, content, _ in _files(folders, network) if _content(path) != content]
+    if config_file(folders, network.name) in stale:
+        stop(folders, network.name, process)
+        return start(folders, network)
+    if stale:
+        reload(folders, network, process)
+    return process
+
+
+def _is_ours(folders: NetworkFolders, name: str, process: Process) -> bool:
+    """Tell whether we have started it: libvirt lets a program of its own keep the leases."""
+    try:
+        words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return f"--dhcp-leasefile={lease_file(folders, name)}".encode() in words
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def reload(folders: NetworkFolders, network: Network, process: Process) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import uuid as _uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Self
@@ -29,8 +29,8 @@ from qvirt.errors import (
 )
 from qvirt.host.persist import FileWorker
 from qvirt.model.netdev import Bandwidth
+from qvirt.model.network import BRIDGED_BY_US, parse_network
 from qvirt.model.network import Network as Document
-from qvirt.model.network import parse_network
 from qvirt.model.network_port import NetworkPort, parse_network_port
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,7 @@ class Networks:
         await files.run("folders of networks", partial(store.make_folders, folders))
         loaded = await files.run("network definitions", partial(store.load, folders))
         self.reports += loaded.reports
-        for document in loaded.definitions:
-            self._adopt(document).definition = document
+        await self._take_in(loaded.definitions)
         for name, (document, known) in loaded.active.items():
             network = self._by_name.get(name) or self._adopt(document)
             network.live = document
@@ -72,8 +71,7 @@ class Networks:
         self.reports += await running.sweep(self.host, frozenset(loaded.active))
         for network in self:
             network.autostart = network.persistent and network.name in loaded.autostart
-        for network in [network for network in self if network.active]:
-            await self._reconnect(network)
+        await asyncio.gather(*(self._reconnect(network) for network in self if network.active))
         active = frozenset(network.name for network in self if network.active)
         self.reports += await running.sweep(self.host, active)
         if with_default:
@@ -85,6 +83,33 @@ class Networks:
         network = Network(self.host, document.name, document.uuid or "")
         self._add(network)
         return network
+
+    async def _take_in(self, documents: Iterable[Document]) -> None:
+        """Take definitions in that were found on disk.
+
+        What one lacks, as it was written by hand, it gets once and for all: uuid, MAC address, bridge.
+        """
+        lacking: list[Document] = []
+        for document in documents:
+            twin = self._by_uuid.get(document.uuid or "")
+            if twin is not None:
+                path = self.host.folders.definition(document.name)
+                why = f"network '{twin.name}' has its uuid {twin.uuid}"
+                self.reports.append(f"network definition '{path}' was left alone: {why}")
+                continue
+            whole = document.uuid, document.mac.address
+            self._adopt(document).definition = document
+            unnamed = document.mode in BRIDGED_BY_US and not document.bridge_name
+            if unnamed or whole != (document.uuid, document.mac.address):
+                lacking.append(document)
+        for document in lacking:
+            taken = {network.bridge for network in self if network.bridge and network.name != document.name}
+            try:
+                if not document.bridge_name:
+                    await self.host.files.run("bridge names", partial(validate.name_bridge, document, taken))
+                await self._save(document)
+            except QvirtError as error:
+                self.reports.append(f"network '{document.name}': {error}")
 
     async def _reconnect(self, network: Network) -> None:
         try:
@@ -379,13 +404,16 @@ class Networks:
         old_config, old_live = network.definition, network.live
         if config is not None and config is not old_config:
             await self._save(config)
+            self.host.checkpoint("definition written")
         try:
             if live is not None and old_live is not None and live is not old_live:
                 network.live = live
                 try:
                     if refresh:
                         await running.refresh(network, old_live, live)
+                        self.host.checkpoint("host refreshed")
                     await self.save_status(network)
+                    self.host.checkpoint("status written")
                 except BaseException:
                     network.live = old_live
                     raise

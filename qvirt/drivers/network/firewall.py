@@ -13,11 +13,12 @@ import struct
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qvirt.drivers.network import obstacles
+from qvirt.drivers.network import obstacles, zones
 from qvirt.drivers.network.obstacles import Item
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
 from qvirt.host.persist import FileWorker
@@ -35,6 +36,10 @@ _SETTLE, _PER_MINUTE = 0.02, 10
 
 #: the kernel's numbers: NFNLGRP_NFTABLES, NFNL_SUBSYS_NFTABLES, what tells of a removal, NFTA_*_TABLE
 _GROUP, _SUBSYSTEM, _REMOVALS, _TABLE_ATTRIBUTE = 7, 10, frozenset({2, 5, 8, 11, 14}), 1
+#: NFT_MSG_NEWTABLE, and the table that firewalld makes when it starts or loads its settings again
+_NEW_TABLE, _FIREWALLD = 0, "firewalld"
+#: seconds between questions whether firewalld answers, the first and the longest, and how often we ask
+_ASK_FIRST, _ASK_LONGEST, _ASK_TIMES = 0.05, 2.0, 25
 
 #: the kernel's lists of tables that iptables-legacy has made, their family, and the program
 _LEGACY = (
@@ -181,6 +186,9 @@ class Firewall:
     def __init__(self, files: FileWorker) -> None:
         self._files = files
         self._networks: dict[str, Network] = {}
+        #: those whose bridges are in a zone of firewalld's, or would be
+        self._zoned: dict[str, Network] = {}
+        self._zones: asyncio.Task[None] | None = None
         self._own: deque[int] = deque(maxlen=64)
         self._socket: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
@@ -204,8 +212,18 @@ class Firewall:
             self._networks[bridge] = network
             self._watch()
 
+    async def enter_zone(self, network: Network) -> None:
+        """Put a network's bridge into its zone of firewalld's, now and whenever that begins anew.
+
+        Raises InternalError.
+        """
+        await self._files.run(f"zone of '{network.name}'", partial(zones.enter, network))
+        self._zoned[network.bridge_name or ""] = network
+        self._watch()
+
     async def remove(self, bridge: str) -> None:
         """Take a network's rules away. Raises InternalError."""
+        self._zoned.pop(bridge, None)
         async with self._lock:
             if self._networks.pop(bridge, None) is None and _program("nft") is None:
                 return
@@ -213,7 +231,8 @@ class Firewall:
                 await self._run(removals(bridge, self._networks.values()))
             else:
                 await self._run(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
-                self._unwatch()
+                if not self._zoned:
+                    self._unwatch()
 
     async def _run(self, text: str) -> bytes:
         def call() -> bytes:
@@ -271,22 +290,37 @@ class Firewall:
             except OSError:
                 self._repair_soon()  # more happened than the kernel keeps for us
                 return
-            if self._concerns_us(data):
-                self._repair_soon()
+            for kind, table, pid in _changes(data):
+                if kind in _REMOVALS and table == TABLE and pid not in self._own:
+                    self._repair_soon()
+                elif kind == _NEW_TABLE and table == _FIREWALLD:
+                    self._enter_again_soon()
 
-    def _concerns_us(self, data: bytes) -> bool:
-        at = 0
-        while at + 20 <= len(data):
-            size, kind, _flags, _seq, pid = struct.unpack_from("=IHHII", data, at)
-            ours = f"{TABLE}\0".encode()
-            if kind >> 8 == _SUBSYSTEM and kind & 0xFF in _REMOVALS and pid not in self._own:
-                length, attribute = struct.unpack_from("=HH", data, at + 20)
-                if attribute & 0x3FFF == _TABLE_ATTRIBUTE and data[at + 24 : at + 20 + length] == ours:
-                    return True
-            if size < 16:
-                return False
-            at += (size + 3) & ~3
-        return False
+    def _enter_again_soon(self) -> None:
+        if self._zoned and (self._zones is None or self._zones.done()):
+            self._zones = asyncio.get_running_loop().create_task(self._enter_again())
+
+    async def _enter_again(self) -> None:
+        """Enter zones again: a firewalld that was started anew knows of no bridge.
+
+        It answers a moment after its table is there.
+        """
+        pause = _ASK_FIRST
+        for _ in range(_ASK_TIMES):
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _ASK_LONGEST)
+            if await self._files.run("firewalld", zones.answers):
+                break
+        else:
+            log.error("firewalld began anew and does not answer: the networks' bridges are in no zone of its")
+            return
+        for network in list(self._zoned.values()):
+            try:
+                await self._files.run(f"zone of '{network.name}'", partial(zones.enter, network))
+            except QvirtError as error:
+                log.error("network '%s': firewalld began anew: %s", network.name, error)
+            else:
+                log.info("network '%s': its bridge has its zone of firewalld's again", network.name)
 
     def _repair_soon(self) -> None:
         if self._task is None or self._task.done():
@@ -313,9 +347,10 @@ class Firewall:
     async def close(self) -> None:
         """Stop watching; the rules stay."""
         self._unwatch()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in (self._task, self._zones):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     # ------------------------------------------------------------- other firewalls
 
@@ -345,6 +380,21 @@ class Firewall:
             out = self._call([program, "-w", "5", "-S"])
             found += obstacles.from_legacy(out.decode(errors="replace"), family, name)
         return found
+
+
+def _changes(data: bytes) -> Iterator[tuple[int, str, int]]:
+    """Yield what netlink tells of tables: kind of change, table's name, who did it."""
+    at = 0
+    while at + 24 <= len(data):
+        size, kind, _flags, _seq, pid = struct.unpack_from("=IHHII", data, at)
+        if kind >> 8 == _SUBSYSTEM:
+            length, attribute = struct.unpack_from("=HH", data, at + 20)
+            if attribute & 0x3FFF == _TABLE_ATTRIBUTE:
+                name = data[at + 24 : at + 20 + length].rstrip(b"\0")
+                yield kind & 0xFF, name.decode(errors="replace"), pid
+        if size < 16:
+            return
+        at += (size + 3) & ~3
 
 
 def _legacy_tables(names: str) -> list[str]:

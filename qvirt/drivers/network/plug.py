@@ -290,8 +290,19 @@ def _join(plugged: Interface, name: str) -> None:
             taps.set_mtu(name, size)
         switchport.add(bridge, name, plugged)
         return
-    taps.set_mtu(name, size or taps.mtu(bridge))
+    try:
+        taps.set_mtu(name, size or taps.mtu(bridge))
+    except SystemError_ as error:
+        network = plugged.source.network if plugged.source is not None else None
+        if network and not Path(f"/sys/class/net/{bridge}").exists():
+            error.add(
+                f"something has removed the bridge of network '{network}': virsh net-destroy {network}; "
+                f"virsh net-start {network}"
+            )
+        raise
     taps.add_to_bridge(bridge, name)
+    if plugged.source is not None and plugged.source.mac_table_manager == "libvirt":
+        nic.tell_address(name, plugged.mac.address or "")
     if plugged.port.isolated:
         nic.isolate_port(name)
 

@@ -289,7 +289,11 @@ def plug_in(interface: Interface, port: NetworkPort) -> None:
         trust_guest_rx_filters=port.rxfilters.trust_guest,
         driver=ActualDriver(name=plug.driver.name),
         source=ActualSource(
-            bridge=plug.bridge, dev=plug.dev, mode=plug.mode, host_address=_address_of(plug.address)
+            bridge=plug.bridge,
+            mac_table_manager=plug.mac_table_manager,
+            dev=plug.dev,
+            mode=plug.mode,
+            host_address=_address_of(plug.address),
         ),
         vlan=port.vlan,
         virtualport=port.virtualport,
@@ -324,6 +328,7 @@ def port_of(interface: Interface, owner: tuple[str, str]) -> NetworkPort:
         plug=PortPlug(
             type="hostdev-pci" if actual.type == InterfaceType.HOSTDEV else str(actual.type),
             bridge=actual.source.bridge,
+            mac_table_manager=actual.source.mac_table_manager,
             dev=actual.source.dev,
             mode=actual.source.mode,
             managed=actual.managed,

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import os
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from qvirt.drivers.network import bandwidth, bridge, dnsmasq, dnsmasq_config, floors, in_use, zones
+from qvirt.drivers.network import bandwidth, bridge, dnsmasq, dnsmasq_config, floors, in_use
 from qvirt.drivers.network.firewall import FIRST_PORT, LAST_PORT, Firewall, translated
 from qvirt.drivers.network.network import Network, NetworkHost
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError
@@ -18,6 +19,8 @@ from qvirt.model.network import Network as Document
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
+#: seconds a dnsmasq has to live for the next one to come as soon as the first
+_LIVELY = 60.0
 _JOURNAL = ".begun"
 
 
@@ -28,6 +31,7 @@ class Keeper:
         self._network = network
         self.process = process
         self._pause = _FIRST_PAUSE
+        self._since = time.monotonic()
         self._fd: int | None = None
         self._task: asyncio.Task[None] | None = None
         self.obstacles: asyncio.Task[None] | None = None
@@ -36,6 +40,7 @@ class Keeper:
     def _watch(self) -> None:
         if self.process is None:
             return
+        self._since = time.monotonic()
         try:
             self._fd = os.pidfd_open(self.process.pid)
         except ProcessLookupError:
@@ -48,6 +53,8 @@ class Keeper:
 
     def _died(self) -> None:
         self._forget()
+        if time.monotonic() - self._since > _LIVELY:
+            self._pause = _FIRST_PAUSE
         log.error(
             "dnsmasq of network '%s' died; starting it again in %.1f s", self._network.name, self._pause
         )
@@ -77,14 +84,21 @@ class Keeper:
 
     def close(self) -> None:
         """Stop watching; dnsmasq stays."""
+        self._stop(self.obstacles)
+        self._leave()
+
+    def _leave(self) -> None:
         self._forget()
-        for task in (self._task, self.obstacles):
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
+        self._stop(self._task)
+
+    @staticmethod
+    def _stop(task: "asyncio.Task[None] | None") -> None:
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
 
     def replace(self, process: dnsmasq.Process | None) -> None:
-        """Watch another process."""
-        self._forget()
+        """Watch another process, whether the one before runs or was going to be started again."""
+        self._leave()
         self.process = process
         self._watch()
 
@@ -142,6 +156,7 @@ async def _bring_up(network: Network, host: NetworkHost, document: Document) -> 
 
     async def link_and_server() -> dnsmasq.Process | None:
         await host.files.run(f"bridge of '{network.name}'", partial(_link, document))
+        await rules.enter_zone(document)
         host.checkpoint("bridge made")
         process = await _serve(network, document)
         host.checkpoint("dnsmasq started")
@@ -168,20 +183,21 @@ async def _bring_up(network: Network, host: NetworkHost, document: Document) -> 
 
 def _link(document: Document) -> None:
     bridge.make(document)
-    zones.enter(document)
     limits = document.bandwidth
     if limits is not None:
         bandwidth.set_bridge(document.bridge_name or "", limits.inbound, limits.outbound)
 
 
 async def _serve(network: Network, document: Document) -> dnsmasq.Process | None:
-    """Start dnsmasq, or take up the one there is."""
-    if not dnsmasq_config.wanted(document):
-        return None
+    """Start dnsmasq, or take up the one there is; one that serves nobody is ended."""
     host = network.host
 
-    def work() -> dnsmasq.Process:
-        return dnsmasq.running(host.folders, network.name) or dnsmasq.start(host.folders, document)
+    def work() -> dnsmasq.Process | None:
+        if dnsmasq_config.wanted(document):
+            return dnsmasq.take_up(host.folders, document)
+        if dnsmasq.running(host.folders, network.name) is not None:
+            dnsmasq.stop(host.folders, network.name)
+        return None
 
     return await host.files.run(f"dnsmasq of '{network.name}'", work)
 
@@ -261,6 +277,7 @@ async def _apply(network: Network, old: Document, new: Document) -> None:
         process = await _serve(network, new)
         if keeper is not None:
             keeper.replace(process)
+    host.checkpoint("dnsmasq told")
     await rules_of(host).add(new)
 
 

@@ -24,6 +24,15 @@ def is_running() -> bool:
         return False
 
 
+def answers() -> bool:
+    """Tell whether firewalld takes orders."""
+    try:
+        _firewall_cmd("--state")
+    except InternalError:
+        return False
+    return True
+
+
 def enter(network: Network) -> None:
     """Put a network's bridge into its zone. Raises InternalError where it asks for one.
 

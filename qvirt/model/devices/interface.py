@@ -108,6 +108,7 @@ class InterfaceSource(Node, tag="source"):
     portgroupid: str | None = attr(string)
     connectionid: str | None = attr(string)
     bridge: str | None = attr(string)
+    mac_table_manager: str | None = attr(string, "macTableManager")
     dev: str | None = attr(string)
     type: str | None = attr(string)
     path: str | None = attr(string)
@@ -305,9 +306,13 @@ class Coalesce(Node, tag="coalesce"):
 
 
 class ActualSource(Node, tag="source"):
-    """The bridge, the device and mode, or the function of the host, a network has given an interface."""
+    """The bridge, the device and mode, or the function of the host, a network has given an interface.
+
+    mac_table_manager: who tells the bridge which addresses its port has.
+    """
 
     bridge: str | None = attr(string)
+    mac_table_manager: str | None = attr(words("kernel", "libvirt"), "macTableManager")
     dev: str | None = attr(string)
     mode: str | None = attr(string)
     host_address: Address | None = choice(ADDRESSES, "address")
@@ -460,6 +465,7 @@ class Interface(Device, tag="interface"):
             portgroup=asked.portgroup,
             portid=asked.portid,
             bridge=actual.source.bridge,
+            mac_table_manager=actual.source.mac_table_manager,
             dev=actual.source.dev,
             mode=actual.source.mode,
         )

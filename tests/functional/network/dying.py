@@ -1,7 +1,7 @@
 """Networks whose daemon dies: ``python -m tests.functional.network.dying ROOT WHAT STEP``.
 
-WHAT is start, stop, or look; the first two end by SIGKILL after STEP steps, and print the steps' names when
-they got through.
+WHAT is start, stop, update, or look; all but the last end by SIGKILL after STEP steps, and print the steps'
+names when they got through.
 """
 
 import asyncio
@@ -11,12 +11,21 @@ import signal
 import sys
 from pathlib import Path
 
+from qvirt.constants.network import NetworkUpdateCommand as Command
+from qvirt.constants.network import NetworkUpdateFlags as Flags
+from qvirt.constants.network import NetworkUpdateSection as Section
 from qvirt.drivers.network.driver import Networks
 from qvirt.drivers.network.network import NetworkFolders
 from qvirt.host.persist import FileWorker
 
 NAME = "dying"
-DOCUMENT = f"""<network><name>{NAME}</name><uuid>11111111-2222-3333-4444-555555555566</uuid>
+UUID = "11111111-2222-3333-4444-555555555566"
+#: one more range, in the definition and in what runs
+CHANGE = (
+    *(Command.ADD_LAST, Section.IP_DHCP_RANGE, -1, "<range start='10.78.1.110' end='10.78.1.120'/>"),
+    Flags.LIVE | Flags.CONFIG,
+)
+DOCUMENT = f"""<network><name>{NAME}</name><uuid>{UUID}</uuid>
 <forward mode='nat'/><bridge name='vbdying'/>
 <ip address='10.78.1.1' prefix='24'>
 <dhcp><range start='10.78.1.10' end='10.78.1.99'/></dhcp></ip></network>"""
@@ -35,11 +44,19 @@ async def work(root: Path, what: str, fatal: int) -> object:
     folders = NetworkFolders(root / "etc", root / "run", root / "lib", root / "dnsmasq")
     networks = await Networks.open(folders, files, privileged=True, with_default=False)
     try:
+        network = networks.find(UUID)
         if what == "look":
-            return {"active": networks.by_name(NAME).active, "reports": networks.reports}
+            ranges = [
+                [item.start for ip in document.ips for item in ip.ranges]
+                for document in (network.definition, network.live)
+                if document is not None
+            ] if network is not None else []  # fmt: skip
+            return {"active": network is not None and network.active, "ranges": ranges}
         networks.host.checkpoint = checkpoint
         if what == "start":
             await networks.start(await networks.define(DOCUMENT))
+        elif what == "update":
+            await networks.update(networks.by_name(NAME), *CHANGE)
         else:
             await networks.destroy(networks.by_name(NAME))
         return steps

@@ -99,6 +99,39 @@ def test_a_program_is_missing(program: str, text: str, says: str) -> None:
             assert net.links() == {"lo"}
 
 
+def test_a_daemon_killed_at_any_step_of_an_update() -> None:
+    """What dnsmasq was told is what the document says, old or new; and each document is whole."""
+    root = make_root()
+    before, after = ["10.78.1.10"], ["10.78.1.10", "10.78.1.110"]
+    try:
+        with namespace() as net:
+            for fatal in range(8):
+                step(net, root, "start")
+                steps = step(net, root, "update", fatal)
+                seen = step(net, root, "look")
+                definition, live = seen["ranges"]
+                assert seen["active"]
+                assert definition in (before, after), f"step {fatal}"
+                assert live in (before, after), f"step {fatal}"
+                told = (root / "dnsmasq/dying.conf").read_text()
+                assert ("dhcp-range=10.78.1.110" in told) == (live == after), f"step {fatal}"
+                pid = int((root / "run/dying.pid").read_text())
+                assert _answers(pid, root), f"step {fatal}"
+                step(net, root, "stop")
+                assert left(net, root) == [], f"step {fatal}"
+                if steps is not None:
+                    assert definition == live == after
+                    assert len(steps) == 4
+                    break
+                assert fatal < 4, "it never gets through"
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _answers(pid: int, root: Path) -> bool:
+    return str(root).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 #: hosts whose own rules let nothing through and nothing in
 DROPPING = {
     "nft": (

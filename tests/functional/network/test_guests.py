@@ -187,6 +187,21 @@ def test_what_cannot_be_plugged_in(daemon: Daemon, host: Namespace, linux: Guest
     assert not daemon.virsh("net-port-list", "nat").split()
 
 
+def test_a_bridge_that_somebody_removed(daemon: Daemon, host: Namespace, linux: Guest) -> None:
+    daemon.virsh("net-start", "idle")
+    host.ip("link", "del", "qvt-idle")
+    path = write(daemon, "lost", linux_xml(linux, "lost", card("idle")))
+    said = daemon.virsh_run("create", path).stderr
+    assert "No such device" in said
+    assert said.strip().endswith("virsh net-destroy idle; virsh net-start idle")
+    assert not daemon.virsh("net-port-list", "idle").split()
+    daemon.virsh("net-destroy", "idle")
+    daemon.virsh("net-start", "idle")
+    assert "qvt-idle" in host.links()
+    daemon.virsh("net-destroy", "idle")
+    assert not {name for name in host.links() if name.startswith("vnet")}
+
+
 def test_the_doctor(daemon: Daemon, host: Namespace) -> None:
     def doctor(network: str) -> "subprocess.CompletedProcess[str]":
         words = (sys.executable, "-m", "qvirt.cli.main", "-c", daemon.uri, "net", "doctor", network)

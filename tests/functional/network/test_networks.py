@@ -142,3 +142,46 @@ def test_the_daemon_is_killed(daemon: Daemon, host: Namespace) -> None:
     assert "vb8" in host.run("nft", "list", "ruleset").stdout
     daemon.virsh("net-destroy", "kept")
     assert host.links() == {"lo"}
+
+
+def test_dnsmasq_dies_just_before_an_update(daemon: Daemon, host: Namespace) -> None:
+    create(daemon, document("twice", 9))
+    try:
+        for number in range(3):
+            os.kill(pid_of(daemon, "twice"), signal.SIGKILL)
+            text = f"<range start='10.77.9.{110 + number}' end='10.77.9.{110 + number}'/>"
+            daemon.virsh("net-update", "twice", "add", "ip-dhcp-range", text, "--live")
+            assert alive(pid_of(daemon, "twice"))
+        (conf,) = daemon.root.rglob("dnsmasq/twice.conf")
+        assert host.run("pgrep", "-fc", f"conf-file={conf}").stdout.strip() == "1"
+        os.kill(pid_of(daemon, "twice"), signal.SIGKILL)
+        wait_until(lambda: alive(pid_of(daemon, "twice")), "it is still watched")
+    finally:
+        daemon.virsh("net-destroy", "twice")
+
+
+def test_definitions_written_by_hand(daemon: Daemon, host: Namespace) -> None:
+    """What such a one lacks it gets once; one that has another's uuid is left alone, and reported."""
+    daemon.stop()
+    folder = daemon.root / "etc/libvirt/qemu/networks"
+    plain = document("by-hand", 12).replace("<bridge name='vb12'/>", "")
+    (folder / "by-hand.xml").write_text(plain)
+    daemon.start()
+    try:
+        first = daemon.virsh("net-dumpxml", "by-hand")
+        assert "<bridge name='virbr0' " in first
+        daemon.stop()
+        uuid = first.partition("<uuid>")[2].partition("</uuid>")[0]
+        twin = document("twin", 13).replace("</name>", f"</name><uuid>{uuid}</uuid>")
+        (folder / "twin.xml").write_text(twin)
+        daemon.start()
+        assert daemon.virsh("net-dumpxml", "by-hand") == first
+        assert "twin" not in daemon.virsh("net-list", "--all", "--name")
+        assert f"network 'by-hand' has its uuid {uuid}" in daemon.log.read_text()
+        assert (folder / "twin.xml").read_text() == twin
+        daemon.virsh("net-start", "by-hand")
+        assert "virbr0" in host.links()
+        daemon.virsh("net-destroy", "by-hand")
+    finally:
+        (folder / "twin.xml").unlink(missing_ok=True)
+        daemon.virsh("net-undefine", "by-hand")

@@ -57,6 +57,11 @@ def test_an_echo_is_answered() -> None:
     assert packets.is_echo_reply(reply, 5)
     assert not packets.is_echo_reply(reply, 6)
     assert not packets.is_echo_reply(reply[:24], 5)
+    six = b"\x81" + packets.echo6(5, 1)[1:]
+    assert packets.is_echo6_reply(six, 5)
+    assert not packets.is_echo6_reply(packets.echo6(5, 1), 5)
+    assert not packets.is_echo6_reply(six, 6)
+    assert not packets.is_echo6_reply(six[:7], 5)
 
 
 def test_a_name_is_asked_and_answered() -> None:

@@ -100,3 +100,30 @@ def test_a_number_that_is_another_process_now(tmp_path: Path, monkeypatch: pytes
         assert other.stdin is not None
         other.stdin.close()
         assert other.wait(10) == 0 != -signal.SIGHUP
+
+
+def test_a_dnsmasq_that_lived_well_is_followed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that dies young makes the next one wait twice as long; one that dies old does not."""
+    now = 1000.0
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(running, "_FIRST_PAUSE", 0.001)
+
+    async def serve(*_: object) -> dnsmasq.Process:
+        return dnsmasq.Process(2**22 + 1, 0)  # above the kernel's numbers: it is dead at once
+
+    monkeypatch.setattr(running, "_serve", serve)
+
+    async def main() -> None:
+        nonlocal now
+        network = cast(Any, SimpleNamespace(name="n", live=object(), lock=asyncio.Lock(), keeper=None))
+        keeper = network.keeper = running.Keeper(network, await serve())
+        for pause in (0.002, 0.004):
+            assert keeper._task is not None
+            await keeper._task
+            assert keeper._pause == pause
+        now += 61
+        keeper._died()
+        assert keeper._pause == 0.001
+        keeper.close()
+
+    asyncio.run(main())
