@@ -19,7 +19,7 @@ import shutil
 import signal
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING
 from qvirt.errors import InternalError, OperationFailed, OperationTimeout, QvirtError, SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.host.proc import start_time, stat_fields
+from qvirt.model.domain import Domain as Definition
+from qvirt.qemu.devices.base import HelperResource
 from qvirt.record import Record, field
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.launch import FIRST_FD, Descriptors, listen_unix
@@ -66,6 +68,8 @@ class Recipe(Record):
     come; None where the socket is there from the start. finish: awaited when it is ready, or has done well
     what it ran for. sees: where guests have a /dev of their own, it has a small one, too, and of libvirt's
     folders it sees these only; None for one that sees the host as it is, or shuts itself in.
+    opens: what it opens beside all this, by path, with permissions as in `HelperResource`; None for one that
+    security models with rules leave alone. shuts_in: it makes itself a view of the file system.
     """
 
     name: str
@@ -82,11 +86,22 @@ class Recipe(Record):
     finish: Callable[[], Awaitable[None]] = _nothing
     is_ready: Callable[[], bool] | None = None
     sees: tuple[str, ...] | None = None
+    opens: Mapping[str, str] | None = None
+    shuts_in: bool = False
 
     def mark(self) -> HelperMark:
         """Return what the status file has of it before there is a process."""
         paths = [path for path in (self.listen, self.pidfile, *self.files) if path]
         return HelperMark(self.name, log=str(self.log), files=paths)
+
+    def resource(self, definition: Definition) -> HelperResource | None:
+        """Return what rules say of it; None for one that has none of its own."""
+        if self.opens is None:
+            return None
+        opens = {str(self.log): "w"} | {path: "rwk" for path in (self.listen, self.pidfile) if path}
+        opens |= {f"{path}/": "rwk" for path in self.sees or ()} | dict(self.opens)
+        program = self.command(-1)[0]
+        return HelperResource(definition, self.name, program, opens, self.keep, self.shuts_in)
 
 
 class Helper:
@@ -115,6 +130,12 @@ class Helper:
             said = file.read().decode("utf-8", "replace").strip()
         ending = f"{self.name} (pid {self.process.pid}) {self.process.ending}"
         return f"{ending}: {said}" if said else f"{ending} and printed nothing; its log is {self.mark.log}"
+
+
+def resources(definition: Definition, recipes: Iterable[Recipe]) -> list[HelperResource]:
+    """Return what rules say of helpers that are going to be made."""
+    found = (recipe.resource(definition) for recipe in recipes)
+    return [resource for resource in found if resource is not None]
 
 
 def reserve(running: Running, recipes: Iterable[Recipe]) -> None:
@@ -196,17 +217,20 @@ async def _spawn(
             f"{recipe.name} of '{domain.name}'", partial(_make_files, recipe, running, descriptors, stack)
         )
         words = recipe.command(listener)
-        labels: list[str] = []
-        if not running.guard.takes_no_new_privs:
-            asked = partial(running.guard.helper_words, words[0])
-            labels = await hv.files.run(f"label of {recipe.name}", asked)
+        asked = partial(running.guard.helper_words, recipe.name, words[0])
+        labels = await hv.files.run(f"label of {recipe.name}", asked)
         process = await Process.spawn(
             words,
             env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath), **recipe.env},
             log_fd=log_fd,
             fds=[fd for fd in (listener, locked) if fd >= 0],
-            # a domain of its own is what gaining rights looks like to the kernel
-            wrap=confining(recipe.user, keep=recipe.keep, labels=labels, no_new_privs=not labels),
+            wrap=confining(
+                recipe.user,
+                keep=recipe.keep,
+                labels=labels,
+                # a domain of its own may be what gaining rights looks like to the kernel
+                no_new_privs=running.guard.takes_no_new_privs or not labels,
+            ),
             limits=Limits(hv.config.max_core),
             maker=Maker(partial(_enclose, hv, running, recipe)) if recipe.sees is not None else None,
         )

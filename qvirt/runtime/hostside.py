@@ -17,7 +17,7 @@ from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.qemu.context import BuildContext, Launch
-from qvirt.qemu.devices.base import FileResource, ListenResource, Resource, handler
+from qvirt.qemu.devices.base import FileResource, HelperResource, ListenResource, Resource, handler
 from qvirt.qmp.commands import as_objects, int_of
 from qvirt.record import Record
 from qvirt.runtime import helper_kinds, helper_watch, helpers, interfaces, launch, lending, limits, pci, usb
@@ -109,6 +109,7 @@ async def look(
         launch.survey_devices(devices, ctx, plan)
         launch.set_overlays_aside(plan)
         recipes = helper_kinds.recipes(domain, running, devices, ctx)
+        plan.others += helpers.resources(running.definition, recipes)
         return Needs(plan, lending.prepare(running, plan.files), recipes, functions)
 
     functions: list[PciMark] = []
@@ -181,6 +182,7 @@ async def release(
     mark = running.footprint
     gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
     gone += pci.nodes(running, functions)  # an interface knows no more what its network gave it
+    gone += [HelperResource(running.definition, name) for name in unused]
     own = _own_files(gone) - _own_files(kept)
     files = [path for path in mark.files if path in own]
 

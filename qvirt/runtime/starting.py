@@ -181,6 +181,7 @@ class _Start:
         self.limits = limits.limits_of(definition, hv.config)
         self.recipes = helper_kinds.recipes(domain, running, definition.devices.all(), self.ctx)
         helpers.reserve(running, self.recipes)
+        plan.others += helpers.resources(definition, self.recipes)
         mark = running.footprint
         mark.folders = [running.folder, *dict.fromkeys(plan.folders)]
         mark.files += [

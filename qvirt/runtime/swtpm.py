@@ -67,6 +67,7 @@ def recipe(domain: "Domain", running: Running, dev: Tpm, ctx: BuildContext) -> R
         pidfile=f"{socket.removesuffix('.sock')}.pid",
         prepare=partial(_prepare, domain, running, dev, state),
         sees=(str(state),),
+        opens={},
     )
 
 

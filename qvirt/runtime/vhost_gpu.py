@@ -44,4 +44,5 @@ def recipe(domain: "Domain", running: Running, dev: Video, ctx: BuildContext) ->
         domain.hypervisor.paths.log / f"{domain.name}-{own}.log",
         end=gpu_socket(dev),
         pidfile=f"{ctx.dirs.run}/{ctx.folder_name.removeprefix('domain-')}-{own}.pid",
+        opens={drawing.rendernode: "rw"} if drawing.rendernode is not None else {},
     )

@@ -68,6 +68,8 @@ def recipe(domain: "Domain", running: Running, dev: Filesystem, ctx: BuildContex
         hv.paths.log / f"{domain.name}-{alias}-virtiofsd.log",
         keep=_CAPABILITIES + chroot,
         listen=virtiofs_socket(dev, ctx),
+        opens={},
+        shuts_in=True,
         pidfile=f"{ctx.dirs.run}/{ctx.folder_name.removeprefix('domain-')}-{alias}-fs.pid",
     )
 

@@ -17,6 +17,7 @@ in turn; nobody else knows which there are. When each question is asked:
                are not for it. Written into the status file before
     node       instead of lending one in a /dev that is the guest's own
     own        something the daemon made for the guest (folder, key, socket), which goes with it
+    handed     a node of the host's that goes with the guest, whose descriptor QEMU gets
     making     around the making of a socket that QEMU is handed
     note, take_over
                what an earlier daemon, or libvirt, has lent
@@ -104,8 +105,11 @@ class Model:
         """Return setpriv's words for the guest's label."""
         return ()
 
-    def helper_words(self, guest: Guest, program: str) -> Sequence[str]:
-        """Return setpriv's words for the label of a process beside QEMU. program: what it executes."""
+    def helper_words(self, guest: Guest, name: str, program: str) -> Sequence[str]:
+        """Return setpriv's words for the label of a process beside QEMU.
+
+        name: it within the guest. program: what it executes. Raises QvirtError.
+        """
         return ()
 
     def obstacles(self, guest: Guest, resource: FileResource, path: str) -> Iterator[Obstacle]:
@@ -136,6 +140,12 @@ class Model:
 
     def own(self, guest: Guest, path: str, *, stays: bool) -> None:
         """Label what was made for the guest alone. stays: it outlives the run. Raises OSError."""
+
+    def handed(self, guest: Guest, path: str) -> None:
+        """Label a node of the host's that is the guest's alone, goes with it and is handed over open.
+
+        Raises OSError.
+        """
 
     def making(self, guest: Guest, *, ours: bool) -> contextlib.AbstractContextManager[None]:
         """Have the sockets that this thread makes inside labelled: QEMU's, or, ``ours``, the daemon's end.

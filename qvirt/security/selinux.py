@@ -207,7 +207,7 @@ class Selinux(Model):
         label = self._mine(guest)
         return (f"--selinux-label={label.label}",) if label is not None else ()
 
-    def helper_words(self, guest: Guest, program: str) -> Sequence[str]:
+    def helper_words(self, guest: Guest, name: str, program: str) -> Sequence[str]:
         """The domain that the policy has for the program, with the guest's categories.
 
         Where the policy has none, or the kernel does not say that it may be entered so, the helper stays in
@@ -271,6 +271,22 @@ class Selinux(Model):
         try:
             if read_label(path) != label.imagelabel:
                 write_label(path, label.imagelabel)
+        except OSError as error:
+            if error.errno not in UNLABELLED:
+                raise
+
+    def handed(self, guest: Guest, path: str) -> None:
+        """The policy's label for the path, with the guest's categories.
+
+        Not the one it has: where no udev gave it a label, that may be of a type which the kernel keeps from
+        QEMU, and silently, when it executes.
+        """
+        label, context = self._mine(guest), self._context_of(guest)
+        if label is None or not label.relabel or context is None:
+            return
+        try:
+            usual = usual_label(self.kernel.policy, path, os.stat(path).st_mode) or read_label(path)
+            write_label(path, str(parse(usual).at(context.range)))
         except OSError as error:
             if error.errno not in UNLABELLED:
                 raise

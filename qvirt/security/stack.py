@@ -147,9 +147,9 @@ class Guard:
         """Return the launcher's words for the labels."""
         return [word for model in self._models for word in model.words(self.guest)]
 
-    def helper_words(self, program: str) -> list[str]:
-        """Return the launcher's words for the labels of a process beside QEMU."""
-        return [word for model in self._models for word in model.helper_words(self.guest, program)]
+    def helper_words(self, name: str, program: str) -> list[str]:
+        """Return the launcher's words for the labels of a process beside QEMU. Raises QvirtError."""
+        return [word for model in self._models for word in model.helper_words(self.guest, name, program)]
 
     @property
     def takes_no_new_privs(self) -> bool:
@@ -202,6 +202,14 @@ class Guard:
         """Label what was made for the guest alone. stays: it outlives the run. Raises OSError."""
         for model in self._models:
             model.own(self.guest, path, stays=stays)
+
+    def handed(self, path: str) -> None:
+        """Label a node of the host's that is the guest's alone, handed over open. Raises SystemError_."""
+        try:
+            for model in self._models:
+                model.handed(self.guest, path)
+        except OSError as error:
+            raise SystemError_(f"unable to label '{path}' for its guest", error) from error
 
     @contextlib.contextmanager
     def making(self, *, ours: bool = False) -> Iterator[None]:

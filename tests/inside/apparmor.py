@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,16 @@ from qvirt.host.config import QemuConfig, make_config
 from qvirt.runtime import hotplug
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.security.apparmor import profiles
-from tests.functional.runtime.instance import EMULATOR, Instance, disk, document, run
+from qvirt.security.apparmor.model import confinement
+from tests.functional.runtime.helping import (
+    QUICK_SETUP,
+    TPM,
+    UUID,
+    helped,
+    path_with,
+    program,
+)
+from tests.functional.runtime.instance import EMULATOR, Instance, disk, document, run, until
 
 #: root with all its power, and no owner changes: AppArmor is all there is
 BARE = """user = "root"
@@ -164,6 +174,78 @@ def test_apparmor_alone_keeps_guests_apart(it: Instance) -> None:
         found = json.loads(out.read_text())
         assert found.pop("uid") == 0
         assert found.pop(str(own)) == "done"
+        assert set(found.values()) == {"Permission denied"}, found
+
+    run(scenario())
+
+
+#: runs in a Python that stands in swtpm's place, which loads it by itself; its argument is where its state is
+HELPING = """
+import json, os, signal, sys
+if sys.orig_argv[0].endswith("/swtpm"):
+    state = next(word for word in sys.orig_argv if word.startswith("dir="))[4:].partition(",")[0]
+    with open(state + "/paths") as file:
+        paths = json.load(file)
+    def attempt(call, *words):
+        try:
+            call(*words)
+        except OSError as error:
+            return os.strerror(error.errno)
+        return "done"
+    found = {path: attempt(os.open, path, os.O_RDONLY) for path in paths}
+    found["exec"] = attempt(os.execv, "/bin/true", ["true"])
+    with open(state + "/found.new", "w") as file:
+        json.dump(found, file)
+    os.rename(state + "/found.new", state + "/found")
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def helping() -> Iterator[None]:
+    """Have every Python of this machine look whether it is in swtpm's place."""
+    folder = Path("/usr/lib/python3/dist-packages")
+    files = {folder / "walk_helping.py": HELPING, folder / "walk_helping.pth": "import walk_helping\n"}
+    for path, text in files.items():
+        path.write_text(text)
+    yield
+    for path in files:
+        path.unlink()
+
+
+def test_a_helper_has_a_profile_of_its_own(
+    it: Instance, helping: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs as root here, whom owners do not keep out."""
+
+    async def scenario() -> None:
+        own, other = it.image("own.img"), it.image("other.img")
+        program(it.root / "bin", "swtpm_setup", QUICK_SETUP)
+        shutil.copy(os.path.realpath("/usr/bin/python3"), it.root / "bin/swtpm")
+        monkeypatch.setenv("PATH", path_with(it.root / "bin"))
+        conf = BARE + 'swtpm_user = "root"\nswtpm_group = "root"\n'
+        hv = await Hypervisor.open(it.paths, config=config(conf))
+        try:
+            neighbour = await hv.create(document("neighbour", disk(other)), paused=True)
+            states = [it.paths.swtpm_storage / uuid / "tpm2" for uuid in (UUID, neighbour.uuid)]
+            for state in states:
+                state.mkdir(parents=True)
+                (state / "tpm2-00.permall").write_text("secret")
+            mine, theirs = (state / "tpm2-00.permall" for state in states)
+            paths = [own, other, mine, theirs, it.paths.status("neighbour"), "/etc/shadow", "/dev/mem"]
+            (states[0] / "paths").write_text(json.dumps(list(map(str, paths))))
+            starting = asyncio.ensure_future(hv.create(helped(TPM, disk(own)), paused=True))
+            await until((states[0] / "found").exists, "the probe")
+            pid = hv.domains.by_uuid(UUID).need_running().helpers["swtpm"].process.pid
+            assert confinement(str(pid)) == (f"libvirt-{UUID}//swtpm", "enforce")
+            found = json.loads((states[0] / "found").read_text())
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(QvirtError, match="swtpm"):  # it served no TPM
+                await starting
+            await neighbour.destroy()
+        finally:
+            await hv.close()
+        assert found.pop(str(mine)) == "done"
         assert set(found.values()) == {"Permission denied"}, found
 
     run(scenario())

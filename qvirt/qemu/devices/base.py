@@ -35,7 +35,7 @@ from qvirt.model.domain import Domain
 from qvirt.model.seclabel import DeviceSecLabel
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.switches import Step, Switch
-from qvirt.record import Record
+from qvirt.record import Record, field
 from qvirt.xml.node import Node
 
 D = TypeVar("D", bound=Device)
@@ -129,6 +129,21 @@ class ReachedResource(Resource):
 
     path: str
     writable: bool = True
+
+
+class HelperResource(Resource):
+    """A process beside QEMU, by its name within the guest; models with rules have some of its own for it.
+
+    opens: path -> permissions, of ``r``, ``w``, ``k`` (locks); a folder's path ends with a slash and means
+    all below it. keep: capabilities it has. shuts_in: it makes a view of the file system of its own, in which
+    paths mean something else.
+    """
+
+    name: str
+    program: str = ""
+    opens: Mapping[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+    shuts_in: bool = False
 
 
 class OpenResource(Resource):

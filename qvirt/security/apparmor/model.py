@@ -1,12 +1,13 @@
 """The model ``apparmor``: each guest's QEMU runs under a profile of its own."""
 
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvirt.errors import ConfigUnsupported, InvalidArg, QvirtError
 from qvirt.model.seclabel import SecLabel
-from qvirt.qemu.devices.base import Resource
+from qvirt.qemu.devices.base import HelperResource, Resource
 from qvirt.security.apparmor import profiles
 from qvirt.security.apparmor.profiles import Profile
 from qvirt.security.apparmor.rules import FilesText, common_rules, rule_that_allows, rules_for
@@ -32,6 +33,8 @@ class AppArmor(Model):
         self._dirs = dirs
         #: runs whose profile has not been made yet
         self._new: set[int] = set()
+        #: run -> held while its files and the kernel change: a guest may end while it is given something
+        self._changing: dict[int, threading.Lock] = {}
         # a confined daemon's QEMU would change from one profile to another, which counts as gaining rights
         self._daemon = confinement("self")[0]
         self.takes_no_new_privs = self._daemon == "unconfined"
@@ -60,10 +63,24 @@ class AppArmor(Model):
         label = guest.label_of(self.name)
         return [f"--apparmor-profile={label.label}"] if label is not None and label.label else []
 
+    def helper_words(self, guest: Guest, name: str, program: str) -> Sequence[str]:
+        """A profile of its own within the guest's, where rules were made for it."""
+        profile = self._own_profile(guest)
+        if profile is None or name not in profile.rules().helpers:
+            return ()
+        return (f"--apparmor-profile={profile.name}//{name}",)
+
     def give(self, guest: Guest, loans: Sequence[Loan], resources: Iterable[Resource]) -> None:
         profile = self._own_profile(guest)
         if profile is None:
             return
+        with self._lock(guest):
+            self._give(guest, profile, resources)
+
+    def _lock(self, guest: Guest) -> threading.Lock:
+        return self._changing.setdefault(guest.run, threading.Lock())
+
+    def _give(self, guest: Guest, profile: Profile, resources: Iterable[Resource]) -> None:
         if guest.run in self._new:
             # whatever lies there is of a machine that went down
             self._new.discard(guest.run)
@@ -72,27 +89,35 @@ class AppArmor(Model):
             text = FilesText()
             text.grant(common_rules(guest.name, guest.folder, lib=dirs.lib, run=dirs.run, log=dirs.log))
             text.grant(rules_for(resources))
+            text.admit(profile.name, _helpers(resources))
             if self._daemon != "unconfined":
                 text.admit_peer(self._daemon)
             self._change(profile, text, None)
             return
         text = profile.rules()
         before = str(text)
-        if text.grant(rules_for(resources)):
+        has_more = text.admit(profile.name, _helpers(resources))
+        if text.grant(rules_for(resources)) or has_more:
             self._change(profile, text, before)
 
     def take_back(
         self, guest: Guest, loans: Sequence[Loan], gone: Iterable[Resource], kept: Iterable[Resource]
     ) -> list[str]:
         profile = self._own_profile(guest)
-        lost = rules_for(gone) if profile is not None else {}
-        if profile is None or not lost:
+        if profile is None:
+            return []
+        lost, names = rules_for(gone), [helper.name for helper in _helpers(gone)]
+        if not lost and not names:
             return []
         try:
-            text = profile.rules()
-            before = str(text)
-            if text.revoke(rules_for(gone), rules_for(kept)):
-                self._change(profile, text, before)
+            with self._lock(guest):
+                if not profile.files_path.exists():
+                    return []  # the guest has ended meanwhile
+                text = profile.rules()
+                before = str(text)
+                has_fewer = text.dismiss(names)
+                if text.revoke(lost, rules_for(kept)) or has_fewer:
+                    self._change(profile, text, before)
         except QvirtError as error:
             return [error.detail]
         return []
@@ -111,14 +136,17 @@ class AppArmor(Model):
 
     def end(self, guest: Guest) -> list[str]:
         profile = self._own_profile(guest)
-        self._new.discard(guest.run)
         if profile is None:
             return []
         try:
-            profile.unload()
-            profile.forget()
+            with self._lock(guest):
+                self._new.discard(guest.run)
+                profile.unload()
+                profile.forget()
         except OSError as error:
             return [f"cannot unload AppArmor profile '{profile.name}': {error.strerror}"]
+        finally:
+            self._changing.pop(guest.run, None)
         return []
 
     def remedy(self, guest: Guest, denial: Denial) -> str:
@@ -139,6 +167,10 @@ class AppArmor(Model):
         label, profile = guest.label_of(self.name), self._profile(guest)
         is_own = label is not None and label.type == "dynamic" and label.label == profile.name
         return profile if is_own else None
+
+
+def _helpers(resources: Iterable[Resource]) -> list[HelperResource]:
+    return [resource for resource in resources if isinstance(resource, HelperResource)]
 
 
 def confinement(process: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ libvirt, reads it and changes what has to change, so that nothing it did not put
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.devices.disk import Disk
@@ -15,6 +16,7 @@ from qvirt.model.os import Loader, Nvram
 from qvirt.qemu.devices.base import (
     DirectoryResource,
     FileResource,
+    HelperResource,
     ListenResource,
     ReachedResource,
     Resource,
@@ -31,6 +33,7 @@ _COMMON = frozenset(
 
 _SPECIAL = re.compile(r'([\\"*?\[\]{}^@])')
 _RULE = re.compile(r'  (?P<deny>deny )?"(?P<path>(?:[^"\\]|\\.)*)" (?P<perms>[a-z]+),')
+_HELPER = re.compile(r"  profile (?P<name>\S+) flags=\(attach_disconnected\) \{")
 _QUIET = "  # don't audit writes to readonly files"
 
 #: permissions in libvirt's order
@@ -141,16 +144,54 @@ def rule_that_allows(denial: Denial) -> str:
         return ""
 
 
+# ------------------------------------------------------------------------- helpers
+
+#: what each needs to be a program: libraries, names of users, nodes that are everybody's, its own socket
+_PROGRAM = (
+    "/etc/ld.so.{cache,preload} r",
+    "/{,usr/}lib{,32,64}/** mr",
+    "/etc/{group,localtime,nsswitch.conf,passwd,ssl/openssl.cnf} r",
+    "/usr/share/{locale,zoneinfo}/** r",
+    "/dev/{null,zero,full,random,urandom} rw",
+    "/proc/*/{auxv,cgroup,maps,mountinfo,mounts,stat,status,fd/} r",
+    "/proc/sys/{crypto,fs,kernel,vm}/** r",
+    "/sys/devices/system/{cpu,node}/** r",
+    "unix",
+    "network unix",
+    "signal (receive)",
+    "ptrace (readby, tracedby)",
+)
+
+#: of one that shuts itself into a folder, where that is the root: what it opens has other names than ours
+_SHUT_IN = ("mount", "remount", "umount", "pivot_root", "/ r", "/** rwlk")
+
+
+def helper_rules(helper: HelperResource) -> list[str]:
+    """Return the rules of a helper's own profile; nothing in it may be executed. Raises ConfigUnsupported."""
+    found = [f'"{literal(os.path.realpath(helper.program))}" mr', *_PROGRAM]
+    for path, perms in helper.opens.items():
+        real = literal(os.path.realpath(path))
+        found += [f'"{real}/" r', f'"{real}/**" {perms}'] if path.endswith("/") else [f'"{real}" {perms}']
+    if helper.keep:
+        found.append(f"capability {' '.join(helper.keep)}")
+    return found + list(_SHUT_IN if helper.shuts_in else ())
+
+
 # ------------------------------------------------------------------------- the file
 
 
 class FilesText:
-    """The text of ``libvirt-UUID.files``: rules by path, and lines that are not ours."""
+    """The text of ``libvirt-UUID.files``: rules by path, profiles of helpers, and lines that are not ours."""
 
     def __init__(self, text: str = HEADER) -> None:
         self._rules: Rules = {}
         self._others: list[str] = []
-        for line in text.splitlines():
+        self._helpers: dict[str, list[str]] = {}
+        lines = iter(text.splitlines())
+        for line in lines:
+            if (helper := _HELPER.fullmatch(line)) is not None:
+                self._helpers[helper["name"]] = list(takewhile(lambda inner: inner != "  }", lines))
+                continue
             match = _RULE.fullmatch(line)
             if match is None:
                 if line.strip() and line != _QUIET and line != HEADER.rstrip():
@@ -180,6 +221,23 @@ class FilesText:
                 self._rules.pop(path, None)
         return self._rules != before
 
+    @property
+    def helpers(self) -> frozenset[str]:
+        """The helpers that have profiles of their own."""
+        return frozenset(self._helpers)
+
+    def admit(self, profile: str, helpers: Iterable[HelperResource]) -> bool:
+        """Add the profiles of helpers; tells whether that changed anything. profile: the guest's."""
+        before = dict(self._helpers)
+        for helper in helpers:
+            rules = (*helper_rules(helper), f"signal (send) peer={profile}//{helper.name}")
+            self._helpers[helper.name] = [f"    {rule}," for rule in rules]
+        return self._helpers != before
+
+    def dismiss(self, names: Iterable[str]) -> bool:
+        """Take away the profiles of helpers; tells whether that changed anything."""
+        return any([self._helpers.pop(name, None) is not None for name in names])
+
     def admit_peer(self, profile: str) -> None:
         """Let the daemon's profile signal, trace and talk to the guest: libvirt's is in the abstraction."""
         peer = f'"{profile}"'
@@ -195,4 +253,6 @@ class FilesText:
             lines.append(f'  "{path}" {perms},')
             if not path.endswith(("/", "*", "}")) and "w" not in perms:
                 lines += [_QUIET, f'  deny "{path}" w,']
+        for name, inner in self._helpers.items():
+            lines += [f"  profile {name} flags=(attach_disconnected) {{", *inner, "  }"]
         return "\n".join([*lines, *self._others]) + "\n"

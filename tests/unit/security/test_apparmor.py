@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from qvirt.host import images
 from qvirt.model.domain import Domain
 from qvirt.model.seclabel import SecLabel
 from qvirt.qemu.context import Dirs
-from qvirt.qemu.devices.base import FileResource, Resource
+from qvirt.qemu.devices.base import FileResource, HelperResource, Resource
 from qvirt.qemu.names import assign_aliases
 from qvirt.runtime import launch
 from qvirt.security.apparmor import model, profiles
@@ -257,12 +258,83 @@ def test_what_the_kernel_does_not_take_is_not_kept(kernel: Kernel, templates: Pa
         apparmor.give(one, [], [FileResource(one.seclabels[0], str(tmp_path / "b.img"))])
 
 
+def test_a_guest_that_ends_while_it_is_given_something_leaves_nothing(
+    kernel: Kernel, templates: Path, tmp_path: Path
+) -> None:
+    apparmor = AppArmor(templates, Dirs())
+    one = started(apparmor, str(tmp_path / "a.img"))
+    files = templates / f"libvirt-{UUID}.files"
+    late = FileResource(one.seclabels[0], str(tmp_path / "b.img"))
+    loading, ended = threading.Event(), threading.Event()
+    load = kernel.load
+
+    def slow(profile: Profile) -> None:
+        loading.set()
+        assert not ended.wait(0.2)  # whoever ends it waits
+        load(profile)
+
+    kernel.load = slow  # type: ignore[method-assign]
+    giving = threading.Thread(target=apparmor.give, args=(one, [], [late]))
+    giving.start()
+    assert loading.wait(10)
+    assert apparmor.end(one) == []
+    ended.set()
+    giving.join(10)
+    assert not kernel.loaded
+    assert not files.exists()
+    # undoing what was given comes later still
+    assert apparmor.take_back(one, [], [late], []) == []
+    assert not files.exists()
+    with pytest.raises(SystemError_, match="the guest can be given nothing more"):
+        apparmor.give(one, [], [late])
+
+
 def test_what_a_machine_that_went_down_has_left_is_not_granted(
     kernel: Kernel, templates: Path, tmp_path: Path
 ) -> None:
     (templates / f"libvirt-{UUID}.files").write_text('  "/etc/shadow" rwk,\n')
     started(AppArmor(templates, Dirs()), str(tmp_path / "a.img"))
     assert "shadow" not in kernel.loaded[f"libvirt-{UUID}"]
+
+
+def helper(name: str, **more: object) -> HelperResource:
+    opens = {"/log": "w", "/state/": "rwk", "/odd [path]": "rw"}
+    return HelperResource(SecLabel(), name, "/usr/bin/swtpm", opens, **more)  # type: ignore[arg-type]
+
+
+def test_a_helper_has_a_profile_within_the_guests(kernel: Kernel, templates: Path, tmp_path: Path) -> None:
+    apparmor = AppArmor(templates, Dirs())
+    name = f"libvirt-{UUID}"
+    one = started(apparmor, str(tmp_path / "a.img"))
+    assert apparmor.helper_words(one, "swtpm", "/usr/bin/swtpm") == ()
+    at_start = kernel.loaded[name]
+    apparmor.give(one, [], [helper("swtpm")])
+    with_one = kernel.loaded[name]
+    assert with_one.startswith(at_start)
+    inner = with_one.partition("  profile swtpm flags=(attach_disconnected) {\n")[2]
+    for rule in (
+        '"/log" w', '"/state/" r', '"/state/**" rwk', r'"/odd \[path\]" rw', "unix",
+        f"signal (send) peer={name}//swtpm",
+    ):  # fmt: skip
+        assert f"    {rule},\n" in inner
+    assert "x," not in inner.replace("unix,", "")
+    assert str(tmp_path) not in inner
+    again = AppArmor(templates, Dirs())  # of a later daemon
+    assert again.helper_words(one, "swtpm", "/usr/bin/swtpm") == (f"--apparmor-profile={name}//swtpm",)
+    again.give(one, [], [helper("fs0-virtiofsd", keep=("chown", "mknod"), shuts_in=True)])
+    assert "    capability chown mknod,\n" in kernel.loaded[name]
+    # what another device is given or loses is no business of theirs
+    image = FileResource(one.seclabels[0], str(tmp_path / "b.img"))
+    with_both = kernel.loaded[name]
+    again.give(one, [], [image])
+    assert kernel.loaded[name] != with_both
+    assert again.take_back(one, [], [image], []) == []
+    assert kernel.loaded[name] == with_both
+    assert again.take_back(one, [], [HelperResource(SecLabel(), "fs0-virtiofsd")], []) == []
+    assert kernel.loaded[name] == with_one
+    assert again.take_back(one, [], [HelperResource(SecLabel(), "no-such")], []) == []
+    other = guest(SecLabel(type="static", model="apparmor", label="mine"))
+    assert again.helper_words(other, "swtpm", "/usr/bin/swtpm") == ()
 
 
 def test_other_labels(kernel: Kernel, templates: Path) -> None:
@@ -290,6 +362,7 @@ def test_the_parser_takes_what_is_written(templates: Path, tmp_path: Path) -> No
     profile.make()
     text = FilesText()
     text.grant({literal('/a "b"*?[c]{d}^@\\x'): "rwk", literal("/ä"): "rk", "/lib/{,**}": "rwk"})
+    text.admit(profile.name, [helper("swtpm"), helper("fs0-virtiofsd", keep=("chown",), shuts_in=True)])
     profile.write_rules(text)
     words = ["apparmor_parser", "--skip-kernel-load", "--skip-cache", "--Include", str(templates.parent)]
     words.append(str(profile.path))

@@ -91,10 +91,14 @@ def test_a_helper_is_in_the_domain_of_its_program_with_the_guests_pair(tmp_path:
     known = Knowing(tmp_path)
     known.domains = (("passt_exec_t", "passt_t"),)
     own = guard(model(tmp_path, known=known))
-    assert own.helper_words(passt) == [f"--selinux-label=system_u:system_r:passt_t:s0:{pair(own)}"]
-    assert own.helper_words("/usr/bin/swtpm") == []  # the policy has no domain for it
+    assert own.helper_words("net0-passt", passt) == [
+        f"--selinux-label=system_u:system_r:passt_t:s0:{pair(own)}"
+    ]
+    assert own.helper_words("swtpm", "/usr/bin/swtpm") == []  # the policy has no domain for it
     known.invalid = (f"system_u:system_r:passt_t:s0:{pair(own)}",)
-    assert own.helper_words(passt) == ["--selinux-label=system_u:system_r:passt_t:s0-s0:c0.c1023"]
+    assert own.helper_words("net0-passt", passt) == [
+        "--selinux-label=system_u:system_r:passt_t:s0-s0:c0.c1023"
+    ]
 
 
 @pytest.mark.parametrize(("target", "what"), [("passt_t", "transition"), ("passt_exec_t", "entrypoint")])
@@ -105,13 +109,14 @@ def test_a_helper_stays_where_it_could_not_be_executed(
     known.domains = (("passt_exec_t", "passt_t"),)
     own = guard(model(tmp_path, known=known))
     known.forbidden = frozenset({(target, what)})
-    assert own.helper_words(passt) == []
+    assert own.helper_words("net0-passt", passt) == []
     known.forbidden = frozenset()
     known.is_silent = True
-    assert own.helper_words(passt) == []
+    assert own.helper_words("net0-passt", passt) == []
     known.is_silent = False
-    assert guard(own._models[0], "<seclabel type='none' model='selinux'/>").helper_words(passt) == []  # type: ignore[arg-type]
-    assert own.helper_words(passt) != []
+    none = guard(own._models[0], "<seclabel type='none' model='selinux'/>")  # type: ignore[arg-type]
+    assert none.helper_words("net0-passt", passt) == []
+    assert own.helper_words("net0-passt", passt) != []
 
 
 def test_a_dynamic_label_has_a_pair_of_its_own(tmp_path: Path) -> None:
@@ -422,6 +427,25 @@ def test_a_file_that_the_daemon_makes_gets_the_label_back_that_it_was_made_with(
     assert now(path) == label(made)[1]
     made.end([loan])
     assert now(path) == FIRST
+
+
+@labelled
+def test_a_node_that_is_handed_over_has_the_policys_type_and_the_guests_categories(
+    tmp_path: Path, image: Path
+) -> None:
+    root = tmp_path / "m"
+    made = guard(model(root))
+    made.handed(str(image))
+    assert now(image) == f"system_u:object_r:default_t:s0:{pair(made)}"
+    contexts = root / "etc/selinux/strict/contexts/files/file_contexts.local"
+    contexts.write_text(f"{tmp_path}/.*\tsystem_u:object_r:tun_tap_device_t:s0\n")
+    made.handed(str(image))
+    assert now(image) == f"system_u:object_r:tun_tap_device_t:s0:{pair(made)}"
+    write_label(str(image), FIRST)
+    guard(made._models[0], "<seclabel type='none' model='selinux'/>").handed(str(image))  # type: ignore[arg-type]
+    assert now(image) == FIRST
+    with pytest.raises(SystemError_, match=r"unable to label '.*/gone' for its guest"):
+        made.handed(str(tmp_path / "gone"))
 
 
 @labelled
