@@ -7,9 +7,10 @@ classes once the type is known.
 from qvirt.errors import ConfigUnsupported, InternalError, XmlError
 from qvirt.model.devices.address import check_pci, pci_name, pci_number
 from qvirt.model.devices.device import Device
+from qvirt.model.storage_source import Auth, Initiator
 from qvirt.xml.codecs import Codec, hex4, on_off, string, uint, ulong, uuid, words, yes_no
-from qvirt.xml.fields import attr, child, children, flag, opaque, part
-from qvirt.xml.node import Node, Raw
+from qvirt.xml.fields import attr, child, children, flag, part
+from qvirt.xml.node import Node
 
 
 class HostAddress(Node, tag="address"):
@@ -127,8 +128,8 @@ class HostdevSource(Node, tag="source"):
     product: ProductId | None = child(ProductId)
     address: HostAddress | None = child(SpokenHostAddress)
     hosts: list[IscsiHost] = children(IscsiHost)
-    auth: list[Raw] = opaque("auth")
-    initiator: list[Raw] = opaque("initiator")
+    auth: Auth | None = child(Auth)
+    initiator: Initiator | None = child(Initiator)
 
 
 class HostdevDriver(Node, tag="driver"):

@@ -23,6 +23,7 @@ from qvirt.qemu.context import BuildContext
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import Blockdev, Object, Switch
 from qvirt.record import Record
+from qvirt.xml.node import Node
 
 Props = dict[str, JsonValue]
 
@@ -197,6 +198,39 @@ def _driver(image: Image) -> str:
     return DRIVERS.get(name, name)
 
 
+def secret_object(id: str, value: bytes, ctx: BuildContext, origin: Node | None = None) -> Object:
+    """Return a secret object; the value leaves this process only under the domain's master key."""
+    data, iv = ctx.launch.seal(value)
+    props: Props = {
+        "qom-type": "secret",
+        "id": id,
+        "data": data,
+        "keyid": "masterKey0",
+        "iv": iv,
+        "format": "base64",
+    }
+    return Object(props, origin=origin)
+
+
+def iscsi_props(name: str, host: str, port: str, user: str | None, password: str | None) -> Props:
+    """Return how a unit is reached. name: target, slash, unit. user, password: by CHAP; the secret's id.
+
+    Raises InternalError for a unit that is no number.
+    """
+    target, _, unit = name.rpartition("/")
+    if not unit.isdigit():
+        raise InternalError(f"cannot parse target for lunStr '{target}'")
+    return {
+        "driver": "iscsi",
+        "portal": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        "target": target,
+        "lun": int(unit),
+        "transport": "tcp",
+        "user": user,
+        "password-secret": password,
+    }
+
+
 class Needs:
     """One image's properties, and the objects they mention.
 
@@ -212,16 +246,7 @@ class Needs:
 
     def secret(self, id: str, value: bytes) -> str:
         """Add a secret object and return its id; the value leaves this process only under the master key."""
-        data, iv = self.ctx.launch.seal(value)
-        props: Props = {
-            "qom-type": "secret",
-            "id": id,
-            "data": data,
-            "keyid": "masterKey0",
-            "iv": iv,
-            "format": "base64",
-        }
-        self.objects.append(Object(props, origin=self.image.node))
+        self.objects.append(secret_object(id, value, self.ctx, self.image.node))
         return id
 
     def _auth(self) -> tuple[str | None, str | None]:
@@ -360,21 +385,10 @@ class Needs:
         }
 
     def _iscsi(self, source: StorageSource) -> Props:
-        target, _, lun = (source.name or "").rpartition("/")
-        if not lun.isdigit():
-            raise InternalError(f"cannot parse target for lunStr '{target}'")
         host = _only_host(source)
-        name = f"[{host.name}]" if host.name and ":" in host.name else host.name or ""
-        user, password = self._auth()
         initiator = source.initiator.iqn if source.initiator is not None else None
         return {
-            "driver": "iscsi",
-            "portal": f"{name}:{host.port}",
-            "target": target,
-            "lun": int(lun),
-            "transport": "tcp",
-            "user": user,
-            "password-secret": password,
+            **iscsi_props(source.name or "", host.name or "", str(host.port), *self._auth()),
             "initiator-name": initiator.name if initiator is not None else None,
         }
 

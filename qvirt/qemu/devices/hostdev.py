@@ -25,11 +25,13 @@ from qvirt.model.devices.hostdev import (
     UsbHostAddress,
     UsbId,
 )
+from qvirt.model.secret import USAGE_NUMBERS
 from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.controllers import find_controller
 from qvirt.qemu.devices import vfio
 from qvirt.qemu.devices.base import FileResource, Handler, OpenResource, ReachedResource, Resource, line
+from qvirt.qemu.devices.blockdev import iscsi_props, secret_object
 from qvirt.qemu.devices.input import usb_is_disabled
 from qvirt.qemu.devices.placement import controller_alias, placement, rom, virtio_type
 from qvirt.qemu.keyval import JsonValue
@@ -292,6 +294,11 @@ def _iscsi_defaults(source: HostdevSource) -> None:
         raise XmlError("only one source host address may be specified for the iSCSI hostdev")
     if "/" not in source.name:
         source.name += "/0"
+    use = source.auth.secret if source.auth is not None else None
+    if use is not None and use.type != "iscsi":
+        if use.type not in USAGE_NUMBERS:
+            raise ConfigUnsupported(f"invalid secret type {use.type or '<null>'}{line(use)}")
+        raise InternalError(f"hostdev invalid secret type '{use.type}'{line(use)}")
 
 
 _ADDRESSES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -398,7 +405,7 @@ def _build_scsi(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
     source = dev.source
     node = f"libvirt-{_node_number(dev, ctx)}-backend"
     if source is not None and source.protocol == "iscsi":
-        yield _iscsi(dev, source, node)
+        yield from _iscsi(dev, source, node, ctx)
     else:
         path = _scsi_node(dev, _host(dev, ScsiHostAddress), ctx)
         yield Blockdev(
@@ -413,25 +420,17 @@ def _build_scsi(dev: Hostdev, ctx: BuildContext) -> Iterator[Switch]:
     yield Device(props | _scsi_place(dev, ctx))
 
 
-def _iscsi(dev: Hostdev, source: HostdevSource, node: str) -> Blockdev:
-    if source.auth:
-        raise ConfigUnsupported(
-            f"iSCSI with authentication cannot be used yet{line(dev)}; remove the <hostdev>"
-        )
-    target, _, lun = (source.name or "").rpartition("/")
+def _iscsi(dev: Hostdev, source: HostdevSource, node: str, ctx: BuildContext) -> Iterator[Switch]:
+    user, password = None, None
+    if source.auth is not None and source.auth.secret is not None:
+        user, password = source.auth.username, f"{node}-secret0"
+        use = source.auth.secret
+        yield secret_object(password, ctx.launch.secret("iscsi", use.uuid, use.usage), ctx)
     host = source.hosts[0]
-    return Blockdev(
-        {
-            "driver": "iscsi",
-            "portal": f"{host.name}:{host.port or 0}",
-            "target": target,
-            "lun": int(lun) if lun.isdecimal() else 0,
-            "transport": "tcp",
-            "initiator-name": _initiator(source),
-            "node-name": node,
-            "read-only": dev.readonly,
-        }
-    )
+    initiator = source.initiator.iqn if source.initiator is not None else None
+    props = iscsi_props(source.name or "", host.name or "", host.port or "0", user, password)
+    props["initiator-name"] = initiator.name if initiator is not None else None
+    yield Blockdev({**props, "node-name": node, "read-only": dev.readonly})
 
 
 def _scsi_name(dev: Hostdev, where: ScsiHostAddress) -> str:
@@ -454,14 +453,6 @@ def _node_number(dev: Hostdev, ctx: BuildContext) -> int:
     """Return a number for the block node that no disk has."""
     hostdevs = [other for other in ctx.domain.devices.hostdevs if other.is_subsystem("scsi")]
     return 1000 + next(place for place, other in enumerate(hostdevs) if other is dev)
-
-
-def _initiator(source: HostdevSource) -> str | None:
-    for raw in source.initiator:
-        for iqn in raw.element:
-            if iqn.tag == "iqn":
-                return str(iqn.get("name"))
-    return None
 
 
 def _scsi_place(dev: Hostdev, ctx: BuildContext) -> dict[str, JsonValue]:

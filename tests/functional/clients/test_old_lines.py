@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from qvirt.qemu.importer.text import emulator_first
-from tests.support.daemon import Daemon, make_root, wait_until
+from tests.support.daemon import Daemon, make_root
+from tests.support.iscsi import iscsi_target
 from tests.support.netns import Namespace, namespace
 from tests.support.remote import Pki
 
@@ -100,21 +101,9 @@ def stand(conformance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def iscsi(stand: Stand) -> Iterator[None]:
     """Serve the disk that a line names by iSCSI."""
-    if shutil.which("tgtd") is None:
-        pytest.skip("tgt is not installed")
     image = stand.folder / "lun"
     image.write_bytes(bytes(1 << 20))
-    port = ("-C", str(os.getpid() % 30000 + 1))  # of its control socket, apart from the machine's own
-    with stand.network.start("tgtd", "-f", *port, "--iscsi", "portal=127.0.0.1:3260"):
-
-        def say(*words: str) -> bool:
-            return not stand.network.run("tgtadm", *port, "--lld", "iscsi", *words, check=False).returncode
-
-        wait_until(lambda: say("--op", "show", "--mode", "system"), "tgtd answers")
-        lun = ("--mode", "logicalunit", "--tid", "1", "--lun", str(DISK))
-        assert say("--op", "new", "--mode", "target", "--tid", "1", "-T", TARGET)
-        assert say("--op", "new", *lun, "-b", str(image))
-        assert say("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
+    with iscsi_target(stand.network, TARGET, image, lun=DISK):
         yield
 
 
