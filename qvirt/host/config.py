@@ -59,6 +59,7 @@ class QemuConfig(Record):
     security_drivers: the models that are asked for; without any it is the one the kernel has.
     controllers: the control groups that may be used. swtpm_user: whom swtpm runs as, None for QEMU's user.
     hugetlb_mounts: where huge pages are mounted, none to do without; None for those the kernel lists.
+    lock_manager: who locks disks and leases; there is none here but "nop", who does not.
     settings: what the XML and the command line depend on. reports: one sentence for each option that is not
     used. other: all values as they were read.
     """
@@ -86,6 +87,7 @@ class QemuConfig(Record):
     pr_helper: str = "/usr/bin/qemu-pr-helper"
     bridge_helper: str = "/usr/lib/qemu/qemu-bridge-helper"
     hugetlb_mounts: tuple[str, ...] | None = None
+    lock_manager: str = "nop"
     settings: Settings = field(default_factory=Settings)
     reports: tuple[str, ...] = ()
     other: Mapping[str, ConfValue] = field(default_factory=dict)
@@ -146,6 +148,7 @@ _OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
     "swtpm_user": (_TEXT, None),
     "swtpm_group": (_TEXT, None),
     "hugetlbfs_mount": (_TEXT_OR_LIST, None),
+    "lock_manager": (_TEXT, "lock_manager"),
 }
 
 #: options that do nothing so far
@@ -172,7 +175,6 @@ _LATER: Mapping[str, _Kind] = {
     "auto_start_bypass_cache": _BOOL,
     "mac_filter": _BOOL,
     "relaxed_acs_check": _BOOL,
-    "lock_manager": _TEXT,
     "keepalive_interval": _INTEGER,
     "keepalive_count": _NUMBER,
     "migration_address": _TEXT,

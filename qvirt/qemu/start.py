@@ -15,8 +15,7 @@ from qvirt.qemu.numa import check_placement
 from qvirt.xml.node import Node
 
 #: what needs control groups, helpers or hardware the driver does not set up yet
-_ELEMENTS = ("idmap", "launch_security")
-_DEVICES = ("leases",)
+_ELEMENTS = ("launch_security",)
 
 
 def unsupported_for_start(domain: Domain) -> list[str]:
@@ -30,8 +29,6 @@ def unsupported_for_start(domain: Domain) -> list[str]:
     cputune = values.get("cputune")
     if cputune is not None:
         found += _untouched(cputune)
-    for name in _DEVICES:
-        found += domain.devices.__dict__.get(name, ())
     return [f"<{node.tag}>" + (f" (line {node.line})" if node.line else "") for node in found]
 
 

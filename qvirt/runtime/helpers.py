@@ -70,6 +70,8 @@ class Recipe(Record):
     folders it sees these only; None for one that sees the host as it is, or shuts itself in.
     opens: what it opens beside all this, by path, with permissions as in `HelperResource`; None for one that
     security models with rules leave alone. shuts_in: it makes itself a view of the file system.
+    inputs: what nobody else shall see, each read to its end from a pipe; told: the words that name those
+    descriptors to it.
     """
 
     name: str
@@ -88,6 +90,13 @@ class Recipe(Record):
     sees: tuple[str, ...] | None = None
     opens: Mapping[str, str] | None = None
     shuts_in: bool = False
+    inputs: tuple[bytes, ...] = field(default=(), repr=False)
+    told: Callable[[Sequence[int]], list[str]] = lambda _: []
+
+    @property
+    def program(self) -> str:
+        """The program it is."""
+        return self.command(-1)[0]
 
     def mark(self) -> HelperMark:
         """Return what the status file has of it before there is a process."""
@@ -199,7 +208,7 @@ async def run(domain: "Domain", running: Running, recipe: Recipe, deadline: floa
             raise OperationTimeout(f"{recipe.name} of '{domain.name}' did not end within {deadline:g} s")
         if not helper.process.ended_well:
             words = await domain.hypervisor.files.run(f"log of {recipe.name}", helper.last_words)
-            raise InternalError(f"Could not run '{recipe.command(-1)[0]}'. {words}")
+            raise InternalError(f"Could not run '{recipe.program}'. {words}")
         domain.hypervisor.checkpoint("helper ran")
         await recipe.finish()
     finally:
@@ -216,14 +225,15 @@ async def _spawn(
         log_fd, began_at, listener, locked = await hv.files.run(
             f"{recipe.name} of '{domain.name}'", partial(_make_files, recipe, running, descriptors, stack)
         )
-        words = recipe.command(listener)
+        pipes = [_pipe(data, stack) for data in recipe.inputs]
+        words = [*recipe.command(listener), *recipe.told(pipes)]
         asked = partial(running.guard.helper_words, recipe.name, words[0])
         labels = await hv.files.run(f"label of {recipe.name}", asked)
         process = await Process.spawn(
             words,
             env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath), **recipe.env},
             log_fd=log_fd,
-            fds=[fd for fd in (listener, locked) if fd >= 0],
+            fds=[*(fd for fd in (listener, locked) if fd >= 0), *pipes],
             wrap=confining(
                 recipe.user,
                 keep=recipe.keep,
@@ -296,6 +306,22 @@ def _make_files(
     return written.fd, began_at, listener, locked
 
 
+def _pipe(data: bytes, stack: contextlib.ExitStack) -> int:
+    """Return the end of a pipe from which data is read. Raises SystemError_ where the pipe cannot hold it."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.set_blocking(writing, False)
+        if fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ) < len(data):
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, len(data))
+        os.write(writing, data)
+        return _raised(reading, stack)
+    except OSError as error:
+        raise SystemError_(f"Failed to write {len(data)} bytes to a pipe", error) from error
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def _enclose(hv: "Hypervisor", running: Running, recipe: Recipe) -> None:
     """Give the process that this thread makes next a view of its own. Blocking. Raises SystemError_."""
     if not hv.private_dev or recipe.sees is None:
@@ -324,7 +350,7 @@ async def _until_ready(hv: "Hypervisor", recipe: Recipe, helper: Helper) -> None
     while not await hv.files.run(recipe.name, recipe.is_ready):
         if await helper.process.wait(pause):
             words = await hv.files.run(recipe.name, helper.last_words)
-            raise InternalError(f"Could not start '{recipe.command(-1)[0]}'. {words}")
+            raise InternalError(f"Could not start '{recipe.program}'. {words}")
         if asyncio.get_running_loop().time() > end:
             raise OperationTimeout(f"{recipe.name} is not ready after {READY_WAIT:g} s; see {recipe.log}")
         pause = min(pause * 2, 0.05)

@@ -17,7 +17,7 @@ from qvirt.constants.domain_event import (
     DomainEventSuspendedDetailType,
     DomainEventType,
 )
-from qvirt.errors import InternalError, OperationFailed, QvirtError
+from qvirt.errors import InternalError, OperationFailed, OperationUnsupported, QvirtError
 from qvirt.host import images, overlays
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
@@ -84,6 +84,7 @@ async def start(
     somebody else before QEMU had it, the start is tried again with others.
     """
     takeover.refuse_untaken(domain.hypervisor.untaken, domain.name, domain.uuid)
+    _refuse_unlocked(domain.hypervisor.config.lock_manager)
     tries = PORT_TRIES if any(graphics.autoport for graphics in definition.devices.graphics) else 1
     lost = launch.PortPlan()
     try:
@@ -104,6 +105,15 @@ async def start(
                 return
     finally:
         launch.release_ports(lost)
+
+
+def _refuse_unlocked(manager: str) -> None:
+    """Raise OperationUnsupported where disks are to be locked, which another host may rely on."""
+    if manager not in ("", "nop"):
+        raise OperationUnsupported(
+            f"lock_manager '{manager}' of qemu.conf is not known here; without its locks a guest may write "
+            'to a disk that another host writes to; set it to "nop" to start guests without'
+        )
 
 
 class PortTaken(InternalError):

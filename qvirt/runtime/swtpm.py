@@ -4,15 +4,17 @@ The folders, their owners and modes are libvirt's. The state is set up in a fold
 when it is whole, so that a daemon that dies meanwhile leaves a guest with a good state or with none.
 """
 
+import asyncio
 import contextlib
 import os
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvirt.constants.domain import DomainUndefineFlags
-from qvirt.errors import ConfigUnsupported, OperationFailed, SystemError_
+from qvirt.errors import ConfigUnsupported, InternalError, OperationFailed, SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.model.devices.tpm import Tpm
 from qvirt.model.domain import Domain as Definition
@@ -41,7 +43,8 @@ _FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}
 def recipe(domain: "Domain", running: Running, dev: Tpm, ctx: BuildContext) -> Recipe | None:
     """Return how the swtpm of a TPM is made; None for one that is not emulated.
 
-    Raises OperationFailed where it is not installed, ConfigUnsupported for a version there is none of.
+    Raises OperationFailed where it is not installed, ConfigUnsupported for a version there is none of,
+    NoSecret where the state is to be encrypted and there is nothing to do it with.
     """
     backend = dev.backend
     if backend.type != "emulator":
@@ -53,10 +56,16 @@ def recipe(domain: "Domain", running: Running, dev: Tpm, ctx: BuildContext) -> R
     socket = swtpm_socket(ctx)
     state = _state(hv.paths, domain.uuid, backend.version)
     version = ["--tpm2"] if backend.version == "2.0" else []
+    key = _key(dev, ctx)
 
     def command(fd: int) -> list[str]:
         words = [program, "socket", "--ctrl", f"type=unixio,fd={fd}", "--tpmstate", f"dir={state},mode=0600"]
         return [*words, "--terminate", *version]
+
+    def told(fds: Sequence[int]) -> list[str]:
+        # the second is for what leaves with the guest when it is moved
+        options = zip(("--key", "--migration-key"), fds, strict=False)
+        return [word for option, fd in options for word in (option, _pwdfd(fd))]
 
     return Recipe(
         NAME,
@@ -65,10 +74,26 @@ def recipe(domain: "Domain", running: Running, dev: Tpm, ctx: BuildContext) -> R
         hv.paths.swtpm_log / f"{domain.name}-swtpm.log",
         listen=socket,
         pidfile=f"{socket.removesuffix('.sock')}.pid",
-        prepare=partial(_prepare, domain, running, dev, state),
+        prepare=partial(_prepare, domain, running, dev, state, key),
         sees=(str(state),),
         opens={},
+        inputs=2 * key,
+        told=told,
     )
+
+
+#: what the state is encrypted by, the key being derived from the secret's value
+_CIPHER = "aes-256-cbc"
+
+
+def _pwdfd(fd: int) -> str:
+    return f"pwdfd={fd},mode={_CIPHER}"
+
+
+def _key(dev: Tpm, ctx: BuildContext) -> tuple[bytes, ...]:
+    """Return the passphrase of the state; () for one that is not encrypted. Raises NoSecret."""
+    encryption = dev.backend.encryption
+    return () if encryption is None else (ctx.launch.secret("vtpm", encryption.secret, None),)
 
 
 def find(name: str) -> str:
@@ -97,7 +122,7 @@ def _state(paths: Paths, uuid: str, version: str) -> Path:
 # --------------------------------------------------------------------------- the state
 
 
-async def _prepare(domain: "Domain", running: Running, dev: Tpm, state: Path) -> None:
+async def _prepare(domain: "Domain", running: Running, dev: Tpm, state: Path, key: tuple[bytes, ...]) -> None:
     """Make the folders and, where there is none, the state. Raises InternalError, SystemError_."""
     hv = domain.hypervisor
     is_there = await hv.files.run(f"TPM of '{domain.name}'", partial(_make_folders, hv, state))
@@ -105,18 +130,60 @@ async def _prepare(domain: "Domain", running: Running, dev: Tpm, state: Path) ->
     version = ["--tpm2"] if dev.backend.version == "2.0" else []
     banks = ["--pcr-banks", ",".join(_banks(dev))] if _banks(dev) else []
     if is_there:
+        if key:
+            await _try_key(domain, running, dev, state, key)
         if banks:
             words = [program, *version, "--tpm-state", str(state), *banks, "--reconfigure"]
-            await _run_setup(domain, running, words, state, (str(state),))
+            await _run_setup(domain, running, words, state, key, (str(state),))
         return
     words = [program, *version, "--tpm-state", str(_work(state) / "state")]
     words += ["--vmid", f"{domain.name}:{domain.uuid}"]
     words += ["--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--not-overwrite"]
-    await _run_setup(domain, running, [*words, *banks], state)
+    await _run_setup(domain, running, [*words, *banks], state, key)
+
+
+async def _try_key(domain: "Domain", running: Running, dev: Tpm, state: Path, key: tuple[bytes, ...]) -> None:
+    """Find out whether the passphrase is that of the state; with another swtpm_setup would wait for ever.
+
+    Raises OperationFailed.
+    """
+    hv = domain.hypervisor
+    work, user = _work(state), _user(hv)
+    socket = work / "tmp" / "sock"
+    words = [find("swtpm"), "socket", "--tpmstate", f"dir={state},mode=0600", "--flags", "startup-clear"]
+    words += ["--server", f"type=unixio,path={socket}"]
+    words += ["--tpm2"] if dev.backend.version == "2.0" else []
+    recipe = Recipe(
+        f"{NAME}-trial",
+        lambda _: words,
+        user,
+        hv.paths.swtpm_log / f"{domain.name}-swtpm.log",
+        files=(str(work),),
+        sees=(str(work), str(state)),
+        prepare=partial(hv.files.run, f"TPM of '{domain.name}'", partial(_make_work, work, user)),
+        is_ready=socket.exists,
+        inputs=key,
+        told=lambda fds: ["--key", _pwdfd(fds[0])],
+    )
+    helpers.reserve(running, [recipe])
+    try:
+        await helpers.start(domain, running, [recipe])
+    except InternalError as error:
+        secret = dev.backend.encryption.secret if dev.backend.encryption is not None else None
+        raise OperationFailed(
+            f"the TPM's state in '{state}' is not encrypted with secret '{secret}': {error.detail}"
+        ) from error
+    finally:
+        await asyncio.shield(helpers.stop(domain, running, [recipe.name]))
 
 
 async def _run_setup(
-    domain: "Domain", running: Running, words: list[str], state: Path, sees: tuple[str, ...] = ()
+    domain: "Domain",
+    running: Running,
+    words: list[str],
+    state: Path,
+    key: tuple[bytes, ...],
+    sees: tuple[str, ...] = (),
 ) -> None:
     """Run swtpm_setup, and move into place what it has made. sees: what it works on beside."""
     hv = domain.hypervisor
@@ -126,7 +193,7 @@ async def _run_setup(
         # a user's own certificate authority, whose settings are below the home folder
         env |= {name: os.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in os.environ}
 
-    def recipe(argv: list[str]) -> Recipe:
+    def recipe(argv: list[str], key: tuple[bytes, ...] = ()) -> Recipe:
         return Recipe(
             SETUP,
             lambda _: argv,
@@ -137,12 +204,14 @@ async def _run_setup(
             env=env,
             prepare=partial(hv.files.run, f"TPM of '{domain.name}'", partial(_make_work, work, user)),
             finish=partial(hv.files.run, f"TPM of '{domain.name}'", partial(_move, work, state)),
+            inputs=key,
+            told=lambda fds: [f"{word}" for fd in fds for word in ("--pwdfile-fd", fd, "--cipher", _CIPHER)],
         )
 
     if user is None:
         await helpers.run(domain, running, recipe([words[0], "--create-config-files", "skip-if-exist"]),
                           SETUP_DEADLINE)  # fmt: skip
-    await helpers.run(domain, running, recipe(words), SETUP_DEADLINE)
+    await helpers.run(domain, running, recipe(words, key), SETUP_DEADLINE)
 
 
 def _work(state: Path) -> Path:

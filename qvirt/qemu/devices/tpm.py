@@ -7,7 +7,7 @@ from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.tpm import Tpm, TpmHostDevice
 from qvirt.qemu import machines
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import FileResource, Handler, OpenResource, ReachedResource, Resource, line
+from qvirt.qemu.devices.base import FileResource, Handler, OpenResource, ReachedResource, Resource
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import AddFd, Chardev, Device, KeyValue, Switch
@@ -51,13 +51,6 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
         if dev.model not in ctx.caps.tpm_models and not ctx.caps.has_device(_type(dev, ctx)):
             raise ConfigUnsupported(
                 f"The QEMU executable {ctx.caps.emulator} does not support TPM model {dev.model}"
-            )
-
-    def prepare(self, dev: Tpm, ctx: BuildContext) -> None:
-        if dev.backend.encryption is not None:
-            raise ConfigUnsupported(
-                f"<encryption>{line(dev.backend.encryption)} of the TPM's state needs a secret, and this "
-                "daemon keeps none yet; remove it to start the domain with its state as it is"
             )
 
     def resources(self, dev: Tpm, ctx: Context) -> Iterable[Resource]:

@@ -108,10 +108,10 @@ def test_impossible_values_are_refused_with_their_line(text: str, message: str) 
 
 def test_what_is_not_used_is_reported_with_its_line() -> None:
     config = make_config(
-        conf('# c\nlock_manager = "lockd"\nmax_fils = 3\nsecurity_driver = "apparmor"\n'), privileged=False
+        conf('# c\nmac_filter = 1\nmax_fils = 3\nsecurity_driver = "apparmor"\n'), privileged=False
     )
     assert config.reports == (
-        "f:2: option 'lock_manager' is not used yet",
+        "f:2: option 'mac_filter' is not used yet",
         "f:3: unknown option 'max_fils' is ignored; did you mean 'max_files'?",
     )
     assert config.security_drivers == ("apparmor",)
