@@ -19,6 +19,7 @@ from qvirt.host.identity import host_uuid
 from qvirt.host.kvm import TscInfo, tsc_info
 from qvirt.host.memory import page_size
 from qvirt.host.numa import Cell, huge_page_sizes, node_cpus, read_cells
+from qvirt.host.resctrl import Controls, Monitoring, read_controls
 from qvirt.host.sysfs import format_list, read_text
 from qvirt.qemu.architectures import ARCHITECTURES, Architecture
 from qvirt.qemu.caps import Overview
@@ -48,6 +49,7 @@ class HostFacts(Record):
     page_sizes: tuple[int, ...]
     tsc: TscInfo | None
     iommu: bool
+    controls: Controls | None = None
     sleep: tuple[str, ...] = ()
 
 
@@ -67,6 +69,7 @@ def read_host(uuid_source: str = "smbios", uuid: str | None = None, root: Path =
         page_sizes=(page_size(), *huge_page_sizes(root)),
         tsc=tsc_info(root / "dev/kvm") if arch in X86 else None,
         iommu=any((root / "sys/kernel/iommu_groups").glob("[0-9]*")),
+        controls=read_controls(root),
         sleep=sleep_states(root),
     )
 
@@ -130,7 +133,11 @@ def _host(out: Writer, host: HostFacts, security: Sequence[SecurityModel]) -> No
         if host.caches:
             with out.element("cache"):
                 for bank in host.caches:
-                    _cache_bank(out, bank)
+                    _cache_bank(out, bank, host.controls)
+                if host.controls is not None:
+                    _monitor(out, host.controls.monitoring, "llc_")
+        if host.controls is not None:
+            _bandwidth(out, host.controls, host.caches)
         for model in security:
             with out.element("secmodel"):
                 out.leaf("model", model.model)
@@ -188,10 +195,67 @@ def _cell(out: Writer, cell: Cell) -> None:
                 )
 
 
-def _cache_bank(out: Writer, bank: CacheBank) -> None:
+def _cache_bank(out: Writer, bank: CacheBank, controls: Controls | None) -> None:
     size, unit = (bank.size // 1024, "MiB") if bank.size % 1024 == 0 else (bank.size, "KiB")
     cpus = format_list(list(bank.cpus))
-    out.leaf("bank", id=bank.id, level=bank.level, type=bank.type, size=size, unit=unit, cpus=cpus)
+    described: dict[str, str | int | None] = {
+        "id": bank.id,
+        "level": bank.level,
+        "type": bank.type,
+        "size": size,
+        "unit": unit,
+        "cpus": cpus,
+    }
+    found = [one for one in controls.caches if one.level == bank.level] if controls is not None else []
+    if not found:
+        out.leaf("bank", **described)
+        return
+    with out.element("bank", **described):
+        for control in found:
+            part = control.granularity(bank)
+            least = part * control.min_bits
+            factor, name = next((factor, name) for factor, name in _UNITS if part % factor == 0)
+            out.leaf(
+                "control",
+                granularity=part // factor,
+                min=least // factor if least != part else None,
+                unit=name,
+                type=control.scope,
+                maxAllocs=control.max_groups,
+            )
+
+
+#: what sizes are told in, the first that fits
+_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
+
+
+def _bandwidth(out: Writer, controls: Controls, caches: Sequence[CacheBank]) -> None:
+    """Say how memory bandwidth is divided and watched, by the last cache before the memory."""
+    control, monitoring = controls.bandwidth, controls.monitoring
+    watches = monitoring is not None and monitoring.features_of("mbm_")
+    if control is None and not watches:
+        return
+    with out.element("memory_bandwidth"):
+        for bank in caches if control is not None else ():
+            if bank.level == 3 and control is not None:
+                with out.element("node", id=bank.id, cpus=format_list(list(bank.cpus))):
+                    out.leaf(
+                        "control",
+                        granularity=control.granularity,
+                        min=control.minimum,
+                        maxAllocs=control.max_groups,
+                    )
+        _monitor(out, monitoring, "mbm_")
+
+
+def _monitor(out: Writer, monitoring: Monitoring | None, prefix: str) -> None:
+    features = monitoring.features_of(prefix) if monitoring is not None else ()
+    if monitoring is None or not features:
+        return
+    level = {"level": 3, "reuseThreshold": monitoring.threshold} if prefix == "llc_" else {}
+    with out.element("monitor", **level, maxMonitors=monitoring.max_groups):
+        for name in features:
+            out.leaf("feature", name=name)
 
 
 def _guest(out: Writer, architecture: Architecture, caps: Overview, *, offers_kvm: bool) -> None:

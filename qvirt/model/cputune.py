@@ -121,8 +121,11 @@ class CacheMonitor(Node, tag="monitor"):
 
 
 class CacheTune(Node, tag="cachetune"):
+    """Parts of caches for some vCPUs, or watching them. id: of the host's group, while the guest runs."""
+
     complaints = _bad_vcpus("cachetune")
     vcpus: frozenset[int] = attr(cpuset, required=True)
+    id: str | None = attr(string)
     caches: list[CacheAllocation] = children(CacheAllocation)
     monitors: list[CacheMonitor] = children(CacheMonitor)
 
@@ -161,8 +164,11 @@ class BandwidthMonitor(Node, tag="monitor"):
 
 
 class MemoryTune(Node, tag="memorytune"):
+    """Memory bandwidth for some vCPUs, or watching them. id: of the host's group, while the guest runs."""
+
     complaints = _bad_vcpus("memorytune")
     vcpus: frozenset[int] = attr(cpuset, required=True)
+    id: str | None = attr(string)
     nodes: list[BandwidthNode] = children(BandwidthNode)
     monitors: list[BandwidthMonitor] = children(BandwidthMonitor)
 
@@ -211,6 +217,16 @@ class CpuTune(Node, tag="cputune"):
     cachetunes: list[CacheTune] = children(CacheTune)
     memorytunes: list[MemoryTune] = children(MemoryTune)
 
+    @property
+    def resource_groups(self) -> list[CacheTune | MemoryTune]:
+        """What divides or watches the host's caches and memory bandwidth."""
+        return [*self.cachetunes, *self.memorytunes]
+
+    def forget_live(self) -> None:
+        """Drop what only holds while the domain runs."""
+        for tune in self.resource_groups:
+            tune.id = None
+
     def _read(self, el: etree._Element, reader: Reader) -> None:
         for name in ("emulatorpin", "emulatorsched"):
             if len(el.findall(name)) > 1:
@@ -237,8 +253,7 @@ class CpuTune(Node, tag="cputune"):
         ]
 
         groups: list[frozenset[int]] = []
-        tunes: list[CacheTune | MemoryTune] = [*self.cachetunes, *self.memorytunes]
-        for tune in tunes:
+        for tune in self.resource_groups:
             if tune.vcpus in groups:
                 if isinstance(tune, CacheTune):
                     raise XmlError("Identical vcpus in cachetunes found")

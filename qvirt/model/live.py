@@ -93,6 +93,8 @@ def inactive(domain: Domain) -> Domain:
             label.label = None
     for dev in twin.devices.all():
         forget_live(dev)
+    if "cputune" in twin.__dict__:
+        twin.cputune.forget_live()
     return twin
 
 

@@ -44,12 +44,13 @@ def default_vcpus(ctx: Context) -> None:
 def _cut_resource_groups(domain: Domain, count: int) -> None:
     """Leave CPUs out that the guest does not have, and groups that have none left."""
     tune, there = domain.cputune, frozenset(range(count))
-    for cache in tune.cachetunes:
-        cache.vcpus &= there
-    for bandwidth in tune.memorytunes:
-        bandwidth.vcpus &= there
-    tune.cachetunes = [group for group in tune.cachetunes if group.vcpus]
-    tune.memorytunes = [group for group in tune.memorytunes if group.vcpus]
+    tune.forget_live()
+    for group in tune.resource_groups:
+        group.vcpus &= there
+        for monitor in group.monitors:
+            monitor.vcpus &= there
+    tune.cachetunes = [cache for cache in tune.cachetunes if cache.vcpus]
+    tune.memorytunes = [bandwidth for bandwidth in tune.memorytunes if bandwidth.vcpus]
 
 
 def _is_placed_by_numatune(domain: Domain) -> bool:

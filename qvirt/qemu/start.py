@@ -4,7 +4,6 @@
 """
 
 from qvirt.errors import ConfigUnsupported
-from qvirt.model.cputune import CpuTune
 from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.cpu import settle_cpu
@@ -26,15 +25,7 @@ def unsupported_for_start(domain: Domain) -> list[str]:
         node = values.get(name)
         if isinstance(node, Node) and not node.is_empty():
             found.append(node)
-    cputune = values.get("cputune")
-    if cputune is not None:
-        found += _untouched(cputune)
     return [f"<{node.tag}>" + (f" (line {node.line})" if node.line else "") for node in found]
-
-
-def _untouched(tune: CpuTune) -> list[Node]:
-    """Return what is said that divides the host's caches or memory bandwidth."""
-    return [*tune.cachetunes, *tune.memorytunes]
 
 
 def prepare_domain(domain: Domain, ctx: BuildContext) -> None:

@@ -115,6 +115,10 @@ class Cgroups:
             Group(self.mounts, path, self._config.controllers) if self.mounts is not None and path else None
         )
 
+    def name_of(self, definition: Definition, id: int) -> str:
+        """Return libvirt's name of a guest's machine."""
+        return machine_name(id, definition.name, self._root).removesuffix(cgroup.MACHINE_SUFFIX)
+
     def path_of(self, definition: Definition, id: int) -> str:
         """Return where a guest's group is, '' without control groups."""
         if self.mounts is None:

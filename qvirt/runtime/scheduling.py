@@ -2,12 +2,10 @@
 
 import errno
 import os
-from pathlib import Path
 
-from qvirt.errors import ConfigUnsupported, SystemError_
+from qvirt.errors import SystemError_
 from qvirt.host.cgroup import Group
 from qvirt.model.cputune import REALTIME, Scheduler
-from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
 from qvirt.runtime import pinning
 from qvirt.runtime.running import Running
@@ -18,22 +16,6 @@ _POLICIES = {
     "fifo": os.SCHED_FIFO,
     "rr": os.SCHED_RR,
 }
-
-#: where the kernel divides caches and memory bandwidth
-_RESCTRL = Path("/sys/fs/resctrl/info")
-
-
-def check_host(definition: Definition) -> None:
-    """Refuse a division of caches or memory bandwidth that the host cannot make. Raises ConfigUnsupported."""
-    tune = definition.__dict__.get("cputune")
-    if tune is None or _RESCTRL.exists():
-        return
-    for node in (*tune.cachetunes, *tune.memorytunes):
-        line = f" (line {node.line})" if node.line else ""
-        raise ConfigUnsupported(
-            f"Resource control is not supported on this host: <{node.tag}>{line} needs a CPU with resource "
-            "director technology, and resctrl mounted on /sys/fs/resctrl; remove it to start"
-        )
 
 
 async def schedule_at_start(running: Running) -> None:

@@ -44,6 +44,7 @@ from qvirt.runtime import (
     perf,
     pinning,
     refusals,
+    resctrl,
     scheduling,
     stopping,
     taints,
@@ -314,7 +315,7 @@ async def _settled(future: "asyncio.Future[T]") -> None:
 async def _start(domain: "Domain", running: Running, *, paused: bool, reset_nvram: bool) -> None:
     hv, definition = domain.hypervisor, running.definition
     running.guard = await hv.guard(running)
-    scheduling.check_host(definition)
+    await resctrl.check(hv, definition)
     if hv.private_dev:
         running.give_private_dev()
     hv.background(hv.cgroups.wake(), "control groups")
@@ -405,6 +406,7 @@ async def _talk(domain: "Domain", running: Running, joining: "asyncio.Future[Non
         await cgroups.place_threads(domain, running)
     await pinning.pin_at_start(running)
     await scheduling.schedule_at_start(running)
+    await resctrl.take(domain, running)
 
 
 async def _race(

@@ -15,7 +15,7 @@ from qvirt.qemu.devices.blockdev import format_node, storage_node
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.errors import MonitorClosed, WireError
 from qvirt.qmp.wire import JsonObject, JsonValue, Reply, unsigned
-from qvirt.runtime import perf, procfs, reading
+from qvirt.runtime import perf, procfs, reading, resctrl
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.records import DomainStats, Param
 from qvirt.runtime.running import Running
@@ -200,7 +200,7 @@ def _cpu(domain: "Domain", answers: Answers) -> list[Param]:
         Param("cpu.time", ULLONG, times.total),
         Param("cpu.user", ULLONG, times.user),
         Param("cpu.system", ULLONG, times.system),
-        Param("cpu.cache.monitor.count", UINT, 0),
+        *resctrl.cache_figures(domain),
         Param("cpu.haltpoll.success.time", ULLONG, 0),
         Param("cpu.haltpoll.fail.time", ULLONG, 0),
     ]
@@ -327,6 +327,10 @@ def _nothing(domain: "Domain", answers: Answers) -> list[Param]:
     return []
 
 
+def _memory(domain: "Domain", answers: Answers) -> list[Param]:
+    return resctrl.bandwidth_figures(domain)
+
+
 def _perf(domain: "Domain", answers: Answers) -> list[Param]:
     return [Param(f"perf.{name}", ULLONG, value) for name, value in perf.figures(domain)]
 
@@ -375,7 +379,7 @@ _GROUPS: tuple[tuple[int, Callable[["Domain", Answers], list[Param]]], ...] = (
     (DomainStatsTypes.BLOCK, _block),
     (DomainStatsTypes.PERF, _perf),
     (DomainStatsTypes.IOTHREAD, _iothread),
-    (DomainStatsTypes.MEMORY, _nothing),
+    (DomainStatsTypes.MEMORY, _memory),
     (DomainStatsTypes.DIRTYRATE, _dirtyrate),
     (DomainStatsTypes.VM, _nothing),
 )

@@ -13,7 +13,18 @@ from qvirt.errors import QvirtError, SystemError_
 from qvirt.host import images
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event
-from qvirt.runtime import cgroups, helpers, interfaces, launch, lending, monitor_events, pci, perf, swtpm
+from qvirt.runtime import (
+    cgroups,
+    helpers,
+    interfaces,
+    launch,
+    lending,
+    monitor_events,
+    pci,
+    perf,
+    resctrl,
+    swtpm,
+)
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import Lifecycle
 from qvirt.runtime.running import Running
@@ -203,6 +214,8 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
         failures += pci.give_back(hv, running.footprint.pci)
         if running.group is not None:
             failures += running.group.remove()
+        machine = hv.cgroups.name_of(running.definition, running.id)
+        failures += resctrl.give_back(machine, running.definition)
         if "custom-monitor" not in running.taints:  # else somebody may have told it to
             failures += images.distrust_changed(running.definition.devices.disks)
         failures += lending.close_folders(hv, running.id, running.user)

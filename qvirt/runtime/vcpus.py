@@ -17,7 +17,7 @@ from qvirt.qemu.vcpu_slots import Slot
 from qvirt.qmp import commands
 from qvirt.qmp.commands import as_objects
 from qvirt.qmp.wire import JsonObject, JsonValue
-from qvirt.runtime import cgroups, guest, live, pinning, scheduling, unplug
+from qvirt.runtime import cgroups, guest, live, pinning, resctrl, scheduling, unplug
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
 from qvirt.runtime.tuning import change
@@ -123,6 +123,7 @@ async def _move(domain: "Domain", running: Running, slots: list[Slot], *, on: bo
             for number in slot.numbers:
                 pinning.pin_vcpu_thread(running, number)
                 scheduling.schedule_vcpu(running, number)
+                await resctrl.join_vcpu(domain, running, number)
 
 
 def _check_room(running: Running, more: int) -> None:
