@@ -21,6 +21,7 @@ MODULES: Final = (
     "domain_interfaces",
     "domain_metadata",
     "domain_guest",
+    "domain_launch_security",
     "domain_streams",
     "domain_events",
     "domain_stats",

@@ -21,6 +21,7 @@ from qvirt.host.emulators import SEARCH_PATH, EmulatorTable, find_emulator
 from qvirt.host.firmware import FirmwareTable
 from qvirt.host.identity import host_uuid
 from qvirt.host.kvm import kvm_max_vcpus, kvm_usable
+from qvirt.host.sev import guest_limits
 from qvirt.host.sysinfo import sysinfo
 from qvirt.qemu.architectures import ARCHITECTURES, BY_NAME, Architecture
 from qvirt.qemu.caps import EmulatorCaps, Machine, Overview, PropertyValue
@@ -270,7 +271,7 @@ class HostQueries:
         facts = resolved.caps.accel("kvm").sev
         if not facts:
             raise OperationUnsupported("QEMU does not support SEV guest")
-        return facts
+        return {**facts, **await asyncio.to_thread(guest_limits)}
 
     # ------------------------------------------------------- files of the host
 
@@ -301,6 +302,7 @@ class HostQueries:
             kvm_max_vcpus(),
             vfio=iommu and os.path.exists("/dev/vfio/vfio"),
             tpm_versions=("1.2", "2.0") if has_swtpm else (),
+            sev_limits=guest_limits(),
         )
         return firmware, host
 

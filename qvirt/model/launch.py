@@ -5,6 +5,9 @@ from qvirt.xml.codecs import hex4, on_off, string, uint, words, yes_no
 from qvirt.xml.fields import attr, children, text
 from qvirt.xml.node import Node
 
+#: the bit of SEV's policy that asks for encrypted registers
+_ENCRYPTED_STATE = 0x4
+
 
 class LaunchSecurity(Node, tag="launchSecurity"):
     """Memory encryption: SEV's policy and certificates, or s390's protected virtualisation."""
@@ -16,6 +19,11 @@ class LaunchSecurity(Node, tag="launchSecurity"):
     policy: int | None = text(hex4)
     dh_cert: str | None = text(string, "dhCert")
     session: str | None = text(string)
+
+    @property
+    def encrypts_registers(self) -> bool:
+        """Tell whether SEV's policy asks for encrypted registers (SEV-ES)."""
+        return self.type == "sev" and bool((self.policy or 0) & _ENCRYPTED_STATE)
 
     def check(self) -> None:
         if self.type == "sev" and self.policy is None:

@@ -1,12 +1,12 @@
 """The domain capabilities document: what an emulator offers a machine type, from the emulator's own facts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from qvirt.qemu.caps import AccelFacts, EmulatorCaps, Machine
 from qvirt.qemu.cpumodels import PPC64_MODELS, X86, host_model, vendor_of
 from qvirt.qemu.firmware import Supported
 from qvirt.qemu.x86_models import MODEL_BY_NAME
-from qvirt.record import Record
+from qvirt.record import Record, field
 from qvirt.xml.writer import Writer
 
 
@@ -14,13 +14,14 @@ class DomainCapsHost(Record):
     """What the document says about the machine.
 
     arch: of the host, libvirt's name. kvm_max_vcpus: None without KVM. vfio: PCI devices can be assigned.
-    tpm_versions: that the installed swtpm emulates ("1.2", "2.0").
+    tpm_versions: that the installed swtpm emulates ("1.2", "2.0"). sev_limits: how many guests SEV encrypts.
     """
 
     arch: str
     kvm_max_vcpus: int | None = None
     vfio: bool = False
     tpm_versions: tuple[str, ...] = ()
+    sev_limits: Mapping[str, int] = field(default_factory=dict)
 
 
 def domcaps(
@@ -45,7 +46,7 @@ def domcaps(
         with out.element("devices"):
             for name, enums in _devices(caps, machine, arch, host):
                 _group(out, name, enums)
-        _features(out, caps, virt_type, arch)
+        _features(out, caps, virt_type, arch, host)
     return out.text()
 
 
@@ -257,7 +258,7 @@ _HYPERV: tuple[tuple[str, str], ...] = (
 """libvirt's names of QEMU's enlightenments; ones with a value (no switch) are there when QEMU knows them."""
 
 
-def _features(out: Writer, caps: EmulatorCaps, virt_type: str, arch: str) -> None:
+def _features(out: Writer, caps: EmulatorCaps, virt_type: str, arch: str, host: DomainCapsHost) -> None:
     facts = caps.accel(virt_type)
     has: Callable[[str], bool] = caps.has_device
     with out.element("features"):
@@ -271,7 +272,7 @@ def _features(out: Writer, caps: EmulatorCaps, virt_type: str, arch: str) -> Non
         out.leaf("backup", supported=_yes(caps.has_command("nbd-server-add")))
         if arch == "s390x":
             out.leaf("s390-pv", supported=_yes(virt_type == "kvm" and caps.has_object("s390-pv-guest")))
-        _sev(out, facts)
+        _sev(out, facts, host.sev_limits)
         _sgx(out, facts)
         # libvirt 9.0 lists what KVM has for emulated guests, too.
         hyperv = caps.accel("kvm").hyperv
@@ -280,13 +281,15 @@ def _features(out: Writer, caps: EmulatorCaps, virt_type: str, arch: str) -> Non
             _group(out, "hyperv", {"features": values})
 
 
-def _sev(out: Writer, facts: AccelFacts) -> None:
+def _sev(out: Writer, facts: AccelFacts, limits: Mapping[str, int]) -> None:
     if not facts.sev:
         out.leaf("sev", supported="no")
         return
     with out.element("sev", supported="yes"):
         out.leaf("cbitpos", str(facts.sev.get("cbitpos", 0)))
         out.leaf("reducedPhysBits", str(facts.sev.get("reduced-phys-bits", 0)))
+        out.leaf("maxGuests", str(limits.get("max-guests", 0)))
+        out.leaf("maxESGuests", str(limits.get("max-es-guests", 0)))
 
 
 def _sgx(out: Writer, facts: AccelFacts) -> None:

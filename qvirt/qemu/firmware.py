@@ -81,7 +81,8 @@ class Wanted(Record):
 
     interface: <os firmware='efi|bios'>; None when <loader> names an image. machine: canonical.
     secure_boot, enrolled_keys: <firmware><feature>; None when not said. loader_secure: <loader secure='yes'>.
-    stateless: <loader stateless>. smm: <smm state>. sev: the domain has launch security "sev".
+    stateless: <loader stateless>. smm: <smm state>. sev: the domain has launch security "sev"; sev_es: with a
+    policy that wants its registers encrypted, too.
     """
 
     arch: str
@@ -97,6 +98,7 @@ class Wanted(Record):
     s3: bool = False
     s4: bool = False
     sev: bool = False
+    sev_es: bool = False
 
 
 def parse(text: bytes | str, path: str) -> Firmware:
@@ -180,6 +182,7 @@ def matches(firmware: Firmware, wanted: Wanted) -> bool:
         and ("acpi-s3" in firmware.features or not wanted.s3)
         and ("acpi-s4" in firmware.features or not wanted.s4)
         and ("amd-sev" in firmware.features or not wanted.sev)
+        and ("amd-sev-es" in firmware.features or not wanted.sev_es)
     )
 
 
@@ -228,6 +231,7 @@ def _reasons(wanted: Wanted) -> str:
             ("suspend to memory", wanted.s3),
             ("suspend to disk", wanted.s4),
             ("SEV", wanted.sev),
+            ("SEV-ES", wanted.sev_es),
         )
         if said
     ]

@@ -9,6 +9,13 @@ from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.machines import is_s390
 from qvirt.qemu.switches import KeyValue, Netdev, Object, Switch
 
+#: where SEV's firmware is reached
+SEV_DEVICE = "/dev/sev"
+
+_CERTIFICATE = "dh_cert.base64"
+_SESSION = "session.base64"
+_HASHES = "object-add/arg-type/+sev-guest/kernel-hashes"
+
 
 def check_launch_security(domain: Domain, ctx: Context) -> None:
     """Raise ConfigUnsupported for protection this QEMU or host cannot give."""
@@ -19,8 +26,19 @@ def check_launch_security(domain: Domain, ctx: Context) -> None:
         ctx.caps.has_object("sev-guest") and ctx.caps.accel("kvm").sev is not None
     ):
         raise ConfigUnsupported("SEV launch security is not supported with this QEMU binary")
+    if security.type == "sev" and security.kernel_hashes is not None and not ctx.caps.schema_has(_HASHES):
+        raise ConfigUnsupported("SEV measured direct kernel boot is not supported with this QEMU binary")
     if security.type == "s390-pv" and not (is_s390(domain) and ctx.caps.has_object("s390-pv-guest")):
         raise ConfigUnsupported("S390 PV launch security is not supported with this QEMU binary")
+
+
+def owner_files(domain: Domain) -> dict[str, str]:
+    """Return what the guest's owner gives to SEV, by the names of the files it is handed over in."""
+    security = domain.launch_security
+    if security is None or security.type != "sev":
+        return {}
+    given = {_CERTIFICATE: security.dh_cert, _SESSION: security.session}
+    return {name: text for name, text in given.items() if text is not None}
 
 
 def launch_security_switches(domain: Domain, ctx: BuildContext) -> Iterator[Switch]:
@@ -42,9 +60,9 @@ def launch_security_switches(domain: Domain, ctx: BuildContext) -> Iterator[Swit
         "policy": security.policy,
     }
     if security.dh_cert is not None:
-        props["dh-cert-file"] = f"{ctx.domain_dir}/dh_cert.base64"
+        props["dh-cert-file"] = f"{ctx.domain_dir}/{_CERTIFICATE}"
     if security.session is not None:
-        props["session-file"] = f"{ctx.domain_dir}/session.base64"
+        props["session-file"] = f"{ctx.domain_dir}/{_SESSION}"
     props["kernel-hashes"] = security.kernel_hashes
     yield Object(props, origin=security)
 

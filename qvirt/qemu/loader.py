@@ -148,6 +148,7 @@ def _wanted(domain: Domain) -> Wanted:
         s3=bool(pm and pm.suspend_to_mem and pm.suspend_to_mem.enabled),
         s4=bool(pm and pm.suspend_to_disk and pm.suspend_to_disk.enabled),
         sev=security is not None and security.type == "sev",
+        sev_es=security is not None and security.encrypts_registers,
     )
 
 

@@ -16,8 +16,7 @@ from qvirt.qemu.context import BuildContext, Dirs
 from qvirt.qemu.devices.base import DirectoryResource, FileResource, handler, line
 from qvirt.qemu.devices.interface import own_scripts
 from qvirt.qemu.keyval import JsonValue
-from qvirt.qemu.launch_security import spawning
-from qvirt.qemu.start import unsupported_for_start
+from qvirt.qemu.launch_security import owner_files, spawning
 from qvirt.qemu.switches import Chardev, CommandLine, KeyValue, Netdev, Object, Option, Pairs, Switch
 from qvirt.record import Record, field
 
@@ -55,7 +54,8 @@ class Needs(Record, frozen=False):
 
 def check(domain: Domain) -> None:
     """Refuse what a script cannot prepare. Raises ConfigUnsupported."""
-    found = unsupported_for_start(domain)
+    nodes = [*domain.cputune.resource_groups, *([domain.launch_security] if owner_files(domain) else [])]
+    found = [f"<{node.tag}>{line(node)}" for node in nodes if node is not None]
     for disk in domain.devices.disks:
         if disk.transient is not None:
             found.append(f"<transient> of disk '{disk.name}'")

@@ -1,4 +1,4 @@
-"""What a start settles in the document that will run, and what cannot be started yet.
+"""What a start settles in the document that will run.
 
 ``domxml-to-native`` does not ask here: it shows the command line of any document.
 """
@@ -8,24 +8,10 @@ from qvirt.model.domain import Domain
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.cpu import settle_cpu
 from qvirt.qemu.devices.base import FileResource
+from qvirt.qemu.launch_security import SEV_DEVICE
 from qvirt.qemu.loader import choose_firmware
 from qvirt.qemu.memory import align_memory, backing_dir, hugepage_folders
 from qvirt.qemu.numa import check_placement
-from qvirt.xml.node import Node
-
-#: what needs control groups, helpers or hardware the driver does not set up yet
-_ELEMENTS = ("launch_security",)
-
-
-def unsupported_for_start(domain: Domain) -> list[str]:
-    """Return the elements, with their lines, that are kept in the document but cannot be started yet."""
-    found: list[Node] = []
-    values = domain.__dict__
-    for name in _ELEMENTS:
-        node = values.get(name)
-        if isinstance(node, Node) and not node.is_empty():
-            found.append(node)
-    return [f"<{node.tag}>" + (f" (line {node.line})" if node.line else "") for node in found]
 
 
 def prepare_domain(domain: Domain, ctx: BuildContext) -> None:
@@ -34,11 +20,6 @@ def prepare_domain(domain: Domain, ctx: BuildContext) -> None:
     The firmware is chosen, memory rounded up, the CPU named. Raises ConfigUnsupported for what cannot be
     started, and what the choice of firmware and the comparison of CPUs raise.
     """
-    unsupported = unsupported_for_start(domain)
-    if unsupported:
-        raise ConfigUnsupported(
-            f"domain '{domain.name}' cannot be started yet with {', '.join(unsupported)}; remove it to start"
-        )
     partition = domain.resource.partition if domain.resource is not None else None
     if partition is not None and not partition.startswith("/"):
         raise ConfigUnsupported(f"Resource partition '{partition}' must start with '/'")
@@ -51,7 +32,7 @@ def prepare_domain(domain: Domain, ctx: BuildContext) -> None:
 
 
 def boot_files(domain: Domain) -> list[FileResource]:
-    """Return the files of ``<os>`` that QEMU opens."""
+    """Return the files of ``<os>`` that QEMU opens, and what it encrypts the guest's memory with."""
     os_ = domain.os
     table = os_.acpi.table.path if os_.acpi is not None and os_.acpi.table is not None else None
     paths = (os_.kernel, os_.initrd, os_.dtb, table)
@@ -60,6 +41,9 @@ def boot_files(domain: Domain) -> list[FileResource]:
         found.append(FileResource(os_.loader, os_.loader.path, writable=False, relabel=False))
     if os_.nvram is not None and os_.nvram.file:
         found.append(FileResource(os_.nvram, os_.nvram.file, optional=True))
+    security = domain.launch_security
+    if security is not None and security.type == "sev":
+        found.append(FileResource(security, SEV_DEVICE, shared=True))
     return found
 
 

@@ -262,12 +262,13 @@ def _read(
     domain: "Domain", kind: str, features: tuple[str, ...]
 ) -> list[tuple[frozenset[int], list[tuple[int, dict[str, int]]]]]:
     running = domain.running
-    if running is None or not running.pid:
+    wanted = shares(running.definition) if running is not None and running.pid else []
+    if running is None or not wanted:
         return []
     machine = domain.hypervisor.cgroups.name_of(running.definition, running.id)
     return [
         (watch.vcpus, resctrl.read_monitor(_watch_folder(machine, share, watch), features))
-        for share in shares(running.definition)
+        for share in wanted
         for watch in share.watches
         if watch.kind == kind
     ]

@@ -37,6 +37,7 @@ from qvirt.runtime import (
     helpers,
     interfaces,
     launch,
+    launch_security,
     lending,
     limits,
     live,
@@ -350,6 +351,7 @@ def _make(
     pci.take(hv, running.footprint.pci)
     lending.dress_late(running, plan.files)
     launch.write_master_key(f"{running.folder}/master-key.aes", master_key, guard)
+    launch_security.write_files(running.definition, running.folder, guard)
     launch.write_overlays(plan, guard)
     if plan.nvram is not None:
         launch.prepare_nvram(*plan.nvram, guard, reset=reset_nvram)

@@ -12,7 +12,7 @@ from qvirt.qemu.complete import complete
 from qvirt.qemu.context import Settings
 from qvirt.qemu.machine import emulator_names, runs_arch
 from qvirt.qemu.names import assign_aliases
-from qvirt.qemu.start import directories, prepare_domain, unsupported_for_start
+from qvirt.qemu.start import directories, prepare_domain
 from qvirt.qemu.switches import CommandLine
 from tests.support.pure import completed, context
 
@@ -183,18 +183,6 @@ def test_a_cpu_the_host_cannot_run() -> None:
     text = document("<cpu check='partial'><model>core2duo</model><feature name='vmx'/></cpu>")
     with pytest.raises(CpuIncompatible, match="Host CPU does not provide required features: vme, vmx"):
         started(text)
-
-
-def test_what_cannot_be_started_is_named_with_its_line() -> None:
-    inner = (
-        "<cputune><shares>512</shares><emulatorsched scheduler='fifo' priority='1'/></cputune>\n"
-        "<idmap><uid start='0' target='1000' count='10'/><gid start='0' target='1000' count='10'/></idmap>"
-    )
-    domain = completed(document(inner))
-    assert unsupported_for_start(domain) == ["<idmap> (line 4)"]
-    with pytest.raises(ConfigUnsupported, match=r"cannot be started yet with <idmap> \(line 4\)"):
-        prepare_domain(domain, context(domain))
-    assert not unsupported_for_start(completed(document(devices=DISKS)))
 
 
 def test_placement_by_advice() -> None:

@@ -79,14 +79,6 @@ def test_an_emulated_tpm_has_a_socket_only_when_somebody_starts_it() -> None:
     ]  # fmt: skip
 
 
-def test_a_tpm_with_a_secret_is_not_started() -> None:
-    encryption = "<encryption secret='11111111-2222-3333-4444-555555555555'/>"
-    ctx = guest(f"<tpm><backend type='emulator' version='2.0'>{encryption}</backend></tpm>")
-    dev = ctx.domain.devices.tpms[0]
-    with pytest.raises(ConfigUnsupported, match=r"<encryption> \(line 1\).* keeps none yet"):
-        handler(dev).prepare(dev, ctx)
-
-
 # ---------------------------------------------------------------------------------- smartcard, redirdev
 
 
