@@ -28,12 +28,6 @@ class Timer(Node, tag="timer"):
     catchup: Catchup | None = child(Catchup)
 
     def check(self) -> None:
-        """Forget what libvirt never writes back for this timer."""
-        if self.name not in ("platform", "rtc"):
-            self.track = None
-        if self.name != "tsc":
-            self.frequency = None
-            self.mode = None
         if self.catchup is not None and self.catchup.is_empty():
             self.catchup = None
         if self.catchup is not None and self.tickpolicy != "catchup":

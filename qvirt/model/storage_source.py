@@ -479,8 +479,6 @@ class StorageSource(Node, tag="source"):
             self.name += "/0"
         if self.auth is not None:
             self.auth.check_protocol(self.protocol)
-        if self.tls_hostname is not None and self.tls is None:
-            self.tls_hostname = None
         port = DEFAULT_PORTS.get(self.protocol)
         for host in self.hosts:
             if self.protocol == Protocol.NFS and host.port is not None:

@@ -26,6 +26,8 @@ class Entries(Node):
     def check(self) -> None:
         by_name = {entry.name: entry for entry in reversed(self.entries) if entry.value}
         self.entries = [by_name[name] for name in self.names if name in by_name]
+        for entry in self.entries:
+            entry.file = None
 
     def get(self, name: str) -> str | None:
         """Return the value of an entry."""
@@ -67,6 +69,7 @@ class OemStrings(Node, tag="oemStrings"):
     def check(self) -> None:
         for entry in self.entries:
             entry.value = entry.value or ""
+            entry.name = entry.file = None
 
 
 class Sysinfo(Node, tag="sysinfo"):

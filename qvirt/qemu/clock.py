@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError
 from qvirt.model.clock import Clock, Timer
 from qvirt.model.domain import Domain
@@ -27,7 +28,21 @@ def check_clock(domain: Domain, ctx: Context) -> None:
         _check_timer(timer, domain, ctx)
 
 
+#: what is said of a timer, and the timers that have it
+_SETTINGS = {
+    "tickpolicy": frozenset({"platform", "pit", "rtc", "hpet", "tsc", "armvtimer"}),
+    "track": frozenset({"platform", "rtc"}),
+    "frequency": frozenset({"tsc"}),
+    "mode": frozenset({"tsc"}),
+}
+
+
 def _check_timer(timer: Timer, domain: Domain, ctx: Context) -> None:
+    for setting, timers in _SETTINGS.items():
+        if getattr(timer, setting) is not None and timer.name not in timers:
+            raise ConfigUnsupported(
+                f"timer {timer.name} doesn't support setting of timer {setting}", domain=ErrorDomain.DOMAIN
+            )
     match timer.name:
         case "platform":
             raise ConfigUnsupported(f"unsupported timer type (name) '{timer.name}'")

@@ -142,7 +142,7 @@ class IsaAddress(Address):
 
 class DimmAddress(Address):
     type: str = attr(string, default="dimm")
-    slot: int | None = attr(uint)
+    slot: int = attr(uint, required=True)
     base: int | None = attr(hexnum)
 
 

@@ -62,8 +62,7 @@ class ParallelTarget(Node, tag="target"):
     def check(self) -> None:
         if self.port == -1:
             self.port = None
-        if self.type is not None:
-            raise _unknown("type", self.type)
+        self.type = None  # there are no kinds of parallel ports
 
 
 class ConsoleTarget(Node, tag="target"):
@@ -98,6 +97,7 @@ class ChannelTarget(Node, tag="target"):
             self.__dict__.pop("address", None)
             self.__dict__.pop("port", None)
             return
+        self.__dict__.pop("name", None)
         if self.address is None:
             raise XmlError("guestfwd channel does not define a target address")
         try:

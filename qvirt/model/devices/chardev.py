@@ -67,7 +67,7 @@ class MouseMode(Node, tag="mouse"):
 class CharSource(Node, tag="source"):
     """``<source>``: the other end."""
 
-    mode: str | None = attr(word("connect", "bind"))
+    mode: str | None = attr(string)
     path: str | None = attr(string)
     append: bool | None = attr(on_off)
     host: str | None = attr(string)
@@ -124,8 +124,16 @@ def read_backend(dev: HasChardev) -> None:
             raise XmlError(f"only {count} allowed for character device")
         for source in dev.sources:
             source.keep(allowed)
-            if "mode" in allowed and source.mode is None:
-                source.mode = "connect"
+            if "mode" not in allowed:
+                continue
+            source.mode = source.mode or "connect"
+            if source.mode not in ("connect", "bind"):
+                at = f"line {source.line}; " if source.line else ""
+                raise XmlError(
+                    f"Invalid value for attribute 'mode' in element 'source': '{source.mode}'. "
+                    f"({at}expected one of 'connect', 'bind')",
+                    domain=ErrorDomain.XML,
+                )
     if len(dev.logs) > 1:
         raise XmlError("only one log element is allowed for character device")
     if len(dev.protocols) > 1:

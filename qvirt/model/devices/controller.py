@@ -65,6 +65,15 @@ class PciHole64(Size, tag="pcihole64"):
     """``<pcihole64>``: the size of the 64-bit PCI window."""
 
 
+#: attributes that mean nothing on other types, where they are left out
+_OF_TYPES = {
+    "ports": (ControllerType.VIRTIO_SERIAL, ControllerType.USB),
+    "vectors": (ControllerType.VIRTIO_SERIAL,),
+    "max_grant_frames": (ControllerType.XENBUS,),
+    "max_event_channels": (ControllerType.XENBUS,),
+}
+
+
 class Controller(Device, tag="controller"):
     """``<controller>``; ``index`` is None only before the domain is completed."""
 
@@ -80,6 +89,11 @@ class Controller(Device, tag="controller"):
     driver: ControllerDriver = part(ControllerDriver)
     master: Master | None = child(Master)
     pcihole64: PciHole64 | None = child(PciHole64)
+
+    def check(self) -> None:
+        for name, types in _OF_TYPES.items():
+            if name in self.__dict__ and self.type not in types:
+                del self.__dict__[name]
 
 
 # <master> stands between <alias> and <acpi>, <pcihole64> after everything else; libvirt's order of output

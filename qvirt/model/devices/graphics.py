@@ -44,6 +44,9 @@ class Listen(Node, tag="listen"):
     def check(self) -> None:
         if self.type == "network" and self.network is None:
             raise XmlError("'network' attribute is required for listen type 'network'")
+        for name in ("network", "socket"):
+            if self.type != name and getattr(self, name):
+                raise XmlError(f"'{name}' attribute is valid only for listen type '{name}'")
         wanted = {"address": ("address",), "network": ("address", "network"), "socket": ("socket",)}
         for name in ("address", "network", "socket"):
             if name not in wanted.get(self.type, ()):

@@ -380,6 +380,8 @@ class Interface(Device, tag="interface"):
     coalesce: Coalesce = part(Coalesce)
 
     def check(self) -> None:
+        if self.type != InterfaceType.HOSTDEV:
+            self.managed = None
         self._check_source()
         self._check_port()
         if self.backend.type is not None and self.type != InterfaceType.USER:

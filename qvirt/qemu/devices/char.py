@@ -189,6 +189,8 @@ class SerialHandler(_CharHandler[Serial], kind=Serial):
         wanted = _ADDRESSES.get(type)
         if wanted is not None and dev.address is not None and dev.address.type not in (wanted, "unassigned"):
             raise ConfigUnsupported(f"Target type '{type}' requires address type '{wanted}'")
+        if wanted is None and dev.address is not None:
+            raise ConfigUnsupported(f"Target type '{type}' cannot have an associated address")
         if model is None:
             return
         if model not in SERIAL_MODELS[type]:
@@ -269,10 +271,10 @@ class ConsoleHandler(_CharHandler[Console], kind=Console):
         chardev.settle(dev)
 
     def validate(self, dev: Console, ctx: Context) -> None:
-        if dev.target.type == "serial":
-            return  # it is the serial port's backend that counts
         if dev.type == "spicevmc":
             raise ConfigUnsupported("spicevmc device type only supports virtio", domain=ErrorDomain.DOMAIN)
+        if dev.target.type == "serial":
+            return  # it is the serial port's backend that counts
         super().validate(dev, ctx)
         if dev.target.type in ("sclp", "sclplm"):
             model = f"{dev.target.type}console"

@@ -124,6 +124,8 @@ class ControllerHandler(Handler[Controller], kind=Controller):
         if dev.type is ControllerType.USB:
             if dev.model is None:
                 dev.model = _default_usb(dev, ctx)
+            if dev.model == "none":
+                dev.address = None
         elif dev.type is ControllerType.SCSI:
             if dev.model in (None, "auto"):
                 dev.model = default_scsi(ctx)

@@ -10,6 +10,7 @@ from qvirt.model.devices.disk import Disk, DiskBus, DiskDevice
 from qvirt.model.domain import Domain
 from qvirt.model.storage_chain import Image
 from qvirt.model.storage_source import Protocol, SourceType
+from qvirt.qemu.addresses.drive import disk_index
 from qvirt.qemu.context import Context
 
 #: what libvirt's common code refuses, whatever the driver
@@ -223,9 +224,11 @@ def _check_guest(disk: Disk) -> None:
     if disk.name.startswith("fd") != (disk.device == DiskDevice.FLOPPY):
         kind = "floppy" if disk.device == DiskDevice.FLOPPY else "harddisk"
         raise InternalError(f"Invalid {kind} device name: {disk.name}", domain=ErrorDomain.DOMAIN)
+    if disk_index(disk.name) < 0:
+        raise ConfigUnsupported(f"invalid disk target '{disk.name}'")
     if bus in (DiskBus.VIRTIO, DiskBus.SD) and disk.is_removable:
         raise ConfigUnsupported(f"disk type of '{disk.name}' does not support ejectable media")
-    if disk.target.tray is not None and not disk.is_removable:
+    if disk.target.tray == "open" and not disk.is_removable:
         raise ConfigUnsupported("tray is only valid for cdrom and floppy")
     if disk.target.removable is not None and bus != DiskBus.USB:
         raise XmlError("removable is only valid for usb disks")

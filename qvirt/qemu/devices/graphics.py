@@ -100,6 +100,10 @@ class GraphicsHandler(Handler[Graphics], kind=Graphics):
             raise ConfigUnsupported(
                 f"VNC password is {len(dev.passwd)} characters long, only {_VNC_PASSWORD_MAX} permitted"
             )
+        if dev.type == "dbus" and dev.audio is not None:
+            backend = next((one for one in ctx.domain.devices.audios if one.id == dev.audio.id), None)
+            if backend is None or backend.type != "dbus":
+                raise ConfigUnsupported("The associated audio is not of 'dbus' kind.")
         if dev.type == "spice" and (dev.tls_port or 0) > 0 and not ctx.settings.spice_tls:
             raise ConfigUnsupported(
                 "spice TLS port set in XML configuration, but TLS is disabled in qemu.conf"

@@ -45,6 +45,7 @@ class VideoHandler(Handler[Video], kind=Video):
         if model.type == "none":
             for name in ("ram", "vram", "vram64", "vgamem", "heads", "primary", "acceleration", "resolution"):
                 model.__dict__.pop(name, None)
+            dev.address = None
             return
         if model.type == "qxl":
             model.ram = _round(model.ram or 0) or _QXL_RAM
@@ -170,6 +171,8 @@ def _validate_document(dev: Video, domain: Domain) -> None:
         for option in ("iommu", "ats", "packed"):
             if getattr(dev.driver, option) is not None:
                 raise refuse(f"{option} driver option is only supported for virtio devices")
+    if model.type == "ramfb" and dev.address is not None:
+        raise refuse("address not supported for video type ramfb")
     if model.type != "qxl":
         for attribute in ("ram", "vram64", "vgamem"):
             if getattr(model, attribute):

@@ -39,7 +39,7 @@ def test_a_source_keeps_only_what_its_type_has() -> None:
         ("protocol='iscsi' name='iqn.x'", "protocol='iscsi' name='iqn.x/0'"),
         ("protocol='https' name='a' query='b'", "protocol='https' name='a' query='b'"),
         ("protocol='ftp' name='a' query='b'", "protocol='ftp' name='a'"),
-        ("protocol='nbd' tlsHostname='h'", "protocol='nbd'"),
+        ("protocol='nbd' tlsHostname='h'", "protocol='nbd' tlsHostname='h'"),
         ("protocol='nbd' tls='yes' tlsHostname='h'", "protocol='nbd' tls='yes' tlsHostname='h'"),
     ],
 )
