@@ -47,3 +47,8 @@ class DeviceSecLabel(Node, tag="seclabel"):
     relabel: bool | None = attr(yes_no)
     labelskip: bool | None = attr(yes_no)
     label: str | None = text(string)
+
+    def check(self) -> None:
+        if self.label is not None and self.relabel is False:
+            model = f" model={self.model}" if self.model is not None else ""
+            raise XmlError(f"Cannot specify a label if relabelling is turned off.{model}")

@@ -147,7 +147,7 @@ class IoTune(Node, tag="iotune"):
 class Transient(Node, tag="transient"):
     """What the guest writes is thrown away when it stops."""
 
-    share_backing: bool | None = attr(yes_no, "shareBacking")
+    share_backing: bool | None = attr(yes_no, "shareBacking", omit=False)
 
 
 class Disk(Device, tag="disk"):

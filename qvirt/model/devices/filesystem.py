@@ -24,6 +24,10 @@ class FilesystemDriver(VirtioDriver, tag="driver"):
     wrpolicy: str | None = attr(words("immediate"))
     queue: int | None = attr(ulong)
 
+    def check(self) -> None:
+        if self.type is None:  # libvirt keeps none of this without
+            self.format = self.wrpolicy = self.queue = None
+
 
 class VirtiofsCache(Node, tag="cache"):
     mode: str | None = attr(string)
@@ -64,6 +68,25 @@ class FilesystemSource(Node, tag="source"):
     usage: int | None = attr(ulong)
     units: str | None = attr(string)
 
+    def keep(self, kind: str) -> None:
+        """Drop what a source of this type does not have; a server's socket stands for the folder."""
+        wanted = ("socket",) if self.socket is not None else _OF_TYPES[kind]
+        for known in self.fields:
+            if known.name not in wanted:
+                self.__dict__.pop(known.name, None)
+
+
+#: what a source says, by type
+_OF_TYPES = {
+    "mount": ("dir",),
+    "bind": ("dir",),
+    "block": ("dev",),
+    "file": ("file",),
+    "template": ("name",),
+    "ram": ("usage", "units"),
+    "volume": ("pool", "volume"),
+}
+
 
 class FilesystemTarget(Node, tag="target"):
     dir: str | None = attr(string)
@@ -97,3 +120,7 @@ class Filesystem(Device, tag="filesystem"):
     idmap: IdMap = part(IdMap)
     space_hard_limit: Size | None = child(Size, "space_hard_limit")
     space_soft_limit: Size | None = child(Size, "space_soft_limit")
+
+    def check(self) -> None:
+        if self.source is not None:
+            self.source.keep(self.type)

@@ -132,6 +132,22 @@ class HostdevSource(Node, tag="source"):
     initiator: Initiator | None = child(Initiator)
 
 
+#: what a source says of devices of some types alone, and is left out of others
+_OF_TYPES = {
+    "guest_reset": ("usb",),
+    "vendor": ("usb",),
+    "product": ("usb",),
+    "write_filtering": ("pci",),
+    "protocol": ("scsi", "scsi_host"),
+    "name": ("scsi",),
+    "adapter": ("scsi",),
+    "hosts": ("scsi",),
+    "auth": ("scsi",),
+    "initiator": ("scsi",),
+    "wwpn": ("scsi_host",),
+}
+
+
 class HostdevDriver(Node, tag="driver"):
     name: str | None = attr(words("default", "kvm", "vfio", "xen"), omit="default")
 
@@ -163,6 +179,10 @@ class Hostdev(Device, tag="hostdev"):
     shareable: bool = flag()
 
     def check(self) -> None:
+        if self.source is not None:
+            for name, types in _OF_TYPES.items():
+                if name in self.source.__dict__ and self.type not in types:
+                    del self.source.__dict__[name]
         if self.source is not None and isinstance(self.source.address, SpokenHostAddress):
             self.source.address = typed_address(self.source.address, self.type or "")
 

@@ -135,6 +135,10 @@ class ControllerHandler(Handler[Controller], kind=Controller):
     def validate(self, dev: Controller, ctx: Context) -> None:
         if dev.says("driver") and dev.driver.iothread:
             _validate_iothread(dev, ctx)
+        if dev.says("driver") and not (dev.type is ControllerType.SCSI and dev.model in VIRTIO_SCSI):
+            for name in ("queues", "cmd_per_lun", "max_sectors", "ioeventfd"):
+                if getattr(dev.driver, name) is not None:
+                    raise ConfigUnsupported(f"'{name}' is only supported by virtio-scsi controller")
         _VALIDATORS.get(dev.type, _accept)(dev, ctx)
 
     def clash(self, dev: Controller, ctx: Context, *, live: bool) -> QvirtError | None:
@@ -252,10 +256,6 @@ def _validate_usb(dev: Controller, ctx: Context) -> None:
 
 def _validate_scsi(dev: Controller, ctx: Context) -> None:
     model = dev.model or ""
-    if model not in VIRTIO_SCSI:
-        for name in ("queues", "cmd_per_lun", "max_sectors", "ioeventfd"):
-            if getattr(dev.driver, name) is not None:
-                raise ConfigUnsupported(f"'{name}' is only supported by virtio-scsi controller")
     if model == "buslogic":
         raise ConfigUnsupported(f"Unsupported controller model: {model}")
     if model == "ncr53c90" and dev.index:

@@ -221,7 +221,9 @@ def _check_guest(disk: Disk) -> None:
             raise InternalError(f"Invalid bus type '{bus}' for floppy disk", domain=ErrorDomain.DOMAIN)
     elif bus == DiskBus.FDC:
         raise InternalError("Invalid bus type 'fdc' for disk", domain=ErrorDomain.DOMAIN)
-    if disk.name.startswith("fd") != (disk.device == DiskDevice.FLOPPY):
+    is_floppy = disk.name.startswith("fd")
+    is_disk = disk.name.startswith(("hd", "sd", "vd", "xvd", "ubd"))
+    if is_floppy != (disk.device == DiskDevice.FLOPPY) or (disk.device == DiskDevice.DISK and not is_disk):
         kind = "floppy" if disk.device == DiskDevice.FLOPPY else "harddisk"
         raise InternalError(f"Invalid {kind} device name: {disk.name}", domain=ErrorDomain.DOMAIN)
     if disk_index(disk.name) < 0:
@@ -250,8 +252,8 @@ def _check_guest(disk: Disk) -> None:
         raise ConfigUnsupported(f"readonly {bus} disks are not supported")
     policy = disk.source.startup_policy if disk.source is not None else None
     if policy not in (None, "default"):
-        if disk.type == SourceType.NETWORK:
-            raise XmlError(f"disk startupPolicy '{policy}' is not allowed for disk of 'network' type")
+        if disk.type in (SourceType.NETWORK, SourceType.NVME):
+            raise XmlError(f"disk startupPolicy '{policy}' is not allowed for disk of '{disk.type}' type")
         if policy == "requisite" and not disk.is_removable:
             raise XmlError("disk startupPolicy 'requisite' is allowed only for cdrom or floppy")
     if disk.transient is not None:

@@ -37,6 +37,13 @@ def test_refused_for_its_own_elements(elements: str, answer: str) -> None:
     check(caught.value, answer)
 
 
+@pytest.mark.parametrize(("device", "kept"), cases("kept"))
+def test_left_out(device: str, kept: str) -> None:
+    """What says nothing of an element of its kind is left out, neither kept nor refused."""
+    written = re.sub(r"\n\s*", "", completed(DOCUMENT.format(device)).to_xml())
+    assert kept in written
+
+
 def check(error: QvirtError, answer: str) -> None:
     """Check that libvirt's sentence comes first, and nothing but where and what would be right after it."""
     said = re.sub(r"52:54:00(:[0-9a-f]{2}){3}", "@MAC@", error.message)
