@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from qvirt.constants.domain import DomainUndefineFlags
 from qvirt.errors import ConfigUnsupported, InternalError, OperationFailed, SystemError_
 from qvirt.host.config import QemuUser
+from qvirt.host.unix import short
 from qvirt.model.devices.tpm import Tpm
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.context import BuildContext
@@ -53,7 +55,7 @@ def recipe(domain: "Domain", running: Running, dev: Tpm, ctx: BuildContext) -> R
         raise ConfigUnsupported(f"TPM version '{backend.version}' is not supported")
     hv = domain.hypervisor
     program = find("swtpm")
-    socket = swtpm_socket(ctx)
+    listens = swtpm_socket(ctx)
     state = _state(hv.paths, domain.uuid, backend.version)
     version = ["--tpm2"] if backend.version == "2.0" else []
     key = _key(dev, ctx)
@@ -72,8 +74,8 @@ def recipe(domain: "Domain", running: Running, dev: Tpm, ctx: BuildContext) -> R
         command,
         _user(hv),
         hv.paths.swtpm_log / f"{domain.name}-swtpm.log",
-        listen=socket,
-        pidfile=f"{socket.removesuffix('.sock')}.pid",
+        listen=listens,
+        pidfile=f"{listens.removesuffix('.sock')}.pid",
         prepare=partial(_prepare, domain, running, dev, state, key),
         sees=(str(state),),
         opens={},
@@ -149,9 +151,9 @@ async def _try_key(domain: "Domain", running: Running, dev: Tpm, state: Path, ke
     """
     hv = domain.hypervisor
     work, user = _work(state), _user(hv)
-    socket = work / "tmp" / "sock"
+    path = work / "tmp" / "sock"
     words = [find("swtpm"), "socket", "--tpmstate", f"dir={state},mode=0600", "--flags", "startup-clear"]
-    words += ["--server", f"type=unixio,path={socket}"]
+    words += ["--server", f"type=unixio,path={path}"]
     words += ["--tpm2"] if dev.backend.version == "2.0" else []
     recipe = Recipe(
         f"{NAME}-trial",
@@ -161,7 +163,7 @@ async def _try_key(domain: "Domain", running: Running, dev: Tpm, state: Path, ke
         files=(str(work),),
         sees=(str(work), str(state)),
         prepare=partial(hv.files.run, f"TPM of '{domain.name}'", partial(_make_work, work, user)),
-        is_ready=socket.exists,
+        is_ready=partial(_answers, str(path), _QUESTIONS[str(dev.backend.version)]),
         inputs=key,
         told=lambda fds: ["--key", _pwdfd(fds[0])],
     )
@@ -175,6 +177,27 @@ async def _try_key(domain: "Domain", running: Running, dev: Tpm, state: Path, ke
         ) from error
     finally:
         await asyncio.shield(helpers.stop(domain, running, [recipe.name]))
+
+
+#: the command GetTestResult, by version: tag, length and code
+_QUESTIONS = {
+    "1.2": bytes.fromhex("00c1 0000000a 00000054"),
+    "2.0": bytes.fromhex("8001 0000000a 0000017c"),
+}
+#: seconds for an answer
+_ANSWER_WAIT = 5.0
+
+
+def _answers(path: str, question: bytes) -> bool:
+    """Tell whether a TPM answers on a socket, which is there before the state is read. Blocking."""
+    with socket.socket(socket.AF_UNIX) as line, short(path) as name:
+        line.settimeout(_ANSWER_WAIT)
+        try:
+            line.connect(name)
+            line.sendall(question)
+            return bool(line.recv(len(question)))
+        except OSError:  # it is not there yet, or has just ended
+            return False
 
 
 async def _run_setup(

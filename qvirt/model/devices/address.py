@@ -104,7 +104,6 @@ class UsbAddress(Address):
     type: str = attr(string, default="usb")
     bus: int | None = attr(uint)
     port: str | None = attr(string)
-    device: int | None = attr(uint)
 
     def check(self) -> None:
         if self.port is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+){0,3}", self.port):

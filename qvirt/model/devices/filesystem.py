@@ -30,7 +30,7 @@ class FilesystemDriver(VirtioDriver, tag="driver"):
 
 
 class VirtiofsCache(Node, tag="cache"):
-    mode: str | None = attr(string)
+    mode: str | None = attr(words("none", "always"))
 
 
 class VirtiofsSandbox(Node, tag="sandbox"):

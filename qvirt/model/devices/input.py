@@ -21,6 +21,12 @@ class InputSource(Node, tag="source"):
     grab_toggle: str | None = attr(string, "grabToggle")
     repeat: bool | None = attr(on_off)
 
+    def keep(self, kind: str) -> None:
+        """Drop what a source of this type of device does not have."""
+        other = {"passthrough": ("dev", "grab", "grab_toggle", "repeat"), "evdev": ("evdev",)}
+        for name in other.get(kind, ()):
+            self.__dict__.pop(name, None)
+
 
 class Input(Device, tag="input"):
     """``<input>``; ``bus`` is None only before the domain is completed."""
@@ -34,3 +40,5 @@ class Input(Device, tag="input"):
     def check(self) -> None:
         if not self.type:
             raise InternalError("missing input device type", domain=ErrorDomain.DOMAIN)
+        if self.source is not None:
+            self.source.keep(self.type)

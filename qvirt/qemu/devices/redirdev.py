@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from qvirt.constants.error import ErrorDomain
-from qvirt.errors import DeviceMissing, InternalError, OperationInvalid, QvirtError
+from qvirt.errors import DeviceMissing, InternalError, OperationInvalid, QvirtError, XmlError
+from qvirt.model.devices.address import UsbAddress
 from qvirt.model.devices.redirdev import Redirdev, Redirfilter, UsbFilter
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import chardev
@@ -25,6 +26,8 @@ class RedirdevHandler(Handler[Redirdev], kind=Redirdev):
         chardev.settle(dev)
 
     def validate(self, dev: Redirdev, ctx: Context) -> None:
+        if dev.address is not None and not isinstance(dev.address, UsbAddress):
+            raise XmlError("Invalid address for a USB device")
         chardev.validate(dev, ctx)
 
     def resources(self, dev: Redirdev, ctx: Context) -> Iterable[Resource]:
