@@ -196,7 +196,7 @@ def reload(folders: NetworkFolders, network: Network, process: Process) -> None:
 def stop(folders: NetworkFolders, name: str, process: Process | None = None) -> None:
     """End dnsmasq and remove its files but the leases. Blocking. Raises InternalError."""
     process = process or running(folders, name)
-    if process is not None and process.is_there:
+    if process is not None:
         _end(process, name)
     for path in (
         pid_file(folders, name),
@@ -212,16 +212,22 @@ def forget(folders: NetworkFolders, name: str) -> None:
     remove(lease_file(folders, name))
 
 
+def collect(process: Process) -> None:
+    """Collect a dnsmasq that has ended: it went into the background, and orphans come back to the daemon."""
+    with contextlib.suppress(ChildProcessError):  # an earlier daemon's
+        os.waitpid(process.pid, os.WNOHANG)
+
+
 def _end(process: Process, name: str) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.kill(process.pid, number)
-        except ProcessLookupError:
-            return
+        if process.is_there:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
         deadline = time.monotonic() + _PATIENCE
         pause = 0.001
         while time.monotonic() < deadline:
             if not process.is_there:
+                collect(process)
                 return
             time.sleep(pause)
             pause = min(pause * 2, 0.05)

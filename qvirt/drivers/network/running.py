@@ -53,6 +53,8 @@ class Keeper:
 
     def _died(self) -> None:
         self._forget()
+        if self.process is not None:
+            dnsmasq.collect(self.process)
         if time.monotonic() - self._since > _LIVELY:
             self._pause = _FIRST_PAUSE
         log.error(

@@ -114,8 +114,11 @@ def test_dnsmasq_dies_and_comes_back(daemon: Daemon, host: Namespace) -> None:
         wait_until(
             lambda: pid_of(daemon, "dying") != pid and alive(pid_of(daemon, "dying")), "dnsmasq runs again"
         )
+        again = pid_of(daemon, "dying")
     finally:
         daemon.virsh("net-destroy", "dying")
+    for ended in (pid, again):
+        assert not Path(f"/proc/{ended}").exists()  # collected, too
 
 
 def test_dnsmasq_refuses(daemon: Daemon, host: Namespace) -> None:
