@@ -24,7 +24,18 @@ from qvirt.model.live import format_domain
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
-from qvirt.runtime import console, display, guest, handback, manage, power, reading, starting, stopping
+from qvirt.runtime import (
+    console,
+    display,
+    endings,
+    guest,
+    handback,
+    manage,
+    power,
+    reading,
+    starting,
+    stopping,
+)
 from qvirt.runtime.console import ConsoleStream
 from qvirt.runtime.display import Screenshot
 from qvirt.runtime.documents import header
@@ -405,7 +416,7 @@ class Domain:
 
     async def set_lifecycle_action(self, type: int, action: int, flags: int = 0) -> None:
         """Change on_poweroff, on_reboot or on_crash; type: DomainLifecycle; action: DomainLifecycleAction."""
-        await manage.set_lifecycle_action(self, type, action, flags)
+        await endings.set_lifecycle_action(self, type, action, flags)
 
     # -------------------------------------------------------------------- reading
 

@@ -9,12 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvirt.constants.domain import DomainRunningReason, DomainShutoffReason, DomainState
+from qvirt.constants.domain import (
+    DomainLifecycle,
+    DomainLifecycleAction,
+    DomainRunningReason,
+    DomainShutoffReason,
+    DomainState,
+)
 from qvirt.constants.domain_event import DomainEventStoppedDetailType
-from qvirt.errors import QvirtError, SystemError_
+from qvirt.errors import ConfigUnsupported, InvalidArg, QvirtError, SystemError_
+from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.devices.base import ReachedResource
+from qvirt.qemu.validate import check_lifecycle
 from qvirt.qmp import commands
-from qvirt.runtime import lending
+from qvirt.runtime import lending, tuning
 from qvirt.runtime.jobs import Job
 from qvirt.runtime.running import Running
 
@@ -25,6 +33,42 @@ log = logging.getLogger(__name__)
 
 #: seconds for writing a guest's memory
 DUMP_DEADLINE = 3600.0
+
+_ACTIONS = {
+    DomainLifecycleAction.DESTROY: "destroy",
+    DomainLifecycleAction.RESTART: "restart",
+    DomainLifecycleAction.RESTART_RENAME: "rename-restart",
+    DomainLifecycleAction.PRESERVE: "preserve",
+    DomainLifecycleAction.COREDUMP_DESTROY: "coredump-destroy",
+    DomainLifecycleAction.COREDUMP_RESTART: "coredump-restart",
+}
+_LIFECYCLES = {
+    DomainLifecycle.POWEROFF: "on_poweroff",
+    DomainLifecycle.REBOOT: "on_reboot",
+    DomainLifecycle.CRASH: "on_crash",
+}
+
+
+async def set_lifecycle_action(domain: "Domain", type: int, action: int, flags: int) -> None:
+    """Change what follows a power-off, reboot or crash."""
+    field, word = _LIFECYCLES.get(type), _ACTIONS.get(action)
+    if field is None or word is None:
+        raise InvalidArg(f"unknown lifecycle type {type} or action {action}")
+    if word.startswith("coredump") and field != "on_crash":
+        event = field.removeprefix("on_")
+        raise ConfigUnsupported(f"Lifecycle event '{event}' doesn't support '{word}' action")
+
+    def change(definition: Definition) -> None:
+        setattr(definition, field, word)
+        check_lifecycle(definition)
+
+    async def live(running: Running) -> None:
+        change(running.definition.copy())  # refused before QEMU hears of it
+        if field == "on_reboot":
+            await commands.set_action(running, reboot="shutdown" if word == "destroy" else "reset")
+        change(running.definition)
+
+    await tuning.change(domain, "set lifecycle action", flags, live=live, config=change)
 
 
 def power_off(domain: "Domain", running: Running) -> None:

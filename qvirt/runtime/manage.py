@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from lxml import etree
 
 from qvirt.constants.domain import (
-    DomainLifecycle,
-    DomainLifecycleAction,
     DomainMetadataType,
     DomainModificationImpact,
     DomainUndefineFlags,
@@ -23,7 +21,6 @@ from qvirt.constants.domain_event import (
 )
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import (
-    ConfigUnsupported,
     InvalidArg,
     NoDomainMetadata,
     OperationInvalid,
@@ -33,8 +30,6 @@ from qvirt.errors import (
 from qvirt.host.persist import remove, sync_folder, write_atomic
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import Metadata
-from qvirt.qemu.validate import check_lifecycle
-from qvirt.qmp import commands
 from qvirt.runtime import swtpm
 from qvirt.runtime.documents import header
 from qvirt.runtime.events import Lifecycle, MetadataChange
@@ -44,20 +39,6 @@ from qvirt.xml.node import Raw
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
-
-_ACTIONS = {
-    DomainLifecycleAction.DESTROY: "destroy",
-    DomainLifecycleAction.RESTART: "restart",
-    DomainLifecycleAction.RESTART_RENAME: "rename-restart",
-    DomainLifecycleAction.PRESERVE: "preserve",
-    DomainLifecycleAction.COREDUMP_DESTROY: "coredump-destroy",
-    DomainLifecycleAction.COREDUMP_RESTART: "coredump-restart",
-}
-_LIFECYCLES = {
-    DomainLifecycle.POWEROFF: "on_poweroff",
-    DomainLifecycle.REBOOT: "on_reboot",
-    DomainLifecycle.CRASH: "on_crash",
-}
 
 
 def write_definition(folder: Path, name: str, uuid: str, text: str) -> None:
@@ -368,24 +349,3 @@ async def edit(domain: "Domain", owner: str, flags: int, change: Callable[[Defin
                 vars(running.definition).update(before)
                 running.touch()
                 raise
-
-
-async def set_lifecycle_action(domain: "Domain", type: int, action: int, flags: int) -> None:
-    """Change what follows a power-off, reboot or crash."""
-    field, word = _LIFECYCLES.get(type), _ACTIONS.get(action)
-    if field is None or word is None:
-        raise InvalidArg(f"unknown lifecycle type {type} or action {action}")
-    if word.startswith("coredump") and field != "on_crash":
-        event = field.removeprefix("on_")
-        raise ConfigUnsupported(f"Lifecycle event '{event}' doesn't support '{word}' action")
-
-    def change(definition: Definition) -> None:
-        setattr(definition, field, word)
-        check_lifecycle(definition)
-
-    live, _ = impact(domain, flags)
-    if live and field == "on_reboot":
-        running = domain.need_running()
-        change(running.definition.copy())  # refused before QEMU hears of it
-        await commands.set_action(running, reboot="shutdown" if word == "destroy" else "reset")
-    await edit(domain, "set lifecycle action", flags, change)
