@@ -9,7 +9,7 @@ from qvirt.daemon.client import Client
 from qvirt.daemon.dispatch import Dispatcher
 from qvirt.rpc import protocol
 from qvirt.rpc.packet import Framer, pack_call
-from qvirt.runtime.process import Process, become_reaper
+from qvirt.runtime.life.process import Process, become_reaper
 
 LISTED = 100
 """Domains in the reply that is encoded."""

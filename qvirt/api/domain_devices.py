@@ -10,8 +10,8 @@ from qvirt.api.typed_params import STRING_OKAY, WireParam, encode_counted
 from qvirt.constants.common import TypedParameterType as Type
 from qvirt.constants.domain import DomainBlockResizeFlags
 from qvirt.errors import NumericalOverflow, RpcError
-from qvirt.runtime import block
 from qvirt.runtime.records import Param
+from qvirt.runtime.tuning import block
 
 _BLOCK_PARAMS_MAX: Final = 16
 _DISK_ERRORS_MAX: Final = 256

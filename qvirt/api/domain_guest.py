@@ -15,7 +15,7 @@ from qvirt.constants.domain import (
 )
 from qvirt.constants.domain import DomainInterfaceAddressesSource as Source
 from qvirt.errors import ArgumentUnsupported, InvalidArg, RpcError
-from qvirt.runtime import guest
+from qvirt.runtime.asking import guest
 
 _LIST_MAX: Final = 2048
 

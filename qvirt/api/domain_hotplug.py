@@ -7,7 +7,7 @@ from qvirt.api.handle import DomainHandle, find
 from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
-from qvirt.runtime import hotplug
+from qvirt.runtime.plugging import hotplug
 
 _IMPACT: Final = Modify.LIVE | Modify.CONFIG
 

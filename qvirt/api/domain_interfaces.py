@@ -9,8 +9,8 @@ from qvirt.api.session import Session
 from qvirt.api.typed_params import STRING_OKAY, WireParam, decode, encode_counted
 from qvirt.constants.common import TypedParameterType as Type
 from qvirt.constants.domain import DomainModificationImpact as Impact
-from qvirt.runtime import interface_limits
 from qvirt.runtime.records import Param
+from qvirt.runtime.tuning import interface_limits
 
 _IMPACT: Final = Impact.LIVE | Impact.CONFIG
 _PARAMETERS_MAX: Final = 16

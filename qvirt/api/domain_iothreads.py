@@ -9,7 +9,7 @@ from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, decode
 from qvirt.constants.common import TypedParameterType as Type
 from qvirt.constants.domain import DomainModificationImpact as Impact
-from qvirt.runtime import iothreads
+from qvirt.runtime.tuning import iothreads
 
 _IMPACT: Final = Impact.LIVE | Impact.CONFIG
 _PARAMETERS: Final = {

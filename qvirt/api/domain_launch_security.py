@@ -9,7 +9,7 @@ from qvirt.api.session import Session
 from qvirt.api.typed_params import WireParam, decode, encode
 from qvirt.constants.common import TypedParameterFlags
 from qvirt.constants.common import TypedParameterType as Type
-from qvirt.runtime import launch_security
+from qvirt.runtime.life import launch_security
 
 _HEADER: Final = "sev-secret-header"
 _SECRET: Final = "sev-secret"  # noqa: S105 - libvirt's name of a parameter

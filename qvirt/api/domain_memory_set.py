@@ -8,7 +8,7 @@ from qvirt.constants.domain import DomainMemoryModFlags as Mod
 from qvirt.constants.domain import DomainModificationImpact as Impact
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg
-from qvirt.runtime import memory as memories
+from qvirt.runtime.tuning import memory as memories
 
 
 def _check_size(kib: int, function: str) -> None:

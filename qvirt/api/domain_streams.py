@@ -8,7 +8,7 @@ from qvirt.api.registry import remote
 from qvirt.api.session import Session, Stream
 from qvirt.constants.domain import DomainChannelFlags, DomainConsoleFlags, DomainOpenGraphicsFlags
 from qvirt.errors import InvalidArg
-from qvirt.runtime.console import ConsoleStream
+from qvirt.runtime.asking.console import ConsoleStream
 
 _CONSOLE_FLAGS: Final = DomainConsoleFlags.FORCE | DomainConsoleFlags.SAFE
 

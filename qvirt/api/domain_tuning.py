@@ -11,7 +11,7 @@ from qvirt.constants.common import TypedParameterType as Type
 from qvirt.constants.domain import DomainModificationImpact as Impact
 from qvirt.errors import RpcError
 from qvirt.model.domain import PERF_EVENTS
-from qvirt.runtime import disk_limits, perf, tunables
+from qvirt.runtime.tuning import disk_limits, perf, tunables
 
 _IMPACT: Final = Impact.LIVE | Impact.CONFIG
 _GET: Final = _IMPACT | STRING_OKAY

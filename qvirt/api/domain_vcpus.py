@@ -10,7 +10,7 @@ from qvirt.constants.domain import DomainModificationImpact as Impact
 from qvirt.constants.domain import DomainVcpuFlags as Vcpu
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg
-from qvirt.runtime import pinning, vcpus
+from qvirt.runtime.tuning import pinning, vcpus
 from qvirt.xml.codecs import parse_cpuset
 
 _IMPACT: Final = Impact.LIVE | Impact.CONFIG

@@ -8,7 +8,7 @@ from qvirt.api.registry import remote
 from qvirt.api.session import Session
 from qvirt.errors import InvalidArg
 from qvirt.qemu.dialect.plain import parse_dialect
-from qvirt.runtime import export
+from qvirt.runtime.lines import export
 
 NATIVE_FORMAT: Final = "qemu-argv"
 """libvirt's name; ``qemu-argv/0.12`` is for a QEMU of that release, ``qemu-argv/plain`` as one types it."""

@@ -20,9 +20,9 @@ from qvirt.errors import InternalError, OperationFailed, QvirtError
 from qvirt.host.persist import is_leftover
 from qvirt.host.proc import stat_fields
 from qvirt.record import Record
+from qvirt.runtime.foreign.takeover import Finding, examine, examine_ours, models_here
 from qvirt.runtime.paths import Paths
 from qvirt.runtime.state import read_status
-from qvirt.runtime.takeover import Finding, examine, examine_ours, models_here
 
 #: seconds a daemon gets to end, and to serve
 END_DEADLINE: Final = 30.0

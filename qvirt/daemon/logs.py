@@ -52,7 +52,7 @@ class Filter(Record):
         return f"*{self.text}*"
 
     def fits(self, source: str) -> bool:
-        """Tell whether it is about a source, such as ``qvirt.runtime.launch``."""
+        """Tell whether it is about a source, such as ``qvirt.runtime.life.launch``."""
         word = self.text.strip("*")
         parts = SOURCES.get(word, ())
         if any(source == part or source.startswith(f"{part}.") for part in parts):

@@ -15,7 +15,7 @@ from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.context import Context
 from qvirt.qemu.devices.base import Resource, handler
 from qvirt.qemu.start import boot_files
-from qvirt.runtime import lending
+from qvirt.runtime.life import lending
 from qvirt.security.dac import Dac, parse_label
 from qvirt.security.model import Guest
 from qvirt.security.stack import Guard

@@ -24,23 +24,15 @@ from qvirt.model.live import format_domain
 from qvirt.qmp import commands
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
-from qvirt.runtime import (
-    console,
-    display,
-    endings,
-    guest,
-    handback,
-    manage,
-    power,
-    reading,
-    starting,
-    stopping,
-)
-from qvirt.runtime.console import ConsoleStream
-from qvirt.runtime.display import Screenshot
+from qvirt.runtime import manage
+from qvirt.runtime.asking import console, display, guest, reading
+from qvirt.runtime.asking.console import ConsoleStream
+from qvirt.runtime.asking.display import Screenshot
 from qvirt.runtime.documents import header
 from qvirt.runtime.events import DomainEvent, DomainRef, Lifecycle
+from qvirt.runtime.foreign import handback
 from qvirt.runtime.jobs import Job, JobQueue
+from qvirt.runtime.life import endings, power, starting, stopping
 from qvirt.runtime.records import (
     BlockInfo,
     BlockStats,

@@ -27,7 +27,7 @@ from qvirt.qemu.devices.base import (
     Resource,
     TapResource,
 )
-from qvirt.runtime import launch
+from qvirt.runtime.life import launch
 from qvirt.security import devices
 from qvirt.security.apparmor.rules import rules_for
 

@@ -24,19 +24,23 @@ from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.caps import EmulatorCaps
 from qvirt.qemu.cpu_live import CpuSeen
 from qvirt.record import replace
-from qvirt.runtime import domainlog, helpers, interfaces, perf, recover, starting, stats
-from qvirt.runtime.cgroups import Cgroups
+from qvirt.runtime import domainlog, interfaces, recover
+from qvirt.runtime.asking import stats
 from qvirt.runtime.documents import Documents
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.events import EventBus
+from qvirt.runtime.foreign.recorded import Recorded
+from qvirt.runtime.helpers import processes
 from qvirt.runtime.jobs import Job
+from qvirt.runtime.life import starting
+from qvirt.runtime.life.cgroups import Cgroups
+from qvirt.runtime.life.process import become_reaper
 from qvirt.runtime.paths import InstanceLock, Paths, make_folders
-from qvirt.runtime.process import become_reaper
-from qvirt.runtime.recorded import Recorded
 from qvirt.runtime.records import DomainStats
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import Status
+from qvirt.runtime.tuning import perf
 from qvirt.security import private_dev
 from qvirt.security.dac import kvm_usable, unsearchable
 from qvirt.security.drivers import drivers
@@ -294,7 +298,7 @@ class Hypervisor:
             perf.stop(running)
             if running.agent is not None:
                 running.agent.close()
-            helpers.let_go(running)
+            processes.let_go(running)
             if running.process is not None:
                 running.process.close()
             if running.link is not None:
@@ -472,7 +476,7 @@ class Hypervisor:
 
     async def adopt(self, pid: int) -> Domain:
         """Make a domain of a QEMU that somebody else started (virDomainQemuAttach)."""
-        from qvirt.runtime.adopt import adopt  # as the importer, which it brings along
+        from qvirt.runtime.foreign.adopt import adopt  # as the importer, which it brings along
 
         return await adopt(self, pid)
 
@@ -497,7 +501,7 @@ class Hypervisor:
 
     async def from_native(self, text: str) -> "Imported":
         """Return the document a QEMU command line stands for, and what became of each argument."""
-        from qvirt.runtime.importing import import_text  # seldom asked; every start would pay for it
+        from qvirt.runtime.lines.importing import import_text  # seldom asked; every start would pay for it
 
         offers_kvm = await asyncio.to_thread(kvm_usable, self.user)
         return await import_text(self.documents, text, offers_kvm=offers_kvm)

@@ -29,7 +29,7 @@ from qvirt.model.netdev import Bandwidth
 from qvirt.qemu.devices.base import TapResource
 from qvirt.qemu.devices.interface import wanted_tap
 from qvirt.qmp.wire import Json
-from qvirt.runtime import passing, pci
+from qvirt.runtime.plugging import passing, pci
 from qvirt.runtime.records import GuestInterface, IpAddress
 from qvirt.runtime.running import Running
 

@@ -30,9 +30,9 @@ from qvirt.errors import (
 from qvirt.host.persist import remove, sync_folder, write_atomic
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import Metadata
-from qvirt.runtime import swtpm
 from qvirt.runtime.documents import header
 from qvirt.runtime.events import Lifecycle, MetadataChange
+from qvirt.runtime.helpers import swtpm
 from qvirt.runtime.jobs import Job
 from qvirt.xml.document import parse_element
 from qvirt.xml.node import Raw

@@ -43,8 +43,12 @@ from qvirt.constants.domain_event import (
 )
 from qvirt.model.devices.disk import Disk
 from qvirt.qmp.wire import Event, JsonObject, unsigned
-from qvirt.runtime import endings, events, helper_watch, hotplug, interfaces, live, unplug, vcpus
+from qvirt.runtime import events, interfaces, live
+from qvirt.runtime.helpers import helper_watch
+from qvirt.runtime.life import endings
+from qvirt.runtime.plugging import hotplug, unplug
 from qvirt.runtime.running import Running
+from qvirt.runtime.tuning import vcpus
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain

@@ -32,25 +32,17 @@ from qvirt.qemu.names import assign_aliases
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
 from qvirt.record import Record
-from qvirt.runtime import (
-    cgroups,
-    endings,
-    handback,
-    helper_watch,
-    hotplug,
-    iothreads,
-    launch,
-    live,
-    perf,
-    stopping,
-    takeover,
-    vcpus,
-)
+from qvirt.runtime import live
 from qvirt.runtime.domain import Domain
-from qvirt.runtime.process import Process
-from qvirt.runtime.renaming import Names
+from qvirt.runtime.foreign import handback, takeover
+from qvirt.runtime.foreign.renaming import Names
+from qvirt.runtime.helpers import helper_watch
+from qvirt.runtime.life import cgroups, endings, launch, stopping
+from qvirt.runtime.life.process import Process
+from qvirt.runtime.plugging import hotplug
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import VERSION, Footprint, Status, boot_id, read_status
+from qvirt.runtime.tuning import iothreads, perf, vcpus
 
 if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor

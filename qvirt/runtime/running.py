@@ -20,17 +20,17 @@ from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Json, JsonObject, JsonValue, Reply
 from qvirt.record import Record, field, replace
-from qvirt.runtime.process import Process
-from qvirt.runtime.renaming import Names
+from qvirt.runtime.foreign.renaming import Names
+from qvirt.runtime.life.process import Process
 from qvirt.runtime.state import Footprint, Written
 from qvirt.security.stack import Guard
 from qvirt.xml.document import parse_element
 
 if TYPE_CHECKING:
     from qvirt.qmp.agent import GuestAgent
-    from qvirt.runtime.console import ConsoleStream
-    from qvirt.runtime.helper_watch import Returns
-    from qvirt.runtime.helpers import Helper
+    from qvirt.runtime.asking.console import ConsoleStream
+    from qvirt.runtime.helpers.helper_watch import Returns
+    from qvirt.runtime.helpers.processes import Helper
 
 #: seconds QEMU gets for a question, and for something it has to do
 QUERY_DEADLINE = 15.0

@@ -21,7 +21,7 @@ from qvirt.constants.domain import (
 )
 from qvirt.errors import XmlError
 from qvirt.record import Record, field
-from qvirt.runtime.renaming import Kind, Name
+from qvirt.runtime.foreign.renaming import Kind, Name
 from qvirt.security.loans import Loan
 from qvirt.xml.document import parse_element
 from qvirt.xml.fields import escape
@@ -74,7 +74,7 @@ REASON_WORDS = {state: _words(cls) for state, cls in _REASONS.items()}
 
 
 class HelperMark(Record, frozen=False):
-    """A process beside QEMU that serves the guest; see runtime/helpers.py.
+    """A process beside QEMU that serves the guest; see runtime/helpers/processes.py.
 
     pid: 0 before there is one. start_time: of the process, in clock ticks since boot. log: where its last
     words are. files: its sockets and pid file, removed with it.

@@ -17,8 +17,8 @@ from qvirt.constants.domain import DomainModificationImpact
 from qvirt.errors import QvirtError
 from qvirt.host.conf import parse_conf
 from qvirt.host.config import QemuConfig, make_config
-from qvirt.runtime import hotplug
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.plugging import hotplug
 from qvirt.security.apparmor import profiles
 from qvirt.security.apparmor.model import confinement
 from tests.functional.runtime.helping import (

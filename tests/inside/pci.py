@@ -19,10 +19,10 @@ from qvirt.constants.domain import DomainModificationImpact
 from qvirt.errors import OperationInvalid, QvirtError
 from qvirt.host.conf import parse_conf
 from qvirt.host.config import QemuConfig, make_config
-from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.instance import Instance, document, run, until
 
 SYSFS = Path("/sys/bus/pci/devices")

@@ -19,9 +19,9 @@ from qvirt.host.conf import parse_conf
 from qvirt.host.config import make_config
 from qvirt.host.selinux import read_label, write_label
 from qvirt.qmp.errors import QmpError
-from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.plugging import hotplug
 from qvirt.security.contexts import parse
 from tests.functional.runtime.instance import Instance, disk, document, instance, run, until
 from tests.functional.runtime.victim import Steps, work

@@ -21,9 +21,9 @@ from pathlib import Path
 from qvirt.constants.domain import DomainDeviceModifyFlags
 from qvirt.errors import QvirtError
 from qvirt.record import Record
-from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.helping import SHARED_MEMORY, shared_folder
 from tests.functional.runtime.instance import Instance, disk, document
 from tests.support.world import World, difference, look

@@ -10,7 +10,7 @@ from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.daemon.audit import Audit
 from qvirt.errors import QvirtError
 from qvirt.host.audit import VIRT_CONTROL, VIRT_MACHINE_ID, VIRT_RESOURCE, AuditSocket, encode
-from qvirt.runtime import hotplug
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.instance import document, instance, run, until
 from tests.support.daemon import Daemon, make_root
 

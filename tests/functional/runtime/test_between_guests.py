@@ -18,10 +18,10 @@ import pytest
 from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.errors import DeviceMissing, OperationFailed, OperationInvalid, QvirtError, SystemError_
 from qvirt.host import vsock
-from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DeviceRemoved
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.helping import program
 from tests.functional.runtime.instance import EMULATOR, Instance, Recorder, document, instance, run, until
 from tests.functional.runtime.test_hotplug import everything

@@ -14,9 +14,9 @@ import pytest
 from qvirt.constants.domain import DomainModificationImpact, DomainState, DomainUndefineFlags
 from qvirt.errors import InternalError, OperationFailed, OperationInvalid, OperationUnsupported, QvirtError
 from qvirt.host.proc import stat_fields
-from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.helping import (
     PORTS,
     QUICK_SETUP,

@@ -12,9 +12,11 @@ from qvirt.model.devices import parse_device
 from qvirt.model.devices.disk import Disk
 from qvirt.qmp.wire import Event
 from qvirt.record import replace
-from qvirt.runtime import domainlog, helper_kinds, helper_watch, helpers, hostside, monitor_events, pr_helper
+from qvirt.runtime import domainlog, monitor_events
 from qvirt.runtime.domain import Domain
+from qvirt.runtime.helpers import helper_kinds, helper_watch, pr_helper, processes
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.plugging import hostside
 from tests.functional.runtime.helping import program
 from tests.functional.runtime.instance import Instance, document, instance, run, until
 
@@ -46,7 +48,7 @@ async def reserving(it: Instance) -> AsyncIterator[tuple[Hypervisor, Domain]]:
         running.definition.devices.disks.append(lun)
         running.touch()
         recipes = helper_kinds.recipes(domain, running, [lun], await hostside.context(domain, running))
-        helpers.reserve(running, recipes)
+        processes.reserve(running, recipes)
         await helper_watch.start(domain, running, recipes)
         await connect(domain)
         yield hv, domain

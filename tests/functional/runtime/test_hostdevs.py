@@ -7,7 +7,7 @@ import pytest
 from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.errors import OperationInvalid, SystemError_
 from qvirt.qemu.devices import hostdev
-from qvirt.runtime import hotplug
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.instance import EMULATOR, document, instance, run, until
 from tests.functional.runtime.test_between_guests import stand_in  # noqa: F401 - a fixture
 from tests.functional.runtime.test_hotplug import everything

@@ -26,10 +26,11 @@ from qvirt.model.devices.device import Device
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import Event, Json, JsonObject, JsonValue
-from qvirt.runtime import hotplug, monitor_events, unplug
+from qvirt.runtime import monitor_events
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DeviceAdded, DeviceRemoved
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.plugging import hotplug, unplug
 from qvirt.runtime.running import Running
 from tests.functional.runtime.instance import Instance, Recorder, disk, document, instance, run, until
 

@@ -18,9 +18,9 @@ from qvirt.errors import (
     QvirtError,
     XmlDetail,
 )
-from qvirt.runtime import hotplug, unplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DeviceAdded, DeviceRemoved
+from qvirt.runtime.plugging import hotplug, unplug
 from tests.functional.runtime.instance import Recorder, document, instance, run, until
 from tests.functional.runtime.test_hotplug import CHANNEL, SERIAL, USB, everything, start
 

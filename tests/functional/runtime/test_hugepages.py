@@ -8,8 +8,9 @@ import pytest
 
 from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.errors import InternalError
-from qvirt.runtime import documents, hotplug
+from qvirt.runtime import documents
 from qvirt.runtime.domain import Domain
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.instance import Instance, document, instance, run
 from tests.functional.runtime.test_hotplug_kinds import DIMM, roomy
 

@@ -15,9 +15,9 @@ from unittest.mock import patch
 import pytest
 
 from qvirt.constants.domain import DomainDeviceModifyFlags, DomainState
-from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.instance import Instance, instance, run
 from tests.functional.runtime.vdpa import fdsets, prlimit, stand_in, vdpa_card, vdpa_node
 from tests.functional.runtime.victim import (

@@ -14,7 +14,7 @@ from qvirt.errors import ConfigUnsupported, OperationInvalid, OperationUnsupport
 from qvirt.qemu import start
 from qvirt.qemu.caps import AccelFacts, EmulatorCaps
 from qvirt.record import replace
-from qvirt.runtime import launch_security
+from qvirt.runtime.life import launch_security
 from qvirt.runtime.running import Running
 from tests.functional.runtime.helping import program
 from tests.functional.runtime.instance import EMULATOR, document, instance, run

@@ -30,9 +30,10 @@ from qvirt.errors import (
 )
 from qvirt.host.ports import PortAllocator
 from qvirt.qmp.wire import Event, JsonObject
-from qvirt.runtime import helpers, monitor_events
+from qvirt.runtime import monitor_events
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import AgentLifecycle, IoError, Reboot
+from qvirt.runtime.helpers import processes
 from tests.functional.runtime.instance import PATIENCE, Recorder, disk, document, instance, run, until
 
 pytestmark = pytest.mark.qemu
@@ -527,7 +528,7 @@ def test_an_end_that_cannot_be_cleared_up_is_an_end(
                 seen = Recorder(hv)
                 await domain.start()
                 with monkeypatch.context() as patch:
-                    patch.setattr(helpers, "stop", fail)
+                    patch.setattr(processes, "stop", fail)
                     await asyncio.wait_for(domain.destroy(), PATIENCE)
                 assert domain.state == DomainState.SHUTOFF
                 assert seen.lifecycle()[-1] == (

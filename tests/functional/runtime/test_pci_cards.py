@@ -18,9 +18,10 @@ from qvirt.host import netlink, vf
 from qvirt.host import pci as host_pci
 from qvirt.host.netlink import VfConfig
 from qvirt.qemu.devices import vfio
-from qvirt.runtime import hotplug, limits
-from qvirt.runtime import pci as runtime_pci
 from qvirt.runtime.domain import Domain
+from qvirt.runtime.life import limits
+from qvirt.runtime.plugging import hotplug
+from qvirt.runtime.plugging import pci as runtime_pci
 from qvirt.runtime.running import Running
 from tests.functional.runtime.instance import EMULATOR, Instance, document, run, until
 from tests.support.pci import FakeBus

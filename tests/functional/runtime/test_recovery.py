@@ -11,8 +11,9 @@ import pytest
 
 from qvirt.constants.domain import DomainPausedReason, DomainRunningReason, DomainShutoffReason, DomainState
 from qvirt.errors import OperationFailed, OperationInvalid
-from qvirt.runtime import recover, stopping
+from qvirt.runtime import recover
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.life import stopping
 from tests.functional.runtime.instance import Instance, Recorder, disk, document, instance, run, until
 
 pytestmark = pytest.mark.qemu

@@ -10,8 +10,8 @@ import pytest
 
 from qvirt.constants.domain import DomainStatsTypes
 from qvirt.errors import ConfigUnsupported
-from qvirt.runtime import resctrl
 from qvirt.runtime.domain import Domain
+from qvirt.runtime.life import resctrl
 from tests.functional.runtime.instance import Instance, document, instance, run, until
 from tests.support.resctrl import FakeResctrl
 

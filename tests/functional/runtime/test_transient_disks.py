@@ -9,8 +9,8 @@ import pytest
 from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.errors import OperationUnsupported
 from qvirt.qmp.errors import QmpError
-from qvirt.runtime import hotplug
 from qvirt.runtime.domain import Domain
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.instance import Instance, disk, document, instance, run
 from tests.functional.runtime.test_hotplug import SCSI, Refusing, everything, scsi_disk
 

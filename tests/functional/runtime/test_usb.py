@@ -18,8 +18,8 @@ from qvirt.qemu.devices import hostdev
 from qvirt.qmp.client import Monitor
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import Json, JsonValue
-from qvirt.runtime import hotplug, usb
 from qvirt.runtime.domain import Domain
+from qvirt.runtime.plugging import hotplug, usb
 from tests.functional.runtime.instance import Instance, document, instance, run
 
 pytestmark = pytest.mark.qemu

@@ -8,8 +8,8 @@ from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
 from qvirt.errors import SystemError_
 from qvirt.qmp.errors import QmpError
 from qvirt.qmp.wire import JsonValue
-from qvirt.runtime import hotplug, unplug
 from qvirt.runtime.domain import Domain
+from qvirt.runtime.plugging import hotplug, unplug
 from tests.functional.runtime.instance import document, instance, run, until
 from tests.functional.runtime.test_hotplug import Refusing, everything
 from tests.functional.runtime.vdpa import LOCKABLE, fdsets, prlimit, stand_in, vdpa_card, vdpa_node

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import ConfigUnsupported, OperationFailed, QvirtError
-from qvirt.runtime import vhost_user
+from qvirt.runtime.helpers import vhost_user
 from tests.functional.runtime.helping import helped, program
 from tests.functional.runtime.instance import EMULATOR, Instance, document, instance, run, until
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 from qvirt.constants.domain import DomainDeviceModifyFlags
-from qvirt.runtime import hotplug
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.helping import PORTS, TPM, helped, shared_folder
 from tests.functional.runtime.instance import disk, document
 from tests.functional.runtime.vdpa import prlimit, stand_in, vdpa_card

@@ -12,8 +12,8 @@ from qvirt.host import bpf
 from qvirt.host.conf import parse_conf
 from qvirt.host.config import make_config
 from qvirt.host.machined import escape
-from qvirt.runtime import cgroups
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.life import cgroups
 from tests.functional.runtime.instance import EMULATOR, document, instance, until
 from tests.functional.security.test_inside import loop as loop  # a fixture
 from tests.functional.security.test_inside import wrapped

@@ -14,8 +14,9 @@ from qvirt.errors import ConfigSyntax
 from qvirt.host import bpf
 from qvirt.host.conf import parse_conf
 from qvirt.host.config import make_config
-from qvirt.runtime import cgroups, hotplug
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.life import cgroups
+from qvirt.runtime.plugging import hotplug
 from qvirt.security import devices
 from tests.functional.runtime.instance import EMULATOR, Instance, disk, document, instance, run
 

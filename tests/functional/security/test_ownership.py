@@ -11,8 +11,8 @@ import pytest
 from qvirt.errors import InternalError, SystemError_
 from qvirt.host.conf import parse_conf
 from qvirt.host.config import make_config
-from qvirt.runtime import lending
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.life import lending
 from tests.functional.runtime.instance import Instance, disk, document, instance, run, until
 
 pytestmark = [

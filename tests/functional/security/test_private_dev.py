@@ -14,8 +14,8 @@ from qvirt.constants.domain import DomainModificationImpact
 from qvirt.errors import SystemError_
 from qvirt.host.conf import parse_conf
 from qvirt.host.config import make_config
-from qvirt.runtime import hotplug
 from qvirt.runtime.hypervisor import Hypervisor
+from qvirt.runtime.plugging import hotplug
 from qvirt.security import private_dev
 from tests.functional.runtime.instance import Instance, document, instance, run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.runtime import limits
+from qvirt.runtime.life import limits
 from tests.functional.runtime.instance import document
 from tests.support.daemon import Daemon, wait_until
 

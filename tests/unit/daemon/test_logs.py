@@ -33,7 +33,7 @@ def logs() -> Iterator[Logging]:
         ("1:qmp", "qvirt.qmp.client", 1),
         ("1:qmp", "qvirt.api.node", 3),
         ("4:qmp.client 1:qmp", "qvirt.qmp.client", 4),
-        ("1:qemu", "qvirt.runtime.launch", 1),
+        ("1:qemu", "qvirt.runtime.life.launch", 1),
         ("1:rpc", "qvirt.daemon.client", 1),
         ("1:event", "qvirt.runtime.events", 1),
         ("2:daemon*", "qvirt.daemon.client", 2),

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 #: seldom asked for, and large
-LATE = ("qvirt.qemu.importer", "qvirt.runtime.adopt", "qvirt.runtime.importing", "jeepney")
+LATE = ("qvirt.qemu.importer", "qvirt.runtime.foreign.adopt", "qvirt.runtime.lines.importing", "jeepney")
 
 
 def test_what_is_seldom_asked_is_loaded_late() -> None:

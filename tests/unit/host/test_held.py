@@ -9,7 +9,7 @@ import pytest
 
 from qvirt.errors import SystemError_
 from qvirt.host.held import held
-from qvirt.runtime import launch
+from qvirt.runtime.life import launch
 from qvirt.runtime.paths import Paths, make_folders
 from qvirt.security.stack import Guard
 

@@ -5,7 +5,7 @@ import pytest
 from qvirt.errors import OperationUnsupported
 from qvirt.qemu.importer.options import read_arguments
 from qvirt.qemu.importer.parts import Part, Props
-from qvirt.runtime.adopted import Found, Machine, match, since
+from qvirt.runtime.foreign.adopted import Found, Machine, match, since
 
 
 def part(driver: str, **props: str) -> Part:

@@ -31,11 +31,14 @@ from qvirt.model.devices.video import Video
 from qvirt.model.domain import parse_live
 from qvirt.qmp.wire import Event, Json, Reply, parse_object
 from qvirt.rpc import protocol
-from qvirt.runtime import display, endings, guest, interfaces, live, monitor_events, stats, tunables
-from qvirt.runtime.console import open_console
+from qvirt.runtime import interfaces, live, monitor_events
+from qvirt.runtime.asking import display, guest, stats
+from qvirt.runtime.asking.console import open_console
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DomainEvent, EventBus
+from qvirt.runtime.life import endings
 from qvirt.runtime.running import Running
+from qvirt.runtime.tuning import tunables
 
 calls.load()
 

@@ -3,7 +3,7 @@
 import pytest
 
 from qvirt.constants.domain import KeycodeSet
-from qvirt.runtime.keycodes import to_qnum
+from qvirt.runtime.asking.keycodes import to_qnum
 
 
 @pytest.mark.parametrize(

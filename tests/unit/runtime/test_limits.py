@@ -8,8 +8,8 @@ from qvirt.errors import SystemError_
 from qvirt.host.config import QemuConfig
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.record import replace
-from qvirt.runtime import limits
-from qvirt.runtime.process import INFINITE, Limits
+from qvirt.runtime.life import limits
+from qvirt.runtime.life.process import INFINITE, Limits
 
 LOCKED = "<memoryBacking><locked/></memoryBacking>"
 HARD = "<memtune><hard_limit unit='MiB'>3</hard_limit></memtune>"

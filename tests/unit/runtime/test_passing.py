@@ -14,7 +14,7 @@ from qvirt.model.devices import parse_device
 from qvirt.model.devices.interface import Interface
 from qvirt.qemu.context import HostFacts
 from qvirt.qemu.devices.base import handler
-from qvirt.runtime import passing, pci
+from qvirt.runtime.plugging import passing, pci
 from qvirt.runtime.state import VfMark
 from tests.support.pci import FakeBus
 from tests.unit.qemu.devices.guests import guest, words

@@ -5,7 +5,7 @@ from lxml import etree
 
 from qvirt.model.devices.interface import Interface
 from qvirt.qemu.devices.interface import passt_socket
-from qvirt.runtime.passt import command
+from qvirt.runtime.helpers.passt import command
 
 
 def interface(inside: str) -> Interface:

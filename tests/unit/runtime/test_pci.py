@@ -13,7 +13,7 @@ from qvirt.errors import OperationInvalid
 from qvirt.host import pci as host_pci
 from qvirt.model.devices import parse_device
 from qvirt.model.devices.device import Device
-from qvirt.runtime import pci
+from qvirt.runtime.plugging import pci
 from qvirt.runtime.state import Footprint, PciMark, Status, VfMark, read_status
 from tests.support.pci import FakeBus
 

@@ -6,7 +6,7 @@ from qvirt.errors import ConfigUnsupported
 from qvirt.host.ports import PortAllocator
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.context import Settings
-from qvirt.runtime import launch
+from qvirt.runtime.life import launch
 
 
 def guest(*graphics: str) -> Domain:

@@ -11,7 +11,7 @@ import pytest
 
 from qvirt.errors import InternalError
 from qvirt.host.proc import start_time, stat_fields
-from qvirt.runtime.process import INFINITE, Limits, Maker, Process, become_reaper
+from qvirt.runtime.life.process import INFINITE, Limits, Maker, Process, become_reaper
 
 SHELL = "echo begin; trap 'exit 3' TERM; while :; do sleep 0.05; done"
 

@@ -1,6 +1,6 @@
 """Names exchanged on the way to a QEMU that somebody else started, and back."""
 
-from qvirt.runtime.renaming import Kind, Name, Names
+from qvirt.runtime.foreign.renaming import Kind, Name, Names
 
 ANON = "/machine/peripheral-anon/device[3]"
 

@@ -11,7 +11,7 @@ from qvirt.cli import changeover
 from qvirt.drivers.network import plug
 from qvirt.errors import OperationInvalid
 from qvirt.model.domain import parse_live
-from qvirt.runtime import handback, takeover
+from qvirt.runtime.foreign import handback, takeover
 from qvirt.runtime.paths import Paths
 from qvirt.runtime.state import Written, read_status
 from qvirt.xml.document import parse_element

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import InternalError, OperationFailed
-from qvirt.runtime.vhost_user import find
+from qvirt.runtime.helpers.vhost_user import find
 
 
 def describe(folder: Path, name: str, text: str) -> None:

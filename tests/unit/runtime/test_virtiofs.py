@@ -4,7 +4,7 @@ import pytest
 from lxml import etree
 
 from qvirt.model.devices.filesystem import Filesystem
-from qvirt.runtime import virtiofs
+from qvirt.runtime.helpers import virtiofs
 
 
 def device(inside: str) -> Filesystem:

@@ -16,7 +16,7 @@ from qvirt.model.seclabel import SecLabel
 from qvirt.qemu.context import Dirs
 from qvirt.qemu.devices.base import FileResource, HelperResource, Resource
 from qvirt.qemu.names import assign_aliases
-from qvirt.runtime import launch
+from qvirt.runtime.life import launch
 from qvirt.security.apparmor import model, profiles
 from qvirt.security.apparmor.model import AppArmor
 from qvirt.security.apparmor.profiles import Profile

@@ -1,0 +1,1 @@
+"""What a guest, its agent and its QEMU are asked."""

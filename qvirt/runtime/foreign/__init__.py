@@ -1,0 +1,1 @@
+"""QEMUs that somebody else started, and guests of libvirt's."""

@@ -1,0 +1,1 @@
+"""Processes beside QEMU that serve one guest."""

@@ -1,0 +1,1 @@
+"""Devices that come to a running guest and go."""
