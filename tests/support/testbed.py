@@ -82,7 +82,10 @@ def boot(variant: str, command: list[str], *words: str) -> "subprocess.Completed
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", source)
         # emulated, the machine would take half a minute for compiling what is compiled here in seconds
-        compiled = [str(source / name) for name in ("qvirt", "tests/support", "tests/functional/runtime")]
+        compiled = [
+            str(source / name)
+            for name in ("qvirt", "tests/support", "tests/inside", "tests/functional/runtime")
+        ]
         subprocess.run(
             [sys.executable, "-m", "compileall", "-q", *compiled], check=True, timeout=RUN_DEADLINE
         )

@@ -365,16 +365,18 @@ def learn(walk: Walk) -> None:
 
 def node_of(it: Instance) -> Path:
     """Return a device node of a tree's own in the host's /dev."""
-    return Path(f"/dev/walk-{it.root.name}/node")
+    return Path(f"/dev/walk/{it.root.name}/node")
 
 
 @contextlib.contextmanager
 def node_in_dev(it: Instance) -> Iterator[None]:
     """Have it there until the block ends."""
     path = node_of(it)
-    path.parent.mkdir(mode=0o755)
+    path.parent.mkdir(mode=0o755, parents=True)
     try:
         os.mknod(path, stat.S_IFCHR | 0o600, os.stat("/dev/null").st_rdev)
         yield
     finally:
         shutil.rmtree(path.parent)
+        with contextlib.suppress(OSError):  # another tree's is in it, or it was there before
+            path.parent.parent.rmdir()

@@ -43,7 +43,7 @@ def look(it: Instance, uuid: str, running: Running | None) -> World:
     found = dict(_files(it.root, _STAYS))
     if ALONE:
         found |= _files(
-            Path("/dev"), re.compile(rf"/dev/({'|'.join(_SHARED)}).*|/dev/walk-(?!{it.root.name}).*")
+            Path("/dev"), re.compile(rf"/dev/({'|'.join(_SHARED)}).*|/dev/walk(/(?!{it.root.name}).*)?")
         )
         found |= {f"network device {name}": "" for name in os.listdir("/sys/class/net")}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
