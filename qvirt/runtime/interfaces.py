@@ -26,7 +26,6 @@ from qvirt.errors import NoNetwork, QvirtError
 from qvirt.host import links, nic
 from qvirt.model.devices.interface import ActualTraffic, Interface, InterfaceType
 from qvirt.model.netdev import Bandwidth
-from qvirt.qemu.devices.base import TapResource
 from qvirt.qemu.devices.interface import wanted_tap
 from qvirt.qmp.wire import Json
 from qvirt.runtime.plugging import passing, pci
@@ -339,7 +338,7 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
             wanted = wanted_tap(interface, kvm=running.definition.type == "kvm")
             await hv.files.run(
                 f"interfaces of '{domain.name}'",
-                partial(_plug, running, interface, wanted, connection, hv.config.bridge_helper),
+                partial(plug.plug, interface, wanted, connection, helper=hv.config.bridge_helper),
                 DEADLINE,
             )
         elif interface.type == InterfaceType.VDPA:
@@ -354,16 +353,6 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
         interface.target.dev = None  # whoever clears up after the whole start has nothing to do here
         raise
     return connection
-
-
-def _plug(
-    running: Running, interface: Interface, wanted: TapResource, connection: Connection, helper: str
-) -> None:
-    """Make the host's device; the node of a macvtap, which goes with it, is labelled. Blocking."""
-    plug.plug(interface, wanted, connection, helper=helper)
-    if interface.plugged().type == InterfaceType.DIRECT:
-        queue = connection.fds(wanted.name)[0]
-        running.guard.handed(os.readlink(f"/proc/self/fd/{queue}"))
 
 
 async def disconnect(domain: "Domain", running: Running, interface: Interface) -> None:

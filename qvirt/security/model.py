@@ -17,7 +17,6 @@ in turn; nobody else knows which there are. When each question is asked:
                are not for it. Written into the status file before
     node       instead of lending one in a /dev that is the guest's own
     own        something the daemon made for the guest (folder, key, socket), which goes with it
-    handed     a node of the host's that goes with the guest, whose descriptor QEMU gets
     making     around the making of a socket that QEMU is handed
     note, take_over
                what an earlier daemon, or libvirt, has lent
@@ -140,12 +139,6 @@ class Model:
 
     def own(self, guest: Guest, path: str, *, stays: bool) -> None:
         """Label what was made for the guest alone. stays: it outlives the run. Raises OSError."""
-
-    def handed(self, guest: Guest, path: str) -> None:
-        """Label a node of the host's that is the guest's alone, goes with it and is handed over open.
-
-        Raises OSError.
-        """
 
     def making(self, guest: Guest, *, ours: bool) -> contextlib.AbstractContextManager[None]:
         """Have the sockets that this thread makes inside labelled: QEMU's, or, ``ours``, the daemon's end.

@@ -275,22 +275,6 @@ class Selinux(Model):
             if error.errno not in UNLABELLED:
                 raise
 
-    def handed(self, guest: Guest, path: str) -> None:
-        """The policy's label for the path, with the guest's categories.
-
-        Not the one it has: where no udev gave it a label, that may be of a type which the kernel keeps from
-        QEMU, and silently, when it executes.
-        """
-        label, context = self._mine(guest), self._context_of(guest)
-        if label is None or not label.relabel or context is None:
-            return
-        try:
-            usual = usual_label(self.kernel.policy, path, os.stat(path).st_mode) or read_label(path)
-            write_label(path, str(parse(usual).at(context.range)))
-        except OSError as error:
-            if error.errno not in UNLABELLED:
-                raise
-
     @contextlib.contextmanager
     def making(self, guest: Guest, *, ours: bool) -> Iterator[None]:
         """Sockets have labels as pipes have, and so have the files they are bound to.

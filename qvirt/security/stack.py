@@ -203,14 +203,6 @@ class Guard:
         for model in self._models:
             model.own(self.guest, path, stays=stays)
 
-    def handed(self, path: str) -> None:
-        """Label a node of the host's that is the guest's alone, handed over open. Raises SystemError_."""
-        try:
-            for model in self._models:
-                model.handed(self.guest, path)
-        except OSError as error:
-            raise SystemError_(f"unable to label '{path}' for its guest", error) from error
-
     @contextlib.contextmanager
     def making(self, *, ours: bool = False) -> Iterator[None]:
         """Have the sockets that this thread makes inside labelled: QEMU's, or the daemon's end, ``ours``."""

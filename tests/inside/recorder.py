@@ -247,7 +247,8 @@ class Reader:
                 if path.suffix != ".files":
                     self._put("profile text", "\n".join(line for line in text.splitlines() if line.strip()))
                     continue
-                for match in re.finditer(r'^\s*(deny )?"?(/.*?)"? (\w+),$', text, re.M):
+                own = re.sub(r"^\s*profile [^\n]*\{\n.*?^\s*\}$", "", text, flags=re.M | re.S)  # not helpers'
+                for match in re.finditer(r'^\s*(deny )?"?(/.*?)"? (\w+),$', own, re.M):
                     key = f"rule {match[1] or ''}{match[2]}"
                     before = self.facts.get(self._word(key), "")
                     self._put(key, "".join(sorted({*before, *match[3]})))

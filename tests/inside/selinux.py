@@ -372,25 +372,6 @@ def test_a_file_system_without_labels_is_left_alone_and_the_boolean_is_named(kin
     run(scenario())
 
 
-def test_the_node_of_a_macvtap_has_its_guests_categories() -> None:
-    """`test_selinux` has made the device below; the node has no udev here, which would label it first."""
-    card = "<interface type='direct'><source dev='below' mode='bridge'/><model type='virtio'/></interface>"
-
-    async def scenario() -> None:
-        with tree() as it:
-            async with it.serve() as hv:
-                domain = await hv.create(document("tapped", card), paused=True)
-                pair = parse(labels(domain)[0]).range
-                folder = Path(f"/proc/{domain.need_running().pid}/fd")
-                # a descriptor that is kept from QEMU is /dev/null there
-                (node,) = {os.readlink(fd) for fd in folder.iterdir() if "/tap" in os.readlink(fd)}
-                assert read_label(node) == f"system_u:object_r:tun_tap_device_t:{pair}"
-                await domain.destroy()
-                assert not Path(node).exists()
-
-    run(scenario())
-
-
 def test_an_image_under_a_label_that_the_daemon_may_not_change() -> None:
     async def scenario() -> None:
         with tree() as it:

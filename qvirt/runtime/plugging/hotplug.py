@@ -286,7 +286,9 @@ async def _take_out(
 ) -> None:
     """Take away what is left of a device that the guest has let go of. quiet: nobody was told of it."""
     left = await _clear(domain, running, list(plug.leftovers(dev, ctx)))
-    if left and await unplug.deleted(running, str(dev.alias.name)):
+    if left:
+        # who came too late to hear that QEMU is done with the device tries once more all the same
+        await unplug.deleted(running, str(dev.alias.name))
         await _clear(domain, running, left)
     plug.leave(dev, running.definition)
     running.touch([dev])

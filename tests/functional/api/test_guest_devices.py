@@ -86,15 +86,3 @@ def test_a_display_on_a_socket_of_its_own(daemon: Daemon) -> None:
             assert viewer.recv(12).startswith(b"RFB ")
     finally:
         daemon.virsh("destroy", "socketed")
-
-
-def test_what_cannot_be_started_yet_is_kept_and_named(daemon: Daemon) -> None:
-    path = daemon.root / "kept.xml"
-    path.write_text(domain("kept", "<lease><lockspace>a</lockspace><key>b</key><target path='/c'/></lease>"))
-    daemon.virsh("define", str(path))
-    assert "<lease" in daemon.virsh("dumpxml", "kept")
-    refused = daemon.virsh_run("start", "kept")
-    assert refused.returncode == 1
-    assert "<lease>" in refused.stderr
-    daemon.virsh("undefine", "kept")
-    assert not daemon.qemu_pids()

@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.virsh]
 NOT_HERE = {
     "rw-6507d397ec": "PCI devices of the host",
     "rw-0de3946fe5": "PCI devices of the host",
+    "rw-829729de7b": "a GPU that can draw for the guest",
 }
 #: switches whose value is a path, and what the file is
 WHOLE = {

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
-from qvirt.errors import DeviceMissing, OperationFailed, OperationInvalid, QvirtError, SystemError_
+from qvirt.errors import DeviceMissing, OperationInvalid, QvirtError, SystemError_
 from qvirt.host import vsock
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DeviceRemoved
@@ -283,7 +283,7 @@ def test_a_free_address_at_boot_and_plugged(stand_in: str) -> None:
         assert await everything(domain) == before
         await hotplug.attach(domain, given.format(9), Modify.LIVE)
         assert await address_of(domain) == 9
-        with pytest.raises(OperationFailed, match="matching vsock device not found"):
+        with pytest.raises(DeviceMissing, match="matching vsock device not found"):
             await hotplug.detach(domain, given.format(8), Modify.LIVE)
         await hotplug.detach(domain, given.format(9), Modify.LIVE)
         await domain.need_running().execute("system_reset")

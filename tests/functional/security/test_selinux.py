@@ -19,9 +19,6 @@ for kind in nfs cifs; do
     mount -t tmpfs -o context=system_u:object_r:${kind}_t:s0 $kind /mnt/$kind
     truncate -s 1M /mnt/$kind/image
 done
-modprobe -a dummy macvtap
-ip link add below type dummy
-ip link set below up
 truncate -s 1M /srv/foreign
 chcon -t etc_t /srv/foreign
 setsebool virt_use_samba on

@@ -104,7 +104,6 @@ def test_block_io(daemon: Daemon) -> None:
         (("memtune", "bad", "--hard-limit", "2048", "--swap-hard-limit", "1024"),
          "memory hard_limit tunable value must be lower than or equal to swap_hard_limit"),
         (("blkiotune", "bad", "--device-weights", "/dev/null,x"), "unable to parse blkio device"),
-        (("numatune", "bad", "--mode", "interleave"), "can't change numatune mode for running domain"),
     ],
 )  # fmt: skip
 def test_refusals(daemon: Daemon, words: tuple[str, ...], error: str) -> None:
@@ -113,3 +112,14 @@ def test_refusals(daemon: Daemon, words: tuple[str, ...], error: str) -> None:
     done = daemon.virsh_run(*words)
     assert done.returncode
     assert error in done.stderr
+
+
+def test_how_memory_is_spread_stays_while_a_guest_runs(daemon: Daemon) -> None:
+    start(daemon, "spread", "<numatune><memory mode='strict' nodeset='0'/></numatune>")
+    try:
+        done = daemon.virsh_run("numatune", "spread", "--mode", "interleave", "--live")
+        assert done.returncode
+        assert "can't change numatune mode for running domain" in done.stderr
+    finally:
+        daemon.virsh("destroy", "spread")
+        daemon.virsh("undefine", "spread")

@@ -430,25 +430,6 @@ def test_a_file_that_the_daemon_makes_gets_the_label_back_that_it_was_made_with(
 
 
 @labelled
-def test_a_node_that_is_handed_over_has_the_policys_type_and_the_guests_categories(
-    tmp_path: Path, image: Path
-) -> None:
-    root = tmp_path / "m"
-    made = guard(model(root))
-    made.handed(str(image))
-    assert now(image) == f"system_u:object_r:default_t:s0:{pair(made)}"
-    contexts = root / "etc/selinux/strict/contexts/files/file_contexts.local"
-    contexts.write_text(f"{tmp_path}/.*\tsystem_u:object_r:tun_tap_device_t:s0\n")
-    made.handed(str(image))
-    assert now(image) == f"system_u:object_r:tun_tap_device_t:s0:{pair(made)}"
-    write_label(str(image), FIRST)
-    guard(made._models[0], "<seclabel type='none' model='selinux'/>").handed(str(image))  # type: ignore[arg-type]
-    assert now(image) == FIRST
-    with pytest.raises(SystemError_, match=r"unable to label '.*/gone' for its guest"):
-        made.handed(str(tmp_path / "gone"))
-
-
-@labelled
 def test_without_memory_the_policy_says_what_a_file_gets(tmp_path: Path, image: Path) -> None:
     machine(tmp_path / "m")
     contexts = tmp_path / "m/etc/selinux/strict/contexts/files/file_contexts.local"
