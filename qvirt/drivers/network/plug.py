@@ -18,6 +18,9 @@ from qvirt.host.persist import write_atomic
 from qvirt.model.devices.interface import Interface, InterfaceSource, InterfaceType
 from qvirt.qemu.devices.base import TapResource
 
+#: what the kernel gives a tap that nobody says an MTU for (ETH_DATA_LEN)
+_ETHERNET_MTU = 1500
+
 
 class Connection:
     """What plugging an interface in has made: descriptors for QEMU, by the name of their resource.
@@ -173,7 +176,7 @@ def unplug(interface: Interface) -> list[str]:
 
 
 def change(old: Interface, new: Interface) -> None:
-    """Bring a device from one description to another: bridge, isolation, limits, coalescing, link.
+    """Bring a device from one description to another: bridge, isolation, MTU, limits, coalescing, link.
 
     Blocking. The other direction undoes it. Raises OperationUnsupported where it would take another device.
     """
@@ -196,6 +199,8 @@ def change(old: Interface, new: Interface) -> None:
             _join(after, name)
         elif bool(before.port.isolated) != bool(after.port.isolated):
             nic.isolate_port(name, bool(after.port.isolated))
+    if before.mtu.size != after.mtu.size:
+        taps.set_mtu(name, after.mtu.size or _usual_mtu(after))
     if (before.bandwidth and before.bandwidth.to_xml()) != (after.bandwidth and after.bandwidth.to_xml()):
         shaping.limit(name, after.bandwidth, swap=after.type == InterfaceType.DIRECT)
     frames = new.coalesce.rx.frames.max
@@ -203,6 +208,13 @@ def change(old: Interface, new: Interface) -> None:
         nic.set_coalesce(name, frames or 0)
     if old.link.state != new.link.state and new.target.managed is not False:
         taps.set_up(name, new.link.state != "down")
+
+
+def _usual_mtu(plugged: Interface) -> int:
+    """Return the MTU of a device whose description says none. Raises SystemError_."""
+    if plugged.type in (InterfaceType.BRIDGE, InterfaceType.NETWORK):
+        return taps.mtu(_bridge_of(plugged))
+    return _ETHERNET_MTU
 
 
 def _switch(plugged: Interface) -> str | None:

@@ -30,7 +30,6 @@ _FIXED: tuple[tuple[str, str], ...] = (
     ("rom.file", "cannot modify network rom file"),
     ("rom.enabled", "cannot modify network device rom enabled setting"),
     ("boot.order", "cannot modify network device boot index setting"),
-    ("mtu.size", "cannot modify MTU"),
 )
 _DRIVER = (
     *("name", "txmode", "ioeventfd", "event_idx", "queues", "rx_queue_size", "tx_queue_size"),
@@ -57,6 +56,11 @@ def missing(dev: Interface) -> QvirtError:
         f"no device found at address '{place}' matching MAC address '{mac}' and alias '{name}'",
         domain=ErrorDomain.DOMAIN,
     )
+
+
+def _is_ours(dev: Interface) -> bool:
+    """Tell whether its device on the host is one that we make, and change."""
+    return dev.uses_tap and dev.target.managed is not False
 
 
 def _place(where: PciAddress) -> str:
@@ -106,6 +110,9 @@ def check_update(old: Interface, new: Interface) -> None:
         value = said(new, path)
         if value is not None and value != said(old, path):
             raise OperationUnsupported(sentence)
+    size = said(new, "mtu.size")
+    if size is not None and size != said(old, "mtu.size") and not (_is_ours(old) and _is_ours(new)):
+        raise OperationUnsupported("cannot modify MTU")
     if new.tune != old.tune:
         raise OperationUnsupported(f"unable to change config on '{new.type}' network type: its send buffer")
     if new.uses_tap != old.uses_tap or (

@@ -53,6 +53,46 @@ def test_limits(daemon: Daemon, host: Namespace) -> None:
         daemon.virsh("destroy", "features")
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "<interface type='bridge'><source bridge='br0'/>{}</interface>",
+        "<interface type='ethernet'>{}</interface>",
+    ],
+)
+def test_another_mtu(daemon: Daemon, host: Namespace, place: str) -> None:
+    """The host's end has it at once; what the guest was told at its start it keeps."""
+    card = place.format("<mac address='52:54:00:a0:00:07'/><model type='virtio'/>{}")
+
+    def update(more: str) -> str:
+        done = daemon.virsh_run(
+            "update-device", "features", write(daemon, "card", card.format(more)), "--live"
+        )
+        return done.stderr if done.returncode else ""
+
+    def now() -> int:
+        (dev,) = (name for name in host.links() if name.startswith("vnet"))
+        return int(json.loads(host.ip("-j", "link", "show", "dev", dev))[0]["mtu"])
+
+    start(daemon, card.format(""))
+    try:
+        assert now() == 1500
+        assert update("<mtu size='1300'/>") == ""
+        assert now() == 1300
+        assert "<mtu size='1300'/>" in daemon.virsh("dumpxml", "features")
+        assert update("<link state='down'/>") == ""  # what is left out stays
+        assert now() == 1300
+        assert "Cannot set MTU of" in update("<mtu size='70000'/>")
+        assert now() == 1300
+        daemon.kill()
+        daemon.start()
+        assert "<mtu size='1300'/>" in daemon.virsh("dumpxml", "features")
+        assert update("<mtu size='1450'/>") == ""
+        assert now() == 1450
+    finally:
+        daemon.virsh("destroy", "features")
+
+
 def limits(daemon: Daemon, *words: str) -> dict[str, int]:
     """Return what domiftune says of the interface."""
     said = daemon.virsh("domiftune", "features", "52:54:00:a0:00:09", *words)
@@ -104,6 +144,11 @@ def test_a_device_of_somebody_else_stays_as_it_was(daemon: Daemon, host: Namespa
     start(daemon, "<interface type='ethernet'><target dev='mine0' managed='no'/></interface>")
     try:
         assert "mine0" in daemon.virsh("domiflist", "features")
+        mac = daemon.virsh("domiflist", "features").split()[-1]
+        card = f"<mac address='{mac}'/><target dev='mine0' managed='no'/><mtu size='1400'/>"
+        path = write(daemon, "card", f"<interface type='ethernet'>{card}</interface>")
+        refused = daemon.virsh_run("update-device", "features", path, "--live")
+        assert "cannot modify MTU" in refused.stderr
     finally:
         daemon.virsh("destroy", "features")
     after = json.loads(host.ip("-j", "link", "show", "mine0"))[0]

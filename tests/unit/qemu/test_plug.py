@@ -172,7 +172,6 @@ def test_where_memory_has_no_place(node: str, said: str) -> None:
         (BRIDGED("<driver iommu='on'/>"), OperationUnsupported, "network device driver options"),
         (BRIDGED("<driver rss='on'/>"), OperationUnsupported, "network device driver attributes"),
         (BRIDGED("<boot order='3'/>"), OperationUnsupported, "boot index setting"),
-        (BRIDGED("<mtu size='1500'/>"), OperationUnsupported, "cannot modify MTU"),
         (BRIDGED("<acpi index='4'/>"), OperationDenied, "changing device 'acpi index' is not allowed"),
         (BRIDGED("<tune><sndbuf>9</sndbuf></tune>"), OperationUnsupported, "config on 'bridge' network type"),
         (CARD.format("user", "", ""), OperationUnsupported, "change config on 'user' network type"),
