@@ -7,6 +7,7 @@ whoever comes after a crash finds either the whole device or something to take a
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: how often what a device leaves is tried to be taken away while QEMU holds it
+_CLEARINGS = 5
+#: how QEMU says that it holds a node, an object or a character device
+_HELD = re.compile(r"in use|busy")
 #: how often a guest may close the tray of a drive while its medium changes
 _REOPENINGS = 5
 
@@ -286,10 +291,12 @@ async def _take_out(
 ) -> None:
     """Take away what is left of a device that the guest has let go of. quiet: nobody was told of it."""
     left = await _clear(domain, running, list(plug.leftovers(dev, ctx)))
-    if left:
-        # who came too late to hear that QEMU is done with the device tries once more all the same
+    for _ in range(_CLEARINGS):
+        if not left:
+            break
+        # who came too late to hear that QEMU is done with the device tries again all the same
         await unplug.deleted(running, str(dev.alias.name))
-        await _clear(domain, running, left)
+        left = await _clear(domain, running, left)
     plug.leave(dev, running.definition)
     running.touch([dev])
     _log(domain, await hostside.release(domain, running, [dev], ctx))
@@ -301,7 +308,7 @@ async def _take_out(
 async def _clear(
     domain: "Domain", running: Running, commands: list[tuple[str, dict[str, JsonValue]]]
 ) -> list[tuple[str, dict[str, JsonValue]]]:
-    """Take away backends. Returns what failed: gone already, or QEMU is not quite done with the device."""
+    """Take away backends. Returns what QEMU still holds, as it is not quite done with the device."""
     asked = [running.execute(*command, deadline=COMMAND_DEADLINE) for command in commands]
     answers = await asyncio.gather(*asked, return_exceptions=True)
     domain.hypervisor.checkpoint("device's backends removed")
@@ -309,7 +316,8 @@ async def _clear(
     for command, answer in zip(commands, answers, strict=True):
         if isinstance(answer, QmpError):
             log.info("domain '%s': %s", domain.name, answer)
-            failed.append(command)
+            if _HELD.search(answer.desc):
+                failed.append(command)
         elif isinstance(answer, BaseException):
             raise answer
     return failed
