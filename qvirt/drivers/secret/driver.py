@@ -125,16 +125,9 @@ class Secrets:
                 )
             if old.document.private and not document.private:
                 raise InternalError("cannot change private flag on existing secret")
+        usage = (document.usage_type, document.usage_id)
         for other in self._by_uuid.values():
-            if (
-                other is not old
-                and document.usage_id
-                and other.usage
-                == (
-                    document.usage_type,
-                    document.usage_id,
-                )
-            ):
+            if other is not old and document.usage_id and other.usage == usage:
                 raise InternalError(
                     f"a secret with UUID {other.uuid} already defined for use with {document.usage_id}"
                 )

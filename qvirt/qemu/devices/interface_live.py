@@ -7,7 +7,7 @@ from qvirt.errors import (
     OperationUnsupported,
     QvirtError,
 )
-from qvirt.model.devices.address import PciAddress
+from qvirt.model.devices.address import PciAddress, pci_name
 from qvirt.model.devices.interface import Interface, InterfaceType
 from qvirt.qemu.addresses.pci_flags import said
 
@@ -50,7 +50,7 @@ def check_plug(dev: Interface) -> None:
 def missing(dev: Interface) -> QvirtError:
     """Return libvirt's error for an interface that is not there."""
     where = dev.address
-    place = _place(where) if isinstance(where, PciAddress) else "(<null>)"
+    place = pci_name(where) if isinstance(where, PciAddress) else "(<null>)"
     mac, name = dev.mac.address or "(<null>)", dev.alias.name or "(<null>)"
     return DeviceMissing(
         f"no device found at address '{place}' matching MAC address '{mac}' and alias '{name}'",
@@ -61,10 +61,6 @@ def missing(dev: Interface) -> QvirtError:
 def _is_ours(dev: Interface) -> bool:
     """Tell whether its device on the host is one that we make, and change."""
     return dev.uses_tap and dev.target.managed is not False
-
-
-def _place(where: PciAddress) -> str:
-    return f"{where.domain or 0:04x}:{where.bus or 0:02x}:{where.slot or 0:02x}.{where.function or 0:x}"
 
 
 def ambiguous(dev: Interface) -> QvirtError:

@@ -105,7 +105,7 @@ def assign(script: Script, assigned: "re.Match[str]", env: dict[str, str]) -> No
             script.variables[name] = items
             script.unknown.pop(name, None)
             return
-        value = "" if _endsread_word(script) else " ".join(read_word(script, split=False))
+        value = "" if _ends_word(script) else " ".join(read_word(script, split=False))
     except Unknown:
         script.variables[name] = None
         script.unknown[name] = script.text[began : script.at]
@@ -132,7 +132,7 @@ def _array(script: Script) -> list[str]:
             items.extend(read_word(script))
 
 
-def _endsread_word(script: Script) -> bool:
+def _ends_word(script: Script) -> bool:
     return (
         script.at >= len(script.text)
         or script.text[script.at] in BLANK

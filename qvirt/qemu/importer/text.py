@@ -21,13 +21,11 @@ from qvirt.qemu.importer.shell import (
     redirect,
     skip_blank,
 )
-from qvirt.qemu.importer.wrappers import unwrap
+from qvirt.qemu.importer.wrappers import KEYWORDS, unwrap
 from qvirt.record import Record
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=")
 _EMULATOR = re.compile(r"(?:.*/)?(?:qemu|qemu-kvm|kvm|kvm-spice|qemu-system-[\w-]+)(?:\.exe)?$")
-#: words in front of a command that are no command of their own; $ and % are prompts
-_KEYWORDS = frozenset({"if", "elif", "while", "until", "then", "else", "do", "!", "{", "$", "%"})
 _DECLARE = frozenset({"export", "local", "declare", "readonly", "typeset"})
 #: shells that run the text behind ``-c``
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "su", "script"})
@@ -92,7 +90,7 @@ def _command(script: Script) -> Iterator[Command]:
         except Unknown as problem:
             unknown[len(words)] = str(problem)
             more = [script.text[began : script.at]]
-        if not words and more and (more[0] in _KEYWORDS or (declares and more[0].startswith("-"))):
+        if not words and more and (more[0] in KEYWORDS or (declares and more[0].startswith("-"))):
             continue
         if not words and more and more[0] in _DECLARE:
             declares = True

@@ -21,6 +21,9 @@ def _wrapper(valued: str = "", words: int = 0) -> Wrapper:
     return Wrapper(frozenset(valued.split()), words)
 
 
+#: words in front of a command that are no command of their own; $ and % are prompts
+KEYWORDS = frozenset({"if", "elif", "while", "until", "then", "else", "do", "!", "{", "$", "%"})
+
 _PLAIN = _wrapper()
 _WRAPPERS: dict[str, Wrapper] = {
     **dict.fromkeys(
@@ -41,18 +44,7 @@ _WRAPPERS: dict[str, Wrapper] = {
             "unshare",
             "fakeroot",
             "builtin",
-            "if",
-            "elif",
-            "while",
-            "until",
-            "then",
-            "else",
-            "do",
-            "!",
-            "{",
-            "$",
-            "%",
-            ">",
+            *KEYWORDS,
         ),
         _PLAIN,
     ),

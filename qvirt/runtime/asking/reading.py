@@ -345,7 +345,7 @@ async def block_info(domain: "Domain", name: str) -> BlockInfo:
                 commands.query_blockstats(running, deadline=15.0),
             )
             entry = stats_of(stats, disk)
-            live = sizes(nodes, disk, entry)
+            live = sizes(by_name(nodes).get(node_name(disk) or "", {}), entry)
     if path is None:
         if live is None:
             raise OperationInvalid("domain is not running")
@@ -361,20 +361,21 @@ async def block_info(domain: "Domain", name: str) -> BlockInfo:
     return BlockInfo(capacity, highest or (physical if is_block else actual), physical)
 
 
-def sizes(nodes: Json, disk: Disk, entry: JsonObject | None) -> tuple[int, int, int] | None:
-    """Return capacity, host's allocation and highest offset written, from QEMU's answers."""
-    name = node_name(disk)
-    for node in nodes if isinstance(nodes, list) else []:
-        if not isinstance(node, dict) or node.get("node-name") != name:
-            continue
-        image = node.get("image")
-        if isinstance(image, dict):
-            return (
-                number(image.get("virtual-size")),
-                number(image.get("actual-size")),
-                highest_offset(entry),
-            )
-    return None
+def by_name(nodes: object) -> dict[str, JsonObject]:
+    """Return what query-named-block-nodes answers, by the nodes' names."""
+    listed = nodes if isinstance(nodes, list) else []
+    return {str(node.get("node-name")): node for node in listed if isinstance(node, dict)}
+
+
+def sizes(node: JsonObject, entry: JsonObject | None) -> tuple[int, int, int] | None:
+    """Return an image's capacity, host's allocation and highest offset written; None without an image.
+
+    node: of query-named-block-nodes; entry: of query-blockstats.
+    """
+    image = node.get("image")
+    if not isinstance(image, dict):
+        return None
+    return number(image.get("virtual-size")), number(image.get("actual-size")), highest_offset(entry)
 
 
 def highest_offset(entry: JsonObject | None) -> int:

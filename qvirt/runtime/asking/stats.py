@@ -281,12 +281,7 @@ def _block(domain: "Domain", answers: Answers, *, chains: bool = False) -> list[
     """chains: of every disk each image is told of, not the one alone that the guest sees."""
     listed = answers.get("blockstats")
     stats: list[JsonObject] = as_objects(listed, "query-blockstats") if isinstance(listed, list) else []
-    named = answers.get("nodes")
-    nodes = {
-        str(node.get("node-name")): node
-        for node in (named if isinstance(named, list) else [])
-        if isinstance(node, dict)
-    }
+    nodes = reading.by_name(answers.get("nodes"))
     records = [
         record
         for disk in domain.current.devices.disks
@@ -313,11 +308,12 @@ def _images(
             counters = reading.counters(entry)
             record += [(name, ULLONG, reading.number(counters.get(key))) for name, key in _BLOCK_COUNTERS]
         if entry is not None and image is not None and image.index:
-            seen = nodes.get(format_node(image), {}).get("image")
-            if isinstance(seen, dict):
-                record.append(("allocation", ULLONG, reading.highest_offset(entry)))
-                record.append(("capacity", ULLONG, reading.number(seen.get("virtual-size"))))
-                record.append(("physical", ULLONG, reading.number(seen.get("actual-size"))))
+            seen = reading.sizes(nodes.get(format_node(image), {}), entry)
+            if seen is not None:
+                capacity, physical, highest = seen
+                record.append(("allocation", ULLONG, highest))
+                record.append(("capacity", ULLONG, capacity))
+                record.append(("physical", ULLONG, physical))
             if mark := reading.number(nodes.get(storage_node(image), {}).get("write_threshold")):
                 record.append(("threshold", ULLONG, mark))
         yield record

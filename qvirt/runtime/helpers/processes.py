@@ -109,8 +109,7 @@ class Recipe(Record):
             return None
         opens = {str(self.log): "w"} | {path: "rwk" for path in (self.listen, self.pidfile) if path}
         opens |= {f"{path}/": "rwk" for path in self.sees or ()} | dict(self.opens)
-        program = self.command(-1)[0]
-        return HelperResource(definition, self.name, program, opens, self.keep, self.shuts_in)
+        return HelperResource(definition, self.name, self.program, opens, self.keep, self.shuts_in)
 
 
 class Helper:
