@@ -140,11 +140,16 @@ def is_private(real: str) -> bool:
 # -------------------------------------------------------------------------- by descriptor
 
 
+class _HostsOwn(Exception):
+    """A path leads into what the host mounts below /dev: that is the host's, seen by the guest, too."""
+
+
 class _Tree:
     """A /dev by descriptor. Paths are whole, such as ``/dev/null``."""
 
     def __init__(self, folder: str) -> None:
         self.root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._device = os.fstat(self.root).st_dev
 
     def __enter__(self) -> Self:
         return self
@@ -153,8 +158,11 @@ class _Tree:
         os.close(self.root)
 
     @contextlib.contextmanager
-    def at(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """Yield the folder of a path, and the name in it. make: folders on the way."""
+    def at(self, path: str, *, make: bool = False, change: bool = True) -> Iterator[tuple[int, str]]:
+        """Yield the folder of a path, and the name in it. make: folders on the way.
+
+        change: not only to look. Raises _HostsOwn then, where there is nothing for us to change.
+        """
         *parts, name = path.removeprefix(f"{DEV}/").split("/")
         fd = self.root
         try:
@@ -167,17 +175,19 @@ class _Tree:
                 fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
                 if above != self.root:
                     os.close(above)
+                if change and os.fstat(fd).st_dev != self._device:
+                    raise _HostsOwn
             yield fd, name
         finally:
             if fd != self.root:
                 os.close(fd)
 
     def readlink(self, path: str) -> str | None:
-        """Return the target of a link, None for what is none."""
+        """Return the target of a link, None for what is none. Outside of /dev they are the host's."""
         if not path.startswith(f"{DEV}/"):
-            return None
+            return _host_link(path)
         try:
-            with self.at(path) as (folder, name):
+            with self.at(path, change=False) as (folder, name):
                 return os.readlink(name, dir_fd=folder)
         except OSError:
             return None
@@ -219,7 +229,7 @@ class _Tree:
     def link(self, node: Node) -> None:
         """Make the links to a node."""
         for path, target in node.links:
-            with self.at(path, make=True) as (folder, name):
+            with contextlib.suppress(_HostsOwn), self.at(path, make=True) as (folder, name):
                 try:
                     os.symlink(target, name, dir_fd=folder)
                 except FileExistsError:
@@ -228,8 +238,13 @@ class _Tree:
 
     def remove(self, path: str) -> None:
         """Remove a node or link, and the folders that are empty then."""
-        with contextlib.suppress(FileNotFoundError), self.at(path) as (folder, name):
-            os.unlink(name, dir_fd=folder)
+        try:
+            with self.at(path) as (folder, name):
+                os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            pass
+        except _HostsOwn:
+            return
         above = posixpath.dirname(path)
         while above != DEV:
             try:
@@ -364,7 +379,7 @@ def _trail(tree: _Tree, paths: Iterable[str]) -> dict[str, None]:
     found: dict[str, None] = {}
     for path in paths:
         links, real = resolve(path, tree.readlink)
-        found |= dict.fromkeys(link for link, _ in links)
+        found |= dict.fromkeys(link for link, _ in links if link.startswith(f"{DEV}/"))
         if real.startswith(f"{DEV}/"):
             found[real] = None
     return found

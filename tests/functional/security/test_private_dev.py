@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,6 +174,55 @@ def test_nodes_come_and_go_under_a_later_daemon_too(host_disk: Disk) -> None:
                 assert f"{inside}/mapper/vol" in seen(pid)
                 await domain.destroy()
             assert host_disk.owners == before
+
+    run(scenario())
+
+
+def test_what_the_host_mounts_below_dev_stays_when_it_is_unplugged(tmp_path: Path) -> None:
+    """It is seen through QEMU's /dev, too, and could be removed there."""
+
+    async def scenario() -> None:
+        shared = Path(tempfile.mkdtemp(dir="/dev/shm"))
+        try:
+            shared.chmod(0o755)
+            image, name = shared / "folder/image", shared / "links/image"
+            for path in (image, name):
+                path.parent.mkdir()
+            image.write_bytes(b"\0" * (1 << 20))
+            name.symlink_to("../folder/image")
+            owner = (name.lstat().st_ino, image.stat().st_uid)
+            text = block(name).replace("type='block'", "type='file'").replace("dev='/", "file='/")
+            with instance() as it:
+                async with it.serve() as hv:
+                    need(hv)
+                    domain = await hv.create(document("sharing", SCSI), paused=True)
+                    await hotplug.attach(domain, text, LIVE)
+                    await hotplug.detach(domain, text, LIVE)
+                    assert (name.lstat().st_ino, image.stat().st_uid) == owner
+                    await domain.destroy()
+        finally:
+            shutil.rmtree(shared)
+
+    run(scenario())
+
+
+def test_a_link_from_elsewhere_leads_to_the_node_that_goes(host_disk: Disk, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        outside = tmp_path / "disk"
+        outside.symlink_to(host_disk.name)
+        with instance() as it:
+            async with it.serve() as hv:
+                need(hv)
+                domain = await hv.create(document("led", SCSI), paused=True)
+                pid = domain.need_running().pid
+                empty = set(seen(pid))
+                for folder in (tmp_path, *tmp_path.parents[:-2]):
+                    folder.chmod(folder.stat().st_mode | 0o011)
+                await hotplug.attach(domain, block(outside), LIVE)
+                assert Path(host_disk.node).name in set(seen(pid)) - empty
+                await hotplug.detach(domain, block(outside), LIVE)
+                assert set(seen(pid)) == empty
+                await domain.destroy()
 
     run(scenario())
 
