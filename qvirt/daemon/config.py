@@ -131,7 +131,7 @@ def make_config(values: Conf) -> Config:
     """Check and convert what a file says; raises ConfigSyntax with file and line."""
     known: dict[str, Any] = {}
     unused: dict[str, ConfValue] = {}
-    reports = [
+    reports = [*values.reports] + [
         f"{values.where(name)}: option '{name}' has no meaning here"
         for name in values
         if name in _MEANINGLESS

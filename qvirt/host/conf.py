@@ -8,19 +8,29 @@ ConfValue = int | str | list[str]
 
 _TOKEN = re.compile(
     r"""[ \t\r\n]*(?:\#[^\n]*\n?[ \t\r\n]*)*
-        (?:(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)|(?P<number>-?[0-9]+)
+        (?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<number>[-+]?[0-9]+)
           |\"""(?P<long>.*?)\"""|"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'|(?P<mark>[=\[\],]))""",
     re.VERBOSE | re.DOTALL,
 )
 
 
+#: what ends a setting; a comment is left to what comes next
+_END = re.compile(r"[ \t]*(?:;|\r?\n|(?=\#)|$)")
+
+_REST = re.compile(r"(?:[ \t\r\n]|\#[^\n]*(?:\n|$))*$")
+
+
 class Conf(dict[str, ConfValue]):
-    """The settings of a file. source: its name; lines: where each setting begins."""
+    """The settings of a file. source: its name; lines: where each setting begins.
+
+    reports: a sentence for each setting that is there once more; the first counts, as with libvirt.
+    """
 
     def __init__(self, source: str) -> None:
         super().__init__()
         self.source = source
         self.lines: dict[str, int] = {}
+        self.reports: list[str] = []
 
     def where(self, name: str) -> str:
         """Return ``FILE:LINE`` of a setting."""
@@ -28,7 +38,8 @@ class Conf(dict[str, ConfValue]):
 
 
 def parse_conf(text: str, source: str) -> Conf:
-    """Read ``key = value`` lines: numbers, quoted strings, lists of strings; ``#`` starts a comment.
+    """Read ``key = value`` lines: numbers, quoted strings, lists of strings; ``#`` starts a comment,
+    ``;`` ends a line.
 
     Raises ConfigSyntax with file and line.
     """
@@ -58,9 +69,9 @@ def parse_conf(text: str, source: str) -> Conf:
             match = token("a value or ']'")
             if match["mark"] == "]":
                 return found
-            value = quoted(match) if match["number"] is None else match["number"]
+            value = quoted(match)
             if value is None:
-                raise fail("a value")
+                raise fail("a string or ']'")
             found.append(value)
             match = token("',' or ']'")
             if match["mark"] == "]":
@@ -68,21 +79,33 @@ def parse_conf(text: str, source: str) -> Conf:
             if match["mark"] != ",":
                 raise fail("',' or ']'")
 
-    while re.compile(r"(?:[ \t\r\n]|\#[^\n]*(?:\n|$))*$").match(text, position) is None:
-        name = token("a name")["name"]
-        if name is None:
-            raise fail("a name")
-        values.lines[name] = line()
-        if token("an assignment")["mark"] != "=":
-            raise fail("an assignment")
+    def value() -> ConfValue:
         match = token("a value")
         if match["mark"] == "[":
-            values[name] = items()
-        elif match["number"] is not None:
-            values[name] = int(match["number"])
-        else:
-            value = quoted(match)
-            if value is None:
-                raise fail("a value")
-            values[name] = value
+            return items()
+        if match["number"] is not None:
+            return int(match["number"])
+        text = quoted(match)
+        if text is None:
+            raise fail("a value")
+        return text
+
+    while _REST.match(text, position) is None:
+        match = token("a name")
+        name, where = match["name"], line()
+        if name is None:
+            raise fail("a name")
+        if token("an assignment")["mark"] != "=":
+            raise fail("an assignment")
+        found = value()
+        end = _END.match(text, position)
+        if end is None:
+            raise fail("the end of the line")
+        position = end.end()
+        if name in values:
+            values.reports.append(
+                f"{source}:{where}: '{name}' is ignored: it is set in line {values.lines[name]} already"
+            )
+            continue
+        values[name], values.lines[name] = found, where
     return values

@@ -22,6 +22,9 @@ from qvirt.record import Record, field
 _USERS = ("libvirt-qemu", "qemu")
 _GROUPS = ("libvirt-qemu", "qemu", "kvm")
 
+#: no user's id, no group's
+_NO_ID = (1 << 32) - 1
+
 #: user and group the package of TPM software makes
 _SWTPM = "tss"
 
@@ -55,7 +58,8 @@ class QemuConfig(Record):
     """qemu.conf as it counts for this daemon.
 
     user: None when QEMU runs as the daemon itself does. max_core, max_files, max_processes, max_threads: 0 or
-    None mean "as the daemon"; max_core is in bytes. private_dev: guests have a /dev of their own.
+    None mean "as the daemon", but for max_core, in bytes, where 0 is no core file and None any.
+    private_dev: guests have a /dev of their own.
     security_drivers: the models that are asked for; without any it is the one the kernel has.
     controllers: the control groups that may be used. swtpm_user: whom swtpm runs as, None for QEMU's user.
     hugetlb_mounts: where huge pages are mounted, none to do without; None for those the kernel lists.
@@ -109,13 +113,18 @@ class _Kind(Record):
 
 
 _BOOL = _Kind("a bool (0|1)", lambda value: value in (0, 1) and isinstance(value, int))
-_NUMBER = _Kind("an unsigned integer", lambda value: isinstance(value, int) and value >= 0)
+_NUMBER = _Kind(
+    "an unsigned integer (at most 4294967295)", lambda value: isinstance(value, int) and 0 <= value < 1 << 32
+)
 _INTEGER = _Kind("an integer", lambda value: isinstance(value, int))
+_SWITCH = _Kind("an integer", lambda value: isinstance(value, int))
 _TEXT = _Kind("a string", lambda value: isinstance(value, str))
 _TEXTS = _Kind("a string list", lambda value: isinstance(value, list))
 _TEXT_OR_LIST = _Kind("a string or string list", lambda value: isinstance(value, (str, list)))
-_CORE = _Kind("an unsigned integer or 'unlimited'",
-              lambda value: value == "unlimited" or (isinstance(value, int) and value >= 0))  # fmt: skip
+_CORE = _Kind(
+    "an unsigned integer or 'unlimited'",
+    lambda value: value == "unlimited" or (isinstance(value, int) and 0 <= value < 1 << 63),
+)
 
 #: option -> (kind, the field of QemuConfig it is kept in as it is; None where `make_config` works it out)
 _OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
@@ -192,9 +201,12 @@ _LATER: Mapping[str, _Kind] = {
 }
 
 _SETTINGS: Mapping[str, _Kind] = {
-    name: _BOOL if type_ is bool else _TEXT
-    for name, type_ in Settings.__annotations__.items()
-    if name != "default_cpu_deprecated"
+    **{
+        name: _BOOL if type_ is bool else _TEXT
+        for name, type_ in Settings.__annotations__.items()
+        if name != "default_cpu_deprecated"
+    },
+    "seccomp_sandbox": _SWITCH,  # -1, once libvirt's default, is on
 }
 #: every option there is
 OPTIONS = {**_SETTINGS, **{name: kind for name, (kind, _) in _OPTIONS.items()}, **_LATER}
@@ -221,7 +233,7 @@ def read_config(path: Path, *, privileged: bool) -> QemuConfig:
 
 def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
     """Check what a file says and turn it into the configuration. Raises ConfigSyntax."""
-    reports = []
+    reports = list(values.reports)
     for name, value in values.items():
         kind = OPTIONS.get(name)
         if kind is None:
@@ -285,7 +297,7 @@ def _private_dev(values: Conf, privileged: bool) -> bool:
 
 def _settings(values: Conf) -> Settings:
     known: dict[str, Any] = {
-        name: bool(values[name]) if kind is _BOOL else values[name]
+        name: values[name] if kind is _TEXT else bool(values[name])
         for name, kind in _SETTINGS.items()
         if name in values
     }
@@ -300,8 +312,10 @@ def _settings(values: Conf) -> Settings:
         )
     default = values.get("default_tls_x509_cert_dir", _DEFAULT_TLS)
     for user in _TLS_USERS:
-        name, own = f"{user}_tls_x509_cert_dir", f"/etc/pki/libvirt-{user}"
-        known.setdefault(name, own if os.path.isdir(own) else default)
+        own = f"/etc/pki/libvirt-{user}"
+        known.setdefault(f"{user}_tls_x509_cert_dir", own if os.path.isdir(own) else default)
+    for user in ("default", *_TLS_USERS):
+        name = f"{user}_tls_x509_cert_dir"
         if name in values and not os.path.isdir(str(values[name])):
             raise ConfigSyntax(f"{values.where(name)}: {name} directory '{values[name]}' does not exist")
     if "default_tls_x509_verify" in values:
@@ -356,14 +370,11 @@ def resolve_user(user: str, group: str | None) -> QemuUser:
     A name comes first, even one of digits, unless there is a plus sign.
     """
     entry = _passwd(user)
-    bare = user.removeprefix("+")
-    if entry is None and not bare.isdigit():
+    uid = entry.pw_uid if entry is not None else _number(user)
+    if uid is None:
         raise ConfigSyntax(f"Failed to parse user '{user}'")
-    uid = entry.pw_uid if entry is not None else int(bare)
     primary = entry.pw_gid if entry is not None else uid
-    gid = primary
-    if group:
-        gid = _group(group)
+    gid = primary if group is None else _group(group)
     groups = {gid}
     if entry is not None:
         groups.update(os.getgrouplist(entry.pw_name, primary))
@@ -371,23 +382,34 @@ def resolve_user(user: str, group: str | None) -> QemuUser:
 
 
 def _group(group: str) -> int:
-    bare = group.removeprefix("+")
     if not group.startswith("+"):
         with contextlib.suppress(KeyError):
             return grp.getgrnam(group).gr_gid
-    if not bare.isdigit():
+    gid = _number(group)
+    if gid is None:
         raise ConfigSyntax(f"Failed to parse group '{group}'")
+    return gid
+
+
+def _number(text: str) -> int | None:
+    """Return an id in digits, perhaps with a plus sign; None for what is none.
+
+    The greatest number stands for "leave it as it is" in the kernel's calls, so nobody has it.
+    """
+    bare = text.removeprefix("+")
+    if not (bare.isascii() and bare.isdigit()) or int(bare) >= _NO_ID:
+        return None
     return int(bare)
 
 
 def _passwd(user: str) -> pwd.struct_passwd | None:
     """Return a user's entry: by name, else by number."""
-    bare = user.removeprefix("+")
     if not user.startswith("+"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(user)
+    uid = _number(user)
     try:
-        return pwd.getpwuid(int(bare)) if bare.isdigit() else None
+        return pwd.getpwuid(uid) if uid is not None else None
     except KeyError:
         return None
 
@@ -395,12 +417,10 @@ def _passwd(user: str) -> pwd.struct_passwd | None:
 def _default_user(values: Conf, privileged: bool) -> QemuUser | None:
     if not privileged:
         return None
-    user = str(values.get("user", "")) or next(
-        (name for name in _USERS if _exists(pwd.getpwnam, name)), "root"
-    )
-    group = str(values.get("group", "")) or next(
-        (name for name in _GROUPS if _exists(grp.getgrnam, name)), "root"
-    )
+    usual = next((name for name in _USERS if _exists(pwd.getpwnam, name)), "root")
+    user = str(values.get("user", usual))
+    usual = next((name for name in _GROUPS if _exists(grp.getgrnam, name)), "root")
+    group = str(values.get("group", usual))
     try:
         return resolve_user(user, group)
     except ConfigSyntax as error:
@@ -410,7 +430,7 @@ def _default_user(values: Conf, privileged: bool) -> QemuUser | None:
 
 def _swtpm_user(values: Conf) -> QemuUser | None:
     """Return whom swtpm runs as, None where the usual user does not exist. Raises ConfigSyntax."""
-    user, group = (str(values.get(name, "")) or _SWTPM for name in ("swtpm_user", "swtpm_group"))
+    user, group = (str(values.get(name, _SWTPM)) for name in ("swtpm_user", "swtpm_group"))
     try:
         return resolve_user(user, group)
     except ConfigSyntax as error:

@@ -32,6 +32,7 @@ from qvirt.qemu.devices.base import HelperResource
 from qvirt.record import Record, field
 from qvirt.runtime.domainlog import DomainLog
 from qvirt.runtime.life.launch import FIRST_FD, Descriptors, listen_unix
+from qvirt.runtime.life.limits import core_size
 from qvirt.runtime.life.process import Limits, Maker, Process
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import HelperMark
@@ -240,7 +241,7 @@ async def _spawn(
                 # a domain of its own may be what gaining rights looks like to the kernel
                 no_new_privs=running.guard.takes_no_new_privs or not labels,
             ),
-            limits=Limits(hv.config.max_core),
+            limits=Limits(core_size(hv.config)),
             maker=Maker(partial(_enclose, hv, running, recipe)) if recipe.sees is not None else None,
         )
         helper = Helper(mark, process, began_at)

@@ -69,9 +69,14 @@ def _number(limit: int) -> int:
     return resource.RLIM_INFINITY if limit == INFINITE else limit
 
 
+def core_size(config: QemuConfig) -> int:
+    """Return how large core files may become, bytes."""
+    return INFINITE if config.max_core is None else config.max_core
+
+
 def limits_of(definition: Domain, config: QemuConfig) -> Limits:
     """Return a guest's limits. Raises SystemError_ for one that this daemon cannot give."""
-    found = Limits(config.max_core, config.max_files, config.max_processes, locked_memory(definition))
+    found = Limits(core_size(config), config.max_files, config.max_processes, locked_memory(definition))
     if not _may_raise():
         _check("max_core", "the size of core files", found.core, resource.RLIMIT_CORE)
         _check("max_files", "the number of open files", found.files, resource.RLIMIT_NOFILE)

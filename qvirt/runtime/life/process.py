@@ -60,7 +60,7 @@ INFINITE = -1
 
 
 class Limits(Record):
-    """Resource limits; None leaves the daemon's own. core, memlock: bytes, the latter INFINITE perhaps."""
+    """Resource limits; None leaves the daemon's own. core, memlock: bytes, or INFINITE."""
 
     core: int | None = 0
     files: int | None = None
@@ -71,7 +71,7 @@ class Limits(Record):
         """Return them as the launcher's shell takes them."""
         words = []
         if self.core is not None:
-            words.append(f"-c={self.core // 512}")
+            words.append(f"-c={'unlimited' if self.core == INFINITE else self.core // 512}")
         if self.files:
             words.append(f"-n={self.files}")
         if self.processes:

@@ -14,7 +14,7 @@ from qvirt.host.config import OPTIONS, QemuUser, make_config, read_config, resol
 def test_grammar() -> None:
     text = """# comment
 user = "libvirt-qemu"   # behind
-group='kvm'
+group='kvm'; max_files = +7 ; # twice
 dynamic_ownership = 0
 nvram = [
   "/a:/b", # one
@@ -27,6 +27,7 @@ lines\"\"\"
     assert parse_conf(text, "f") == {
         "user": "libvirt-qemu",
         "group": "kvm",
+        "max_files": 7,
         "dynamic_ownership": 0,
         "nvram": ["/a:/b", "/c:/d"],
         "empty": [],
@@ -42,6 +43,11 @@ lines\"\"\"
         ("a = [ 'x' 'y' ]", "f:1: expecting ',' or ']'"),
         ("= 1", "f:1: expecting a name"),
         ("a = 'open", "f:1: expecting a value"),
+        ("a = 1 b = 2", "f:1: expecting the end of the line"),
+        ("a = 0x10", "f:1: expecting the end of the line"),
+        ("a = 'b\"c'\na = 'b'c'", "f:2: expecting the end of the line"),
+        ("a-b = 1", "f:1: expecting an assignment"),
+        ("a = [ 1 ]", "f:1: expecting a string or ']'"),
     ],
 )
 def test_errors_say_where(text: str, message: str) -> None:
@@ -63,7 +69,7 @@ max_core = "unlimited"
 remote_display_port_min = 6000
 memory_backing_dir = "/big"
 default_tls_x509_verify = 0
-default_tls_x509_cert_dir = "/tls"
+default_tls_x509_cert_dir = "{tmp_path}"
 spice_tls_x509_cert_dir = "{tmp_path}"
 cgroup_controllers = [ "cpu" ]
 cgroup_device_acl = [ "/dev/null" ]
@@ -90,7 +96,13 @@ cgroup_device_acl = [ "/dev/null" ]
         ("\nremote_display_port_min = 10", "f:2: remote_display_port_min 10 and _max 65535 must be ordered"),
         ("remote_websocket_port_max = 1", "f:1: remote_websocket_port_min 5700 and _max 1 must be ordered"),
         ('dynamic_ownership = "yes"', r"f:1: expected a bool \(0\|1\) for 'dynamic_ownership' parameter"),
-        ("max_files = -1", "f:1: expected an unsigned integer for 'max_files' parameter"),
+        ("max_files = -1", r"f:1: expected an unsigned integer \(at most 4294967295\) for 'max_files'"),
+        ("max_files = 99999999999", "f:1: expected an unsigned integer"),
+        ('user = ""', "f:1: Failed to parse user ''"),
+        ('user = "+4294967295"', r"f:1: Failed to parse user '\+4294967295'"),
+        ('group = "99999999999"', "f:1: Failed to parse group '99999999999'"),
+        ('user = "٣"', "f:1: Failed to parse user"),
+        ('default_tls_x509_cert_dir = "/nowhere"', "default_tls_x509_cert_dir directory '/nowhere' does not"),
         ("vnc_listen = 1", "f:1: expected a string for 'vnc_listen' parameter"),
         ('cgroup_device_acl = "/dev/null"', "f:1: expected a string list for 'cgroup_device_acl' parameter"),
         ('cgroup_controllers = [ "cpus" ]', "f:1: Unknown cgroup controller 'cpus'"),
@@ -104,6 +116,19 @@ cgroup_device_acl = [ "/dev/null" ]
 def test_impossible_values_are_refused_with_their_line(text: str, message: str) -> None:
     with pytest.raises(ConfigSyntax, match=message):
         make_config(conf(text), privileged=True)
+
+
+def test_a_setting_that_is_there_twice_counts_the_first_time_as_with_libvirt() -> None:
+    config = make_config(conf('user = "+0"\ngroup = "+0"\nuser = "+4711"\n'), privileged=True)
+    assert config.user is not None
+    assert config.user.uid == 0
+    assert config.reports == ("f:3: 'user' is ignored: it is set in line 1 already",)
+
+
+@pytest.mark.parametrize(("value", "on"), [("-1", True), ("0", False), ("1", True), ("2", True)])
+def test_the_sandbox_is_a_number(value: str, on: bool) -> None:
+    config = make_config(conf(f"seccomp_sandbox = {value}"), privileged=False)
+    assert config.settings.seccomp_sandbox is on
 
 
 def test_what_is_not_used_is_reported_with_its_line() -> None:
