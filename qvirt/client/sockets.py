@@ -4,7 +4,9 @@ The order is libvirt's: an explicit `socket=`, else by `mode=` or remote_mode, e
 socket where it exists, else the monolithic one.
 """
 
+import contextlib
 import os
+import pwd
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -67,11 +69,15 @@ def is_session(uri: Uri, euid: int) -> bool:
     return euid != 0 and (uri.path == "/session" or not uri.driver)
 
 
-def session_directory(environ: Mapping[str, str]) -> str:
-    """Give the directory of the session daemon's sockets."""
-    runtime = environ.get("XDG_RUNTIME_DIR")
+def session_directory(environ: Mapping[str, str], uid: int) -> str:
+    """Give the directory of a user's session daemon's sockets."""
+    runtime = environ.get("XDG_RUNTIME_DIR") or environ.get("XDG_CACHE_HOME")
     if not runtime:
-        runtime = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", "/"), ".cache")
+        home = environ.get("HOME")
+        if not home:
+            with contextlib.suppress(KeyError):
+                home = pwd.getpwuid(uid).pw_dir
+        runtime = os.path.join(home or "/", ".cache")
     return os.path.join(runtime, "libvirt")
 
 
@@ -81,7 +87,7 @@ def choose(uri: Uri, *, readonly: bool, config: ClientConfig, host: Host) -> Soc
     if explicit is not None:
         return SocketChoice(explicit)
     session = is_session(uri, host.euid)
-    directory = session_directory(host.environ) if session else SYSTEM_DIRECTORY
+    directory = session_directory(host.environ, host.euid) if session else SYSTEM_DIRECTORY
     # A session daemon serves its owner only and has no socket of lesser rights.
     suffix = "-sock-ro" if readonly and not session else "-sock"
     mode = uri.parameter("mode") or config.remote_mode or "auto"

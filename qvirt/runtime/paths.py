@@ -5,6 +5,7 @@ The names are libvirt's, so that either daemon can take over the other's tree.
 
 import fcntl
 import os
+import pwd
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,13 +64,11 @@ class Paths(Record):
     @classmethod
     def session(cls, environ: Mapping[str, str], uid: int) -> Self:
         """A user's instance (qemu:///session), in the XDG places as libvirt reads them."""
-        home = Path(environ.get("HOME") or "/")
+        home = Path(environ.get("HOME") or _home(uid))
         config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "libvirt"
         cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "libvirt"
-        # Without a runtime folder libvirt falls back to the cache's, uid or not.
-        runtime = environ.get("XDG_RUNTIME_DIR") or (
-            f"/run/user/{uid}" if os.path.isdir(f"/run/user/{uid}") else ""
-        )
+        # Without a runtime folder its clients look in the cache's, whatever there is in /run/user.
+        runtime = environ.get("XDG_RUNTIME_DIR")
         sockets = Path(runtime) / "libvirt" if runtime else cache
         return cls(
             "session",
@@ -215,36 +214,53 @@ def make_folders(paths: Paths, owner: tuple[int, int] | None) -> None:
         raise SystemError_(f"cannot create folder '{error.filename or paths.lib}'", error) from error
 
 
+def _home(uid: int) -> str:
+    """Return a user's home where the environment does not say it, as libvirt's clients find it."""
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return "/"
+
+
 class InstanceLock:
     """The lock that keeps two daemons from serving one tree: libvirt's own ``driver.pid`` with its own lock.
 
-    An open-file-description lock conflicts with the record lock libvirt takes, and also between two
-    instances inside one process. The kernel drops it when the process ends, however it ends.
+    A user's daemons may have different runtime folders and still the same guests: a session has one more,
+    where the guests' folders are. An open-file-description lock conflicts with the record lock libvirt takes,
+    and also between two instances inside one process. The kernel drops it when the process ends, however it
+    ends.
     """
 
     def __init__(self, paths: Paths) -> None:
         """Take it. Raises OperationFailed when somebody else serves the tree."""
-        path = paths.run / "driver.pid"
+        self._fds: list[int] = []
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            for folder in (paths.run, paths.lib) if paths.kind == "session" else (paths.run,):
+                self._take(folder / "driver.pid")
+        except BaseException:
+            self.release()
+            raise
+
+    def _take(self, path: Path) -> None:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise SystemError_(f"Failed to open pid file '{path}'", error) from error
+        self._fds.append(fd)
         request = struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, request)
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
         except OSError as error:
-            holder = os.read(self._fd, 32).decode(errors="replace").strip()
-            os.close(self._fd)
+            holder = os.read(fd, 32).decode(errors="replace").strip()
             who = f" (pid {holder})" if holder else ""
             raise OperationFailed(
                 f"Failed to acquire pid file '{path}': another daemon{who} serves this instance; "
                 "stop it first, or give this one a folder of its own with --root"
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
         """Give it back; the file stays, as libvirt leaves it."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        while self._fds:
+            os.close(self._fds.pop())

@@ -1,5 +1,6 @@
 """Where each instance keeps its files, and that only one daemon serves it."""
 
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,29 @@ def test_session_follows_xdg(tmp_path: Path) -> None:
     assert paths.dirs.swtpm == "/run/user/5/libvirt/swtpm"
     bare = Paths.session({"HOME": "/home/u", "XDG_CACHE_HOME": "/c"}, 2**31)
     assert str(bare.sockets) == "/c/libvirt"
+
+
+def test_a_session_without_a_home_has_that_of_its_user() -> None:
+    entry = pwd.getpwuid(0)
+    assert str(Paths.session({}, 0).etc) == f"{entry.pw_dir}/.config/libvirt"
+    assert str(Paths.session({"HOME": ""}, 0).sockets) == f"{entry.pw_dir}/.cache/libvirt"
+
+
+def test_a_users_two_daemons_with_other_runtime_folders_would_have_the_same_guests(tmp_path: Path) -> None:
+    """One logged in with such a folder, one by cron without."""
+    home = {"HOME": str(tmp_path)}
+    first, second = (
+        Paths.session({**home, "XDG_RUNTIME_DIR": str(tmp_path / "run")}, 5),
+        Paths.session(home, 5),
+    )
+    assert first.run != second.run
+    for paths in (first, second):
+        make_folders(paths, None)
+    lock = InstanceLock(first)
+    with pytest.raises(OperationFailed, match=f"{second.lib}/driver.pid': another daemon"):
+        InstanceLock(second)
+    lock.release()
+    InstanceLock(second).release()
 
 
 def test_lock_holds_against_this_and_another_process(tmp_path: Path) -> None:
