@@ -10,9 +10,12 @@ import re
 import stat
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, SystemError_
+from qvirt.host.asuser import as_user
+from qvirt.host.config import QemuUser
 from qvirt.model.devices.disk import Disk
 from qvirt.model.storage_chain import BackingStore, ChainFormat
 from qvirt.model.storage_source import BACKING_FORMATS, SourceType, StorageSource
@@ -268,8 +271,14 @@ def _store(kind: SourceType, source: StorageSource, format: str) -> BackingStore
 
 
 def _info(path: str, format: str | None, above: str | None, user: tuple[int, int] | None) -> ImageInfo:
+    read = partial(read_info, path, format)
     try:
-        return read_info(path, format)
+        try:
+            return read()
+        except PermissionError:
+            if user is None:
+                raise
+            return as_user(QemuUser(*user, (user[1],)), read)  # root is nobody to some servers
     except OSError as error:
         raise _broken(path, above, error, user) from error
 

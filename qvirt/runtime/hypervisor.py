@@ -42,9 +42,10 @@ from qvirt.runtime.running import Running
 from qvirt.runtime.state import Status
 from qvirt.runtime.tuning import perf
 from qvirt.security import private_dev
-from qvirt.security.dac import kvm_usable, unsearchable
+from qvirt.security.dac import kvm_usable
 from qvirt.security.drivers import drivers
 from qvirt.security.loans import daemon_word
+from qvirt.security.reach import unsearchable
 from qvirt.security.stack import Guard, Stack
 
 if TYPE_CHECKING:

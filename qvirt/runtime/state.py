@@ -234,7 +234,8 @@ class Status(Record, frozen=False):
         out += [f"    <port number='{port}'/>\n" for port in mark.ports]
         out += [
             f"    <loan path='{escape(loan.path)}' model='{loan.model}'"
-            f" before='{escape(loan.before)}' label='{escape(loan.label)}'/>\n"
+            f" before='{escape(loan.before)}' label='{escape(loan.label)}'"
+            + (" shared='yes'/>\n" if loan.shared else "/>\n")
             for loan in mark.loans
         ]
         out += [f"    <link name='{escape(name)}'/>\n" for name in mark.links]
@@ -351,7 +352,13 @@ def _footprint(ours: etree._Element | None) -> Footprint:
         files=[el.get("path", "") for el in ours.iterfind("file")],
         ports=[_number(el.get("number"), 0) for el in ours.iterfind("port")],
         loans=[
-            Loan(el.get("path", ""), el.get("before", ""), el.get("label", ""), el.get("model", "dac"))
+            Loan(
+                el.get("path", ""),
+                el.get("before", ""),
+                el.get("label", ""),
+                el.get("model", "dac"),
+                el.get("shared") == "yes",
+            )
             for el in ours.iterfind("loan")
         ],
         cgroup=next((el.get("path", "") for el in ours.iterfind("cgroup")), ""),

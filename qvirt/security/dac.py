@@ -1,26 +1,24 @@
-"""The model ``dac``: whom a QEMU runs as, whom its files are lent to, and what keeps that user from a file.
+"""The model ``dac``: whom a QEMU runs as, and whom its files are lent to; see `reach` for what keeps it away.
 
 Blocking; the caller runs it off the loop.
 """
 
-import grp
+import errno
 import os
-import pwd
-import shutil
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from qvirt.errors import ConfigSyntax, InvalidArg
+from qvirt.errors import ConfigSyntax, InvalidArg, SystemError_
 from qvirt.host import kvm
 from qvirt.host.config import QemuConfig, QemuUser, resolve_user
 from qvirt.model.seclabel import SecLabel
-from qvirt.qemu.devices.base import FileResource, relabelling
+from qvirt.qemu.devices.base import FileResource, Resource, relabelling
 from qvirt.record import replace
-from qvirt.security import acl, marks
+from qvirt.security import marks
 from qvirt.security.loans import Book, Loan
 from qvirt.security.model import Guest, Model, Obstacle
 from qvirt.security.private_dev import Node
+from qvirt.security.reach import is_fixed, is_open_to_all, obstacles
 
 
 class Dac(Model):
@@ -58,12 +56,28 @@ class Dac(Model):
         keeps_power = not self._config.clear_emulator_capabilities
         if user is None or (user.uid == 0 and keeps_power) or resource.replaced:
             return iter(())
+        if is_fixed(path):
+            return obstacles(path, user, write=resource.writable, otherwise=_MOVE)
         owner = self._new_owner(guest, resource, path)
         return obstacles(path, user, write=resource.writable, owner=owner)
 
     def plan(self, guest: Guest, resource: FileResource, path: str) -> Loan | None:
         owner = self._new_owner(guest, resource, path)
-        return self._owners.plan(path, owner_text(*owner)) if owner is not None else None
+        if owner is None or is_fixed(path):
+            return None
+        return self._owners.plan(path, owner_text(*owner), shared=resource.shared or not resource.writable)
+
+    def give(self, guest: Guest, loans: Sequence[Loan], resources: Iterable[Resource]) -> None:
+        super().give(guest, loans, resources)
+        kept = [loan.path for loan in loans if not self._owners.holds(guest.run, [loan])]
+        if not kept or guest.user is None:
+            return
+        files = [resource for resource in resources if isinstance(resource, FileResource)]
+        written = {os.path.realpath(resource.path) for resource in files if resource.writable}
+        for path in kept:
+            for found in obstacles(path, guest.user, write=path in written, otherwise=_MOVE):
+                self._owners.take_back(guest.run, loans)
+                raise SystemError_(f"{cannot_access(path, guest.user)}: {found}")
 
     def _new_owner(self, guest: Guest, resource: FileResource, path: str) -> tuple[int, int] | None:
         """Return whom a file is lent to; None when it stays as it is."""
@@ -97,6 +111,13 @@ class Dac(Model):
         return owner_text(int(ids["Uid"]), int(ids["Gid"])), False
 
 
+#: what helps where an owner cannot be changed
+_MOVE = "move the file"
+
+#: what a file system answers whose files keep their owners: NFS that takes root for nobody, FAT, CIFS
+_KEEPS_OWNERS = frozenset((errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EROFS))
+
+
 class Owners:
     """Owners of files as labels, ``+UID:+GID``."""
 
@@ -124,7 +145,13 @@ class Owners:
         return now == wanted
 
     def bears(self, error: OSError) -> bool:
-        return False
+        return error.errno in _KEEPS_OWNERS
+
+
+def cannot_access(path: str, user: QemuUser | None) -> str:
+    """Return the beginning of what is said when QEMU's user is kept from a file."""
+    who = f" (as uid:{user.uid}, gid:{user.gid})" if user is not None else ""
+    return f"Cannot access storage file '{path}'{who}: Permission denied"
 
 
 def owner_text(uid: int, gid: int) -> str:
@@ -150,66 +177,13 @@ def user_of(labels: Iterable[SecLabel], default: QemuUser) -> tuple[QemuUser, bo
 
 def parse_label(text: str) -> QemuUser:
     """Read ``USER:GROUP``, each a name, a number or ``+number``. Raises InvalidArg."""
-    user, _, group = text.partition(":")
+    user, colon, group = text.partition(":")
+    if not colon:
+        raise InvalidArg(f"Failed to parse uid and gid from '{text}'")
     try:
-        return resolve_user(user, group or None)
+        return resolve_user(user, group)
     except ConfigSyntax as error:
         raise InvalidArg(error.detail) from error
-
-
-def obstacles(
-    path: str, user: QemuUser, *, write: bool, owner: tuple[int, int] | None = None
-) -> Iterator[Obstacle]:
-    """Yield what keeps QEMU's user from a file that exists: every folder on the way, then the file itself.
-
-    owner: whom the file is going to belong to; None when it stays as it is. Symbolic links are followed.
-    """
-    real = os.path.realpath(path)
-    for folder in _folders_above(real):
-        try:
-            status = os.stat(folder)
-        except OSError:
-            return
-        if not _may(folder, status, user, 1):
-            yield Obstacle(
-                folder,
-                f"directory '{folder}' cannot be searched by QEMU's user ({_described(status)})",
-                f"allow it with '{_remedy(folder, user, 'x')}', or move the file",
-            )
-    try:
-        status = os.stat(real)
-    except OSError:
-        return
-    need, bits = (6, "rw") if write else (4, "r")
-    if stat.S_ISDIR(status.st_mode):
-        return
-    if owner is not None:
-        if not _mode_allows(status.st_mode, owner, user, need):
-            yield Obstacle(
-                real,
-                f"mode {status.st_mode & 0o7777:04o} forbids it to QEMU's user even if it is lent",
-                f"allow it with 'chmod u+{bits} {real}'",
-            )
-    elif not _may(real, status, user, need):
-        yield Obstacle(
-            real,
-            f"it stays as it is ({_described(status)})",
-            f"allow it with '{_remedy(real, user, bits)}', or let it be relabelled",
-        )
-
-
-def _folders_above(path: str) -> list[str]:
-    """Return the folders on the way to an absolute path, the root first."""
-    return ["/", *[path[:at] for at, letter in enumerate(path) if letter == "/" and at]]
-
-
-def is_open_to_all(path: str, user: QemuUser, *, write: bool) -> bool:
-    """Tell whether a device or socket needs no other owner: /dev/urandom and its kin are everybody's."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return not stat.S_ISREG(status.st_mode) and _may(path, status, user, 6 if write else 4)
 
 
 def kvm_usable(user: QemuUser | None) -> bool:
@@ -221,51 +195,3 @@ def kvm_usable(user: QemuUser | None) -> bool:
     if not kvm.kvm_usable():
         return False
     return user is None or next(obstacles(str(kvm.DEVICE), user, write=True), None) is None
-
-
-def unsearchable(path: str, user: QemuUser) -> Path | None:
-    """Return the first folder on the way to ``path`` that QEMU's user cannot search, None when all can be."""
-    real = os.path.realpath(path)
-    found = next(obstacles(path, user, write=False, owner=(user.uid, user.gid)), None)
-    return Path(found.path) if found is not None and found.path != real else None
-
-
-def _described(status: os.stat_result) -> str:
-    return f"mode {status.st_mode & 0o7777:04o}, owner {_name(status.st_uid, status.st_gid)}"
-
-
-def _name(uid: int, gid: int) -> str:
-    try:
-        user = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        user = str(uid)
-    try:
-        return f"{user}:{grp.getgrgid(gid).gr_name}"
-    except KeyError:
-        return f"{user}:{gid}"
-
-
-def _remedy(path: str, user: QemuUser, bits: str) -> str:
-    """Return the command that opens a path to as few as can be."""
-    status = os.stat(path)
-    if status.st_gid == user.gid or status.st_gid in user.groups:
-        return f"chmod g+{bits} {path}"
-    if shutil.which("setfacl"):
-        return f"setfacl -m u:{_name(user.uid, user.gid).partition(':')[0]}:{bits} {path}"
-    return f"chmod o+{bits} {path}"
-
-
-def _may(path: str, status: os.stat_result, user: QemuUser, bits: int) -> bool:
-    """Tell whether mode and access control list let the user do it; a root without capabilities is a user."""
-    entries = acl.read(path)
-    if entries is not None:
-        return acl.allows(entries, status, user, bits)
-    return _mode_allows(status.st_mode, (status.st_uid, status.st_gid), user, bits)
-
-
-def _mode_allows(mode: int, owner: tuple[int, int], user: QemuUser, bits: int) -> bool:
-    if owner[0] == user.uid:
-        return mode >> 6 & bits == bits
-    if owner[1] == user.gid or owner[1] in user.groups:
-        return mode >> 3 & bits == bits
-    return mode & bits == bits

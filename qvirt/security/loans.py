@@ -28,12 +28,14 @@ class Loan(Record):
     """One use of a file by a guest. before: the label it had; label: the one it has meanwhile.
 
     before is '' for a file that is made after the loan is written down: it is lent as it was made.
+    shared: it may get another label while it is used, for a guest that has it open by then.
     """
 
     path: str
     before: str
     label: str
     model: str = "dac"
+    shared: bool = False
 
 
 class Labels(Protocol):
@@ -75,14 +77,18 @@ _LOCKS = 64
 
 
 class _Entry(Record, frozen=False):
-    """The uses of a file, by the run that uses it. before: its label before the first of them."""
+    """The uses of a file, each with the run that uses it. before: its label before the first of them."""
 
     before: str
-    uses: dict[int, int] = field(default_factory=dict)
+    uses: list[tuple[int, Loan]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
-        return sum(self.uses.values())
+        return len(self.uses)
+
+    @property
+    def is_shared(self) -> bool:
+        return all(loan.shared for _, loan in self.uses)
 
 
 class Book:
@@ -97,10 +103,10 @@ class Book:
         self._files: dict[_Inode, _Entry] = {}
         self._inodes: dict[tuple[int, str], _Inode] = {}
 
-    def plan(self, path: str, label: str) -> Loan | None:
+    def plan(self, path: str, label: str, *, shared: bool = False) -> Loan | None:
         """Return what lending a file would be; None where it has the label already, or is no file to be lent.
 
-        A file that is not there is no error here.
+        A file that is not there is no error here. shared: see `Loan`.
         """
         real = os.path.realpath(path)
         try:
@@ -112,20 +118,25 @@ class Book:
             return None
         entry = self._files.get((status.st_dev, status.st_ino))
         if entry is not None:
-            return self._loan(real, entry.before, label)
+            return self._loan(real, entry.before, label, shared=shared)
         mark = self._mark(real)
-        if mark is not None and (not mark.is_stale or self.labels.is_lost(now, label)):
-            return self._loan(real, mark.before, label)
+        if mark is not None and (not mark.is_stale or self._is_lost(mark, now, label)):
+            return self._loan(real, mark.before, label, shared=shared)
         if now == label:
             return None
-        return self._loan(real, now if self.remember else self.labels.usual(real), label)
+        before = now if self.remember else self.labels.usual(real)
+        return self._loan(real, before, label, shared=shared)
 
     def plan_new(self, path: str, label: str) -> Loan:
         """Return what lending a file would be that is going to be made."""
         return self._loan(os.path.realpath(path), "", label)
 
-    def _loan(self, path: str, before: str, label: str) -> Loan:
-        return Loan(path, before, label, self.labels.model)
+    def _loan(self, path: str, before: str, label: str, *, shared: bool = False) -> Loan:
+        return Loan(path, before, label, self.labels.model, shared)
+
+    def _is_lost(self, mark: Mark, now: str, wanted: str) -> bool:
+        """Tell whether a file has the label the machine went down with; a mark may say which that was."""
+        return now == mark.label if mark.label else self.labels.is_lost(now, wanted)
 
     def _mark(self, path: str) -> Mark | None:
         return marks.read(path, self.labels.names) if self.remember else None
@@ -159,7 +170,8 @@ class Book:
                         if not mark.foreign:
                             continue
                         shares = {**mark.shares, self.daemon: mine + 1}
-                        marks.write(name, Mark(mark.before, mark.count, shares), mark, self.labels.names)
+                        ours = Mark(mark.before, mark.count, shares, mark.label)
+                        marks.write(name, ours, mark, self.labels.names)
                     loan = self._loan(path, mark.before, self.labels.read(name))
                     self._enter(run, loan, inode)
                     loans.append(loan)
@@ -167,8 +179,7 @@ class Book:
 
     def _enter(self, run: int, loan: Loan, inode: _Inode) -> None:
         self._inodes[run, loan.path] = inode
-        uses = self._files.setdefault(inode, _Entry(loan.before)).uses
-        uses[run] = uses.get(run, 0) + 1
+        self._files.setdefault(inode, _Entry(loan.before)).uses.append((run, loan))
 
     def holds(self, run: int, loans: Iterable[Loan]) -> bool:
         """Tell whether a run uses any of these files."""
@@ -205,7 +216,8 @@ class Book:
         entry = self._files.get(inode)
         mine = entry.total if entry is not None else 0
         others = valid.others(self.daemon) if valid is not None else 0
-        if mine + others and now != loan.label:
+        yields = entry is not None and entry.is_shared and loan.shared and not others
+        if mine + others and now != loan.label and not yields:
             raise OperationInvalid(f"{self.labels.taken(loan.path)}: it has {now}, not {loan.label}")
         written = None
         if self.remember:
@@ -214,10 +226,10 @@ class Book:
                 before = valid.before
             elif entry is not None:
                 before = entry.before
-            elif mark is not None and self.labels.is_lost(now, loan.label):
+            elif mark is not None and self._is_lost(mark, now, loan.label):
                 before = mark.before  # the machine went down while it was lent
             shares = {**(valid.shares if valid is not None else {}), self.daemon: mine + 1}
-            written = Mark(before, others + mine + 1, shares)
+            written = Mark(before, others + mine + 1, shares, loan.label)
             marks.write(name, written, mark, self.labels.names)
         if now != loan.label:
             try:
@@ -257,15 +269,17 @@ class Book:
             return
         try:
             with marks.opened(loan.path) as (name, status), self._lock((status.st_dev, status.st_ino)):
-                self._return(loan, name, self._strike(run, loan))
+                self._return(loan, name, *self._strike(run, loan))
         except FileNotFoundError:
             self._strike(run, loan)
             raise
 
-    def _return(self, loan: Loan, name: str, left: int) -> None:
+    def _return(self, loan: Loan, name: str, left: int, heir: str) -> None:
         mark = self._mark(name)
         if mark is None or mark.is_stale:
             if left:
+                if heir and self.labels.read(name) == loan.label:
+                    self.labels.write(name, heir)
                 return
             if self.labels.read(name) == loan.label:
                 self.labels.write(name, loan.before or self.labels.usual(loan.path))
@@ -275,22 +289,28 @@ class Book:
         count = left + mark.others(self.daemon)
         if count:
             shares = {**mark.shares, self.daemon: left}
-            marks.write(name, Mark(mark.before, count, shares), mark, self.labels.names)
+            passes = bool(heir) and count == left and self.labels.read(name) == loan.label
+            now = Mark(mark.before, count, shares, heir if passes else mark.label)
+            marks.write(name, now, mark, self.labels.names)
+            if passes:
+                self.labels.write(name, heir)
             return
         self.labels.write(name, mark.before)
         marks.erase(name, self.labels.names)
 
-    def _strike(self, run: int, loan: Loan) -> int:
-        """Take one use out of the book; returns how many are left."""
-        inode = self._inodes[run, loan.path]
+    def _strike(self, run: int, loan: Loan) -> tuple[int, str]:
+        """Take one use out of the book.
+
+        Returns how many are left, and the label they need, '' where one of them needs that of this use.
+        """
+        inode = self._inodes.pop((run, loan.path))
         entry = self._files[inode]
-        entry.uses[run] -= 1
-        if not entry.uses[run]:
-            del entry.uses[run]
-            del self._inodes[run, loan.path]
+        at = next(n for n, (user, use) in enumerate(entry.uses) if (user, use.path) == (run, loan.path))
+        del entry.uses[at]
         if not entry.uses:
             del self._files[inode]
-        return entry.total
+        labels = [use.label for _, use in entry.uses]
+        return entry.total, labels[-1] if labels and loan.label not in labels else ""
 
 
 @functools.cache

@@ -2,8 +2,10 @@
 
 libvirt's three extended attributes say the label (for DAC an owner), the number of users and the boot they
 belong to. A fourth, ours, says how many of the users are guests of which daemon: without it, a daemon that
-was killed between two steps could not tell whether it had counted itself. They are written in such an order
-that whoever is killed half way leaves fewer users in libvirt's count than in ours, never more.
+was killed between two steps could not tell whether it had counted itself. It also says what label the file
+was lent with, so that after the machine went down it is known whether anybody has changed it since. They are
+written in such an order that whoever is killed half way leaves fewer users in libvirt's count than in ours,
+never more.
 """
 
 import contextlib
@@ -25,6 +27,9 @@ _OWNER = re.compile(r"\+\d+:\+\d+")
 
 #: a context; its range may be missing
 _CONTEXT = re.compile(r"[^:\s]+:[^:\s]+:[^:\s]+(?::\S+)?")
+
+#: says the label a file was lent with; every other word is a daemon's
+_LENT = "lent"
 
 #: seconds two readings of the boot's time may differ: the clock is set in between
 _SLACK = 30
@@ -62,13 +67,14 @@ SELINUX = names("selinux", _CONTEXT)
 class Mark(Record):
     """What is on a file. before: the label it had. count: as libvirt reads it.
 
-    shares: daemon -> how many of its guests use the file.
+    shares: daemon -> how many of its guests use the file. label: the one it was lent with, '' for unknown.
     is_stale: it is of an earlier boot, when no guest of today's could have been running.
     """
 
     before: str
     count: int
     shares: Mapping[str, int] = field(default_factory=dict)
+    label: str = ""
     is_stale: bool = False
 
     @property
@@ -106,18 +112,20 @@ def read(path: str, kind: Names) -> Mark | None:
     text = label.decode("utf-8", "surrogateescape").rstrip("\0")
     if kind.form.fullmatch(text) is None:
         return None
-    boot, shares = _read_shares(_get(path, kind.shares))
+    boot, shares, lent = _read_shares(_get(path, kind.shares))
     stamp = _get(path, kind.stamp)
     today = stamp.isdigit() and abs(int(stamp) - boot_time()) <= _SLACK
     is_stale = boot != _boot_id() if boot else not today
     count = _get(path, kind.count)
-    return Mark(text, int(count) if count.isdigit() else 0, shares, is_stale)
+    return Mark(text, int(count) if count.isdigit() else 0, shares, lent, is_stale)
 
 
 def write(path: str, mark: Mark, before: Mark | None, kind: Names) -> bool:
     """Put a mark on a file; tells whether its file system keeps it. Blocking; raises OSError."""
     count = str(mark.count).encode()
-    shares = " ".join([_boot_id(), *(f"{name}={n}" for name, n in mark.shares.items() if n)]).encode()
+    words = [_boot_id(), *(f"{name}={n}" for name, n in mark.shares.items() if n)]
+    words += [f"{_LENT}={mark.label}"] if mark.label else []
+    shares = " ".join(words).encode("utf-8", "surrogateescape")
     try:
         if before is None or before.is_stale:
             os.setxattr(path, kind.label, mark.before.encode("utf-8", "surrogateescape"))
@@ -156,14 +164,18 @@ def _get(path: str, name: str) -> bytes:
         raise
 
 
-def _read_shares(text: bytes) -> tuple[str, dict[str, int]]:
-    boot, *shares = text.decode("ascii", "replace").split(" ") or [""]
-    found = {}
-    for share in shares:
-        name, _, count = share.partition("=")
-        if count.isdigit():
-            found[name] = int(count)
-    return boot, found
+def _read_shares(text: bytes) -> tuple[str, dict[str, int], str]:
+    """Return the boot, each daemon's share, and the label that was lent."""
+    boot, *words = text.decode("utf-8", "surrogateescape").split(" ")
+    shares: dict[str, int] = {}
+    lent = ""
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == _LENT:
+            lent = value
+        elif value.isascii() and value.isdigit():
+            shares[name] = int(value)
+    return boot, shares, lent
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from qvirt.runtime.helpers import processes
 from qvirt.runtime.helpers.processes import Recipe
 from qvirt.runtime.paths import Paths
 from qvirt.runtime.running import Running
-from qvirt.security import dac
+from qvirt.security import reach
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -112,7 +112,7 @@ def find(name: str) -> str:
 def _user(hv: "Hypervisor") -> QemuUser | None:
     """Return whom it runs as: swtpm_user, where that user gets to the tree; else QEMU's user."""
     user = hv.config.swtpm_user
-    if hv.user is None or user is None or dac.unsearchable(str(hv.paths.lib.parent), user) is not None:
+    if hv.user is None or user is None or reach.unsearchable(str(hv.paths.lib.parent), user) is not None:
         return hv.user
     return user
 

@@ -18,6 +18,7 @@ from qvirt.qemu.devices.base import FileResource, Resource
 from qvirt.record import replace
 from qvirt.runtime.running import Running
 from qvirt.security import acl, private_dev
+from qvirt.security.dac import cannot_access
 from qvirt.security.loans import Loan
 from qvirt.security.private_dev import Node
 from qvirt.security.stack import Guard
@@ -208,9 +209,7 @@ def prepare(running: Running, resources: Iterable[Resource]) -> list[Loan]:
                 loans.setdefault((loan.model, loan.path), loan)
             continue
         for obstacle in running.guard.obstacles(resource, path):
-            user = running.user
-            who = f" (as uid:{user.uid}, gid:{user.gid})" if user is not None else ""
-            raise SystemError_(f"Cannot access storage file '{path}'{who}: Permission denied: {obstacle}")
+            raise SystemError_(f"{cannot_access(path, running.user)}: {obstacle}")
         if running.private_dev and _is_node(path):
             continue  # it is QEMU's own node that changes hands
         for loan in running.guard.plan(resource, path):

@@ -52,6 +52,11 @@ def qcow2(path: Path, target: str) -> str:
     return disk(path, target).replace("type='raw'", "type='qcow2'")
 
 
+def done(*words: str | Path) -> None:
+    """Run a command that must work."""
+    subprocess.run(words, check=True, capture_output=True)
+
+
 def users(hv: Hypervisor) -> tuple[int, int]:
     if hv.user is None or hv.user.uid == 0:
         pytest.skip("QEMU runs as the daemon's own user here")
@@ -272,5 +277,87 @@ def test_a_static_user_reaches_its_own_folder() -> None:
                 assert owner(image) == ALICE
                 assert os.listxattr(it.paths.lib) == []
                 assert it.paths.lib.stat().st_mode & 0o7777 == 0o750
+
+    run(scenario())
+
+
+def test_guests_of_different_users_share_a_base_whatever_the_order() -> None:
+    """libvirt starts them all, and leaves the base with the user of the last."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            base = alices(it, "base.img")
+            base.chmod(0o600)
+            tops = [overlay(it, base, f"top{n}.qcow2") for n in range(3)]
+            async with it.serve() as hv:
+                users(hv)
+                for n, top in enumerate(tops):
+                    label = f"<label>+{1001 + n}:+{1001 + n}</label>"
+                    on = f"<seclabel type='static' model='dac' relabel='yes'>{label}</seclabel>"
+                    await hv.create(document(f"g{n}", qcow2(top, "vda"), on=on), paused=True)
+                    assert owner(base) == (1001 + n, 1001 + n)
+                await hv.domains.by_name("g2").destroy()
+                assert owner(base) == (1002, 1002)
+            async with it.serve() as hv:
+                await hv.domains.by_name("g0").destroy()
+                assert owner(base) == (1002, 1002)
+                await hv.domains.by_name("g1").destroy()
+            assert {owner(path) for path in (base, *tops)} == {ALICE}
+            assert [path.name for path in (base, *tops) if marks(path)] == []
+
+    run(scenario())
+
+
+def test_images_on_a_file_system_that_is_mounted_read_only() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            folder = it.root / "fixed"
+            folder.mkdir()
+            open_, closed = alices(it, "fixed/open.iso"), alices(it, "fixed/closed.iso")
+            closed.chmod(0o600)
+            top = overlay(it, open_, "top.qcow2")
+            done("mount", "--bind", folder, folder)
+            try:
+                done("mount", "-o", "remount,bind,ro", folder)
+                async with it.serve() as hv:
+                    users(hv)
+                    devices = disk(open_, "vda", "<readonly/>"), qcow2(top, "vdb")
+                    domain = await hv.create(document("fixed", *devices), paused=True)
+                    await domain.destroy()
+                    with pytest.raises(SystemError_, match=r"(?s)closed\.iso.*it stays as it is.*read-only"):
+                        await hv.create(document("closed", disk(closed, "vda", "<readonly/>")))
+            finally:
+                done("umount", folder)
+            assert owner(top) == ALICE
+
+    run(scenario())
+
+
+def test_a_file_whose_owner_cannot_be_changed() -> None:
+    """As on NFS that takes root for nobody, or FAT: what QEMU may read starts, the rest is explained."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            open_, closed = alices(it, "open.img"), alices(it, "closed.img")
+            closed.chmod(0o600)
+            for path in (open_, closed):
+                try:
+                    done("chattr", "+i", path)
+                except subprocess.CalledProcessError:
+                    pytest.skip("no file is immutable here")
+            try:
+                async with it.serve() as hv:
+                    users(hv)
+                    text = document("kept", qcow2(overlay(it, open_, "top.qcow2"), "vda"))
+                    domain = await hv.create(text, paused=True)
+                    assert owner(open_) == ALICE
+                    await domain.destroy()
+                    top = overlay(it, closed, "closed.qcow2")
+                    with pytest.raises(SystemError_, match=r"(?s)closed\.img.*it stays as it is"):
+                        await hv.create(document("closed", qcow2(top, "vda")))
+                    assert owner(top) == ALICE
+            finally:
+                for path in (open_, closed):
+                    done("chattr", "-i", path)
 
     run(scenario())

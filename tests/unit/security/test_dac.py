@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import InvalidArg
+from qvirt.host.asuser import as_user
 from qvirt.host.config import QemuUser
 from qvirt.model.seclabel import SecLabel
-from qvirt.security.dac import is_open_to_all, obstacles, parse_label, unsearchable, user_of
+from qvirt.security.dac import parse_label, user_of
+from qvirt.security.reach import is_open_to_all, obstacles, unsearchable
 
 STRANGER = QemuUser(os.getuid() + 4711, os.getgid() + 4711, (os.getgid() + 4711,))
 OWN = (STRANGER.uid, STRANGER.gid)
@@ -64,6 +66,56 @@ def test_access_control_lists_are_read(tmp_path: Path) -> None:
         assert (found == []) is opened
 
 
+def opened_by(entries: list[tuple[int, int, int]], folder: Path) -> str:
+    """Give a folder an access control list, and return the remedy for a stranger."""
+    data = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(folder, "system.posix_acl_access", data)
+    except OSError as error:
+        pytest.skip(f"no access control lists here: {error.strerror}")
+    found = [x for x in obstacles(str(folder / "image"), STRANGER, write=False, owner=OWN)]
+    return next(x.remedy for x in found if x.path == str(folder))
+
+
+def test_the_remedy_helps_where_a_list_or_the_owner_decides(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "image").touch()
+    nobody = 0xFFFFFFFF
+    denied = [(1, 7, nobody), (2, 4, STRANGER.uid), (4, 7, nobody), (16, 7, nobody), (32, 7, nobody)]
+    assert f"setfacl -m u:{STRANGER.uid}:rx {folder}" in opened_by(denied, folder)
+    masked = [(1, 7, nobody), (2, 1, STRANGER.uid), (4, 7, nobody), (16, 0, nobody), (32, 0, nobody)]
+    assert f"setfacl -m u:{STRANGER.uid}:x {folder}" in opened_by(masked, folder)
+    os.removexattr(folder, "system.posix_acl_access")
+    if os.geteuid() == 0:
+        folder.chmod(0o077)
+        os.chown(folder, STRANGER.uid, STRANGER.gid)
+        found = next(x for x in obstacles(str(folder / "image"), STRANGER, write=False, owner=OWN)
+                     if x.path == str(folder))  # fmt: skip
+        assert f"chmod u+x {folder}" in found.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another")
+def test_the_kernel_has_the_last_word(tmp_path: Path) -> None:
+    """A file system may know more than its modes say: here what is shown is not what counts."""
+    image = tmp_path / "image"
+    image.touch()
+    os.chown(image, STRANGER.uid, STRANGER.gid)
+    image.chmod(0o600)
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    assert as_user(STRANGER, lambda: image.open("rb").close()) is None
+    image.chmod(0o000)
+    with pytest.raises(PermissionError):
+        as_user(STRANGER, lambda: image.open("rb").close())
+    os.chown(image, 0, 4711)
+    image.chmod(0o040)
+    member = QemuUser(STRANGER.uid, STRANGER.gid, (4711,))
+    assert as_user(member, lambda: image.open("rb").close()) is None
+    assert os.geteuid() == 0
+    image.open("rb").close()
+
+
 def test_the_file_itself(tmp_path: Path) -> None:
     image = tmp_path / "a"
     image.touch()
@@ -77,6 +129,8 @@ def test_the_file_itself(tmp_path: Path) -> None:
     assert "mode 0444 forbids it to QEMU's user even if it is lent" in last(0o444, write=True, owner=OWN)
     assert last(0o444, write=False, owner=OWN) == ""
     assert "it stays as it is (mode 0644, owner " in last(0o644, write=True, owner=None)
+    theirs = last(0o600, write=True, owner=(815, 816))
+    assert "even if it is lent to 815:816, as its <seclabel> says; allow it with 'chmod o+rw" in theirs
     assert last(0o644, write=False, owner=None) == ""
 
 
@@ -92,5 +146,12 @@ def test_labels_say_who() -> None:
     assert user_of([static], default) == (parse_label("+12:+13"), False)
     none = SecLabel(type="none", model="dac")
     assert user_of([none], default) == (default, False)
-    with pytest.raises(InvalidArg, match="Failed to parse user 'no-such-user'"):
-        parse_label("no-such-user")
+    for label, message in (
+        ("no-such-user:root", "Failed to parse user 'no-such-user'"),
+        ("root", "Failed to parse uid and gid from 'root'"),
+        ("root:", "Failed to parse group ''"),
+        ("+4294967295:+0", r"Failed to parse user '\+4294967295'"),
+        ("+0:+99999999999", r"Failed to parse group '\+99999999999'"),
+    ):
+        with pytest.raises(InvalidArg, match=message):
+            parse_label(label)

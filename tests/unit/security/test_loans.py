@@ -1,5 +1,6 @@
 """Files lent and given back: counted, marked where libvirt marks them, right after every kind of end."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -89,6 +90,64 @@ def test_a_start_that_fails_leaves_the_mark_of_the_guest_that_runs(image: Path, 
     assert owner(image) == (12, 34)
 
 
+def test_a_file_that_guests_share_is_lent_to_the_last_and_left_to_who_is_left(image: Path) -> None:
+    """Each has it open by the time the next one gets it; a daemon that comes back knows them all."""
+    owners = Book(Owners(), "here")
+    third = (99, 99)
+    first, second, last = loans = [
+        owners.plan(str(image), owner_text(*user), shared=True) for user in (USER, OTHER, third)
+    ]
+    assert first is not None
+    assert second is not None
+    assert last is not None
+    for run, one in enumerate(loans, 1):
+        assert one is not None
+        owners.give(run, [one])
+    assert (owner(image), attribute(image, "ref_dac")) == (third, "3")
+    owners.take_back(1, [first])
+    assert owner(image) == third
+    later = Book(Owners(), "here")
+    later.note(2, [second])
+    later.note(3, [last])
+    later.take_back(3, [last])
+    assert (owner(image), attribute(image, "ref_dac"), attribute(image, "dac")) == (OTHER, "1", "+12:+34")
+    with pytest.raises(OperationInvalid, match="already in use"):
+        lend(later, 4, image)
+    later.take_back(2, [second])
+    assert (owner(image), os.listxattr(image)) == ((12, 34), [])
+
+
+def test_another_daemons_guest_keeps_what_it_shares(image: Path) -> None:
+    here, there = Book(Owners(), "here"), Book(Owners(), "there")
+    first = here.plan(str(image), owner_text(*USER), shared=True)
+    second = there.plan(str(image), owner_text(*OTHER), shared=True)
+    assert first is not None
+    assert second is not None
+    here.give(1, [first])
+    with pytest.raises(OperationInvalid, match="already in use"):
+        there.give(1, [second])
+    here.take_back(1, [first])
+    assert owner(image) == (12, 34)
+
+
+def test_a_file_system_that_keeps_owners_is_left_as_it_is(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = Book(Owners(), "here")
+    one = loan(owners, image)
+
+    def refused(*args: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chown", refused)
+        owners.give(1, [one])
+    assert not owners.holds(1, [one])
+    assert (owner(image), os.listxattr(image)) == ((12, 34), [])
+    assert owners.take_back(1, [one]) == []
+    assert owner(image) == (12, 34)
+
+
 def test_another_user_is_refused_while_it_is_lent(image: Path) -> None:
     owners = Book(Owners(), "here")
     lend(owners, 1, image)
@@ -168,13 +227,16 @@ def test_marks_of_an_earlier_boot(image: Path, monkeypatch: pytest.MonkeyPatch) 
     owners = Book(Owners(), "here")
     one = lend(owners, 1, image)
     assert (attribute(image, "dac"), attribute(image, "ref_dac")) == ("+12:+34", "1")
+    monkeypatch.setattr(marks, "_boot_id", lambda: "the next")
+    lend(Book(Owners(), "here"), 1, image, OTHER)  # the user of guests was changed meanwhile
+    assert (attribute(image, "dac"), attribute(image, "ref_dac")) == ("+12:+34", "1")
     monkeypatch.setattr(marks, "_boot_id", lambda: "yet another")
-    os.chown(image, *OTHER)
+    os.chown(image, 77, 78)
     owners = Book(Owners(), "here")
     one = lend(owners, 1, image)
-    assert attribute(image, "dac") == "+4711:+4712"
+    assert attribute(image, "dac") == "+77:+78"
     owners.take_back(1, [one])
-    assert owner(image) == OTHER
+    assert owner(image) == (77, 78)
 
 
 def test_without_attributes_the_book_remembers(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
