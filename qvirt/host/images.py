@@ -17,13 +17,15 @@ from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, SystemErr
 from qvirt.host.asuser import as_user
 from qvirt.host.config import QemuUser
 from qvirt.model.devices.disk import Disk
-from qvirt.model.storage_chain import BackingStore, ChainFormat
+from qvirt.model.storage_chain import BackingStore, ChainFormat, Image
 from qvirt.model.storage_source import BACKING_FORMATS, SourceType, StorageSource
 from qvirt.qemu.backing import parse_backing
-from qvirt.record import Record
+from qvirt.record import Record, replace
 
 #: bytes of a file that are looked at; a qcow2 backing name sits in the first cluster, which is at most 2 MiB
 HEADER_SIZE = 64 * 1024
+#: bytes of a name of an image below; QEMU's limit
+_LONGEST_NAME = 1023
 #: images in one chain; libvirt's limit
 MAX_DEPTH = 200
 
@@ -139,7 +141,8 @@ def _vmdk_text(head: bytes) -> ImageInfo | None:
 def _vmdk_descriptor(text: bytes, capacity: int | None) -> ImageInfo:
     parent = re.search(rb'^parentFileNameHint="([^"]*)"', text, re.MULTILINE)
     orphan = re.search(rb"^parentCID=ffffffff\s*$", text, re.MULTILINE | re.IGNORECASE)
-    backing = parent[1].decode("utf-8", "replace") if parent is not None and orphan is None else None
+    named = parent is not None and orphan is None and len(parent[1]) <= _LONGEST_NAME
+    backing = _text(parent[1]) if named and parent is not None else None
     return ImageInfo("vmdk", capacity=capacity, backing=backing, backing_format="vmdk" if backing else None)
 
 
@@ -164,9 +167,14 @@ def _luks(head: bytes) -> ImageInfo | None:
 
 
 def _name(head: bytes, offset: int, length: int) -> str | None:
-    if not offset or not length or length > 1023 or offset + length > len(head):
+    if not offset or not length or length > _LONGEST_NAME or offset + length > len(head):
         return None
-    return head[offset : offset + length].decode("utf-8", "surrogateescape")
+    return _text(head[offset : offset + length])
+
+
+def _text(name: bytes) -> str | None:
+    """Return a name as QEMU reads it: up to the first NUL; None for what is none."""
+    return name.partition(b"\0")[0].decode("utf-8", "surrogateescape") or None
 
 
 _MAGICS: tuple[tuple[int, bytes, Callable[[bytes], ImageInfo | None]], ...] = (
@@ -234,14 +242,12 @@ def find_chain(
     below: list[BackingStore] = []
     info = _info(path, format, None, user)
     while info.backing is not None:
-        _check_trust(path, info.backing)
+        _check_trust(path, info)
         if len(below) >= MAX_DEPTH:
             raise InternalError(f"backing chain of '{source.local_path}' has more than {MAX_DEPTH} images")
         kind, lower = parse_backing(info.backing, path)
         above, path = path, lower.local_path
-        known = info.backing_format
-        if known == "luks":
-            known = "raw"
+        known = _format_below(info)
         if path is None:
             below.append(_store(kind, lower, known or "raw"))
             break
@@ -318,59 +324,75 @@ def distrust_changed(disks: Iterable[Disk]) -> list[str]:
     """Mark the images whose QEMU has ended and left another name below them than it was given. Blocking.
 
     A guest that took its QEMU over could have the host lend it any file in that way, at the next start: what
-    is below an image is written into its header, by QEMU. Until the header says otherwise, `find_chain`
-    refuses to follow it. Returns what was found, one sentence each.
+    is below an image is written into its header, by QEMU. One that was to be read only has its owner's rights
+    all the same. Until the header says otherwise, `find_chain` refuses to follow it. Returns what was found,
+    one sentence each.
     """
     found = []
     for disk in disks:
-        if disk.readonly or disk.transient is not None:
+        if disk.transient is not None:
             continue
         chain = list(disk.images())  # empty for an empty drive
         for image, lower in zip(chain, [*chain[1:], None], strict=False):
             path = image.source.local_path
             if image.format not in BACKING_FORMATS or path is None:
                 continue
-            if lower is not None and lower.source.local_path is None:
-                continue
-            backing = _unexpected(path, image.format, lower.source.local_path if lower is not None else None)
-            if backing is None:
+            info = _unexpected(path, image.format, lower)
+            if info is None:
                 continue
             with contextlib.suppress(OSError):  # only root may, and not every file system keeps it
-                os.setxattr(path, _DISTRUSTED, _bytes(backing))
+                os.setxattr(path, _DISTRUSTED, _said(info))
             found.append(
-                f"image '{path}' names '{backing}' below it since its QEMU ran, which it was not told to do"
+                f"image '{path}' names '{info.backing}' below it since its QEMU ran, "
+                "which it was not told to do"
             )
     return found
 
 
-def _unexpected(path: str, format: str | None, expected: str | None) -> str | None:
-    """Return what a header says is below, where that is not what QEMU was given."""
+def _unexpected(path: str, format: str | None, lower: Image | None) -> ImageInfo | None:
+    """Return what a header says is below, where that is something of the host's QEMU was not given.
+
+    An image that becomes one of another format does, too: what stands in it may name the next one then.
+    """
     try:
-        backing = read_info(path, format).backing
-        if backing is None:
+        info = read_info(path, format)
+        if info.backing is None:
             return None
-        named = parse_backing(backing, path)[1].local_path
-        if None not in (named, expected) and os.path.realpath(str(named)) == os.path.realpath(str(expected)):
-            return None
+        named = parse_backing(info.backing, path)[1]
+        if lower is None or not _of_host(named) <= _of_host(lower.source):
+            return info
     except (OSError, QvirtError):
         return None
-    return backing
+    return info if _format_below(info) not in (None, lower.format) else None
 
 
-def _check_trust(path: str, backing: str) -> None:
+def _of_host(source: StorageSource) -> set[str]:
+    """Return the files and sockets of this machine that a source leads to."""
+    paths = (source.local_path, *(host.socket for host in source.hosts))
+    return {os.path.realpath(path) for path in paths if path}
+
+
+def _check_trust(path: str, info: ImageInfo) -> None:
     try:
         distrusted = os.getxattr(path, _DISTRUSTED)
     except OSError:
         return
-    if distrusted == _bytes(backing):
+    if distrusted in (_said(info), _said(replace(info, backing_format=None))):
         raise ConfigUnsupported(
-            f"image '{path}' names '{backing}' below it since a guest ran on it, which nobody asked for: put "
-            f"it right with 'qemu-img rebase -u', or name the image in the document's <backingStore>"
+            f"image '{path}' names '{info.backing}' below it since a guest ran on it, which nobody asked "
+            "for: put it right with 'qemu-img rebase -u', or name the image in the document's <backingStore>"
         )
 
 
-def _bytes(backing: str) -> bytes:
-    return backing.encode("utf-8", "surrogateescape")
+def _said(info: ImageInfo) -> bytes:
+    """Return what a mark says of a header: the name, and the format where it says one."""
+    words = [info.backing or "", *([info.backing_format] if info.backing_format else [])]
+    return "\0".join(words).encode("utf-8", "surrogateescape")
+
+
+def _format_below(info: ImageInfo) -> str | None:
+    """Return the format of the image below, as far as the header says it; LUKS is seen to by QEMU."""
+    return "raw" if info.backing_format == "luks" else info.backing_format
 
 
 class Found(Record):

@@ -35,8 +35,15 @@ def parse_backing(text: str, above: str | None) -> Found:
     """Return the source a backing string names; ``above`` is the path of the image that names it.
 
     A path is called a file whatever it is; the caller, who can look, knows better.
-    Raises ConfigUnsupported for strings that cannot be understood.
+    Raises ConfigUnsupported for strings that cannot be understood: a guest may have written them.
     """
+    try:
+        return _parse(text, above)
+    except (ValueError, RecursionError) as error:
+        raise ConfigUnsupported(f"backing store '{text}' cannot be understood: {error}") from None
+
+
+def _parse(text: str, above: str | None) -> Found:
     if text.startswith("json:"):
         return _from_json(text)
     scheme, colon, rest = text.partition(":")

@@ -256,9 +256,80 @@ def test_an_image_of_its_own_that_gets_something_below(tmp_path: Path) -> None:
     top.write_bytes(qcow2(str(secret), "raw"))
     assert len(distrust_changed([disk])) == 1
     disk = disk_of(top)
-    disk.readonly = True
+    disk.readonly = True  # its owner is QEMU's user all the same
     top.write_bytes(qcow2(str(secret) + "x", "raw"))
-    assert distrust_changed([disk]) == []  # it could not have written
+    assert len(distrust_changed([disk])) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write trusted attributes")
+@pytest.mark.parametrize(
+    "then", ["{secret}", "nbd+unix:///?socket={secret}", 'json:{{"driver":"file","filename":"{secret}"}}']
+)
+@pytest.mark.parametrize("before", ["nbd://example.com/x", "{base}"])
+def test_what_is_below_a_server_or_file_becomes_something_of_the_hosts(
+    tmp_path: Path, before: str, then: str
+) -> None:
+    base, top, secret = (tmp_path / name for name in ("base", "top", "secret"))
+    base.write_bytes(bytes(512))
+    secret.write_bytes(bytes(512))
+    top.write_bytes(qcow2(before.format(base=base), "raw"))
+    disk = disk_of(top)
+    fill_in(look_below([disk]))
+    assert distrust_changed([disk]) == []
+    top.write_bytes(qcow2(then.format(secret=secret), "raw"))
+    assert len(distrust_changed([disk])) == 1
+    with pytest.raises(ConfigUnsupported, match="nobody asked for"):
+        look_below([disk_of(top)])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write trusted attributes")
+def test_an_image_below_that_becomes_one_of_another_format(tmp_path: Path) -> None:
+    """Both headers are QEMU's user's while the guest runs: the lower one names a file of the host's then."""
+    base, top, secret = (tmp_path / name for name in ("base", "top", "secret"))
+    for path in (base, secret):
+        path.write_bytes(bytes(512))
+    top.write_bytes(qcow2(str(base), "raw"))
+    disk = disk_of(top)
+    fill_in(look_below([disk]))
+    base.write_bytes(qcow2(str(secret), "raw"))
+    top.write_bytes(qcow2(str(base), "qcow2"))
+    assert len(distrust_changed([disk])) == 1
+    with pytest.raises(ConfigUnsupported, match="nobody asked for"):
+        look_below([disk_of(top)])
+    top.write_bytes(qcow2(str(base), "raw"))
+    assert look_below([disk_of(top)])[0].below.format is not None
+
+
+@pytest.mark.parametrize(
+    "backing",
+    [
+        "nbd://[::1",
+        "nbd://h:99999999/x",
+        'json:{"driver":"raw","offset":"x","file":{"driver":"file","filename":"/a"}}',
+    ],
+)
+def test_names_nobody_understands_keep_nobody_from_clearing_up(tmp_path: Path, backing: str) -> None:
+    base, top = tmp_path / "base", tmp_path / "top"
+    base.write_bytes(bytes(512))
+    top.write_bytes(qcow2(str(base), "raw"))
+    disk = disk_of(top)
+    fill_in(look_below([disk]))
+    top.write_bytes(qcow2(backing, "raw"))
+    assert distrust_changed([disk]) == []
+    with pytest.raises(ConfigUnsupported, match="cannot be understood"):
+        look_below([disk_of(top)])
+
+
+def test_a_name_ends_where_qemu_ends_it(tmp_path: Path) -> None:
+    base, top = tmp_path / "base", tmp_path / "top"
+    base.write_bytes(bytes(512))
+    top.write_bytes(qcow2(f"{base}\0/etc/shadow", "raw"))
+    disk = disk_of(top)
+    fill_in(look_below([disk]))
+    assert disk.backing_store is not None
+    assert disk.backing_store.source is not None
+    assert disk.backing_store.source.file == str(base)
+    assert distrust_changed([disk]) == []
 
 
 def test_an_empty_drive_has_nothing_to_distrust() -> None:
