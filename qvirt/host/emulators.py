@@ -6,12 +6,13 @@ changed since.
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ class EmulatorTable:
         parallel: int | None = None,
     ) -> None:
         self._cache = cache
+        #: the words that confine an emulator which is asked
+        self.wrap: Sequence[str] = ()
         self._is_kvm_usable = is_kvm_usable
         self._gate = asyncio.Semaphore(parallel or max(2, os.cpu_count() or 1))
         self._surroundings: tuple[float, _Surroundings] | None = None
@@ -115,7 +118,7 @@ class EmulatorTable:
     async def _ask_overview(self, path: str, kvm: bool) -> Overview | QvirtError:
         try:
             async with self._gate:
-                return await probe_overview(path, kvm=kvm)
+                return await probe_overview(path, kvm=kvm, wrap=self.wrap)
         except QvirtError as error:
             return error
 
@@ -135,7 +138,7 @@ class EmulatorTable:
     async def texts(self, emulator: Path | str) -> DialectCaps:
         """Return what an old emulator says of itself in print; raises as `read_texts` does."""
         async with self._gate:
-            return await read_texts(emulator)
+            return await read_texts(emulator, wrap=self.wrap)
 
     async def _look(self, path: str) -> EmulatorCaps:
         stamp = await asyncio.to_thread(self._stamp, path)
@@ -145,7 +148,7 @@ class EmulatorTable:
             caps = await asyncio.to_thread(load, file, stamp) if file else None
             if caps is None:
                 async with self._gate:
-                    caps = await probe(path, kvm=stamp.kvm)
+                    caps = await probe(path, kvm=stamp.kvm, wrap=self.wrap)
                 if file:
                     await asyncio.to_thread(store, file, stamp, caps)
             known = self._known[path] = (stamp, caps)
@@ -196,12 +199,21 @@ class EmulatorTable:
 def load(file: Path, stamp: Stamp) -> EmulatorCaps | None:
     """Read stored answers; None when there are none for this stamp, or the file is damaged."""
     try:
-        head, _, rest = file.read_bytes().partition(b"\n")
+        head, _, rest = _stored(file).partition(b"\n")
         if json.loads(head) != _head(stamp):
             return None
         return EmulatorCaps.from_json(json.loads(rest))
     except (OSError, ValueError):
         return None
+
+
+def _stored(file: Path) -> bytes:
+    """Read a file of the cache that we have written; raises OSError for what somebody else has put there."""
+    fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as stored:
+        if os.fstat(fd).st_uid not in (0, os.geteuid()):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(file))
+        return stored.read()
 
 
 def store(file: Path, stamp: Stamp, caps: EmulatorCaps) -> None:
@@ -216,7 +228,7 @@ def _head(stamp: Stamp) -> dict[str, Any]:
 def load_overviews(file: Path) -> dict[str, tuple[Stamp, Overview]]:
     """Read the stored overviews by emulator; none when the file is damaged or of another form."""
     try:
-        stored = json.loads(file.read_bytes())
+        stored = json.loads(_stored(file))
         if stored["format"] != CACHE_FORMAT:
             return {}
         return {

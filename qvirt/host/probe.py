@@ -37,22 +37,27 @@ _FATAL_LIMIT = 5
 """Questions an emulator may end at before it counts as broken; asked again without them."""
 
 
-async def probe(emulator: Path | str, *, kvm: bool, deadline: float = PROBE_DEADLINE) -> EmulatorCaps:
+async def probe(
+    emulator: Path | str, *, kvm: bool, wrap: Sequence[str] = (), deadline: float = PROBE_DEADLINE
+) -> EmulatorCaps:
     """Ask an emulator what it can do, within `deadline` seconds; `kvm`: KVM works here, ask about it too.
 
+    wrap: the words that confine it: a client may name any program.
     Raises SystemError_ (cannot be executed), InternalError (it failed; with what it printed),
     OperationTimeout.
     """
-    main, second = await _answers(str(emulator), FULL, kvm, deadline)
+    main, second = await _answers(str(emulator), FULL, kvm, wrap, deadline)
     try:
         return read_answers(str(emulator), main, second)
     except ValueError as e:
         raise InternalError(str(e)) from e
 
 
-async def probe_overview(emulator: Path | str, *, kvm: bool, deadline: float = PROBE_DEADLINE) -> Overview:
+async def probe_overview(
+    emulator: Path | str, *, kvm: bool, wrap: Sequence[str] = (), deadline: float = PROBE_DEADLINE
+) -> Overview:
     """Ask an emulator for its overview only, a sixth of the work; raises as `probe` does."""
-    main, second = await _answers(str(emulator), BRIEF, kvm, deadline)
+    main, second = await _answers(str(emulator), BRIEF, kvm, wrap, deadline)
     try:
         return read_overview(str(emulator), main, second)
     except ValueError as e:
@@ -60,13 +65,13 @@ async def probe_overview(emulator: Path | str, *, kvm: bool, deadline: float = P
 
 
 async def _answers(
-    emulator: str, asked: Mapping[str, Sequence[Question]], kvm: bool, deadline: float
+    emulator: str, asked: Mapping[str, Sequence[Question]], kvm: bool, wrap: Sequence[str], deadline: float
 ) -> tuple[Sequence[Any], Sequence[Any] | None]:
     """Return the answers of the main process and, where KVM works, of the one under KVM."""
     try:
         async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
-            main = group.create_task(_ask(emulator, MAIN_ACCEL, asked[MAIN_ACCEL]))
-            second = group.create_task(_ask_kvm(emulator, asked[KVM_ACCEL])) if kvm else None
+            main = group.create_task(_ask(emulator, MAIN_ACCEL, asked[MAIN_ACCEL], wrap))
+            second = group.create_task(_ask_kvm(emulator, asked[KVM_ACCEL], wrap)) if kvm else None
     except TimeoutError:
         raise OperationTimeout(
             f"emulator '{emulator}' did not describe its capabilities within {deadline:g} s"
@@ -83,19 +88,19 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return group
 
 
-async def _ask_kvm(emulator: str, asked: Sequence[Question]) -> Sequence[Any] | None:
+async def _ask_kvm(emulator: str, asked: Sequence[Question], wrap: Sequence[str]) -> Sequence[Any] | None:
     """Ask under KVM; None when this emulator cannot use KVM."""
     try:
-        return await _ask(emulator, KVM_ACCEL, asked)
+        return await _ask(emulator, KVM_ACCEL, asked, wrap)
     except InternalError:
         return None
 
 
-async def _ask(emulator: str, accel: str, asked: Sequence[Question]) -> Sequence[Any]:
+async def _ask(emulator: str, accel: str, asked: Sequence[Question], wrap: Sequence[str]) -> Sequence[Any]:
     """Run one process and return its answers, None for each question it refused or died of."""
     fatal: set[int] = set()
     while True:
-        answers, printed, died_of = await _run(emulator, accel, asked, fatal)
+        answers, printed, died_of = await _run(emulator, accel, asked, fatal, wrap)
         if died_of is None:
             return answers
         if died_of < 0 or len(fatal) == _FATAL_LIMIT:
@@ -105,7 +110,7 @@ async def _ask(emulator: str, accel: str, asked: Sequence[Question]) -> Sequence
 
 
 async def _run(
-    emulator: str, accel: str, asked: Sequence[Question], skip: set[int]
+    emulator: str, accel: str, asked: Sequence[Question], skip: set[int], wrap: Sequence[str]
 ) -> tuple[Sequence[Any], str, int | None]:
     """Return the answers, what the process printed, and the question that ended it (-1: no question)."""
     ours, theirs = socket.socketpair()
@@ -114,6 +119,7 @@ async def _run(
         with theirs:
             process = await _execute(
                 *_command_line(emulator, accel, theirs.fileno()),
+                wrap=wrap,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
@@ -130,7 +136,12 @@ async def _run(
 
 
 async def _execute(
-    emulator: str, *words: str, stdout: int, stderr: int, pass_fds: Sequence[int] = ()
+    emulator: str,
+    *words: str,
+    wrap: Sequence[str],
+    stdout: int,
+    stderr: int,
+    pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
     """Start an emulator that the kernel kills when we die: it would wait for ever for what nobody asks."""
     try:
@@ -138,7 +149,7 @@ async def _execute(
             os.stat(emulator)
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "KILL", "--", emulator, *words),
+            *(*wrap, "setpriv", "--pdeathsig", "KILL", "--", emulator, *words),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
@@ -180,7 +191,7 @@ async def _converse(
 ) -> tuple[list[Any], int | None]:
     """Ask everything at once; return the answers and the index of the question the peer ended at."""
     # Any deadline here is that of the whole probe.
-    monitor = await Monitor.from_socket(sock, name="probe", deadline=PROBE_DEADLINE)
+    monitor = await Monitor.from_socket(sock, name="probe", deadline=PROBE_DEADLINE, trusted=True)
     answers: list[Any] = [None] * len(asked)
     try:
         sent = {i: monitor.submit(*question) for i, question in enumerate(asked) if i not in skip}
@@ -198,9 +209,12 @@ async def _converse(
         monitor.close()
 
 
-async def read_texts(emulator: Path | str, *, deadline: float = PROBE_DEADLINE) -> DialectCaps:
+async def read_texts(
+    emulator: Path | str, *, wrap: Sequence[str] = (), deadline: float = PROBE_DEADLINE
+) -> DialectCaps:
     """Read what an emulator that cannot answer the monitor's questions prints about itself.
 
+    wrap: as in `probe`.
     Raises SystemError_ (cannot be executed), OperationTimeout, InternalError (not a QEMU), ConfigUnsupported
     (one that is too old).
     """
@@ -208,9 +222,9 @@ async def read_texts(emulator: Path | str, *, deadline: float = PROBE_DEADLINE) 
     devices = [word for type in ASKED_DEVICES for word in ("-device", f"{type},?")]
     try:
         async with asyncio.timeout(deadline):
-            help = await _print(path, "-help")
-            listed = await _print(path, "-device", "?", *devices) if "-device " in help else ""
-            machines = await _print(path, "-M", "?")
+            help = await _print(path, "-help", wrap=wrap)
+            listed = await _print(path, "-device", "?", *devices, wrap=wrap) if "-device " in help else ""
+            machines = await _print(path, "-M", "?", wrap=wrap)
     except TimeoutError:
         raise OperationTimeout(f"emulator '{path}' did not print its help within {deadline:g} s") from None
     try:
@@ -223,10 +237,10 @@ async def read_texts(emulator: Path | str, *, deadline: float = PROBE_DEADLINE) 
     return caps
 
 
-async def _print(emulator: str, *words: str) -> str:
+async def _print(emulator: str, *words: str, wrap: Sequence[str]) -> str:
     """Return what an emulator prints; some of it comes on stderr."""
     process = await _execute(
-        emulator, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        emulator, *words, wrap=wrap, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:
         printed, _ = await process.communicate()

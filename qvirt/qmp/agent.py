@@ -10,13 +10,14 @@ import contextlib
 import itertools
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
 from qvirt.errors import AgentUnresponsive, OperationTimeout, QvirtError, SystemError_
-from qvirt.qmp.client import connect_unix
+from qvirt.qmp.client import Connect, connect_unix
 from qvirt.qmp.errors import AgentError, AgentTimeout, WireError
 from qvirt.qmp.pace import Pace
 from qvirt.qmp.wire import (
@@ -42,6 +43,9 @@ TURN_DEADLINE = 30.0
 
 BYTES_PER_SECOND = 32 << 20
 """What a guest may write into its agent's channel in a second; serial lines are slower."""
+
+VALUES_LIMIT = 50_000
+"""Most values of an answer, counted as those of QEMU's are; two thousand interfaces have half of that."""
 
 _READ_SIZE = 64 << 10
 
@@ -83,12 +87,13 @@ class GuestAgent:
         on_closed: Callable[[QvirtError], None] | None = None,
         deadline: float = SYNC_DEADLINE,
         making: AbstractContextManager[None] | None = None,
+        by: Connect | None = None,
     ) -> Self:
         """Connect to the channel's Unix socket; says nothing about the agent in the guest.
 
-        making: in which the socket is made.
+        making: in which the socket is made. by: connects it to the path; None for the plain way.
         """
-        sock = await connect_unix(path, deadline=deadline, wait=False, what="agent", making=making)
+        sock = await connect_unix(path, deadline=deadline, wait=False, what="agent", making=making, by=by)
         return cls(sock, name=name, on_closed=on_closed)
 
     @property
@@ -220,15 +225,14 @@ class GuestAgent:
         if not data:
             self._fail(AgentUnresponsive("End of file from agent socket"))
             return
-        self._pace.spend(len(data))
+        began = time.thread_time()
         try:
-            lines = self._lines.feed(data)
+            for line in self._lines.feed(data):
+                self._take(line)
         except WireError:
             # A guest that floods the channel gets no memory for it, and no answer is taken from it.
             self._lines.clear()
-            return
-        for line in lines:
-            self._take(line)
+        self._pace.spend(len(data), time.thread_time() - began)
 
     def _take(self, line: bytes) -> None:
         waiting = self._waiting
@@ -236,7 +240,7 @@ class GuestAgent:
             return  # an answer that came too late
         _, delimiter, tail = line.rpartition(DELIMITER)
         try:
-            reply = parse_reply(parse_object(tail), tail)
+            reply = parse_reply(parse_object(tail, VALUES_LIMIT), tail)
         except WireError:
             return  # garbage from the guest; the deadline decides
         is_sync = bool(delimiter) and reply.error is None and reply.value == self._sync_id

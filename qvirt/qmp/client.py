@@ -12,15 +12,17 @@ import errno
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from math import inf
 from pathlib import Path
 from typing import Protocol, Self
 
 from qvirt.errors import OperationTimeout, QvirtError, SystemError_
 from qvirt.qmp.errors import MonitorClosed, QmpError, WireError
-from qvirt.qmp.pace import Pace
+from qvirt.qmp.pace import SHARE, Pace
 from qvirt.qmp.wire import Decoder, Event, Greeting, Json, JsonValue, Reply, encode_command
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ _RETRY = 0.01
 
 EventHandler = Callable[[Event], None]
 ClosedHandler = Callable[[QvirtError], None]
+Connect = Callable[[socket.socket, str], None]
+"""Connects a socket to a path, or raises OSError."""
 
 
 class Executor(Protocol):
@@ -75,8 +79,12 @@ class Monitor:
         name: str = "",
         on_event: EventHandler | None = None,
         on_closed: ClosedHandler | None = None,
+        trusted: bool = False,
     ) -> None:
-        """Take over a connected socket; use `connect`, `from_socket` or `open` to get a ready monitor."""
+        """Take over a connected socket; use `connect`, `from_socket` or `open` to get a ready monitor.
+
+        trusted: the peer may take as much of our time as it likes.
+        """
         sock.setblocking(False)
         self.name = name
         self.greeting: Greeting | None = None
@@ -91,7 +99,10 @@ class Monitor:
         self._greeted: asyncio.Future[Greeting] = self._loop.create_future()
         self._failure: QvirtError | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
-        self._pace = Pace(EVENTS_PER_SECOND, self._leave_alone, self._listen)
+        allowed, share = (inf, inf) if trusted else (EVENTS_PER_SECOND, SHARE)
+        self._pace = Pace(allowed, self._leave_alone, self._listen, share=share)
+        self._unasked = 0
+        self._has_complained = False
         self._listen()
 
     @classmethod
@@ -105,15 +116,16 @@ class Monitor:
         deadline: float = CONNECT_DEADLINE,
         wait: bool = False,
         making: AbstractContextManager[None] | None = None,
+        by: Connect | None = None,
     ) -> Self:
         """Connect to a monitor's Unix socket and negotiate, within `deadline` seconds.
 
         wait: keep trying while the socket does not exist yet or nobody listens.
-        making: in which the socket is made.
+        making: in which the socket is made. by: connects it to the path; None for the plain way.
         Raises SystemError_ when there is nobody to talk to, OperationTimeout, WireError, MonitorClosed.
         """
         start = asyncio.get_running_loop().time()
-        sock = await connect_unix(path, deadline=deadline, wait=wait, what="monitor", making=making)
+        sock = await connect_unix(path, deadline=deadline, wait=wait, what="monitor", making=making, by=by)
         left = deadline - (asyncio.get_running_loop().time() - start)
         return await cls.from_socket(sock, name=name, on_event=on_event, on_closed=on_closed, deadline=left)
 
@@ -126,9 +138,13 @@ class Monitor:
         on_event: EventHandler | None = None,
         on_closed: ClosedHandler | None = None,
         deadline: float = CONNECT_DEADLINE,
+        trusted: bool = False,
     ) -> Self:
-        """Negotiate on a connected socket (one end of a socketpair, too); it is ours from now on."""
-        monitor = cls(sock, name=name, on_event=on_event, on_closed=on_closed)
+        """Negotiate on a connected socket (one end of a socketpair, too); it is ours from now on.
+
+        trusted: as in the constructor.
+        """
+        monitor = cls(sock, name=name, on_event=on_event, on_closed=on_closed, trusted=trusted)
         try:
             await monitor.negotiate(deadline)
         except BaseException:
@@ -304,11 +320,15 @@ class Monitor:
         self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def _leave_alone(self) -> None:
-        log.warning("monitor%s: more than %d events in a second", self._of(), EVENTS_PER_SECOND)
+        log.warning("monitor%s: it says more than there is time for, and has to wait", self._of())
         self._loop.remove_reader(self._sock.fileno())
 
     def _readable(self) -> None:
+        began = time.thread_time()
+        self._unasked = 0
         self._read()
+        if self._failure is None:
+            self._pace.spend(self._unasked, time.thread_time() - began)
 
     def _read(self) -> bool:
         """Take what is there; tells whether anything was."""
@@ -324,7 +344,6 @@ class Monitor:
         if not data:
             self._fail(MonitorClosed(f"End of file from qemu monitor (vm='{self.name}')"))
             return False
-        events = 0
         try:
             for message in self._decoder.feed(data):
                 match message:
@@ -332,7 +351,7 @@ class Monitor:
                         self._take_reply(message)
                     case Event():
                         self._take_event(message)
-                        events += 1
+                        self._unasked += 1
                     case Greeting():
                         self.greeting = message
                         if not self._greeted.done():
@@ -343,15 +362,16 @@ class Monitor:
             log.error("monitor%s: %s", self._of(), e)
             self._fail(e)
             return False
-        if events:
-            self._pace.spend(events)
         return True
 
     def _take_reply(self, reply: Reply) -> None:
         future = self._waiting.pop(reply.id, None) if isinstance(reply.id, int) else None
         if future is None:
-            # QEMU answers without an id what it could not parse; nobody can be told apart from the log.
-            log.warning("monitor%s: answer to no command: %r", self._of(), reply)
+            # QEMU answers without an id what it could not parse. The log alone can be told, and only once.
+            self._unasked += 1
+            if not self._has_complained:
+                self._has_complained = True
+                log.warning("monitor%s: answer to no command: %.200r", self._of(), reply)
         elif not future.done():  # a done one was given up by its caller: the answer came too late
             future.set_result(reply)
 
@@ -416,10 +436,12 @@ async def connect_unix(
     wait: bool,
     what: str,
     making: AbstractContextManager[None] | None = None,
+    by: Connect | None = None,
 ) -> socket.socket:
     """Connect to a Unix socket within `deadline` seconds; `what` names the peer in errors.
 
-    Paths longer than the kernel takes (107 bytes) are reached through a descriptor of their directory.
+    by: as in `Monitor.connect`. Else paths longer than the kernel takes (107 bytes) are reached through a
+    descriptor of their directory.
     Raises SystemError_ (nobody there) and OperationTimeout.
     """
     loop = asyncio.get_running_loop()
@@ -432,13 +454,9 @@ async def connect_unix(
             raise SystemError_(f"cannot make a socket for {what} '{path}'", e) from e
         undo.callback(sock.close)
         sock.setblocking(False)
-        address = str(path)
         while True:
             try:
-                if len(os.fsencode(path)) > 107:
-                    _connect_long(sock, Path(path))
-                else:
-                    sock.connect(address)
+                (by or _connect)(sock, str(path))
                 break
             except BlockingIOError:  # the listener's backlog is full; EAGAIN, not a connection under way
                 pass
@@ -456,9 +474,12 @@ async def connect_unix(
     return sock
 
 
-def _connect_long(sock: socket.socket, path: Path) -> None:
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def _connect(sock: socket.socket, path: str) -> None:
+    if len(os.fsencode(path)) <= 107:
+        sock.connect(path)
+        return
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        sock.connect(f"/proc/self/fd/{directory}/{path.name}")
+        sock.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
     finally:
         os.close(directory)

@@ -44,6 +44,7 @@ from qvirt.runtime.tuning import perf
 from qvirt.security import private_dev
 from qvirt.security.dac import kvm_usable
 from qvirt.security.drivers import drivers
+from qvirt.security.launcher import confining
 from qvirt.security.loans import daemon_word
 from qvirt.security.reach import unsearchable
 from qvirt.security.stack import Guard, Stack
@@ -211,6 +212,7 @@ class Hypervisor:
         try:
             become_reaper()
             self._choose_user()
+            self.emulators.wrap = confining(self.user)
             word = daemon_word(str(paths.lib))
             known = drivers(config, word, paths.etc.parent, paths.dirs)
             self.security = Stack.open(config, self.user, word, known)

@@ -15,6 +15,7 @@ from qvirt.errors import (
     InvalidArg,
     OperationInvalid,
 )
+from qvirt.host.unix import connect
 from qvirt.qmp.agent import COMMAND_DEADLINE, SYNC_DEADLINE, GuestAgent
 from qvirt.qmp.errors import AgentError
 from qvirt.qmp.wire import Json, JsonObject, JsonValue, unsigned
@@ -61,7 +62,7 @@ async def agent_of(domain: "Domain", *, ignore_state: bool = False) -> GuestAgen
         async with running.agent_lock:
             if running.agent is None or running.agent.is_closed:
                 running.agent = await GuestAgent.connect(
-                    path, name=domain.name, making=running.guard.making(ours=True)
+                    path, name=domain.name, making=running.guard.making(ours=True), by=connect
                 )
     running.agent.sync_deadline = _sync_deadline(domain)
     return running.agent
@@ -165,46 +166,51 @@ async def fs_trim(domain: "Domain", mountpoint: str | None, minimum: int) -> Non
 async def fs_info(domain: "Domain") -> list[FsInfo]:
     """List the mounted file systems with the aliases of their disks."""
     found: list[FsInfo] = []
+    places = _places(domain)
     for entry in await _ask_list(domain, "guest-get-fsinfo"):
+        disks = entry.get("disk")
         found.append(
             FsInfo(
                 str(entry.get("mountpoint", "")),
                 str(entry.get("name", "")),
                 str(entry.get("type", "")),
-                tuple(_targets(domain, entry)),
+                tuple(name for disk in _objects(disks) for name in _targets(places, disk)),
             )
         )
     # libvirt turns the agent's order round
     return sorted(found, key=lambda fs: fs.mountpoint)
 
 
-def _targets(domain: "Domain", entry: JsonObject) -> list[str]:
-    """Return the target names of the disks a file system is on, matched by their address."""
-    disks = entry.get("disk")
-    names: list[str] = []
-    for disk in disks if isinstance(disks, list) else []:
-        if not isinstance(disk, dict):
-            continue
-        pci = disk.get("pci-controller")
-        where = pci if isinstance(pci, dict) else {}
-        for ours in domain.need_running().definition.devices.disks:
-            address = ours.address
-            kind = str(getattr(address, "type", ""))
-            if (
-                kind == "pci"
-                and all(
-                    _int(where.get(key), -1) == (getattr(address, key, None) or 0)
-                    for key in ("domain", "bus", "slot", "function")
-                )
-            ) or (
-                kind == "drive"
-                and all(
-                    _int(disk.get(key), -1) == (getattr(address, key, None) or 0)
-                    for key in ("bus", "target", "unit")
-                )
-            ):
-                names.append(ours.name)
-    return names
+#: what tells a disk's place apart, by the kind of its address
+_PLACES = {"pci": ("domain", "bus", "slot", "function"), "drive": ("bus", "target", "unit")}
+
+_Places = dict[tuple[str | int, ...], list[str]]
+
+
+def _places(domain: "Domain") -> _Places:
+    """Return the target names of the guest's disks by their places."""
+    places: _Places = {}
+    for disk in domain.need_running().definition.devices.disks:
+        kind = str(getattr(disk.address, "type", ""))
+        if kind in _PLACES:
+            place = (getattr(disk.address, key, None) or 0 for key in _PLACES[kind])
+            places.setdefault((kind, *place), []).append(disk.name)
+    return places
+
+
+def _targets(places: _Places, disk: JsonObject) -> list[str]:
+    """Return the target names of the disks that are where the agent says one is."""
+    pci = disk.get("pci-controller")
+    said = {"pci": pci if isinstance(pci, dict) else {}, "drive": disk}
+    return [
+        name
+        for kind, keys in _PLACES.items()
+        for name in places.get((kind, *(_int(said[kind].get(key), -1) for key in keys)), ())
+    ]
+
+
+def _objects(value: Json) -> list[JsonObject]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 async def hostname(domain: "Domain") -> str:
@@ -218,22 +224,18 @@ async def hostname(domain: "Domain") -> str:
 
 async def interfaces(domain: "Domain") -> list[GuestInterface]:
     """List the guest's network interfaces; aliases (eth0:1) are counted to their interface."""
-    found: dict[str, GuestInterface] = {}
+    found: dict[str, tuple[str | None, list[IpAddress]]] = {}
     for entry in await _ask_list(domain, "guest-network-get-interfaces"):
         name = str(entry.get("name", "")).partition(":")[0]
         mac = entry.get("hardware-address")
-        old = found.get(name)
-        addresses = list(old.addrs) if old is not None else []
+        _, addresses = found.setdefault(name, (mac if isinstance(mac, str) else None, []))
         listed = entry.get("ip-addresses")
         for address in listed if isinstance(listed, list) else []:
             if not isinstance(address, dict) or not isinstance(address.get("ip-address"), str):
                 raise InternalError(f"qemu agent didn't provide 'ip-address' field for interface '{name}'")
             kind = IPAddrType.IPV6 if address.get("ip-address-type") == "ipv6" else IPAddrType.IPV4
             addresses.append(IpAddress(kind, str(address["ip-address"]), unsigned(address.get("prefix"), 8)))
-        found[name] = GuestInterface(
-            name, old.hwaddr if old is not None else (mac if isinstance(mac, str) else None), tuple(addresses)
-        )
-    return list(found.values())
+    return [GuestInterface(name, mac, tuple(addresses)) for name, (mac, addresses) in found.items()]
 
 
 async def vcpu_count(domain: "Domain") -> int:
@@ -389,6 +391,7 @@ async def _hostname(domain: "Domain") -> list[Param]:
 async def _filesystems(domain: "Domain") -> list[Param]:
     items = await _ask_list(domain, "guest-get-fsinfo")
     params = [Param("fs.count", UINT, len(items))] if items else []
+    places = _places(domain)
     for i, entry in enumerate(items):
         params.append(Param(f"fs.{i}.name", STRING, str(entry.get("name", ""))))
         params.append(Param(f"fs.{i}.mountpoint", STRING, str(entry.get("mountpoint", ""))))
@@ -396,11 +399,10 @@ async def _filesystems(domain: "Domain") -> list[Param]:
         for key in ("total-bytes", "used-bytes"):
             if isinstance(entry.get(key), int):
                 params.append(Param(f"fs.{i}.{key}", ULLONG, unsigned(entry[key])))
-        disks = entry.get("disk")
-        listed = [disk for disk in disks if isinstance(disk, dict)] if isinstance(disks, list) else []
+        listed = _objects(entry.get("disk"))
         params.append(Param(f"fs.{i}.disk.count", UINT, len(listed)))
         for j, disk in enumerate(listed):
-            names = _targets(domain, {"disk": [disk]})
+            names = _targets(places, disk)
             if names:
                 params.append(Param(f"fs.{i}.disk.{j}.alias", STRING, names[0]))
             for key, name in (("serial", "serial"), ("dev", "device")):
@@ -412,6 +414,7 @@ async def _filesystems(domain: "Domain") -> list[Param]:
 async def _disks(domain: "Domain") -> list[Param]:
     items = await _ask_list(domain, "guest-get-disks")
     params = [Param("disk.count", UINT, len(items))] if items else []
+    places = _places(domain)
     for i, entry in enumerate(items):
         params.append(Param(f"disk.{i}.name", STRING, str(entry.get("name", ""))))
         params.append(Param(f"disk.{i}.partition", BOOLEAN, entry.get("partition") is True))
@@ -426,7 +429,7 @@ async def _disks(domain: "Domain") -> list[Param]:
         if isinstance(address, dict):
             if isinstance(address.get("serial"), str):
                 params.append(Param(f"disk.{i}.serial", STRING, str(address["serial"])))
-            names = _targets(domain, {"disk": [address]})
+            names = _targets(places, address)
             if names:
                 params.append(Param(f"disk.{i}.alias", STRING, names[0]))
         if isinstance(entry.get("alias"), str):

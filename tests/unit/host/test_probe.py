@@ -5,6 +5,7 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +13,12 @@ from typing import Any, TypeVar
 import pytest
 
 from qvirt.errors import InternalError, OperationTimeout, SystemError_
+from qvirt.host.config import QemuUser
 from qvirt.host.emulators import EmulatorTable, find_emulator
 from qvirt.host.kvm import kvm_usable
 from qvirt.host.probe import probe
 from qvirt.qemu.caps import Overview
+from qvirt.security.launcher import confining
 from tests.support.daemon import wait_until
 
 QEMU = shutil.which("qemu-system-x86_64")
@@ -249,3 +252,19 @@ def test_kvm_is_more_than_a_file(tmp_path: Path) -> None:
     (tmp_path / "kvm").write_text("")
     assert not kvm_usable(tmp_path / "kvm")
     assert not kvm_usable(tmp_path / "none")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_program_that_is_asked_has_no_rights_of_roots(tmp_path: Path) -> None:
+    """A client names it: it may be anything."""
+    nobody = QemuUser(65534, 65534, (65534,))
+    with tempfile.TemporaryDirectory(prefix="qvpr") as folder:
+        Path(folder).chmod(0o755)
+        emulator = script(Path(folder, "qemu"), "id -u >&2; grep -h Cap /proc/self/status >&2; exit 1")
+        table = EmulatorTable(None)
+        table.wrap = confining(nobody)
+        with pytest.raises(InternalError, match="65534") as refused:
+            run(table.caps(emulator))
+    said = [line.split()[-1] for line in str(refused.value).splitlines() if "Cap" in line]
+    assert len(said) == 5
+    assert all(set(word) == {"0"} for word in said)
