@@ -172,7 +172,7 @@ class Paths(Record):
         )
 
 
-#: (folder below ``lib``, mode); all belong to QEMU's user in the system's instance.
+#: (folder below ``lib``, mode)
 _LIB_FOLDERS = (
     ("", 0o750),
     ("channel", 0o750),
@@ -186,30 +186,42 @@ _LIB_FOLDERS = (
 )
 
 
+def _own_folders(paths: Paths) -> tuple[tuple[Path, int], ...]:
+    """Return the folders that are the daemon's alone, and their modes."""
+    return (
+        (paths.etc, 0o755),
+        (paths.definitions, 0o700),
+        (paths.autostart, 0o755),
+        (paths.sockets, 0o755),
+        (paths.run, 0o755),
+        (paths.cache.parent, 0o711),
+        (paths.cache, 0o711),
+        (paths.lib.parent, 0o755),
+        (paths.log, 0o755),
+    )
+
+
 def make_folders(paths: Paths, owner: tuple[int, int] | None) -> None:
     """Make the instance's folders with libvirt's modes; owner: QEMU's uid and gid where it is not us.
 
+    Its group may search those in ``lib``. They are the daemon's own: libvirt's are QEMU's user's, who could
+    put another folder, or a link, in the place of one that the daemon is about to write to.
     Raises SystemError_.
     """
     try:
-        for folder, mode in (
-            (paths.etc, 0o755),
-            (paths.definitions, 0o700),
-            (paths.autostart, 0o755),
-            (paths.sockets, 0o755),
-            (paths.run, 0o755),
-            (paths.cache.parent, 0o711),
-            (paths.cache, 0o711),
-            (paths.lib.parent, 0o755),
-            (paths.log, 0o755),
-        ):
+        check_whose(paths)
+        for folder, mode in _own_folders(paths):
             make_folder(folder, mode)
+            if folder == paths.cache:  # libvirt's is QEMU's user's
+                with held(folder) as own:
+                    os.chown(own, os.geteuid(), -1)
+        check_whose(paths)
         for name, mode in _LIB_FOLDERS:
             folder = paths.lib / name if name else paths.lib
             make_folder(folder, mode)
             if owner is not None:
                 with held(folder) as own:
-                    os.chown(own, *owner)
+                    os.chown(own, os.geteuid(), owner[1])
     except OSError as error:
         raise SystemError_(f"cannot create folder '{error.filename or paths.lib}'", error) from error
 
@@ -220,6 +232,39 @@ def _home(uid: int) -> str:
         return pwd.getpwuid(uid).pw_dir
     except KeyError:
         return "/"
+
+
+def check_whose(paths: Paths) -> None:
+    """Refuse folders that somebody else owns or may write to: what is in them is read and written as ours.
+
+    Of a tree, so are those on the way to them; what is not there yet is passed over. Raises OperationFailed,
+    SystemError_.
+    """
+    base = paths.etc.parent.parent if paths.kind == "root" else None
+    for folder, _ in _own_folders(paths):
+        for path in (*reversed(folder.parents), folder) if base is not None else (folder,):
+            if (base is None or path.is_relative_to(base)) and path != paths.cache:
+                _check_owner(path)
+
+
+def _check_owner(path: Path) -> None:
+    try:
+        with held(path) as own:
+            status = os.stat(own)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SystemError_(f"cannot look at folder '{path}'", error) from error
+    if status.st_uid not in (0, os.geteuid()):
+        why = f"belongs to uid {status.st_uid}"
+    elif status.st_mode & 0o1002 == 0o002:
+        why = f"may be written to by everybody (mode {status.st_mode & 0o7777:04o})"
+    else:
+        return
+    raise OperationFailed(
+        f"folder '{path}' {why}, who could have the daemon read and write what they like: make it the "
+        "daemon's own, or name another"
+    )
 
 
 class InstanceLock:

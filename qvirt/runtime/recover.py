@@ -24,6 +24,7 @@ from qvirt.errors import QvirtError
 from qvirt.host.cgroup import Group, path_of_process
 from qvirt.host.persist import is_leftover, remove, write_atomic
 from qvirt.host.proc import start_time
+from qvirt.host.unix import connect
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.domain import parse_live
 from qvirt.model.live import format_domain
@@ -357,6 +358,7 @@ async def _reach(domain: Domain, running: Running, deadline: float) -> str:
         on_closed=partial(stopping.monitor_closed, domain, running),
         deadline=deadline,
         making=running.guard.making(ours=True),
+        by=connect,
     )
     async with asyncio.timeout(deadline):
         word = await live.after_reconnect(domain, running)

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 from qvirt.host.config import QemuUser
+from qvirt.host.held import held
 from qvirt.record import Record
 
 _NAME = "system.posix_acl_access"
@@ -58,27 +59,32 @@ def allows(entries: list[Entry], status: os.stat_result, user: QemuUser, bits: i
 
 
 def let_search(folder: Path, uid: int) -> None:
-    """Let one user search a folder, and no more. Raises OSError where the file system keeps no lists."""
-    entries = read(folder) or _from_mode(os.stat(folder).st_mode)
-    kept = [entry for entry in entries if not (entry.tag == USER and entry.id == uid)]
-    if not any(entry.tag == MASK for entry in kept):
-        kept.append(Entry(MASK, next(entry.perm for entry in kept if entry.tag == GROUP_OBJ) | 1))
-    _write(folder, [*kept, Entry(USER, 1, uid)])
+    """Let one user search a folder, and no more. No link of somebody else's is followed.
+
+    Raises OSError, also where the file system keeps no lists.
+    """
+    with held(folder) as own:
+        entries = read(own) or _from_mode(os.stat(own).st_mode)
+        kept = [entry for entry in entries if not (entry.tag == USER and entry.id == uid)]
+        if not any(entry.tag == MASK for entry in kept):
+            kept.append(Entry(MASK, next(entry.perm for entry in kept if entry.tag == GROUP_OBJ) | 1))
+        _write(own, [*kept, Entry(USER, 1, uid)])
 
 
 def forget(folder: Path, uid: int) -> None:
-    """Take a user out of a folder's list, and the list away when nobody else is in it."""
-    entries = read(folder)
-    if entries is None or not any(entry.tag == USER and entry.id == uid for entry in entries):
-        return
-    kept = [entry for entry in entries if not (entry.tag == USER and entry.id == uid)]
-    if any(entry.tag in (USER, GROUP) for entry in kept):
-        _write(folder, kept)
-        return
-    perms = {entry.tag: entry.perm for entry in kept}
-    group = perms[GROUP_OBJ] & perms.get(MASK, 7)
-    os.removexattr(folder, _NAME)
-    os.chmod(folder, perms[USER_OBJ] << 6 | group << 3 | perms[OTHER])
+    """Take a user out of a folder's list, and the list away when nobody else is in it. Raises OSError."""
+    with held(folder) as own:
+        entries = read(own)
+        if entries is None or not any(entry.tag == USER and entry.id == uid for entry in entries):
+            return
+        kept = [entry for entry in entries if not (entry.tag == USER and entry.id == uid)]
+        if any(entry.tag in (USER, GROUP) for entry in kept):
+            _write(own, kept)
+            return
+        perms = {entry.tag: entry.perm for entry in kept}
+        group = perms[GROUP_OBJ] & perms.get(MASK, 7)
+        os.removexattr(own, _NAME)
+        os.chmod(own, perms[USER_OBJ] << 6 | group << 3 | perms[OTHER])
 
 
 def _from_mode(mode: int) -> list[Entry]:
@@ -86,7 +92,7 @@ def _from_mode(mode: int) -> list[Entry]:
     return [Entry(USER_OBJ, bits >> 6 & 7), Entry(GROUP_OBJ, bits >> 3 & 7), Entry(OTHER, bits & 7)]
 
 
-def _write(folder: Path, entries: list[Entry]) -> None:
+def _write(folder: str, entries: list[Entry]) -> None:
     ordered = sorted(entries, key=lambda entry: (entry.tag, entry.id))
     data = struct.pack("<I", _VERSION)
     data += b"".join(struct.pack("<HHI", entry.tag, entry.perm, entry.id) for entry in ordered)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from qvirt.constants.domain import DomainChannelFlags, DomainConsoleFlags
 from qvirt.errors import InternalError, OperationFailed, OperationUnsupported, SystemError_
+from qvirt.host.unix import connect
 from qvirt.model.devices.chardev import CharDevice
 from qvirt.runtime.running import Running
 
@@ -156,11 +157,7 @@ def _connect(path: str) -> int:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:
-        folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sock.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
-        finally:
-            os.close(folder)
+        connect(sock, path)
     except OSError as error:
         sock.close()
         raise SystemError_(f"Unable to connect to '{path}'", error) from error

@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 import signal
 import struct
 import time
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from qvirt.errors import InternalError, OperationFailed, OperationTimeout, QvirtError, SystemError_
 from qvirt.host.config import QemuUser
+from qvirt.host.persist import remove_tree
 from qvirt.host.proc import start_time, stat_fields
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.devices.base import HelperResource
@@ -387,7 +387,7 @@ def _sweep(paths: Iterable[str]) -> None:
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 os.unlink(path)
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from qvirt.constants.domain import DomainUndefineFlags
 from qvirt.errors import ConfigUnsupported, InternalError, OperationFailed, SystemError_
 from qvirt.host.config import QemuUser
-from qvirt.host.unix import short
+from qvirt.host.persist import remove_tree
+from qvirt.host.unix import connect
 from qvirt.model.devices.tpm import Tpm
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.context import BuildContext
@@ -190,10 +191,10 @@ _ANSWER_WAIT = 5.0
 
 def _answers(path: str, question: bytes) -> bool:
     """Tell whether a TPM answers on a socket, which is there before the state is read. Blocking."""
-    with socket.socket(socket.AF_UNIX) as line, short(path) as name:
+    with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(_ANSWER_WAIT)
         try:
-            line.connect(name)
+            connect(line, path)
             line.sendall(question)
             return bool(line.recv(len(question)))
         except OSError:  # it is not there yet, or has just ended
@@ -243,7 +244,11 @@ def _work(state: Path) -> Path:
 
 def _make_work(work: Path, user: QemuUser | None) -> None:
     """Make the folders in which a state is set up. Blocking. Raises SystemError_."""
-    shutil.rmtree(work, ignore_errors=True)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            remove_tree(work)
+    except OSError as error:
+        raise SystemError_(f"cannot remove '{work}'", error) from error
     # what is moved into place later must not be swapped by whoever works in it
     _make(work, 0o711, None)
     for folder in (work / "state", work / "tmp"):
@@ -331,7 +336,7 @@ async def _remove(domain: "Domain") -> None:
 
     def work() -> None:
         try:
-            shutil.rmtree(folder)
+            remove_tree(folder)
         except FileNotFoundError:
             return
         except OSError as error:

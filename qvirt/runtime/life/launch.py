@@ -5,9 +5,10 @@ crash at any point can take it away.
 """
 
 import base64
+import contextlib
+import errno
 import fcntl
 import os
-import shutil
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,9 +26,9 @@ from qvirt.errors import (
 from qvirt.host import kvm, links, vsock
 from qvirt.host.held import held
 from qvirt.host.overlays import Overlay, is_overlay, write_overlay
-from qvirt.host.persist import write_atomic
+from qvirt.host.persist import remove_tree, write_atomic
 from qvirt.host.ports import PortAllocator
-from qvirt.host.unix import clear_stale, held_socket, short
+from qvirt.host.unix import clear_stale, connect, held_socket, short
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.domain import Domain
@@ -52,6 +53,7 @@ from qvirt.security.stack import Guard
 
 #: descriptors QEMU inherits are numbered from here: the launcher keeps the lower ones for itself
 FIRST_FD = 20
+_MASTER_KEY = "master-key.aes"
 
 
 class Descriptors(Launch):
@@ -279,17 +281,41 @@ def make_folders(folders: Iterable[str], guard: Guard) -> None:
             raise SystemError_(f"unable to create directory '{folder}'", error) from error
 
 
-def write_master_key(path: str, key: bytes, guard: Guard) -> None:
-    """Hand over the key that secrets on the command line are encrypted with. Blocking."""
+def hand_over(path: str, data: bytes, guard: Guard, what: str) -> None:
+    """Write a new file for QEMU into the run's folder. what: in messages. Blocking. Raises SystemError_.
+
+    What is there already is taken away, not written to: the folder is QEMU's user's.
+    """
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
             guard.own(f"/proc/self/fd/{fd}")
-            os.write(fd, key)
+    except OSError as error:
+        raise SystemError_(f"failed to write the {what} file '{path}'", error) from error
+
+
+def write_master_key(folder: str, key: bytes, guard: Guard) -> None:
+    """Hand over the key that secrets are encrypted with on their way. Blocking. Raises SystemError_."""
+    hand_over(f"{folder}/{_MASTER_KEY}", key, guard, "master key")
+
+
+def read_master_key(folder: str) -> bytes:
+    """Return the key of a QEMU that runs. Blocking. Raises SystemError_ where QEMU has put something else."""
+    path = f"{folder}/{_MASTER_KEY}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            key = os.read(fd, KEY_SIZE + 1)
         finally:
             os.close(fd)
+        if len(key) != KEY_SIZE:
+            raise OSError(errno.EINVAL, f"it is no key of {KEY_SIZE} bytes", path)
     except OSError as error:
-        raise SystemError_(f"failed to write the master key file '{path}'", error) from error
+        raise SystemError_(f"failed to read the master key file '{path}'", error) from error
+    return key
 
 
 def write_overlays(plan: Plan, guard: Guard) -> None:
@@ -384,8 +410,7 @@ def connect_listener(path: str, guard: Guard) -> socket.socket:
     except OSError as error:
         raise SystemError_("Failed to create socket", error) from error
     try:
-        with short(path) as name:
-            sock.connect(name)
+        connect(sock, path)
     except OSError as error:
         sock.close()
         raise SystemError_(f"failed to connect to monitor socket '{path}'", error) from error
@@ -461,7 +486,7 @@ def sweep(guard: Guard, footprint: Footprint, keep_below: Iterable[str]) -> list
     for folder in footprint.folders:
         if folder.startswith(_below(keep_below)):
             try:
-                shutil.rmtree(folder)
+                remove_tree(folder)
             except FileNotFoundError:
                 pass
             except OSError as error:

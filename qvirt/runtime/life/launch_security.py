@@ -1,18 +1,17 @@
 """Guests whose memory AMD SEV encrypts: what their owner gives, asks, and says before they run."""
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qvirt.constants.common import TypedParameterType
 from qvirt.constants.domain import DomainState
-from qvirt.errors import OperationInvalid, OperationUnsupported, SystemError_
+from qvirt.errors import OperationInvalid, OperationUnsupported
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.launch import LaunchSecurity
 from qvirt.qemu.launch_security import owner_files
 from qvirt.qmp.commands import as_object, int_of, text_of
 from qvirt.qmp.wire import JsonValue
 from qvirt.runtime.jobs import Job
+from qvirt.runtime.life.launch import hand_over
 from qvirt.runtime.records import Param
 from qvirt.security.stack import Guard
 
@@ -34,14 +33,7 @@ _NUMBERS: Final = (
 def write_files(definition: Definition, folder: str, guard: Guard) -> None:
     """Put what the owner gives to QEMU into the run's folder. Blocking. Raises SystemError_."""
     for name, text in owner_files(definition).items():
-        path = str(Path(folder, name))
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with open(fd, "wb") as file:
-                file.write(text.encode())
-                guard.own(f"/proc/self/fd/{fd}")
-        except OSError as error:
-            raise SystemError_(f"failed to write the launch security file '{path}'", error) from error
+        hand_over(f"{folder}/{name}", text.encode(), guard, "launch security")
 
 
 def _encryption(domain: "Domain") -> LaunchSecurity | None:

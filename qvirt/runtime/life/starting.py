@@ -342,7 +342,7 @@ def _make(
     launch.make_folders(running.footprint.folders, guard)
     pci.take(hv, running.footprint.pci)
     lending.dress_late(running, plan.files)
-    launch.write_master_key(f"{running.folder}/master-key.aes", master_key, guard)
+    launch.write_master_key(running.folder, master_key, guard)
     launch_security.write_files(running.definition, running.folder, guard)
     launch.write_overlays(plan, guard)
     if plan.nvram is not None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from qvirt.constants.domain import DomainShutoffReason, DomainState
 from qvirt.constants.domain_event import DomainEventStoppedDetailType, DomainEventType
 from qvirt.errors import QvirtError, SystemError_
-from qvirt.host import images
 from qvirt.qmp.errors import MonitorClosed
 from qvirt.qmp.wire import Event
 from qvirt.runtime import interfaces, monitor_events
@@ -209,8 +208,7 @@ async def _clear(domain: "Domain", running: Running, word: str) -> None:
             failures += running.group.remove()
         machine = hv.cgroups.name_of(running.definition, running.id)
         failures += resctrl.give_back(machine, running.definition)
-        if "custom-monitor" not in running.taints:  # else somebody may have told it to
-            failures += images.distrust_changed(running.definition.devices.disks)
+        failures += lending.look_back(running, running.definition.devices.disks)
         failures += lending.close_folders(hv, running.id, running.user)
         failures += launch.sweep(running.guard, running.footprint, hv.own_folders)
         with contextlib.suppress(FileNotFoundError):

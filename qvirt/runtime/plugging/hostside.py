@@ -8,7 +8,6 @@ release   take away and give back what only these devices had
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvirt.errors import QvirtError
@@ -46,8 +45,8 @@ async def context(
     maker = Launch()
     if passing:
         if running.master_key is None:
-            key = Path(f"{running.folder}/master-key.aes").read_bytes
-            running.master_key = await domain.hypervisor.files.run(f"key of '{domain.name}'", key)
+            read = partial(launch.read_master_key, running.folder)
+            running.master_key = await domain.hypervisor.files.run(f"key of '{domain.name}'", read)
         maker = Passed(running.id, domain.hypervisor.secrets, running.master_key)
     maker.id = running.id
     maker.fdsets = await _fdsets(running, new)
@@ -187,11 +186,13 @@ async def release(
     gone += pci.nodes(running, functions)  # an interface knows no more what its network gave it
     gone += [HelperResource(running.definition, name) for name in unused]
     own = _own_files(gone) - _own_files(kept)
+    disks = [dev for dev in devices if isinstance(dev, Disk)]
     files = [path for path in mark.files if path in own]
 
     def sweep() -> list[str]:
+        failures = lending.look_back(running, disks)
         loans = lending.unused(running, gone, kept)
-        failures = running.guard.take_back(loans, gone, kept)
+        failures += running.guard.take_back(loans, gone, kept)
         failures += launch.remove_files(files, hv.own_folders)
         mark.loans = [loan for loan in mark.loans if loan not in loans]
         try:

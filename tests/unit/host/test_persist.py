@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qvirt.errors import OperationTimeout, SystemError_
-from qvirt.host.persist import FileWorker, is_leftover, remove, write_atomic
+from qvirt.host.persist import FileWorker, is_leftover, remove, remove_tree, write_atomic
 
 
 def test_writes_replace_and_set_the_mode(tmp_path: Path) -> None:
@@ -84,3 +84,38 @@ def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
     assert os.listdir(tmp_path) == ["done"]
+
+
+def test_a_folder_goes_however_deep_it_is(tmp_path: Path) -> None:
+    """A guest may have filled it, in order that nobody gets it away."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("kept")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    at = os.open(folder, os.O_RDONLY)
+    for _ in range(3000):
+        os.symlink(precious, "link", dir_fd=at)
+        os.mkfifo("pipe", dir_fd=at)
+        for name in ("a", "b"):
+            os.mkdir(name, dir_fd=at)
+        below = os.open("a", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    before = sorted(os.listdir("/proc/self/fd"))
+    remove_tree(folder)
+    assert not folder.exists()
+    assert (precious / "file").read_text() == "kept"
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_link_is_no_folder_to_be_removed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (tmp_path / "folder").symlink_to(precious)
+    with pytest.raises(NotADirectoryError):
+        remove_tree(tmp_path / "folder")
+    assert precious.is_dir()
+    with pytest.raises(FileNotFoundError):
+        remove_tree(tmp_path / "none")

@@ -1,5 +1,6 @@
 """Where each instance keeps its files, and that only one daemon serves it."""
 
+import os
 import pwd
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.errors import OperationFailed
+from qvirt.errors import OperationFailed, SystemError_
 from qvirt.runtime.paths import InstanceLock, Paths, make_folders
 
 
@@ -75,3 +76,38 @@ def test_lock_holds_against_this_and_another_process(tmp_path: Path) -> None:
     lock.release()
     assert subprocess.run(command, check=False).returncode == 0
     InstanceLock(paths).release()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is lent others' folders")
+@pytest.mark.parametrize("below", ["", "etc", "run/libvirt", "var/log/libvirt/qemu"])
+@pytest.mark.parametrize("how", ["owner", "mode", "link"])
+def test_a_tree_that_is_somebody_elses_is_not_served(tmp_path: Path, below: str, how: str) -> None:
+    """Whoever may write there would have root truncate, read and run what they like."""
+    tree = tmp_path / "tree"
+    folder = tree / below
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    match how:
+        case "owner":
+            folder.mkdir()
+            os.chown(folder, 4711, 4711)
+        case "mode":
+            folder.mkdir()
+            folder.chmod(0o777)
+        case _:
+            folder.symlink_to(other)
+            os.chown(folder, 4711, 4711, follow_symlinks=False)
+    with pytest.raises((OperationFailed, SystemError_)):
+        make_folders(Paths.root(tree), None)
+    assert not list(other.iterdir())
+    assert not list(tree.rglob("driver.pid"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is lent others' folders")
+def test_a_cache_that_libvirt_has_given_to_qemus_user(tmp_path: Path) -> None:
+    paths = Paths.root(tmp_path)
+    make_folders(paths, None)
+    os.chown(paths.cache, 4711, 4711)
+    make_folders(paths, None)
+    assert paths.cache.stat().st_uid == 0
