@@ -65,6 +65,8 @@ class Channel:
         self._congested = False
         self._layer: Layer | None = None
         self._has_sent = False
+        self.takes_fds = False
+        """Whether descriptors are taken; the kernel drops them otherwise, and they use up none of ours."""
         self.unsent = 0
         """Bytes of output that the socket has not taken yet."""
         self.closed = False
@@ -150,7 +152,8 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, flags, _ = self._recvmsg(READ_SIZE, _ANCILLARY, _RECEIVE_FLAGS)
+            room = _ANCILLARY if self.takes_fds else 0
+            data, ancillary, flags, _ = self._recvmsg(READ_SIZE, room, _RECEIVE_FLAGS)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:

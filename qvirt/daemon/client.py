@@ -131,7 +131,11 @@ class Client:
         """The client has authenticated."""
         if not self.authenticated:
             self.authenticated = True
-            self._framer.limit = PACKET_MAX
+            if self.service.readonly:
+                self._framer.limit = self._limits.readonly_packet
+            else:
+                self._framer.limit = PACKET_MAX
+                self.channel.takes_fds = True  # no call that only reads has any
             self.server.authenticated(self)
 
     def secured(self, cipher_bits: int) -> None:

@@ -87,7 +87,8 @@ class Limits(Record):
     output_high: output left unread above which a client's calls wait. output_max: output at which a client
     that does not read is dropped; one reply may have 32 MiB. waiting_calls, waiting_bytes: what may wait for
     its turn before the socket is left unread. untrusted_packet: largest packet before authentication (SASL
-    data is the longest such a client sends). auth, auth_crowded: how long a client may stay without
+    data is the longest such a client sends). readonly_packet: largest of a read-only connection, which may be
+    anybody's; the longest are documents of CPUs. auth, auth_crowded: how long a client may stay without
     authenticating, and while as many such clients as may wait.
     calls: how long running calls get to finish when the daemon ends.
     """
@@ -97,6 +98,7 @@ class Limits(Record):
     waiting_calls: int = 64
     waiting_bytes: int = 1 << 20
     untrusted_packet: int = 512 << 10
+    readonly_packet: int = 1 << 20
     auth: float = 60.0
     auth_crowded: float = 5.0
     calls: float = 10.0

@@ -36,7 +36,7 @@ from qvirt.errors import QvirtError
 from qvirt.host.proc import start_time
 from qvirt.runtime.events import DomainEvent
 from qvirt.runtime.hypervisor import Hypervisor
-from qvirt.runtime.paths import Paths
+from qvirt.runtime.paths import Paths, check_whose
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class Daemon:
         """ready: where to say that clients may come, when somebody waits for it."""
         self.options = options
         self.paths = instance_paths(options.root)
+        check_whose(self.paths)
         self.privileged = os.geteuid() == 0
         self._ready = ready
         self.logging = Logging()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -20,6 +21,8 @@ _SEVERITIES: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4}
 _DAEMON_FACILITY: Final = 3
 _DATAGRAM_MAX: Final = 64 << 10
 _FIELDS: Final = "fields"
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+"""What is shown by its number; a line break is kept, and what follows it is indented."""
 
 
 class Output(Record):
@@ -56,7 +59,7 @@ class _Lines(logging.Formatter):
         )
         for name, value in fields_of(record).items():
             line += f" {name}={_quoted(value)}"
-        return line
+        return _plain(line)
 
 
 def words_of(record: logging.LogRecord) -> str:
@@ -65,6 +68,11 @@ def words_of(record: logging.LogRecord) -> str:
     if record.exc_info:
         words += "\n" + logging.Formatter().formatException(record.exc_info)
     return words
+
+
+def _plain(text: str) -> str:
+    """Return what no peer's words can make look like another record, or speak to a terminal with."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text).replace("\n", "\n  ")
 
 
 def _quoted(value: Any) -> str:
@@ -162,7 +170,8 @@ class _Syslog(_Datagrams):
         words = words_of(record)
         for name, value in fields_of(record).items():
             words += f" {name}={_quoted(value)}"
-        return f"<{priority}>{self.output.where}[{os.getpid()}]: {words}".encode("utf-8", "surrogateescape")
+        line = f"<{priority}>{self.output.where}[{os.getpid()}]: {_plain(words)}"
+        return line.encode("utf-8", "surrogateescape")
 
 
 class _Journal(_Datagrams):

@@ -191,3 +191,14 @@ def test_without_outputs_the_foreground_has_stderr(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     found = default_outputs(2, background=False, privileged=True, folder=tmp_path)
     assert found == [Output(2, "stderr", "")]
+
+
+def test_a_peers_words_make_no_record_of_their_own(logs: Logging, tmp_path: Path) -> None:
+    """Nor do they speak to the terminal of who reads the log."""
+    forged = "x\n2026-01-01 00:00:00.000+0000: 1: error : qvirt:1 : forged\r\x1b[2J\x9b2J\u2028"
+    logs.configure(3, "", f"1:file:{tmp_path}/log")
+    logging.getLogger("x").error("it said %s", forged, extra=fields(name=forged))
+    text = (tmp_path / "log").read_text()
+    assert [line for line in text.splitlines() if "forged" in line and not line.startswith("  ")] == []
+    assert not set(text) & set("\r\x1b\x9b\u2028")
+    assert "\\x1b[2J" in text

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import socket
+import struct
 from pathlib import Path
 
 import pytest
 
 from qvirt.daemon.stream import OUTPUT_HIGH, FileStream
+from qvirt.errors import QvirtError
 from qvirt.rpc import packet, protocol
 from qvirt.rpc.packet import Packet
 from tests.unit.daemon.fakes import PATIENCE, FakeConsole, RawClient, Running, running
@@ -209,7 +211,7 @@ def _with_fds(program: int, procedure: int, type_: int = packet.CALL_WITH_FDS) -
     return packet.pack(program, 1, procedure, type_, 50, packet.OK, packet.pack_fd_count(1))
 
 
-@pytest.mark.parametrize("ready", [True, False])
+@pytest.mark.parametrize(("ready", "readonly"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize(
     "unwanted",
     [
@@ -220,16 +222,21 @@ def _with_fds(program: int, procedure: int, type_: int = packet.CALL_WITH_FDS) -
         pytest.param(_with_fds(protocol.REMOTE, 1, packet.REPLY_WITH_FDS), id="reply"),
     ],
 )
-def test_descriptors_nobody_wants_are_closed(tmp_path: Path, unwanted: bytes, ready: bool) -> None:
+def test_descriptors_nobody_wants_are_closed(
+    tmp_path: Path, unwanted: bytes, ready: bool, readonly: bool
+) -> None:
     async def run() -> None:
-        async with running(tmp_path) as it, it.connect(ready=ready) as client:
+        async with running(tmp_path) as it, it.connect(ready=ready, readonly=readonly) as client:
             readable, writable = os.pipe()
             client.sock.setblocking(True)
             client.sock.send(unwanted)
             socket.send_fds(client.sock, [b"\0"], [writable])
             client.sock.setblocking(False)
             os.close(writable)
-            assert await client.receive() is not None
+            if ready and not readonly:
+                assert await client.receive() is not None
+            else:  # none is taken from a stranger, nor from one who only reads
+                assert await client.eof()
             # The daemon had the only other end; with that closed the pipe is at its end.
             os.set_blocking(readable, False)
             assert os.read(readable, 1) == b""
@@ -244,5 +251,42 @@ def test_promised_descriptors_that_do_not_come(tmp_path: Path) -> None:
             procedure = protocol.remote().by_name["CONNECT_GET_LIB_VERSION"]
             await client.send(packet.pack_call(procedure, 50, b"", fds=1) + b"\0")
             assert await client.eof()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("ready", "readonly"), [(False, False), (True, True)])
+def test_who_may_change_nothing_takes_no_descriptors_of_the_daemons(
+    tmp_path: Path, ready: bool, readonly: bool
+) -> None:
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect(ready=ready, readonly=readonly) as client:
+            readable, writable = os.pipe()
+            client.sock.setblocking(True)
+            socket.send_fds(client.sock, [b"\0"], [writable] * 30)
+            client.sock.setblocking(False)
+            os.close(writable)
+            async with asyncio.timeout(10):
+                ended = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().add_reader(readable, ended.set_result, None)
+                await ended
+            asyncio.get_running_loop().remove_reader(readable)
+            assert os.read(readable, 1) == b""
+            os.close(readable)
+
+    asyncio.run(run())
+
+
+def test_a_packet_that_is_long_and_only_reads(tmp_path: Path) -> None:
+    """Anybody may connect there, and an unfinished packet is kept."""
+
+    async def run() -> None:
+        async with running(tmp_path) as it, it.connect(readonly=True) as client:
+            call = packet.pack_call(protocol.remote().by_name["CONNECT_COMPARE_CPU"], 50)
+            await client.send(struct.pack(">I", 2 << 20) + call[4:])
+            assert await client.eof()
+        async with running(tmp_path) as it, it.connect() as client:
+            with pytest.raises(QvirtError):
+                await client.call("CONNECT_COMPARE_CPU", "x" * (2 << 20), 0)
 
     asyncio.run(run())
