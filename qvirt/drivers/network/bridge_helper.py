@@ -69,5 +69,9 @@ def make_tap(program: str, plugged: Interface, queues: int) -> tuple[str, int]:
             f"(chmod u+s {program}) and 'allow {bridge}' in its bridge.conf"
         )
     os.set_inheritable(fds[0], False)
-    answer = fcntl.ioctl(fds[0], _TUNGETIFF, struct.pack("40s", b""))
+    try:
+        answer = fcntl.ioctl(fds[0], _TUNGETIFF, struct.pack("40s", b""))
+    except OSError as error:
+        os.close(fds[0])
+        raise SystemError_(f"'{program}' handed over what is no tap", error) from error
     return answer[:_NAME_SIZE].rstrip(b"\0").decode(), fds[0]

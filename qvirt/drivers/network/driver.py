@@ -249,17 +249,23 @@ class Networks:
     async def _claimed(self, document: Document) -> AsyncIterator[Network]:
         """Give, locked, the network a document is about; a new one that came to nothing is forgotten."""
         try:
-            network, is_new = self._claim(document), False
-            if network is None:
-                network, is_new = Network(self.host, document.name, document.uuid or ""), True
-                self._add(network)  # from here on nobody else can take the name
+            network, is_new = None, False
+            while network is None or self._by_uuid.get(network.uuid) is not network:
+                if network is not None:
+                    network.lock.release()  # it was undefined while we waited for it
+                network, is_new = self._claim(document), False
+                if network is None:
+                    network, is_new = Network(self.host, document.name, document.uuid or ""), True
+                    self._add(network)  # from here on nobody else can take the name
+                await network.lock.acquire()
             try:
-                async with network.lock:
-                    yield network
+                yield network
             except BaseException:
                 if is_new and not network.persistent and not network.active:
                     await asyncio.shield(self._forget(network))
                 raise
+            finally:
+                network.lock.release()
         finally:
             self._named.pop(document.name, None)
 

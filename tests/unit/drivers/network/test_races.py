@@ -11,10 +11,11 @@ import pytest
 
 from qvirt.drivers.network import dnsmasq, ports, running
 from qvirt.drivers.network.driver import Networks
-from qvirt.drivers.network.network import NetworkFolders, NetworkHost
-from qvirt.errors import InternalError, NoNetworkPort, QvirtError, SystemError_
+from qvirt.drivers.network.network import Network, NetworkFolders, NetworkHost
+from qvirt.errors import InternalError, NoNetworkPort, OperationFailed, QvirtError, SystemError_
 from qvirt.host.persist import FileWorker
 from qvirt.model.netdev import Bandwidth, Traffic
+from qvirt.model.network import Network as Document
 
 BRIDGED = "<network><name>n</name><forward mode='bridge'/><bridge name='br0'/></network>"
 PORT = """<networkport><owner><name>v</name><uuid>11111111-2222-3333-4444-555555555555</uuid></owner>
@@ -127,3 +128,43 @@ def test_a_dnsmasq_that_lived_well_is_followed_soon(monkeypatch: pytest.MonkeyPa
         keeper.close()
 
     asyncio.run(main())
+
+
+def test_a_network_is_defined_anew_while_it_is_undefined_and_defined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited for the old one must not bring it back beside the new one."""
+    first, second = (f"1111111{n}-2222-3333-4444-555555555555" for n in (1, 2))
+
+    def document(uuid: str) -> str:
+        return BRIDGED.replace("</name>", f"</name><uuid>{uuid}</uuid>")
+
+    async def main() -> None:
+        files = FileWorker()
+        networks = Networks(NetworkHost(_folders(tmp_path), files, privileged=False))
+        network = await networks.define(document(first))
+        claim, forget, waits = networks._claim, networks._forget, asyncio.Event()
+
+        def claimed(document: Document) -> Network | None:
+            waits.set()
+            return claim(document)
+
+        async def forgotten(gone: Network) -> None:
+            await waits.wait()
+            monkeypatch.setattr(networks, "_forget", forget)
+            networks._remove(gone)
+            await networks.define(document(second))
+            await forget(gone)
+
+        monkeypatch.setattr(networks, "_claim", claimed)
+        monkeypatch.setattr(networks, "_forget", forgotten)
+        done = await asyncio.gather(
+            networks.undefine(network), networks.define(document(first)), return_exceptions=True
+        )
+        assert done[0] is None
+        assert isinstance(done[1], OperationFailed)
+        assert [each.uuid for each in networks] == [second]
+        assert networks.by_name("n").uuid == second
+        await files.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
