@@ -6,8 +6,7 @@ that costs too much is refused.
 """
 
 import re
-from re import _parser  # type: ignore[attr-defined]
-from typing import Any, Final
+from typing import Final
 
 from qvirt.errors import InvalidArg
 from qvirt.record import Record
@@ -39,40 +38,63 @@ def pattern(text: str, *, is_regex: bool, ignores_case: bool) -> Pattern:
     if not is_regex:
         return Pattern(re.compile(f"{re.escape(text)}\\Z" if text else "(?!)", flags), 0)
     try:
-        price = _price(_parser.parse(text, flags))
+        expression = re.compile(text, flags)
+        price = _price(text)
         if price > PRICE_MAX:
             raise InvalidArg(
                 f"failed to compile regex '{shown}': it may take too long to match: repeat no group that "
                 "holds repetitions or alternatives, and have three repetitions at the most"
             )
-        return Pattern(re.compile(text, flags), price)
+        return Pattern(expression, price)
     except (re.error, RecursionError, OverflowError) as error:
         raise InvalidArg(f"failed to compile regex '{shown}': {error}") from error
 
 
-def _price(sequence: Any) -> int:
-    """Return in how many ways a parsed expression can be tried, more than PRICE_MAX for too many."""
-    price = 1
-    for operation, argument in sequence:
-        price *= _price_of(str(operation), argument)
-        if price > PRICE_MAX:
-            break
-    return price
+#: what an expression is made of: escapes, sets, flags, groups' beginnings, repetitions, single letters
+_TOKEN: Final = re.compile(
+    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[aiLmsu]+\)"
+    r"|\((?:\?(?:[:=!>]|<[=!]|P<\w+>|[aiLmsu]*(?:-[ims]+)?:))?"
+    r"|(?:[*+?]|\{(?!\})(?P<least>\d*)(?P<comma>,?)(?P<most>\d*)\})[?+]?|.",
+    re.DOTALL,
+)
+_TOO_MUCH: Final = PRICE_MAX + 1
 
 
-def _price_of(operation: str, argument: Any) -> int:
-    if operation == "BRANCH":
-        return sum(map(_price, argument[1]))
-    if operation.endswith("_REPEAT"):
-        _, most, inner = argument
-        once = _price(inner)
-        if int(most) <= 1:
-            return 1 + once
-        # what can be tried in two ways once can be in 2^n ways
-        return NAME_MAX if once == 1 else PRICE_MAX + 1
-    below = argument if isinstance(argument, tuple) else (argument,)
-    price = 1
-    for part in below:
-        if isinstance(part, _parser.SubPattern):
-            price *= _price(part)
-    return price
+class _Group(Record, frozen=False):
+    """A group being read. others: the price of its other alternatives; last: that of its last part."""
+
+    others: int = 0
+    price: int = 1
+    last: int = 1
+
+    def add(self, price: int) -> None:
+        """Take the next part in."""
+        self.last = price
+        self.price *= price
+
+
+def _price(text: str) -> int:
+    """Return in how many ways an expression that compiles can be tried; _TOO_MUCH for too many."""
+    groups = [_Group()]
+    for token in _TOKEN.finditer(text):
+        word, group = token[0], groups[-1]
+        if word.startswith("(") and not word.endswith(")"):
+            if text.startswith("(?", token.start()) and word == "(":
+                return _TOO_MUCH  # what nobody needs, such as a condition or a change of how the rest is read
+            groups.append(_Group())
+        elif word == ")":
+            groups.pop()
+            groups[-1].add(group.others + group.price)
+        elif word == "|":
+            group.others, group.price, group.last = group.others + group.price, 1, 1
+        elif word[0] in "*+?" or token["comma"] is not None:
+            most = token["most"] if token["comma"] else token["least"]
+            once, group.price = group.last, group.price // group.last
+            if word[0] == "?" or (word[0] == "{" and most in ("0", "1")):
+                group.add(1 + once)
+            else:
+                # what can be tried in two ways once can be in 2^n ways
+                group.add(NAME_MAX if once == 1 else _TOO_MUCH)
+        else:
+            group.add(1)
+    return min(groups[0].others + groups[0].price, _TOO_MUCH)

@@ -49,5 +49,6 @@ def _sections(text: str, path: str) -> list[tuple[str, str]]:
         elif setting is not None and sections:
             sections[-1][1].append((setting[1], setting[2]))
         else:
-            raise InvalidArg(f'{path}, line {number}: expected [section] or key = "value": {line}')
+            # who asks may not be allowed to read the file: nothing of it is repeated
+            raise InvalidArg(f'{path}, line {number}: expected [section] or key = "value"')
     return [(name, format_pairs(pairs, None)) for name, pairs in sections]

@@ -236,6 +236,12 @@ def test_what_qemu_would_not_read_is_refused_with_its_line(text: str) -> None:
         imported("qemu-system-x86_64 -readconfig /etc/vm.cfg", read={"/etc/vm.cfg": text}.get)
 
 
+def test_nothing_of_a_file_is_told_to_who_may_not_be_allowed_to_read_it() -> None:
+    with pytest.raises(InvalidArg) as refused:
+        imported("qemu-system-x86_64 -readconfig /etc/shadow", read={"/etc/shadow": "root:$y$hash:1::"}.get)
+    assert "hash" not in str(refused.value)
+
+
 def test_a_node_without_memory_has_no_backend() -> None:
     made = imported(
         "qemu-system-x86_64 -nodefaults -m 64 -smp 2 -object memory-backend-ram,id=a,size=64M"
