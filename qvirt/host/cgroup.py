@@ -28,6 +28,11 @@ _V2_NAMES = {"blkio": "io"}
 #: what tells a guest's group from the name by which systemd knows it as a machine
 MACHINE_SUFFIX = ".libvirt-qemu"
 
+#: partitions that are named as they are
+_TOP = ("machine", "user", "system")
+#: what partitions may not be called
+_FILES = ("notify_on_release", "release_agent", "tasks")
+
 _INVALID = re.compile(r"[^A-Za-z0-9.-]")
 
 #: seconds a group's last process may take to leave it
@@ -98,6 +103,17 @@ def machine_name(id: int, name: str, root: str | None = None) -> str:
     return out[:64] + MACHINE_SUFFIX
 
 
+def partition_path(partition: str) -> str:
+    """Return the folders of a partition, as libvirt names them; none is the kernel's or leads up."""
+    parts = [part for part in partition.split("/") if part]
+    for place, part in enumerate(parts):
+        if "." not in part and not (not place and part in _TOP):
+            parts[place] = part = f"{part}.partition"
+        if part[0] in "_." or part in _FILES or part.startswith("cgroup."):
+            parts[place] = f"_{part}"
+    return "/".join(parts)
+
+
 def path_of_process(pid: int) -> str:
     """Return where a guest's QEMU is; '' when it is in no guest's group, or gone."""
     try:
@@ -135,7 +151,7 @@ class Group:
         if controller not in self._wanted:
             return 0
         if controller in self.mounts.v1:
-            return 1
+            return 1 if controller != "pids" or self._counts_threads(self.mounts.v1["pids"]) else 0
         if self.mounts.v2 is not None and _V2_NAMES.get(controller, controller) in self.mounts.v2_has:
             folder = self.mounts.v2 / self.path
             if not folder.is_dir():
@@ -158,6 +174,11 @@ class Group:
         assert base is not None  # noqa: S101 - version 2 was found there
         return base / self.path / thread if thread else base / self.path
 
+    def _counts_threads(self, pids: Path) -> bool:
+        """Tell whether version 1 counts a guest's threads: partitions made for libvirt are not there."""
+        parent = os.path.dirname(self.path)
+        return parent in ("", _TOP[0]) or (pids / parent).is_dir()
+
     def _folders(self, thread: str = "") -> Iterator[Path]:
         """Yield the folders of the guest, or of a thread's group, one for each hierarchy."""
         seen: set[Path] = set()
@@ -167,6 +188,7 @@ class Group:
                 or controller not in self._wanted
                 or base in seen
                 or (thread and controller not in THREADED)
+                or (controller == "pids" and not self._counts_threads(base))
             ):
                 continue
             seen.add(base)
@@ -209,6 +231,8 @@ class Group:
         leader: the process for which systemd has made the scope that they are in.
         """
         try:
+            if not leader:
+                self._check_partition()
             self._enable(leader)
             for folder in self._folders():
                 _make(folder, self.mounts.v1.get("cpuset"))
@@ -217,6 +241,17 @@ class Group:
             self.make_thread("emulator")
         except OSError as error:
             raise SystemError_(f"Failed to create controller groups '{self.path}'", error) from error
+
+    def _check_partition(self) -> None:
+        """Refuse a partition that nobody has made, and set limits for. Raises SystemError_."""
+        if "/" not in self.path or os.path.dirname(self.path) == _TOP[0]:
+            return  # that of guests which name none is ours
+        for folder in self._folders():
+            if not folder.parent.is_dir():
+                raise SystemError_(
+                    f"the guest's partition is not there, make it in every hierarchy: '{folder.parent}'",
+                    OSError(errno.ENOENT, os.strerror(errno.ENOENT)),
+                )
 
     def _enable(self, leader: int) -> None:
         """Hand version 2's controllers down to where the guest is; what is refused is not to be had.

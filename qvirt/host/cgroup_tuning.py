@@ -34,8 +34,8 @@ THROTTLE = {
     "read_bytes_sec": ("blkio.throttle.read_bps_device", "rbps"),
     "write_bytes_sec": ("blkio.throttle.write_bps_device", "wbps"),
 }
-#: the kernel's own weight of a group, and the most it takes, by version
-_SHARES = {1: (1024, 262144), 2: (100, 10000)}
+#: the kernel's own weight of a group, and the least and the most it takes, by version
+_SHARES = {1: (1024, 2, 262144), 2: (100, 1, 10000)}
 #: how many times its weight a guest has while its QEMU loads
 HASTE = 4
 
@@ -58,9 +58,12 @@ def _read(path: Path) -> str:
 
 
 def set_shares(group: Group, value: int) -> None:
-    """Set the guest's weight among all that want a CPU."""
-    name = "cpu.shares" if group.version("cpu") == 1 else "cpu.weight"
-    _write(group.folder("cpu") / name, value)
+    """Set the guest's weight among all that want a CPU. Raises InvalidArg for one there is not."""
+    folder, version = group.folder("cpu"), group.version("cpu")
+    _, least, most = _SHARES[version]
+    if not least <= value <= most:
+        raise InvalidArg(f"shares '{value}' must be in range [{least}, {most}]")
+    _write(folder / ("cpu.shares" if version == 1 else "cpu.weight"), value)
 
 
 def shares(group: Group) -> int:
@@ -76,7 +79,7 @@ def hasten(group: Group, value: int | None) -> None:
     """
     version = group.version("cpu")
     if version:
-        usual, most = _SHARES[version]
+        usual, _, most = _SHARES[version]
         set_shares(group, min((value or usual) * HASTE, most))
 
 
@@ -99,7 +102,7 @@ def set_bandwidth(group: Group, thread: str, period: int, quota: int) -> None:
             _write(folder / "cpu.cfs_period_us", period)
         if quota:
             try:
-                _write(folder / "cpu.cfs_quota_us", -1 if quota < 0 or quota >= NO_QUOTA else quota)
+                _write(folder / "cpu.cfs_quota_us", max(quota, -1))
             except SystemError_:
                 if period:
                     _write(folder / "cpu.cfs_period_us", before)
@@ -152,10 +155,13 @@ def set_memory(group: Group, kind: str, kib: int) -> None:
         _write(folder / first, -1 if kib >= UNLIMITED else kib << 10)
         return
     # libvirt's swap limit is of memory and swap together, version 2's of swap alone
+    both = memory(group, "swap_hard_limit") if kind == "hard_limit" else UNLIMITED
     if kind == "swap_hard_limit" and kib < UNLIMITED:
         hard = memory(group, "hard_limit")
         kib = max(0, kib - hard) if hard < UNLIMITED else kib
     _write(folder / second, "max" if kib >= UNLIMITED else kib << 10)
+    if both < UNLIMITED:
+        set_memory(group, "swap_hard_limit", both)
 
 
 def memory(group: Group, kind: str) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qvirt.errors import ConfigSyntax
+from qvirt.host import core_scheduling
 from qvirt.host.conf import Conf, ConfValue, parse_conf
 from qvirt.qemu.context import Settings
 from qvirt.record import Record, field
@@ -64,6 +65,7 @@ class QemuConfig(Record):
     controllers: the control groups that may be used. swtpm_user: whom swtpm runs as, None for QEMU's user.
     hugetlb_mounts: where huge pages are mounted, none to do without; None for those the kernel lists.
     lock_manager: who locks disks and leases; there is none here but "nop", who does not.
+    sched_core: what of a guest shares a CPU core with nobody else, see `runtime.life.cores`.
     settings: what the XML and the command line depend on. reports: one sentence for each option that is not
     used. other: all values as they were read.
     """
@@ -92,6 +94,7 @@ class QemuConfig(Record):
     bridge_helper: str = "/usr/lib/qemu/qemu-bridge-helper"
     hugetlb_mounts: tuple[str, ...] | None = None
     lock_manager: str = "nop"
+    sched_core: str = "none"
     settings: Settings = field(default_factory=Settings)
     reports: tuple[str, ...] = ()
     other: Mapping[str, ConfValue] = field(default_factory=dict)
@@ -158,6 +161,7 @@ _OPTIONS: Mapping[str, tuple[_Kind, str | None]] = {
     "swtpm_group": (_TEXT, None),
     "hugetlbfs_mount": (_TEXT_OR_LIST, None),
     "lock_manager": (_TEXT, "lock_manager"),
+    "sched_core": (_TEXT, None),
 }
 
 #: options that do nothing so far
@@ -196,7 +200,6 @@ _LATER: Mapping[str, _Kind] = {
     "slirp_helper": _TEXT,
     "dbus_daemon": _TEXT,
     "capability_filters": _TEXTS,
-    "sched_core": _TEXT,
     "allow_disk_format_probing": _BOOL,
 }
 
@@ -211,6 +214,7 @@ _SETTINGS: Mapping[str, _Kind] = {
 #: every option there is
 OPTIONS = {**_SETTINGS, **{name: kind for name, (kind, _) in _OPTIONS.items()}, **_LATER}
 
+_CORES = ("none", "vcpus", "emulator", "full")
 _BEHAVIORS = ("none", "omit", "reject", "crash")
 
 
@@ -267,6 +271,7 @@ def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
         security_drivers=_drivers(values),
         controllers=_controllers(values),
         private_dev=_private_dev(values, privileged),
+        sched_core=_sched_core(values),
         settings=_settings(values),
         reports=tuple(reports),
         other=dict(values),
@@ -347,6 +352,21 @@ def _controllers(values: Conf) -> tuple[str, ...]:
                 f"use some of {', '.join(CONTROLLERS)}"
             )
     return tuple(names)
+
+
+def _sched_core(values: Conf) -> str:
+    """Read ``sched_core``. Raises ConfigSyntax, also where the kernel does not schedule by cores."""
+    mode = str(values.get("sched_core", "none"))
+    if mode not in _CORES:
+        raise ConfigSyntax(
+            f"{values.where('sched_core')}: Unknown sched_core value {mode}, use one of {', '.join(_CORES)}"
+        )
+    if mode != "none" and not core_scheduling.is_known():
+        raise ConfigSyntax(
+            f"{values.where('sched_core')}: SCHED_CORE not supported by kernel, which guests shall have by "
+            f"sched_core '{mode}'; boot one that has CONFIG_SCHED_CORE, or set it to 'none'"
+        )
+    return mode
 
 
 def _ports(values: Conf, name: str, lowest: int) -> tuple[int, int]:

@@ -208,9 +208,14 @@ class Domain:
             self._parsed = None
 
     async def keep(self, definition: Definition, text: str | None = None) -> None:
-        """Write a definition to disk and take it; on failure the old one stays. text: as it is written."""
+        """Write a definition to disk and take it; on failure the old one stays. text: as it is written.
+
+        One that could not be read back is refused, as `parse_domain` does.
+        """
         hv = self.hypervisor
-        text = text or hv.documents.write(definition, secure=True)
+        if text is None:
+            text = hv.documents.write(definition, secure=True)
+            parse_domain(text)
         hv.checkpoint("define")
         write = partial(manage.write_definition, hv.paths.definitions, self.name, self.uuid, text)
         await hv.files.run(f"definition of '{self.name}'", write)

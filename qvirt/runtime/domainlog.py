@@ -27,6 +27,16 @@ BOUND_EVERY = 5.0
 _PTY_NOTICE = re.compile(r"^char device redirected to .*$\n?", re.MULTILINE)
 
 
+#: what a terminal would obey, and what ends a string
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def legible(data: bytes) -> str:
+    """Return what QEMU or a helper printed as errors repeat it: a guest may have made it print that."""
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").strip()
+    return text.translate(_CONTROL)
+
+
 def stamp() -> str:
     """Return the time as libvirt writes it into logs."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "+0000"
@@ -86,7 +96,7 @@ class DomainLog:
         end = os.lseek(self.fd, 0, os.SEEK_END)
         # a log that was set aside meanwhile begins anew
         begin = max(self._begin if self._begin <= end else 0, end - TAIL_SIZE)
-        text = os.pread(self._reading, end - begin, begin).decode("utf-8", "replace")
+        text = legible(os.pread(self._reading, end - begin, begin))
         return _PTY_NOTICE.sub("", text).strip()
 
     def close(self) -> None:

@@ -30,7 +30,8 @@ from qvirt.host.proc import start_time, stat_fields
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu.devices.base import HelperResource
 from qvirt.record import Record, field
-from qvirt.runtime.domainlog import DomainLog
+from qvirt.runtime.domainlog import DomainLog, legible
+from qvirt.runtime.life import cores
 from qvirt.runtime.life.launch import FIRST_FD, Descriptors, listen_unix
 from qvirt.runtime.life.limits import core_size
 from qvirt.runtime.life.process import Limits, Maker, Process
@@ -136,7 +137,7 @@ class Helper:
             end = file.seek(0, os.SEEK_END)
             # a log that was set aside meanwhile begins anew
             file.seek(max(self._began_at if self._began_at <= end else 0, end - _TAIL))
-            said = file.read().decode("utf-8", "replace").strip()
+            said = legible(file.read(_TAIL))
         ending = f"{self.name} (pid {self.process.pid}) {self.process.ending}"
         return f"{ending}: {said}" if said else f"{ending} and printed nothing; its log is {self.mark.log}"
 
@@ -249,6 +250,7 @@ async def _spawn(
         mark.pid, mark.start_time = process.pid, process.start_time
         if locked >= 0:
             os.pwrite(locked, str(process.pid).encode(), 0)
+    await cores.settle(hv, partial(cores.separate_helper, running, process.pid))
     hv.checkpoint("helper spawned")
     if running.finishing:  # what ends with the guest has been ended already
         await asyncio.shield(_end(hv, running.helpers.pop(recipe.name, helper)))

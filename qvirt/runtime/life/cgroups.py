@@ -20,6 +20,7 @@ from qvirt.host.machined import Machined, machine_of, scope_path, slice_of
 from qvirt.host.persist import FileWorker
 from qvirt.host.sysfs import store
 from qvirt.model.domain import Domain as Definition
+from qvirt.model.domain import Resource as Partition
 from qvirt.qemu import vcpu_slots
 from qvirt.qemu.devices.base import FileResource, Resource
 from qvirt.qemu.smp import iothread_ids
@@ -120,16 +121,15 @@ class Cgroups:
         return machine_name(id, definition.name, self._root).removesuffix(cgroup.MACHINE_SUFFIX)
 
     def path_of(self, definition: Definition, id: int) -> str:
-        """Return where a guest's group is, '' without control groups."""
+        """Return where a guest's group is, '' without any; its live document names the partition."""
         if self.mounts is None:
             return ""
         name = machine_name(id, definition.name, self._root)
-        partition = _partition(definition)
+        definition.resource = definition.resource or Partition()
+        partition = definition.resource.partition = _partition(definition)
         if self.machined is not None:
             return f"{scope_path(partition, name.removesuffix(cgroup.MACHINE_SUFFIX))}/libvirt"
-        parts = [part for part in partition.split("/") if part]
-        folders = [part if part == "machine" else f"{part}.partition" for part in parts]
-        return "/".join([*folders, name])
+        return f"{cgroup.partition_path(partition)}/{name}".lstrip("/")
 
     async def register(self, running: Running) -> None:
         """Make a machine of a guest's process, where systemd has machines; its groups are in the scope then.
@@ -271,7 +271,7 @@ def limit(group: Group, definition: Definition, max_threads: int = 0) -> None:
     said = definition.__dict__
     if "cputune" in said:
         tune = definition.cputune
-        if tune.shares:
+        if tune.shares is not None:
             knobs.set_shares(group, tune.shares)
         if tune.global_period or tune.global_quota:
             knobs.set_bandwidth(group, "", tune.global_period or 0, tune.global_quota or 0)
@@ -325,10 +325,10 @@ def memory_nodes(definition: Definition) -> frozenset[int] | None:
 # -------------------------------------------------------------------------- threads
 
 
-async def place_threads(domain: "Domain", running: Running) -> None:
+async def place_threads(domain: "Domain", running: Running, *, again: bool = False) -> None:
     """Give every vCPU and iothread a group of its own with its limits, and take away those of threads gone.
 
-    Raises SystemError_.
+    again: limits are set for threads that have a group, too. Raises SystemError_.
     """
     group = running.group
     if group is None or running.finishing:
@@ -341,7 +341,7 @@ async def place_threads(domain: "Domain", running: Running) -> None:
     if iothread_ids(running.definition):
         threads |= {f"iothread{n}": tid for n, tid in (await pinning.iothread_threads(running)).items()}
     await domain.hypervisor.cgroups.later.run(
-        f"control groups of '{domain.name}'", partial(_place, group, running.definition, threads)
+        f"control groups of '{domain.name}'", partial(_place, group, running.definition, threads, again)
     )
 
 
@@ -368,14 +368,20 @@ async def placed(running: Running) -> None:
         running.placing = None
 
 
-def _place(group: Group, definition: Definition, threads: dict[str, int]) -> None:
+def _place(group: Group, definition: Definition, threads: dict[str, int], again: bool) -> None:
     there = set(group.threads()) - {"emulator"}
     try:
         for thread, tid in threads.items():
             if thread not in there:
                 group.make_thread(thread)
-            limit_thread(group, definition, thread)
-            group.attach_thread(thread, tid)
+            try:
+                if again or thread not in there:
+                    limit_thread(group, definition, thread)
+                group.attach_thread(thread, tid)
+            except QvirtError:
+                if thread not in there:
+                    group.remove_thread(thread)  # so that whoever comes next sets its limits
+                raise
         for thread in there - threads.keys():
             group.remove_thread(thread)
     except OSError as error:
@@ -404,6 +410,6 @@ def limit_thread(group: Group, definition: Definition, thread: str) -> None:
 async def after_reconnect(domain: "Domain", running: Running) -> None:
     """Put the threads of a guest found again where they belong, should they not be there."""
     try:
-        await place_threads(domain, running)
+        await place_threads(domain, running, again=True)
     except QvirtError as error:
         log.warning("domain '%s': %s", domain.name, error)

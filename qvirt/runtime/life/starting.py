@@ -35,6 +35,7 @@ from qvirt.runtime.foreign import handback, takeover
 from qvirt.runtime.helpers import helper_kinds, helper_watch, processes
 from qvirt.runtime.life import (
     cgroups,
+    cores,
     enclosing,
     launch,
     launch_security,
@@ -262,6 +263,7 @@ class _Start:
             maker=self.maker,
         )
         hv.checkpoint("spawned")
+        await cores.settle(hv, partial(cores.separate_qemu, running))
         self.doors = await self.grouping
         if not self.groups_first:
             await hv.cgroups.register(running)
@@ -399,6 +401,7 @@ async def _talk(domain: "Domain", running: Running, joining: "asyncio.Future[Non
     if cgroups.has_limits(running.definition):
         await cgroups.place_threads(domain, running)
     await pinning.pin_at_start(running)
+    await cores.settle(domain.hypervisor, partial(cores.separate_vcpus, running))
     await scheduling.schedule_at_start(running)
     await resctrl.take(domain, running)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qvirt.errors import ConfigUnsupported, InvalidArg
+from qvirt.errors import ConfigUnsupported, InvalidArg, QvirtError
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.vcpu import Iothread
 from qvirt.qemu.smp import iothread_ids, iothread_object
@@ -69,18 +69,29 @@ async def add(domain: "Domain", number: int, flags: int) -> None:
         await running.execute(command, arguments, deadline=COMMAND_DEADLINE)
         note(running.definition)
         domain.hypervisor.checkpoint("iothread added")
-        await cgroups.place_threads(domain, running)
-        thread = (await pinning.iothread_threads(running)).get(number)
-        if thread is not None:
-            vcpu = running.definition.vcpu
-            if vcpu is not None and vcpu.cpuset:
-                pinning.bind(thread, vcpu.cpuset)
-            scheduling.schedule_iothread(running, number, thread)
+        try:
+            await _settle(domain, running, number)
+        except QvirtError:
+            await commands.object_del(running, f"iothread{number}")
+            _take(running.definition, [x for x in iothread_ids(running.definition) if x.id != number])
+            await cgroups.place_threads(domain, running)
+            raise
 
     def note(definition: Definition) -> None:
         _take(definition, [*iothread_ids(definition), Iothread(id=number)])
 
     await change(domain, "add iothread", flags, live=on_live, config=note, check=check)
+
+
+async def _settle(domain: "Domain", running: Running, number: int) -> None:
+    """Put a new iothread where the document wants it. Raises SystemError_."""
+    await cgroups.place_threads(domain, running)
+    thread = (await pinning.iothread_threads(running)).get(number)
+    if thread is not None:
+        vcpu = running.definition.vcpu
+        if vcpu is not None and vcpu.cpuset:
+            pinning.bind(thread, vcpu.cpuset)
+        scheduling.schedule_iothread(running, number, thread)
 
 
 async def remove(domain: "Domain", number: int, flags: int) -> None:

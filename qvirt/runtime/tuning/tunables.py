@@ -1,5 +1,6 @@
 """What control groups limit, read and changed for a guest that runs and in its definition."""
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,7 +11,7 @@ from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InvalidArg, OperationInvalid, OperationUnsupported
 from qvirt.host import cgroup_tuning as knobs
 from qvirt.host.cgroup import Group
-from qvirt.model.cputune import PERIOD_RANGE, QUOTA_RANGE
+from qvirt.model.cputune import PERIOD_RANGE, QUOTA_RANGE, SHARES_RANGE
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.memtune import BlkioDevice, HardLimit, Limit, SoftLimit, SwapHardLimit
 from qvirt.model.numa import MODES, NumaMemory
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, ParamValue]
 
-#: what fits into the 64 bits of a rate
-_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
+#: one device's number, as libvirt reads it: what is before a comma, perhaps with a sign or blanks before it
+_NUMBER = re.compile(r"\s*\+?([0-9]+)", re.ASCII)
 
 #: parameter -> (type, field of <cputune>, whose groups: "" the guest's, else the names' beginning)
 SCHEDULER: Final[Mapping[str, tuple[int, str, str]]] = {
@@ -55,6 +56,8 @@ BLKIO_DEVICE: Final = {
     "device_read_bytes_sec": "read_bytes_sec",
     "device_write_bytes_sec": "write_bytes_sec",
 }
+#: the most a device's number may be; a document holds no more
+_MOST = {name: 2**64 - 1 if "_bytes_" in name else 2**32 - 1 for name in BLKIO_DEVICE}
 
 
 def check_mode(domain: "Domain", what: str) -> None:
@@ -131,21 +134,27 @@ async def set_scheduler(domain: "Domain", values: Values, flags: int) -> None:
     wanted = {name: int(value) for name, value in values.items()}
     for name, value in wanted.items():
         low, high = PERIOD_RANGE if name.endswith("_period") else QUOTA_RANGE
-        if name != "cpu_shares" and (0 < value < low or value > high):
+        if name == "cpu_shares":
+            low, high = SHARES_RANGE
+            if not low <= value <= high:
+                raise InvalidArg(f"shares '{value}' must be in range [{low}, {high}]")
+        elif 0 < value < low or value > high:
             raise InvalidArg(f"value of '{name}' is out of range [{low}, {high}]")
 
     def apply(group: Group, running: Running) -> None:
-        for name, value in wanted.items():
-            _, _, whose = SCHEDULER[name]
-            if name == "cpu_shares":
-                knobs.set_shares(group, value)
-                wanted[name] = knobs.shares(group)  # the kernel keeps it within bounds
-            elif value:
-                period, quota = (value, 0) if name.endswith("_period") else (0, value)
-                for thread in _members(group, whose):
-                    knobs.set_bandwidth(group, thread, period, quota)
-        changed = tuple((f"cputune.{n}", SCHEDULER[n][0], value) for n, value in wanted.items())
-        told.extend(changed)
+        with contextlib.ExitStack() as undo:
+            for name, value in wanted.items():
+                _, _, whose = SCHEDULER[name]
+                if name == "cpu_shares":
+                    undo.callback(knobs.set_shares, group, knobs.shares(group))
+                    knobs.set_shares(group, value)
+                elif value:
+                    period, quota = (value, 0) if name.endswith("_period") else (0, value)
+                    for thread in _members(group, whose):
+                        undo.callback(knobs.set_bandwidth, group, thread, *knobs.bandwidth(group, thread))
+                        knobs.set_bandwidth(group, thread, period, quota)
+            undo.pop_all()
+        told.extend((f"cputune.{name}", SCHEDULER[name][0], value) for name, value in wanted.items())
 
     def note(definition: Definition) -> None:
         for name, value in wanted.items():
@@ -204,12 +213,18 @@ async def set_memory(domain: "Domain", values: Values, flags: int) -> None:
 
     def apply(group: Group, running: Running) -> None:
         order = [name for name in MEMORY if name in wanted]
-        if "swap_hard_limit" in wanted and wanted.get("hard_limit", 0) > knobs.memory(
-            group, "swap_hard_limit"
+        # version 1 counts memory within memory and swap: the larger of the two has to make room first
+        if (
+            group.version("memory") == 1
+            and "swap_hard_limit" in wanted
+            and wanted.get("hard_limit", 0) > knobs.memory(group, "swap_hard_limit")
         ):
-            order.reverse()  # the larger of the two has to make room first
-        for name in order:
-            knobs.set_memory(group, name, wanted[name])
+            order.reverse()
+        with contextlib.ExitStack() as undo:
+            for name in order:
+                undo.callback(knobs.set_memory, group, name, knobs.memory(group, name))
+                knobs.set_memory(group, name, wanted[name])
+            undo.pop_all()
 
     def note(definition: Definition) -> None:
         for name, value in wanted.items():
@@ -245,9 +260,18 @@ def _devices(text: str, name: str) -> dict[str, int]:
     if not text:
         return {}
     words = text.split(",")
-    if len(words) % 2 or not all(_NUMBER.fullmatch(word) for word in words[1::2]):
-        raise InvalidArg(f"unable to parse blkio device '{name}' '{text}'")
-    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+    devices: dict[str, int] = {}
+    for path, word in zip(words[::2], words[1::2], strict=False):
+        found = _NUMBER.match(word)
+        if found is None or int(found[1]) > _MOST[name]:
+            raise InvalidArg(f"invalid value '{word}' for parameter '{name}' of device '{path}'")
+        if found.end() < len(word):
+            break
+        devices[path] = int(found[1])
+    else:
+        if not len(words) % 2:
+            return devices
+    raise InvalidArg(f"unable to parse blkio device '{name}' '{text}'")
 
 
 async def set_blkio(domain: "Domain", values: Values, flags: int) -> None:
@@ -257,14 +281,18 @@ async def set_blkio(domain: "Domain", values: Values, flags: int) -> None:
     rates = {name: _devices(str(value), name) for name, value in values.items() if name in BLKIO_DEVICE}
 
     def apply(group: Group, running: Running) -> None:
-        if weight:
-            knobs.set_weight(group, weight)
-        for name, devices in rates.items():
-            for path, value in devices.items():
-                if name == "device_weight":
-                    knobs.set_device_weight(group, path, value)
-                else:
-                    knobs.set_throttle(group, path, BLKIO_DEVICE[name], value)
+        known = {device.path: device for device in running.definition.blkiotune.devices}
+        with contextlib.ExitStack() as undo:
+            if weight:
+                undo.callback(knobs.set_weight, group, knobs.weight(group))
+                knobs.set_weight(group, weight)
+            for name, devices in rates.items():
+                kind = BLKIO_DEVICE[name]
+                for path, value in devices.items():
+                    before = getattr(known[path], kind) if path in known else None
+                    _set_rate(group, path, kind, value)
+                    undo.callback(_set_rate, group, path, kind, before or 0)
+            undo.pop_all()
 
     def note(definition: Definition) -> None:
         tune = definition.blkiotune
@@ -280,6 +308,13 @@ async def set_blkio(domain: "Domain", values: Values, flags: int) -> None:
         ]
 
     await _change(domain, "set block I/O parameters", "blkio", flags, apply, note)
+
+
+def _set_rate(group: Group, path: str, kind: str, value: int) -> None:
+    if kind == "weight":
+        knobs.set_device_weight(group, path, value)
+    else:
+        knobs.set_throttle(group, path, kind, value)
 
 
 async def blkio(domain: "Domain", flags: int) -> list[Param]:
@@ -342,7 +377,9 @@ async def set_numa(domain: "Domain", values: Values, flags: int) -> None:
     def apply(group: Group, running: Running) -> None:
         if nodes is None:
             return
-        for thread in ("", *group.threads()):
+        # no group may have nodes that the one around it has not
+        knobs.set_nodes(group, "", nodes | parse_cpuset(knobs.nodes(group, "")))
+        for thread in (*group.threads(), ""):
             knobs.set_nodes(group, thread, nodes)
 
     def note(definition: Definition) -> None:
@@ -362,7 +399,7 @@ def _nodes(text: str) -> frozenset[int]:
     try:
         found = parse_cpuset(text)
     except ValueError:
-        found = frozenset()
+        raise InvalidArg(f"Failed to parse bitmap '{text}'") from None
     if not found:
         raise InvalidArg(f"Invalid nodeset of 'numatune': {text}")
     return found

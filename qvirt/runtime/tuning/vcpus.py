@@ -1,6 +1,7 @@
 """vCPUs of a domain: how many, which, plugged and unplugged while it runs; those the agent turns on."""
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qvirt.constants.domain import DomainVcpuFlags
@@ -20,7 +21,7 @@ from qvirt.qmp.wire import JsonObject, JsonValue
 from qvirt.runtime import live
 from qvirt.runtime.asking import guest
 from qvirt.runtime.jobs import Job
-from qvirt.runtime.life import cgroups, resctrl
+from qvirt.runtime.life import cgroups, cores, resctrl
 from qvirt.runtime.plugging import unplug
 from qvirt.runtime.plugging.unplug import Outcome
 from qvirt.runtime.running import COMMAND_DEADLINE, Running
@@ -128,6 +129,7 @@ async def _move(domain: "Domain", running: Running, slots: list[Slot], *, on: bo
                 pinning.pin_vcpu_thread(running, number)
                 scheduling.schedule_vcpu(running, number)
                 await resctrl.join_vcpu(domain, running, number)
+            await cores.settle(domain.hypervisor, partial(cores.join_vcpus, running, slot.numbers))
 
 
 def _check_room(running: Running, more: int) -> None:

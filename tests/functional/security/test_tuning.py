@@ -103,7 +103,7 @@ def test_block_io(daemon: Daemon) -> None:
         (("schedinfo", "bad", "vcpu_period=10"), "value of 'vcpu_period' is out of range [1000, 1000000]"),
         (("memtune", "bad", "--hard-limit", "2048", "--swap-hard-limit", "1024"),
          "memory hard_limit tunable value must be lower than or equal to swap_hard_limit"),
-        (("blkiotune", "bad", "--device-weights", "/dev/null,x"), "unable to parse blkio device"),
+        (("blkiotune", "bad", "--device-weights", "/dev/null,5x"), "unable to parse blkio device"),
     ],
 )  # fmt: skip
 def test_refusals(daemon: Daemon, words: tuple[str, ...], error: str) -> None:

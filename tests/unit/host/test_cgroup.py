@@ -7,7 +7,7 @@ import pytest
 from qvirt.errors import OperationInvalid
 from qvirt.host import cgroup_tuning as knobs
 from qvirt.host.bpf import READ, WRITE, Rule
-from qvirt.host.cgroup import Group, Mounts, find_mounts, machine_name
+from qvirt.host.cgroup import Group, Mounts, find_mounts, machine_name, partition_path
 from qvirt.host.config import CONTROLLERS
 from qvirt.security import devices
 
@@ -41,6 +41,24 @@ def test_mounts_of_both_versions() -> None:
 def test_names_are_libvirts(id: int, name: str, root: str | None, expected: str) -> None:
     assert machine_name(id, name, root) == expected
     assert machine_name(id, name, "/a") != machine_name(id, name, "/b")
+
+
+@pytest.mark.parametrize(
+    ("partition", "expected"),
+    [
+        ("/machine", "machine"),
+        ("/machine/prod", "machine/prod.partition"),
+        ("/user/x", "user/x.partition"),
+        ("/prod/machine", "prod.partition/machine.partition"),
+        ("/a.partition//b.c/", "a.partition/b.c"),
+        ("/", ""),
+        ("/../x", "_../x.partition"),
+        ("/_a/.b", "__a.partition/_.b"),
+        ("/cgroup.procs/x", "_cgroup.procs/x.partition"),
+    ],
+)
+def test_partitions_are_named_as_libvirt_does(partition: str, expected: str) -> None:
+    assert partition_path(partition) == expected
 
 
 @pytest.fixture
@@ -112,3 +130,11 @@ def test_rules_are_what_libvirts_map_holds() -> None:
     assert Rule(2, 136, None).key.hex() == "ffffffff88000000"
     assert devices.rule_of("/dev/null") == Rule(2, 1, 3)
     assert devices.rule_of("/etc/passwd") is None
+
+
+def test_version_two_keeps_the_limit_of_memory_and_swap_when_that_of_memory_changes(v2: Group) -> None:
+    knobs.set_memory(v2, "hard_limit", 1000)
+    knobs.set_memory(v2, "swap_hard_limit", 5000)
+    knobs.set_memory(v2, "hard_limit", 3000)
+    assert (knobs.memory(v2, "hard_limit"), knobs.memory(v2, "swap_hard_limit")) == (3000, 5000)
+    assert (v2.folder("memory") / "memory.swap.max").read_text() == str(2000 << 10)

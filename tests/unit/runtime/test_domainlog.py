@@ -59,3 +59,8 @@ def test_a_command_line_that_does_not_fit_on_the_disk_is_no_reason_not_to_start(
     caps = cast(EmulatorCaps, SimpleNamespace(version=(9, 0, 0), package=""))
     log.starting(CommandLine("/q", []), {}, caps, "1")
     log.close()
+
+
+def test_what_a_terminal_would_obey_is_shown_instead() -> None:
+    said = domainlog.legible(b"\x1b]0;owned\x07 a\0b\xff\r\n\tnext\r\xc2\x9b31m\n\n")
+    assert said == "\\x1b]0;owned\\x07 a\\x00b\N{REPLACEMENT CHARACTER}\n\tnext\\x0d\\x9b31m"
