@@ -12,6 +12,8 @@ import queue
 import re
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -25,6 +27,12 @@ DEFAULT_LEVEL: Final = 3
 
 WAITING: Final = 10_000
 """Records that may wait for the thread; what comes beyond is counted and left out."""
+
+ALIKE: Final = 200
+"""Warnings and errors of one line of ours that are logged in `PERIOD`: clients and guests may cause many."""
+
+PERIOD: Final = 10.0
+"""Seconds."""
 
 SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
     "qemu": ("qvirt.runtime", "qvirt.qemu", "qvirt.qmp"),
@@ -110,13 +118,33 @@ class _Gate(logging.Handler):
     def __init__(self, logging_: "Logging") -> None:
         super().__init__()
         self._logging = logging_
+        self._since = 0.0
+        self._counts: Counter[tuple[str, int]] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand a record to the thread that writes."""
-        if record.levelno >= self._logging.level_of(record.name):
+        if record.levelno >= self._logging.level_of(record.name) and self._is_rare(record):
             # its arguments may change, and its words are the same for all outputs
             record.message = record.getMessage()
             self._logging.enqueue(record)
+
+    def _is_rare(self, record: logging.LogRecord) -> bool:
+        """Count a record; one of a kind there are too many of is left out, which is said later."""
+        if record.levelno < logging.WARNING:  # who wants these wants all of them
+            return True
+        now = time.monotonic()
+        if now - self._since >= PERIOD:
+            for (name, line), count in self._counts.items():
+                if count > ALIKE:
+                    words = f"{count - ALIKE} more records of {name}:{line} within {PERIOD:g} s were left out"
+                    self._logging.enqueue(
+                        logging.makeLogRecord({"name": __name__, "levelno": logging.WARNING, "msg": words})
+                    )
+            self._since = now
+            self._counts.clear()
+        place = record.name, record.lineno
+        self._counts[place] += 1
+        return self._counts[place] <= ALIKE
 
 
 _Item: TypeAlias = logging.LogRecord | list[OutputHandler] | threading.Event | None

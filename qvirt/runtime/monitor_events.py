@@ -58,6 +58,10 @@ log = logging.getLogger(__name__)
 #: seconds; a clock of a guest cannot be farther from the host's
 _FARTHEST = 1 << 40
 
+#: letters of an event, and of one word of it, that are handed on; those of QEMU's have fewer
+_MOST_DETAILS = 1 << 20
+_MOST_LETTERS = 4096
+
 Handler = Callable[["Domain", Running, JsonObject], None]
 
 #: why a domain paused -> detail of the suspended event
@@ -116,7 +120,10 @@ _JOB_TYPES = {
 def handle(domain: "Domain", running: Running, event: Event) -> None:
     """Take one event: the raw one first to whoever asked for it, then what it means."""
     details = json.dumps(event.data, separators=(",", ":")) if event.data else None
-    domain.publish(events.MonitorEvent(domain.ref, event.name, event.seconds, event.microseconds, details))
+    if len(event.name) + len(details or "") <= _MOST_DETAILS:  # else no client could be told
+        domain.publish(
+            events.MonitorEvent(domain.ref, event.name, event.seconds, event.microseconds, details)
+        )
     handler = HANDLERS.get(event.name)
     if handler is not None:
         handler(domain, running, running.names.event(event.name, event.data))
@@ -345,7 +352,7 @@ def _acpi_ost(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 def _keeps(domain: "Domain", running: Running, id: str) -> None:
     unplug.answered(running, id, gone=False)
-    domain.publish(events.DeviceRemovalFailed(domain.ref, id))
+    domain.publish(events.DeviceRemovalFailed(domain.ref, id[:_MOST_LETTERS]))
 
 
 def _tray(domain: "Domain", running: Running, data: JsonObject) -> None:
@@ -412,7 +419,7 @@ def _memory_size(domain: "Domain", running: Running, data: JsonObject) -> None:
     if isinstance(size, int) and size >= 0:
         live.set_module(running.definition, str(data.get("id")), size)
         running.touch()
-        domain.publish(events.MemoryDeviceSizeChange(domain.ref, str(data.get("id")), -(-size // 1024)))
+        domain.publish(events.MemoryDeviceSizeChange(domain.ref, _word(data, "id"), -(-size // 1024)))
 
 
 def _threshold(domain: "Domain", running: Running, data: JsonObject) -> None:
@@ -462,7 +469,7 @@ def _display(phase: int, default_scheme: str) -> Handler:
         if not isinstance(server, dict) or not isinstance(client, dict):
             return
         subject = tuple(
-            (name, str(client[key]))
+            (name, _word(client, key))
             for key, name in (("x509_dname", "x509dname"), ("sasl_username", "saslUsername"))
             if client.get(key)
         )
@@ -472,7 +479,7 @@ def _display(phase: int, default_scheme: str) -> Handler:
                 phase,
                 _address(server),
                 _address(client),
-                str(server.get("auth") or default_scheme),
+                _word(server, "auth") or default_scheme,
                 subject,
             )
         )
@@ -483,9 +490,15 @@ def _display(phase: int, default_scheme: str) -> Handler:
 def _address(end: JsonObject) -> events.GraphicsAddress:
     return events.GraphicsAddress(
         _FAMILIES.get(str(end.get("family")), DomainEventGraphicsAddressType.IPV4),
-        str(end.get("host", "")),
-        str(end.get("service", end.get("port", ""))),
+        _word(end, "host"),
+        _word(end, "service" if "service" in end else "port"),
     )
+
+
+def _word(data: JsonObject, key: str) -> str:
+    """Return a word of QEMU's, '' where it says none."""
+    value = data.get(key)
+    return "" if value is None else str(value)[:_MOST_LETTERS]
 
 
 HANDLERS: dict[str, Handler] = {

@@ -19,6 +19,13 @@ MAX_ATTRIBUTES = 1000
 #: characters; a document below cannot hold as many attributes as would be felt
 LARGE = 64 * 1024
 
+#: numbers in all lists of CPUs and nodes: a few letters, ``0-16383``, are a megabyte of ours
+MAX_LISTED = 1 << 20
+#: lists; fewer cannot be as much
+FEW_LISTS = 64
+_LISTS = ("cpuset", "cpus", "nodeset", "vcpus", "iothreads")
+_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+
 #: the part of libvirt that complains of a document that is not well formed, where it is not the domain's
 _DOMAINS = {"(CPU_definition)": ErrorDomain.CPU, "(definition_of_secret)": ErrorDomain.SECRET}
 
@@ -59,7 +66,21 @@ def parse_element(text: str, source: str) -> etree._Element:
                     f"element '{element.tag}' of document {source} has {len(element.attrib)} attributes, the "
                     f"limit is {MAX_ATTRIBUTES}{at(element)}"
                 )
+    if sum(text.count(name) for name in _LISTS) > FEW_LISTS:
+        _check_lists(root, source)
     return root
+
+
+def _check_lists(root: etree._Element, source: str) -> None:
+    listed = 0
+    for element in root.iter(etree.Element):
+        for text in filter(None, map(element.get, _LISTS)):
+            listed += sum(int(last) - int(first) + 1 for first, last in _RANGE.findall(text))
+            if listed > MAX_LISTED:
+                raise XmlError(
+                    f"the lists of CPUs and nodes of document {source} have more than {MAX_LISTED} numbers"
+                    f"{at(element)}"
+                )
 
 
 def parse(text: str, cls: type[N], source: str, *, validate: bool = False) -> N:

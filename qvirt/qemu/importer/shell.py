@@ -11,6 +11,11 @@ BLANK = " \t\r"
 OPERATORS = frozenset(";&|()<>\n")
 
 
+#: letters that a script's variables may become, all in all, and those of one of which a part is taken away
+_MOST_LETTERS = 4 << 20
+_MOST_TAKEN = 4096
+
+
 class Unknown(Exception):
     """A value that only running the script would tell."""
 
@@ -20,6 +25,7 @@ class Script(Record, frozen=False):
 
     variables: the values of each, None for one that cannot be told, for which `unknown` has the text.
     bodies: the words that end the here-documents below the line, and whether tabs may stand before them.
+    spent: letters that variables have become, also in the scripts within this one.
     """
 
     text: str
@@ -28,6 +34,11 @@ class Script(Record, frozen=False):
     variables: dict[str, list[str] | None] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     bodies: list[tuple[str, bool]] = field(default_factory=list)
+    spent: list[int] = field(default_factory=lambda: [0])
+
+    def within(self, text: str, at: int = 0) -> "Script":
+        """Return a script that is part of this one."""
+        return Script(text, at, self.line, self.variables, self.unknown, spent=self.spent)
 
 
 def advance(script: Script, count: int = 1) -> None:
@@ -381,11 +392,13 @@ def _nested(script: Script, word: str) -> list[str]:
     if not word:
         return []
     quoted = '"' + word.replace('"', "") + '"'
-    return read_word(Script(quoted, 0, script.line, script.variables, script.unknown))
+    return read_word(script.within(quoted))
 
 
 def _without(value: str, operator: str, pattern: str) -> str:
     """Return a value without the shortest or longest part at one of its ends that a pattern matches."""
+    if len(value) > _MOST_TAKEN:
+        raise Unknown("a part of a long value")
     matches = re.compile(translate(pattern)).match
     ends = range(len(value) + 1)
     if operator[0] == "#":
@@ -396,8 +409,12 @@ def _without(value: str, operator: str, pattern: str) -> str:
 
 
 def _value(script: Script, name: str) -> list[str]:
-    if name in script.variables and script.variables[name] is not None:
-        return script.variables[name] or []
+    values = script.variables.get(name)
+    if values is not None:
+        script.spent[0] += sum(map(len, values)) + len(values)
+        if script.spent[0] > _MOST_LETTERS:
+            raise InvalidArg(f"line {script.line}: the script's variables become too long")
+        return values
     if name in script.unknown:
         raise Unknown(f"${name} ({script.unknown[name]})")
     raise Unknown(f"${name}, which is set nowhere above")

@@ -31,6 +31,10 @@ _DECLARE = frozenset({"export", "local", "declare", "readonly", "typeset"})
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "su", "script"})
 
 
+#: letters of a text
+_LONGEST = 1 << 20
+
+
 class Command(Record):
     """One command: the variables set in front of it, its words, the line it begins on."""
 
@@ -43,9 +47,14 @@ def parse_commands(text: str) -> list[Command]:
     """Return the emulator's commands of a text, in order; without a known name, the first with options.
 
     Raises InvalidArg, with the line, for quotes that do not end, for a command that depends on what only
-    running the script would tell, and for a text without any command.
+    running the script would tell, and for a text without any command, or that is too long or nested too deep.
     """
-    commands = list(_commands(Script(text)))
+    if len(text) > _LONGEST:
+        raise InvalidArg(f"the text has {len(text)} letters, the limit is {_LONGEST}")
+    try:
+        commands = list(_commands(Script(text)))
+    except RecursionError:
+        raise InvalidArg("the text's quotes, scripts or parameters are nested too deep") from None
     found = [command for command in commands if _EMULATOR.match(command.argv[0])]
     if found:
         return found
@@ -117,7 +126,9 @@ def _run(
     problems = [why for at, why in unknown.items() if at >= len(words) - len(argv)]
     inner = _inner(argv)
     if inner is not None and not problems:
-        yield from _commands(Script(inner, line=line, variables=script.variables, unknown=script.unknown))
+        within = script.within(inner)
+        within.line = line
+        yield from _commands(within)
         return
     if not argv:
         return

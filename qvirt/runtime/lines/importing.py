@@ -32,7 +32,7 @@ async def import_text(documents: Documents, text: str, *, offers_kvm: bool) -> I
 
     offers_kvm: guests that are started here may use KVM, where their emulator can; the others are emulated.
     """
-    commands = parse_commands(text)
+    commands = await asyncio.to_thread(parse_commands, text)  # a long one takes seconds
     imported = await import_command(documents, commands[0], offers_kvm=offers_kvm)
     if len(commands) > 1:
         imported.account.note(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvirt.daemon import log_outputs
+from qvirt.daemon import logs as daemon_logs
 from qvirt.daemon.log_outputs import Output, fields
 from qvirt.daemon.logs import Logging, default_outputs, from_environment, parse_filters, parse_outputs
 from qvirt.errors import InvalidArg, SystemError_
@@ -104,7 +105,7 @@ def test_what_cannot_be_opened_changes_nothing(logs: Logging, tmp_path: Path) ->
 
 
 def test_an_output_that_hangs_keeps_nobody_waiting(logs: Logging, tmp_path: Path) -> None:
-    logs.configure(3, "", f"1:file:{tmp_path}/log")
+    logs.configure(2, "", f"1:file:{tmp_path}/log")
     held, go = threading.Event(), threading.Event()
     (handler,) = logs._handlers
 
@@ -118,7 +119,7 @@ def test_an_output_that_hangs_keeps_nobody_waiting(logs: Logging, tmp_path: Path
     log.error("first")
     assert held.wait(10)
     for _ in range(20_000):
-        log.error("more")
+        log.info("more")
     assert logs._lost > 0
     go.set()
 
@@ -202,3 +203,26 @@ def test_a_peers_words_make_no_record_of_their_own(logs: Logging, tmp_path: Path
     assert [line for line in text.splitlines() if "forged" in line and not line.startswith("  ")] == []
     assert not set(text) & set("\r\x1b\x9b\u2028")
     assert "\\x1b[2J" in text
+
+
+def test_who_causes_warnings_without_end_does_not_fill_the_log(
+    logs: Logging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.configure(3, "", f"1:file:{tmp_path}/log")
+    monkeypatch.setattr(daemon_logs, "PERIOD", 3600.0)
+    log = logging.getLogger("x")
+
+    def refuse(peer: int) -> None:
+        log.warning("%d is refused", peer)
+
+    for peer in range(5000):
+        refuse(peer)
+    log.error("something else")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == daemon_logs.ALIKE + 1
+    assert lines[-1].endswith("something else")
+    monkeypatch.setattr(daemon_logs, "PERIOD", 0.0)
+    refuse(5000)
+    said, again = (tmp_path / "log").read_text().splitlines()[-2:]
+    assert f"{5000 - daemon_logs.ALIKE} more records of x:" in said
+    assert again.endswith("5000 is refused")

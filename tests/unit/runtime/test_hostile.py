@@ -188,6 +188,12 @@ def _with(value: Any, at: tuple[Any, ...], new: Any) -> Any:
     return copy
 
 
+def _at(value: Any, at: tuple[Any, ...]) -> Any:
+    for key in at:
+        value = value[key]
+    return value
+
+
 @st.composite
 def distorted(draw: st.DrawFn, honest: dict[str, Any]) -> dict[str, Any]:
     """Honest answers with some of their parts replaced, as they come out of our parser."""
@@ -332,6 +338,23 @@ def test_events_can_be_told(name: str, data: dict[str, Any]) -> None:
             for message in messages(event):
                 encode_events.encode(message, 1)
         parse_live(rig.running.text(0))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", sorted(EVENTS))
+def test_events_are_told_however_long_their_words_are(name: str) -> None:
+    async def main() -> None:
+        rig = Rig(QEMU)
+        long = "x" * (6 << 20)
+        said = EVENTS[name]
+        for at in _places(said):
+            if at and isinstance(_at(said, at), str):
+                said = _with(said, at, long)
+        monitor_events.handle(rig.domain, rig.running, Event(name, said, 1, 2))
+        for event in rig.seen:
+            for message in messages(event):
+                encode_events.encode(message, 1)
 
     asyncio.run(main())
 

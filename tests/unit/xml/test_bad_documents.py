@@ -12,6 +12,9 @@ from tests.support.pure import completed
 EMULATOR = "<emulator>/usr/bin/qemu-system-x86_64</emulator>"
 LAUGHS = "".join(f"<!ENTITY {chr(98 + i)} '{f'&{chr(97 + i)};' * 10}'>" for i in range(9))
 
+PIN = "<vcpupin vcpu='{0}' cpuset='0-16383'/>"
+CELL = "<cell cpus='0-9999,^5' memory='1'/>"
+
 
 def document(elements: str = "", devices: str = "", memory: str = "219100") -> str:
     return (
@@ -49,6 +52,11 @@ def numbered(pattern: str, count: int) -> str:
         (document(devices="<input type='tablet'/>" * (MAX_DEVICES + 1)), f"more than the {MAX_DEVICES}"),
         (document("<vcpu cpuset='0-99999999999'>1</vcpu>"), "Failed to parse bitmap"),
         (document(f"<vcpu>{'9' * 5000}</vcpu>"), "maximum vcpus count must be an integer"),
+        (
+            document(f"<cputune>{numbered(PIN, 20000)}</cputune>"),
+            "have more than 1048576 numbers",
+        ),
+        (document(f"<cpu><numa>{CELL * 20000}</numa></cpu>"), "have more than 1048576 numbers"),
         (document("<iothreads>4294967295</iothreads>"), "invalid iothreads count '4294967295'"),
         (document(memory="18446744073709551615"), "value too large"),
         (document(memory="-1"), "Invalid value '-1' for element or attribute './memory[1]'"),
@@ -95,3 +103,5 @@ def test_a_device_of_its_own_is_read_as_carefully() -> None:
 
 def test_a_list_that_names_the_same_range_again_and_again() -> None:
     assert parse_cpuset("0-16000," * 20000 + "^5") == frozenset(range(16001)) - {5}
+    assert parse_cpuset("16384,3,7-9,^8") == {3, 7, 9, 16384}
+    assert parse_cpuset("3,^3") == frozenset()

@@ -209,3 +209,19 @@ def test_words_are_those_that_bash_makes(words: list[str]) -> None:
     with suppress(InvalidArg):  # a variable that is not set, which is nothing to a shell
         (command,) = parse_commands(f"{_SETUP}{line}\n")
         assert list(command.argv[1:]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x0=aaaaaaaa\n" + "".join(f"x{i + 1}=$x{i}$x{i}$x{i}$x{i}\n" for i in range(40)) + "qemu -name $x40",
+         "variables become too long"),
+        ("y=(a a)\n" + "y=(${y[@]} ${y[@]})\n" * 60 + "qemu ${y[@]}", "variables become too long"),
+        ("x='sh -c \"$x\"'\nqemu -name " + '"${a:-' * 3000 + '}"' * 3000, "nested too deep"),
+        ("x=" + "a" * 500_000 + "\nqemu -name ${x##*b*c*d}", "a part of a long value"),
+        ("qemu -name x\n" * 200_000, "the limit is"),
+    ],
+)  # fmt: skip
+def test_texts_made_to_hurt(text: str, said: str) -> None:
+    with pytest.raises(InvalidArg, match=said):
+        parse_commands(text)
