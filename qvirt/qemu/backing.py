@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from qvirt.errors import ConfigUnsupported
 from qvirt.model.storage_source import Host, Named, Protocol, Slice, Slices, SourceType, Ssl, StorageSource
 from qvirt.qemu.keyval import JsonValue
+from qvirt.xml.fields import fits
 
 Found = tuple[SourceType, StorageSource]
 Options = Mapping[str, JsonValue]
@@ -38,9 +39,12 @@ def parse_backing(text: str, above: str | None) -> Found:
     Raises ConfigUnsupported for strings that cannot be understood: a guest may have written them.
     """
     try:
-        return _parse(text, above)
+        found = _parse(text, above)
+        if not fits(found[1].to_xml()):
+            raise ValueError("it has characters that no document can hold")
     except (ValueError, RecursionError) as error:
-        raise ConfigUnsupported(f"backing store '{text}' cannot be understood: {error}") from None
+        raise ConfigUnsupported(f"backing store {text!a} cannot be understood: {error}") from None
+    return found
 
 
 def _parse(text: str, above: str | None) -> Found:

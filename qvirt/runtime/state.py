@@ -24,7 +24,7 @@ from qvirt.record import Record, field
 from qvirt.runtime.foreign.renaming import Kind, Name
 from qvirt.security.loans import Loan
 from qvirt.xml.document import parse_element
-from qvirt.xml.fields import escape
+from qvirt.xml.fields import escape, quoted
 
 VERSION = 1
 
@@ -213,8 +213,8 @@ class Status(Record, frozen=False):
             f"<domstatus state='{STATE_WORDS[self.state]}'"
             f" reason='{_reason(self.state, self.reason)}'{pid}>\n",
         ]
-        out += [f"  <taint flag='{escape(taint)}'/>\n" for taint in self.taints]
-        out.append(f"  <monitor path='{escape(self.monitor)}' type='unix'/>\n")
+        out += [f"  <taint flag='{quoted(taint)}'/>\n" for taint in self.taints]
+        out.append(f"  <monitor path='{quoted(self.monitor)}' type='unix'/>\n")
         if self.vcpu_pids:
             out.append("  <vcpus>\n")
             out += [f"    <vcpu id='{i}' pid='{pid}'/>\n" for i, pid in enumerate(self.vcpu_pids)]
@@ -222,50 +222,50 @@ class Status(Record, frozen=False):
         out += [f"  {extra}\n" for extra in self.extras]
         if self.fake_reboot:
             out.append("  <fakereboot/>\n")
-        out.append(f"  <libDir path='{escape(self.folder)}'/>\n")
+        out.append(f"  <libDir path='{quoted(self.folder)}'/>\n")
         out.append(
             f"  <qvirt version='{self.version}' stage='{self.stage}' startTime='{self.start_time}'"
-            f" bootId='{escape(self.boot_id)}' autodestroy='{'yes' if self.autodestroy else 'no'}'"
+            f" bootId='{quoted(self.boot_id)}' autodestroy='{'yes' if self.autodestroy else 'no'}'"
             f" clockBase='{self.clock_base}' vcpusGone='{self.vcpus_gone}'>\n"
         )
         mark = self.footprint
-        out += [f"    <folder path='{escape(path)}'/>\n" for path in mark.folders]
-        out += [f"    <file path='{escape(path)}'/>\n" for path in mark.files]
+        out += [f"    <folder path='{quoted(path)}'/>\n" for path in mark.folders]
+        out += [f"    <file path='{quoted(path)}'/>\n" for path in mark.files]
         out += [f"    <port number='{port}'/>\n" for port in mark.ports]
         out += [
-            f"    <loan path='{escape(loan.path)}' model='{loan.model}'"
-            f" before='{escape(loan.before)}' label='{escape(loan.label)}'"
+            f"    <loan path='{quoted(loan.path)}' model='{loan.model}'"
+            f" before='{quoted(loan.before)}' label='{quoted(loan.label)}'"
             + (" shared='yes'/>\n" if loan.shared else "/>\n")
             for loan in mark.loans
         ]
-        out += [f"    <link name='{escape(name)}'/>\n" for name in mark.links]
+        out += [f"    <link name='{quoted(name)}'/>\n" for name in mark.links]
         out += [
-            f"    <mac device='{escape(name)}' address='{escape(mac)}'/>\n" for name, mac in mark.macs.items()
+            f"    <mac device='{quoted(name)}' address='{quoted(mac)}'/>\n" for name, mac in mark.macs.items()
         ]
         out += [
             f"    <pci device='{one.name}' managed='{'yes' if one.managed else 'no'}'"
-            f" driver='{escape(one.driver)}' override='{escape(one.override)}' group='{one.group}'/>\n"
+            f" driver='{quoted(one.driver)}' override='{quoted(one.override)}' group='{one.group}'/>\n"
             for one in mark.pci
         ]
         out += [
-            f"    <vf device='{vf.name}' card='{escape(vf.card)}' number='{vf.number}' address='{vf.mac}'"
+            f"    <vf device='{vf.name}' card='{quoted(vf.card)}' number='{vf.number}' address='{vf.mac}'"
             f" vlan='{vf.vlan}' qos='{vf.qos}'/>\n"
             for vf in mark.vfs
         ]
-        out += [f"    <plugging alias='{escape(alias)}'/>\n" for alias in mark.plugging]
+        out += [f"    <plugging alias='{quoted(alias)}'/>\n" for alias in mark.plugging]
         for helper in mark.helpers:
             out.append(
-                f"    <helper name='{escape(helper.name)}' pid='{helper.pid}' startTime='{helper.start_time}'"
-                f" log='{escape(helper.log)}'>\n"
+                f"    <helper name='{quoted(helper.name)}' pid='{helper.pid}' startTime='{helper.start_time}'"
+                f" log='{quoted(helper.log)}'>\n"
             )
-            out += [f"      <file path='{escape(path)}'/>\n" for path in helper.files]
+            out += [f"      <file path='{quoted(path)}'/>\n" for path in helper.files]
             out.append("    </helper>\n")
         if mark.cgroup:
-            out.append(f"    <cgroup path='{escape(mark.cgroup)}'/>\n")
+            out.append(f"    <cgroup path='{quoted(mark.cgroup)}'/>\n")
         if mark.changing:
             out.append(f"    <changing>{escape(mark.changing)}</changing>\n")
         out += [
-            f"    <name kind='{name.kind}' ours='{escape(name.ours)}' theirs='{escape(name.theirs)}'"
+            f"    <name kind='{name.kind}' ours='{quoted(name.ours)}' theirs='{quoted(name.theirs)}'"
             f" implicit='{'yes' if name.implicit else 'no'}'/>\n"
             for name in self.names
         ]

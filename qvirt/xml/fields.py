@@ -17,13 +17,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 N = TypeVar("N", bound="Node")
 
-_SPECIAL = re.compile("[&<>\"']").search
-_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&apos;"})
+_SPECIAL = re.compile("[&<>\"'\r]").search
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&apos;", "\r": "&#13;"}
+)
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]").search
+_SPECIAL_IN_ATTRIBUTES = re.compile("[&<>\"'\r\n\t]").search
+_ESCAPES_IN_ATTRIBUTES = _ESCAPES | str.maketrans({"\n": "&#10;", "\t": "&#9;"})
 
 
 def escape(text: str) -> str:
-    """Escape text as libvirt does, in attributes and content alike."""
+    """Escape content as libvirt does, and a carriage return, which would be read as another line."""
     return text.translate(_ESCAPES) if _SPECIAL(text) else text
+
+
+def quoted(text: str) -> str:
+    """Escape an attribute's value. What is a line or a tab there would be read as a blank: another path."""
+    return text.translate(_ESCAPES_IN_ATTRIBUTES) if _SPECIAL_IN_ATTRIBUTES(text) else text
+
+
+def fits(text: str) -> bool:
+    """Tell whether a document can hold a text at all; names of files may have any bytes."""
+    return _UNFIT(text) is None
 
 
 class Field:

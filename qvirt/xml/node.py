@@ -16,7 +16,7 @@ from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg, QvirtError, XmlError
 from qvirt.xml import fields as f
 from qvirt.xml.codecs import Unfit, cpuset, positive
-from qvirt.xml.fields import escape
+from qvirt.xml.fields import escape, quoted
 
 
 class Unknown:
@@ -105,7 +105,8 @@ def _write_raw(el: etree._Element, out: list[str], indent: str, outer: dict[str 
                 continue
         elif outer.get(prefix) == uri:
             continue
-        parts.append(f'xmlns:{prefix}="{escape(uri)}"' if prefix else f'xmlns="{escape(uri)}"')
+        said = quoted(uri)
+        parts.append(f'xmlns:{prefix}="{said}"' if prefix else f'xmlns="{said}"')
     for name, value in el.attrib.items():
         shown = _qname(str(name), {p: u for p, u in el.nsmap.items() if p is not None})
         parts.append(f'{shown}="{escape_raw(str(value), quote=True)}"')
@@ -152,8 +153,10 @@ def _inline(el: etree._Element, outer: dict[str | None, str]) -> str:
 
 def escape_raw(value: str, quote: bool = False) -> str:
     """Escape kept content the way an XML library does: apostrophes stay."""
-    value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return value.replace('"', "&quot;") if quote else value
+    value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")
+    if quote:
+        value = value.replace('"', "&quot;").replace("\n", "&#10;").replace("\t", "&#9;")
+    return value
 
 
 class _Empty:
@@ -419,7 +422,7 @@ class Node:
             value = values.get(name, fallback)
             if value is not None and value != omit:
                 text = format(value)
-                head += f"{key}{text if text.isalnum() else escape(text)}'"
+                head += f"{key}{text if text.isalnum() else quoted(text)}'"
         if cls._has_extra:
             head += self.extra_attributes()
         inner = cls._content

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qvirt.xml.fields import escape
+from qvirt.xml.fields import escape, quoted
 
 
 class Writer:
@@ -42,7 +42,7 @@ class Writer:
         return "\n".join(self._lines) + "\n"
 
     def _start(self, name: str, attributes: dict[str, str | int | None]) -> str:
-        said = "".join(f" {key}='{escape(str(v))}'" for key, v in attributes.items() if v is not None)
+        said = "".join(f" {key}='{quoted(str(v))}'" for key, v in attributes.items() if v is not None)
         return f"<{name}{said}"
 
     def _line(self, text: str) -> None:

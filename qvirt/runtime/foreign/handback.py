@@ -24,7 +24,7 @@ from qvirt.qemu.devices.disk import qom_name
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import Written
 from qvirt.xml.document import parse_element
-from qvirt.xml.fields import Field, escape
+from qvirt.xml.fields import Field, quoted
 
 if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
@@ -149,7 +149,7 @@ def elements(
     known["nodename"] = f"<nodename index='{max(used)}'/>"
     if folder:
         path = f"{channels}/{Path(folder).name}"
-        known.setdefault("channelTargetDir", f"<channelTargetDir path='{escape(path)}'/>")
+        known.setdefault("channelTargetDir", f"<channelTargetDir path='{quoted(path)}'/>")
     if remembers:
         known.setdefault("rememberOwner", "<rememberOwner/>")
     yield from known.values()

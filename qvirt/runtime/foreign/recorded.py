@@ -10,7 +10,7 @@ from typing import Final
 from lxml import etree
 
 from qvirt.qemu.caps import EmulatorCaps
-from qvirt.xml.fields import escape
+from qvirt.xml.fields import escape, quoted
 
 #: words that are QEMU's names of types
 _TYPES: Final = (
@@ -59,7 +59,7 @@ class Recorded:
             *(word for word in _TYPES if word in caps.types),
             *(word for word, type in _MEANT.items() if type in caps.types),
         ]
-        flags = "".join(f"<flag name='{escape(word)}'/>" for word in words)
+        flags = "".join(f"<flag name='{quoted(word)}'/>" for word in words)
         text = self._known[caps.emulator] = f"<qemuCaps>{flags}</qemuCaps>"
         return text
 

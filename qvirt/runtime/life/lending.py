@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvirt.errors import SystemError_
+from qvirt.errors import ConfigUnsupported, SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.host.images import distrust_changed
 from qvirt.model.devices.disk import Disk
@@ -24,6 +24,7 @@ from qvirt.security.dac import cannot_access
 from qvirt.security.loans import Loan
 from qvirt.security.private_dev import Node
 from qvirt.security.stack import Guard
+from qvirt.xml.fields import fits
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -216,7 +217,11 @@ def prepare(running: Running, resources: Iterable[Resource]) -> list[Loan]:
             continue  # it is QEMU's own node that changes hands
         for loan in running.guard.plan(resource, path):
             loans.setdefault((loan.model, loan.path), loan)
-    return list(loans.values())[before:]
+    new = list(loans.values())[before:]
+    for loan in new:
+        if not fits(loan.path):  # the status file could not be read again
+            raise ConfigUnsupported(f"path {loan.path!a} has characters that no document can hold")
+    return new
 
 
 def _is_node(path: str) -> bool:

@@ -7,6 +7,7 @@ from qvirt.constants.domain import DomainMetadataType as Kind
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg
 
+NO_PREFIX = "key '{}' in vir{{}}SetMetadata is no prefix of a namespace"
 OWNERS = [("Domain", ErrorDomain.DOMAIN), ("Network", ErrorDomain.NETWORK)]
 
 
@@ -19,6 +20,20 @@ OWNERS = [("Domain", ErrorDomain.DOMAIN), ("Network", ErrorDomain.NETWORK)]
         ((Kind.DESCRIPTION, "a", "k", None), "key in vir{}SetMetadata must be NULL"),
         ((Kind.ELEMENT, "<a/>", "k", None), "uri in vir{}SetMetadata must not be NULL"),
         ((Kind.ELEMENT, "<a/>", None, "http://x"), "key in vir{}SetMetadata must not be NULL"),
+        (
+            (Kind.ELEMENT, "<a/>", "xmlns", "http://x"),
+            NO_PREFIX.format("xmlns"),
+        ),
+        (
+            (Kind.ELEMENT, "<a/>", "a><b", "http://x"),
+            NO_PREFIX.format("a><b"),
+        ),
+        ((Kind.ELEMENT, "<a/>", "", "http://x"), NO_PREFIX.format("")),
+        ((Kind.ELEMENT, "<a/>", "a", "x' y"), "uri 'x' y' in vir{}SetMetadata is no namespace"),
+        (
+            (Kind.ELEMENT, "<a/>", "a", "http://www.w3.org/2000/xmlns/"),
+            "uri 'http://www.w3.org/2000/xmlns/' in vir{}SetMetadata is no namespace",
+        ),
     ],
 )
 def test_what_is_not_set(

@@ -303,6 +303,8 @@ def test_an_image_below_that_becomes_one_of_another_format(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "backing",
     [
+        "nbd://h/%01",
+        "/srv/a\x1b[2J",
         "nbd://[::1",
         "nbd://h:99999999/x",
         'json:{"driver":"raw","offset":"x","file":{"driver":"file","filename":"/a"}}',

@@ -56,6 +56,16 @@ def test_what_is_written_is_read_back() -> None:
             assert getattr(again, name) == getattr(first, name), name
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\rb", "a 'b' \"c\" <&>", "ä\x85\u2028"])
+def test_a_file_of_any_name_is_the_same_file_later(name: str) -> None:
+    first = status()
+    first.footprint.files = [f"/{name}"]
+    first.footprint.loans = [Loan(f"/{name}", "+0:+5", "+64055:+7")]
+    again = read_status(first.to_text(header("a&b", "x")), "(test)")
+    assert again.footprint.files == [f"/{name}"]
+    assert again.footprint.loans[0].path == f"/{name}"
+
+
 def test_libvirts_own_file_is_read() -> None:
     text = """<domstatus state='running' reason='booted' pid='26209'>
   <monitor path='/var/lib/libvirt/qemu/domain-1-orc1/monitor.sock' type='unix'/>

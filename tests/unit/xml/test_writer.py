@@ -1,3 +1,9 @@
+import pytest
+
+from qvirt.model.domain import parse_domain
+from qvirt.model.storage_source import StorageSource
+from qvirt.xml.document import parse
+from qvirt.xml.fields import escape
 from qvirt.xml.writer import Writer
 
 
@@ -24,3 +30,15 @@ def test_layout() -> None:
         "  </e>\n"
         "</a>\n"
     )
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\tb", "a\rb", "a 'b' \"c\" <&>"])
+def test_what_is_written_is_read_again(text: str) -> None:
+    """In an attribute a line or a tab would come back as a blank, another path; a return as a line."""
+    source = StorageSource(file=text)
+    assert parse(source.to_xml(), StorageSource, "(test)").file == text
+    kept = parse_domain(
+        f"<domain type='qemu'><name>x</name><description>{escape(text)}</description>"
+        "<os><type>hvm</type></os></domain>"
+    )
+    assert parse_domain(kept.to_xml()).description == text
