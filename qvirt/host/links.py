@@ -61,19 +61,22 @@ def remove_link(name: str) -> None:
 
 
 def set_filter(name: str, *, mac: str, groups: Collection[str], all_groups: bool, promiscuous: bool) -> None:
-    """Let a device take the packets for an address and for groups. Blocking. Raises SystemError_."""
+    """Let a device take the packets for an address and for groups, and for no others it was told of before.
+
+    Blocking. Raises SystemError_.
+    """
     if Path(f"/sys/class/net/{name}/address").read_text(encoding="ascii").strip() != mac:
         _ip("link", "set", "dev", name, "address", mac)
     for word, on in (("allmulticast", all_groups), ("promisc", promiscuous)):
         _ip("link", "set", "dev", name, word, "on" if on else "off")
-    known = {
-        line.split()[1]
-        for line in _ip("maddr", "show", "dev", name).splitlines()
-        if line.split()[:1] == ["link"]
-    }
-    for group in groups:
-        if group not in known:
-            _ip("maddr", "add", group, "dev", name)
+    lines = [line.split() for line in _ip("maddr", "show", "dev", name).splitlines()]
+    known = {words[1]: "static" in words for words in lines if words[:1] == ["link"]}
+    wanted = {group.lower() for group in groups}
+    for group, is_added in known.items():
+        if is_added and group not in wanted:
+            _ip("maddr", "del", group, "dev", name)
+    for group in wanted - known.keys():
+        _ip("maddr", "add", group, "dev", name)
 
 
 def free_name(prefix: str, taken: Collection[str] = ()) -> str:

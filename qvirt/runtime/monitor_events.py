@@ -4,6 +4,7 @@ Each handler takes (domain, running, data) and runs in the event loop without wa
 started as a task of the hypervisor.
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine
@@ -58,6 +59,8 @@ log = logging.getLogger(__name__)
 #: seconds; a clock of a guest cannot be farther from the host's
 _FARTHEST = 1 << 40
 
+#: seconds between two rounds of what follows an event
+_PAUSE = 0.2
 #: letters of an event, and of one word of it, that are handed on; those of QEMU's have fewer
 _MOST_DETAILS = 1 << 20
 _MOST_LETTERS = 4096
@@ -157,6 +160,7 @@ async def _until_followed(running: Running, what: str, work: Callable[[], Corout
             await work()
             if not running.following[what]:
                 return
+            await asyncio.sleep(_PAUSE)  # a guest may cause such events without end
     finally:
         del running.following[what]
 

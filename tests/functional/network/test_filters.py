@@ -1,6 +1,8 @@
 """trustGuestRxFilters: a macvtap follows its guest's card; without it, it does not."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -50,3 +52,23 @@ def test_a_guest_that_changes_its_address(
             wait_until(lambda: address() == CHANGED, "the host follows")
         else:
             assert address() == OWN
+
+
+def test_groups_come_and_go(host: Namespace) -> None:
+    """A guest that names ever other groups does not fill the kernel with them."""
+    host.ip("link", "add", "link", "low0", "name", "tap0", "type", "macvtap", "mode", "bridge")
+
+    def groups() -> set[str]:
+        (entry,) = json.loads(host.ip("-j", "maddr", "show", "dev", "tap0"))
+        return {each["link"] for each in entry["maddr"] if "link" in each}
+
+    own = groups()
+    for wanted in (["01:00:5E:00:00:05", "01:00:5e:00:00:06"], ["01:00:5e:00:00:06"], []):
+        code = (
+            "from qvirt.host import links\n"
+            f"links.set_filter('tap0', mac=links.Path('/sys/class/net/tap0/address').read_text().strip(), "
+            f"groups={wanted}, all_groups=False, promiscuous=False)"
+        )
+        subprocess.run([*host.prefix, sys.executable, "-c", code], check=True)
+        assert groups() - own == {group.lower() for group in wanted}
+    assert own <= groups()
