@@ -3,6 +3,9 @@
 Program and map are libvirt's in kind and key, so that either daemon finds and changes what the other has
 made: key major << 32 | minor (minor -1: any), value access << 16 | type. Nothing is kept here: the map is
 found by the group's folder. Blocking; raises OSError.
+
+The key does not tell a disk from a character device of the same number, as /dev/ram3 has that of /dev/null:
+such two share an entry with both types and what either may.
 """
 
 import ctypes
@@ -27,7 +30,7 @@ BLOCK, CHAR = 1, 2
 MKNOD, READ, WRITE = 1, 2, 4
 _ANY = 0xFFFFFFFF
 
-#: rules a map can hold
+#: rules a map can hold at least
 MAP_SIZE = 256
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -103,13 +106,14 @@ def _program(map_fd: int) -> bytes:
             _instruction(0xBF, 2, 10),
             _instruction(0x07, 2, immediate=-8),  # r2 = stack - 8
             _instruction(0x85, immediate=1),  # r0 = lookup(r1, r2)
-            _instruction(0x15, 0, 0, 14),  # not there: next
+            _instruction(0x15, 0, 0, 15),  # not there: next
             _instruction(0x61, 1, 0, 0),  # r1 = value
             _instruction(0xBF, 3, 1),
             _instruction(0x57, 3, immediate=0xFFFF),
             _instruction(0xBF, 4, 7),
             _instruction(0x57, 4, immediate=0xFFFF),
-            _instruction(0x5D, 3, 4, 8),  # another type: next
+            _instruction(0x5F, 3, 4),
+            _instruction(0x15, 3, 0, 8),  # another type: next
             _instruction(0x77, 1, immediate=16),
             _instruction(0xBF, 2, 7),
             _instruction(0x77, 2, immediate=16),
@@ -124,7 +128,8 @@ def _program(map_fd: int) -> bytes:
 
 def confine(folder: Path, rules: list[Rule]) -> None:
     """Let the processes of a group open these devices and no other."""
-    map_fd, _ = _bpf(_MAP_CREATE, struct.pack("<IIIII", _HASH, 8, 4, MAP_SIZE, 0))
+    size = max(MAP_SIZE, 2 * len(rules))
+    map_fd, _ = _bpf(_MAP_CREATE, struct.pack("<IIIII", _HASH, 8, 4, size, 0))
     try:
         for rule in rules:
             _add(map_fd, rule)
@@ -158,10 +163,17 @@ def confine(folder: Path, rules: list[Rule]) -> None:
 
 
 def allow(folder: Path, rule: Rule) -> None:
-    """Add a device to what a group may open, to what it may already."""
+    """Add a device to what a group may open, to what it may already.
+
+    A map that is full, as libvirt's is with 64, gives way to a larger one, with a program of its own.
+    """
     fd = _find_map(folder)
     try:
         _add(fd, rule)
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        confine(folder, [*rules(folder), rule])
     finally:
         os.close(fd)
 
@@ -170,6 +182,10 @@ def deny(folder: Path, rule: Rule) -> None:
     """Take a device away again; open descriptors stay."""
     fd = _find_map(folder)
     try:
+        before = _value(fd, rule.key)
+        if before is not None and (left := before & 0xFFFF & ~rule.type):
+            _put(fd, Rule(left, rule.major, rule.minor, before >> 16))
+            return
         key = ctypes.create_string_buffer(rule.key, 8)
         _bpf(_MAP_DELETE, struct.pack("<IIQ", fd, 0, ctypes.addressof(key)))
     except FileNotFoundError:
@@ -201,19 +217,19 @@ def rules(folder: Path) -> list[Rule]:
             value = _value(fd, key)
             number = struct.unpack("<Q", key)[0]
             minor = number & _ANY
-            if value is not None:
-                found.append(
-                    Rule(value & 0xFFFF, number >> 32, None if minor == _ANY else minor, value >> 16)
-                )
+            found += [
+                Rule(type, number >> 32, None if minor == _ANY else minor, value >> 16)
+                for type in (BLOCK, CHAR)
+                if value is not None and value & type
+            ]
     finally:
         os.close(fd)
 
 
 def _add(map_fd: int, rule: Rule) -> None:
     """Allow an access beside what is allowed already: a device may be there for more than one reason."""
-    before = _value(map_fd, rule.key)
-    access = rule.access | (before >> 16 if before is not None and before & 0xFFFF == rule.type else 0)
-    _put(map_fd, Rule(rule.type, rule.major, rule.minor, access))
+    before = _value(map_fd, rule.key) or 0
+    _put(map_fd, Rule(rule.type | before & 0xFFFF, rule.major, rule.minor, rule.access | before >> 16))
 
 
 def _put(map_fd: int, rule: Rule) -> None:

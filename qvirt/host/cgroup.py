@@ -71,6 +71,26 @@ def find_mounts(mounts: str | None = None, wanted: Iterable[str] = USED) -> Moun
     return Mounts(v1, v2, frozenset(has))
 
 
+def writable(mounts: Mounts) -> tuple[Mounts, dict[str, str]]:
+    """Return the hierarchies in which groups can be made, and why not in the others, by their folders.
+
+    Those of a container are often there to be read only.
+    """
+    refused: dict[str, str] = {}
+    for base in {*mounts.v1.values(), *([mounts.v2] if mounts.v2 is not None else [])}:
+        try:
+            (base / _TOP[0]).mkdir(exist_ok=True)
+            if not os.access(base / _TOP[0], os.W_OK):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        except OSError as error:
+            refused[str(base)] = error.strerror or str(error)
+    if not refused:
+        return mounts, refused
+    v1 = {name: base for name, base in mounts.v1.items() if str(base) not in refused}
+    gone = str(mounts.v2) in refused
+    return Mounts(v1, None if gone else mounts.v2, frozenset() if gone else mounts.v2_has), refused
+
+
 def hand_down(mounts: Mounts, wanted: Iterable[str] = USED) -> dict[str, str]:
     """Let version 2's root hand controllers down; returns those that it does not, and why.
 
@@ -233,6 +253,7 @@ class Group:
         try:
             if not leader:
                 self._check_partition()
+                self._clear()
             self._enable(leader)
             for folder in self._folders():
                 _make(folder, self.mounts.v1.get("cpuset"))
@@ -252,6 +273,25 @@ class Group:
                     f"the guest's partition is not there, make it in every hierarchy: '{folder.parent}'",
                     OSError(errno.ENOENT, os.strerror(errno.ENOENT)),
                 )
+
+    def _clear(self) -> None:
+        """Take away what is left of an earlier guest of this name, whose limits this one has not.
+
+        Raises SystemError_ where somebody is in there, who would be under these limits, with these devices.
+        """
+        if not self.exists():
+            return
+        for folder in self._folders():
+            for group in (folder, *folder.glob("*/")):
+                with contextlib.suppress(FileNotFoundError):
+                    stays = _ids(group / "cgroup.procs", group / "cgroup.threads")
+                    if stays:
+                        raise SystemError_(
+                            f"control group '{group}' of an earlier guest still has process {stays[0]} in it",
+                            OSError(errno.EBUSY, os.strerror(errno.EBUSY)),
+                        )
+        for failure in self.remove():
+            raise SystemError_(failure)
 
     def _enable(self, leader: int) -> None:
         """Hand version 2's controllers down to where the guest is; what is refused is not to be had.
@@ -303,16 +343,13 @@ class Group:
 
     def processes(self, thread: str = "") -> list[int]:
         """Return the processes in the first hierarchy's group."""
-        return self._ids(next(self._folders(thread)) / "cgroup.procs")
+        return _ids(next(self._folders(thread)) / "cgroup.procs")
 
     def tasks(self, thread: str) -> list[int]:
         """Return the threads in the first hierarchy's group of some threads."""
         folder = next(self._folders(thread))
         is_v2 = self.v2 is not None and folder.parent == self.v2
-        return self._ids(folder / ("cgroup.threads" if is_v2 else "tasks"))
-
-    def _ids(self, path: Path) -> list[int]:
-        return [int(word) for word in load(path).split()]
+        return _ids(folder / ("cgroup.threads" if is_v2 else "tasks"))
 
     # --------------------------------------------------------------- filling
 
@@ -409,6 +446,17 @@ def _inherit(folder: Path, name: str) -> str:
         text = _inherit(folder.parent, name)
         store(folder / name, text)
     return text
+
+
+def _ids(*paths: Path) -> list[int]:
+    """Return the processes or threads in the first of these files that the kernel shows. Raises OSError."""
+    for path in paths:
+        try:
+            return [int(word) for word in load(path).split()]
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP or path is paths[-1]:
+                raise
+    return []
 
 
 def _remove(folder: Path) -> None:

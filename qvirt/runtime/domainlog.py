@@ -46,7 +46,8 @@ class DomainLog:
     """The log of one start; QEMU's standard output and error go straight into it."""
 
     def __init__(self, path: Path) -> None:
-        """Open it for appending. Raises SystemError_."""
+        """Open it for appending, anew if it has grown too large meanwhile. Raises SystemError_."""
+        bound([path])
         try:
             # QEMU's is for appending alone: a policy may let it do no more, and take another from it unseen
             self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -10,7 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from qvirt.errors import DBusService, OperationTimeout, QvirtError, SystemError_
+from qvirt.errors import (
+    ConfigUnsupported,
+    DBusService,
+    OperationInvalid,
+    OperationTimeout,
+    QvirtError,
+    SystemError_,
+)
 from qvirt.host import bpf, cgroup
 from qvirt.host import cgroup_tuning as knobs
 from qvirt.host.bpf import Rule
@@ -34,6 +41,11 @@ if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
 
 log = logging.getLogger(__name__)
+
+
+#: the elements of <cputune> that control groups are for
+_CPU_LIMITS = ("shares", *(f"{whose}{what}" for whose in ("", "global_", "emulator_", "iothread_")
+                           for what in ("period", "quota")))  # fmt: skip
 
 
 class Doors(Record):
@@ -84,20 +96,32 @@ class Cgroups:
 
     def _look(self, found: Mounts) -> None:
         """Note what is to be had, and report what is not. Blocking."""
-        why = ""
+        refused: dict[str, str] = {}
+        why = []
         if self.machined is None:
-            refused = cgroup.hand_down(found, self._config.controllers)
-            if refused:
-                words = next(iter(refused.values()))
-                why = f" ('{found.v2}' does not hand down {', '.join(refused)}: {words})"
-                self.mounts = found = replace(found, v2_has=found.v2_has - refused.keys())
+            found, refused = cgroup.writable(found)
+            why += [f"'{where}': {words}" for where, words in refused.items()]
+            if not found.v1 and found.v2 is None:
+                self.mounts = None
+                self.reports.append(
+                    f"no control groups can be made ({'; '.join(why)}): "
+                    "guests run without limits and device lists"
+                )
+                return
+            kept = cgroup.hand_down(found, self._config.controllers)
+            if kept:
+                words = next(iter(kept.values()))
+                why.append(f"'{found.v2}' does not hand down {', '.join(kept)}: {words}")
+                found = replace(found, v2_has=found.v2_has - kept.keys())
+            self.mounts = found
         have = {*found.v1, *({"blkio"} if "io" in found.v2_has else ()), *found.v2_has}
         if found.v2 is not None:
             have |= {"cpuacct", "devices"}
         missing = [name for name in self._config.controllers if name not in have]
         if missing:
+            reasons = f" ({'; '.join(why)})" if why else ""
             self.reports.append(
-                f"control groups without {', '.join(missing)}{why}: what they limit is refused"
+                f"control groups without {', '.join(missing)}{reasons}: what they limit is refused"
             )
         self.confines_devices = "devices" in self._config.controllers and "devices" in have
         if self.confines_devices and found.v2 is not None and (reason := bpf.refusal()) is not None:
@@ -238,9 +262,10 @@ class Cgroups:
         group = running.group
         if group is None or not self.confines_devices:
             return []
-        still = {rule.key for rule in (*devices.default_rules(self._config.device_acl), *rules_for(kept))}
+        rules = (*devices.default_rules(self._config.device_acl), *rules_for(kept))
+        still = {(rule.type, rule.key) for rule in rules}
         try:
-            devices.deny(group, [rule for rule in rules_for(gone) if rule.key not in still])
+            devices.deny(group, [rule for rule in rules_for(gone) if (rule.type, rule.key) not in still])
         except OSError as error:
             return [f"cannot take from the devices of '{running.definition.name}': {error.strerror}"]
         return []
@@ -264,6 +289,25 @@ def rules_for(files: Iterable[Resource]) -> list[Rule]:
     """Return the rules for the device nodes among resources. Blocking."""
     nodes = (resource for resource in files if isinstance(resource, FileResource))
     return [rule for x in nodes if (rule := devices.rule_of(x.path, writable=x.writable)) is not None]
+
+
+def refuse_unlimited(definition: Definition, *, session: bool) -> None:
+    """Refuse limits where a guest has no control groups at all.
+
+    session: of a user's own daemon. Raises ConfigUnsupported there, else OperationInvalid.
+    """
+    said = definition.__dict__
+    tune, memory, blkio = (said.get(name) for name in ("cputune", "memtune", "blkiotune"))
+    wanted = (
+        ("Memory", "memory", memory is not None and any(getattr(memory, kind) for kind in knobs.MEMORY)),
+        ("Block I/O", "blkio", blkio is not None and bool(blkio.weight or blkio.devices)),
+        ("CPU", "CPU", tune is not None and any(getattr(tune, name) is not None for name in _CPU_LIMITS)),
+    )
+    for what, controller, is_wanted in wanted:
+        if is_wanted and session:
+            raise ConfigUnsupported(f"{what} tuning is not available in session mode")
+        if is_wanted:
+            raise OperationInvalid(f"cgroup {controller} controller is not mounted")
 
 
 def limit(group: Group, definition: Definition, max_threads: int = 0) -> None:

@@ -196,6 +196,8 @@ class _Start:
         ]
         mark.cgroup = hv.cgroups.path_of(definition, running.id)
         running.group = hv.cgroups.group(mark.cgroup)
+        if running.group is None:
+            cgroups.refuse_unlimited(definition, session=hv.paths.kind == "session")
         ports = launch.take_ports(definition, self.ctx.settings, hv.display_ports, hv.websocket_ports)
         mark.ports = [port for _, port in ports.taken]
         lend = partial(lending.prepare, running, plan.files)
