@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
     from qvirt.runtime.hypervisor import Hypervisor
 
-AGENT_CHANNEL = "org.qemu.guest_agent.0"
-
 #: how QEMU names a pseudo terminal; no other path is taken from it, as clients are connected to it
 _PTY = re.compile(r"pty:(/dev/pts/[0-9]+)", re.ASCII)
 
@@ -296,7 +294,7 @@ def set_channel_state(
     for channel in running.definition.devices.channels:
         if channel.alias.name != alias or channel.target.type != "virtio":
             continue
-        is_agent = channel.target.name == AGENT_CHANNEL
+        is_agent = channel.is_agent
         if is_agent:
             running.agent_connected = connected
             if not connected and running.agent is not None:

@@ -187,10 +187,19 @@ class Console(CharDevice, tag="console"):
             self.__dict__.pop(name, None)
 
 
+#: by which the daemon and the guest's agent talk
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
+
+
 class Channel(CharDevice, tag="channel"):
     """``<channel>``: a private line between the host and a program in the guest."""
 
     target: ChannelTarget = part(ChannelTarget)
+
+    @property
+    def is_agent(self) -> bool:
+        """Tell whether it leads to the guest's agent."""
+        return self.target.type == "virtio" and self.target.name == AGENT_CHANNEL
 
     def check(self) -> None:
         said = "target" in self.__dict__

@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from qvirt.errors import ConfigUnsupported, DeviceMissing, QvirtError
+from qvirt.model.devices.chardev import SourceSeclabel
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.vsock import Vsock
@@ -64,7 +65,7 @@ class FileResource(Resource):
     late: bool = False
     replaced: bool = False
     relabel: bool = True
-    seclabels: Sequence[DeviceSecLabel] = ()
+    seclabels: Sequence[DeviceSecLabel | SourceSeclabel] = ()
 
 
 def relabelling(resource: FileResource, model: str) -> tuple[bool, str | None]:
@@ -76,14 +77,14 @@ def relabelling(resource: FileResource, model: str) -> tuple[bool, str | None]:
         return False, None
     for label in resource.seclabels:
         if label.model in (None, model):
-            if label.relabel is False:
+            if label.relabel is False or (isinstance(label, DeviceSecLabel) and label.labelskip):
                 return False, None
             if label.label:
                 return True, label.label
     return True, None
 
 
-def device_labels(dev: Device) -> Iterator[DeviceSecLabel]:
+def device_labels(dev: Device) -> Iterator[DeviceSecLabel | SourceSeclabel]:
     """Yield every ``<seclabel>`` of a device's sources."""
     if isinstance(dev, Disk):
         for image in dev.images():
@@ -117,10 +118,14 @@ class DirectoryResource(Resource):
 
 
 class ListenResource(Resource):
-    """A Unix socket the daemon binds, where QEMU's user could not, and hands over under ``name``."""
+    """A Unix socket the daemon binds, where QEMU's user could not, and hands over under ``name``.
+
+    private: the daemon alone connects to it, so it stays the daemon's.
+    """
 
     path: str
     name: str
+    private: bool = False
 
 
 class ReachedResource(Resource):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg
+from qvirt.model.devices.char import Channel
 from qvirt.model.devices.chardev import CharSource, HasChardev, Protocol
 from qvirt.model.devices.device import Device
 from qvirt.qemu.context import BuildContext, Context
@@ -123,9 +124,11 @@ def resources(dev: HasChardev, origin: Device, ctx: Context) -> Iterable[Resourc
             yield FileResource(origin, path, shared=True, seclabels=labels)
         elif dev.type == "unix":
             folder = path.rpartition("/")[0]
-            if folder.startswith(f"{ctx.dirs.channel}/domain-"):  # another may hold what is others'
+            is_own = folder.startswith(f"{ctx.dirs.channel}/domain-")  # another may hold what is others'
+            if is_own:
                 yield DirectoryResource(origin, folder)
-            yield ListenResource(origin, path, f"char{origin.alias.name}")
+            is_private = is_own and isinstance(origin, Channel) and origin.is_agent
+            yield ListenResource(origin, path, f"char{origin.alias.name}", private=is_private)
     for log in dev.logs:
         if log.file is not None:
             yield FileResource(origin, log.file, create=True)

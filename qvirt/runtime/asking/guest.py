@@ -19,7 +19,6 @@ from qvirt.host.unix import connect
 from qvirt.qmp.agent import COMMAND_DEADLINE, SYNC_DEADLINE, GuestAgent
 from qvirt.qmp.errors import AgentError
 from qvirt.qmp.wire import Json, JsonObject, JsonValue, unsigned
-from qvirt.runtime.live import AGENT_CHANNEL
 from qvirt.runtime.records import FsInfo, GuestInterface, IpAddress, Param
 from qvirt.runtime.running import Running
 from qvirt.xml.codecs import format_cpuset
@@ -76,7 +75,7 @@ def _sync_deadline(domain: "Domain") -> float:
 
 def _agent_path(running: Running) -> str | None:
     for channel in running.definition.devices.channels:
-        if channel.target.name == AGENT_CHANNEL and channel.target.type == "virtio":
+        if channel.is_agent:
             return channel.path if channel.type == "unix" else None
     return None
 

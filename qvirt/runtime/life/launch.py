@@ -350,10 +350,10 @@ def prepare_nvram(path: str, template: str | None, guard: Guard, *, reset: bool)
     _give(path, guard, stays=True)
 
 
-def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.socket:
+def listen_unix(path: str, guard: Guard, *, private: bool = False) -> socket.socket:
     """Bind a Unix socket for QEMU to accept on; a path that is somebody's is refused. Raises SystemError_.
 
-    monitor: it is the daemon alone who connects to it.
+    private: the daemon alone connects to it; no guest of QEMU's user shall.
     """
     try:
         with guard.making():
@@ -366,7 +366,7 @@ def listen_unix(path: str, guard: Guard, *, monitor: bool = False) -> socket.soc
             sock.bind(name)
         with held_socket(path) as own:
             os.chmod(own, 0o775)  # noqa: S103 - what libvirt gives it
-            if not monitor:
+            if not private:
                 guard.own(own)
         sock.listen(1)
     except OSError as error:
@@ -381,7 +381,8 @@ def make_listeners(plan: Plan, descriptors: Descriptors, guard: Guard) -> None:
     Blocking. Raises SystemError_.
     """
     for wanted in plan.listeners:
-        descriptors.adopt(wanted.name, [listen_unix(wanted.path, guard).detach()])
+        listener = listen_unix(wanted.path, guard, private=wanted.private)
+        descriptors.adopt(wanted.name, [listener.detach()])
     for file in plan.handed:
         if isinstance(file, VsockResource):
             cid = file.origin.cid

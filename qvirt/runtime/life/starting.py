@@ -170,8 +170,9 @@ class _Start:
         self.ctx = hv.documents.build_context(definition, running.caps, self.descriptors)
         await _drop_missing(domain, self.ctx)
         await usb.find(domain, definition.devices.hostdevs)
-        look = partial(enclosing.look_around, running, self.ctx)
-        images.fill_in(await hv.files.run(f"images of '{domain.name}'", look))
+        user = (running.user.uid, running.user.gid) if running.user is not None else None
+        below = partial(images.look_below, definition.devices.disks, user=user)
+        images.fill_in(await hv.files.run(f"images of '{domain.name}'", below))
         made = await _overlays(domain, definition)
         for interface in definition.devices.interfaces:
             interfaces.take_place(domain, interface)
@@ -228,7 +229,7 @@ class _Start:
         if self.recipes and self.groups_first:
             await self.grouping
             await helper_watch.start(domain, running, self.recipes, self.descriptors)
-        listener = launch.listen_unix(running.monitor_path, running.guard, monitor=True)
+        listener = launch.listen_unix(running.monitor_path, running.guard, private=True)
         running.link = Monitor(
             launch.connect_listener(running.monitor_path, running.guard),
             name=domain.name,

@@ -317,7 +317,7 @@ def test_a_channel_without_a_path_gets_one_for_each_start() -> None:
     )
     assert list(handler(channel).resources(channel, ctx)) == [
         DirectoryResource(channel, path.rpartition("/")[0]),
-        ListenResource(channel, path, "charchannel0"),
+        ListenResource(channel, path, "charchannel0", private=True),
     ]
     elsewhere = "/var/lib/libvirt/qemu/channel/target/mine.sock"
     channel.sources[0].path = elsewhere
