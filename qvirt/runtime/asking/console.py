@@ -6,6 +6,7 @@ import socket
 import stat
 import tty
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from qvirt.runtime.running import Running
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
+
+#: major number of pseudo terminals
+_PTY = 136
 
 
 class ConsoleStream:
@@ -119,7 +123,7 @@ async def _open(
     if device.type == "pty":
         if lock:
             _check_foreign_lock(path)
-        fd = _open_pty(path, running.user.uid if running.user is not None else os.geteuid())
+        fd = await domain.hypervisor.files.run("console", partial(_open_pty, path, running.pid))
     else:
         fd = _connect(path)
     stream = ConsoleStream(running, path, fd)
@@ -138,19 +142,34 @@ def _check_foreign_lock(path: str) -> None:
         raise OperationFailed("Active console session exists for this domain")
 
 
-def _open_pty(path: str, owner: int) -> int:
-    """Open a pseudo terminal that belongs to QEMU's user: QEMU may have named an administrator's."""
+def _open_pty(path: str, pid: int) -> int:
+    """Open a pseudo terminal whose other end QEMU has: it may have named another guest's. Blocking."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise SystemError_(f"Unable to open stream for '{path}'", error) from error
-    status = os.fstat(fd)
-    if not stat.S_ISCHR(status.st_mode) or status.st_uid != owner:
-        os.close(fd)
-        raise OperationFailed(f"'{path}' is no terminal of QEMU, which runs as uid {owner}")
-    with contextlib.suppress(OSError):
+    try:
+        status = os.fstat(fd)
+        is_terminal = stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == _PTY
+        # its number is given to no other as long as it is open
+        if not is_terminal or os.minor(status.st_rdev) not in _terminals_of(pid):
+            raise OperationFailed(f"'{path}' is no terminal of QEMU, which is process {pid}")
         tty.setraw(fd)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
+
+
+def _terminals_of(pid: int) -> set[int]:
+    """Return the pseudo terminals, by number, of which a process has the end that makes them."""
+    found = set()
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            for line in entry.read_text().splitlines():
+                if line.startswith("tty-index:"):
+                    found.add(int(line.split()[1]))
+    return found
 
 
 def _connect(path: str) -> int:
