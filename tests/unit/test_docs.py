@@ -11,6 +11,7 @@ import pytest
 from qvirt.cli.commands import COMMANDS
 from qvirt.cli.main import global_parser, parse
 from qvirt.daemon.main import parse_arguments as parse_daemon
+from tests.support import proof
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")), key=str)
@@ -100,3 +101,7 @@ def test_commands_that_are_named_are_there(document: Path) -> None:
             assert options <= general | known.get(name or "", set()), span
         for words in _calls(span, "qvirtd"):
             parse_daemon(words)
+
+
+def test_what_stops_what_is_what_the_tests_go_by() -> None:
+    assert proof.table() in (ROOT / "docs/security.md").read_text()

@@ -23,6 +23,12 @@ truncate -s 1M /srv/foreign
 chcon -t etc_t /srv/foreign
 setsebool virt_use_samba on
 setsebool virt_use_nfs off
+# who may trace, for a daemon that may not, and a program that gives a stranger's rights
+mkdir /var/lib/libvirt/images/asked
+python3 -m tests.support.inside serve /var/lib/libvirt/images/asked < /dev/null > /tmp/asked.log 2>&1 &
+cp /bin/true /usr/local/bin/gain
+chown 4711 /usr/local/bin/gain
+chmod 4755 /usr/local/bin/gain
 export TMPDIR=/var/lib/libvirt/images
 out=/var/lib/libvirt/images/out
 cases() { : > $out; $cases -q -p no:cacheprovider -c /dev/null --rootdir . \\
