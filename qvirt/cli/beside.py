@@ -1,11 +1,14 @@
 """Questions to the daemon's own code: a program in a process of its own, as the command loads none of it."""
 
 import asyncio
+import os
+import posixpath
 import socket
 import sys
 from typing import Final
 
 from qvirt.cli.command import CommandError
+from qvirt.client import uri
 from qvirt.client.aio import Connection
 from qvirt.record import Record
 
@@ -42,6 +45,16 @@ async def ask(module: str, *words: str, text: str = "", late: str) -> Answer:
             child.kill()
             await child.wait()
     return Answer(child.returncode or 0, out.decode(errors="replace"), said.decode(errors="replace").strip())
+
+
+def settings_of(address: str) -> str:
+    """Return which qemu.conf the daemon reads that a local URI leads to; a user's has nothing of interest."""
+    target = uri.parse(address)
+    if target.path == "/session":
+        return os.devnull
+    folder = posixpath.dirname(target.parameter("socket") or "/run/libvirt/")
+    root = folder.removesuffix("/run/libvirt") if folder.endswith("/run/libvirt") else ""
+    return f"{'' if root == '/var' else root}/etc/libvirt/qemu.conf"
 
 
 async def need_files_here(connection: Connection) -> None:

@@ -203,6 +203,15 @@ _LATER: Mapping[str, _Kind] = {
     "allow_disk_format_probing": _BOOL,
 }
 
+#: options of a daemon that gives rights away, or makes control groups
+_ROOTS = frozenset(
+    (
+        *("user", "group", "swtpm_user", "swtpm_group", "clear_emulator_capabilities"),
+        *("dynamic_ownership", "remember_owner"),
+        *("cgroup_controllers", "cgroup_device_acl", "max_threads_per_process"),
+    )
+)
+
 _SETTINGS: Mapping[str, _Kind] = {
     **{
         name: _BOOL if type_ is bool else _TEXT
@@ -248,6 +257,8 @@ def make_config(values: Conf, *, privileged: bool) -> QemuConfig:
             raise ConfigSyntax(f"{values.where(name)}: expected {kind.words} for '{name}' parameter")
         elif name in _LATER:
             reports.append(f"{values.where(name)}: option '{name}' is not used yet")
+        elif name in _ROOTS and not privileged:
+            reports.append(f"{values.where(name)}: option '{name}' has no effect: the daemon is not root")
     if values.get("allow_disk_format_probing"):
         raise ConfigSyntax(
             f"{values.where('allow_disk_format_probing')}: allow_disk_format_probing is no longer supported: "

@@ -9,10 +9,19 @@ from contextlib import contextmanager
 
 from qvirt.host.held import held
 
+#: bytes of a socket's name
+_LONGEST = 107
+
 
 @contextmanager
 def short(path: str) -> Iterator[str]:
-    """Give a name for a path that sockets take however long it is: they hold no more than 107 bytes."""
+    """Give a name for a path that sockets take however long it is: they hold no more than 107 bytes.
+
+    It is the path itself where that is short enough, as others read it from the kernel.
+    """
+    if len(os.fsencode(path)) <= _LONGEST:
+        yield path
+        return
     folder = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"

@@ -1,6 +1,8 @@
 """``<seclabel>`` of a domain: how the security drivers label it."""
 
-from qvirt.errors import ConfigUnsupported, XmlError
+from collections.abc import Iterable
+
+from qvirt.errors import ConfigUnsupported, XmlDetail, XmlError
 from qvirt.xml.codecs import string, words, yes_no
 from qvirt.xml.fields import attr, text
 from qvirt.xml.node import Node
@@ -41,7 +43,7 @@ class SecLabel(Node, tag="seclabel"):
 
 
 class DeviceSecLabel(Node, tag="seclabel"):
-    """``<seclabel>`` of a disk's or device's source."""
+    """``<seclabel>`` of a disk's or device's source; libvirt's word that it had no label is of that run."""
 
     model: str | None = attr(string)
     relabel: bool | None = attr(yes_no)
@@ -49,6 +51,22 @@ class DeviceSecLabel(Node, tag="seclabel"):
     label: str | None = text(string)
 
     def check(self) -> None:
-        if self.label is not None and self.relabel is False:
+        self.labelskip = None
+        if not self.label:
+            self.label = None
+            return
+        if self.relabel is False:
             model = f" model={self.model}" if self.model is not None else ""
             raise XmlError(f"Cannot specify a label if relabelling is turned off.{model}")
+        self.relabel = True
+
+
+def settled(labels: Iterable[DeviceSecLabel]) -> list[DeviceSecLabel]:
+    """Return those of a source's labels that say something. Raises XmlDetail for two of one model."""
+    found: dict[str | None, list[DeviceSecLabel]] = {}
+    for label in labels:
+        if label.model is not None and label.model in found:
+            raise XmlDetail(f"seclabel for model {label.model} is already provided")
+        found.setdefault(label.model, []).append(label)
+    every = (label for same in found.values() for label in same)
+    return [label for label in every if label.label is not None or label.relabel is False]

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from qvirt.errors import ConfigUnsupported, InvalidArg, XmlError
 from qvirt.model.memory import UNITS
-from qvirt.model.seclabel import DeviceSecLabel
+from qvirt.model.seclabel import DeviceSecLabel, settled
 from qvirt.xml.codecs import hex1, hex2, hex4, one_of, string, uint, ulong, uuid, words, yes_no
 from qvirt.xml.fields import attr, child, children, content
 from qvirt.xml.node import Node
@@ -461,6 +461,8 @@ class StorageSource(Node, tag="source"):
             self._check_vhostuser()
         if self.slices is not None and not self.slices.slices:
             self.slices = None
+        if "seclabels" in self.__dict__:
+            self.seclabels = settled(self.seclabels)
 
     def _check_network(self) -> None:
         if self.protocol is None:

@@ -1,6 +1,7 @@
-"""What keeps QEMU's user from a domain's files: ``python -m qvirt.runtime.doctor LABEL``, document on stdin.
+"""What keeps QEMU's user from a domain's files: ``python -m qvirt.runtime.doctor LABEL CONF``.
 
-LABEL is ``USER:GROUP``, as the capabilities name it. Prints one finding per line; nothing when all is well.
+LABEL is ``USER:GROUP``, as the capabilities name it, CONF the daemon's qemu.conf. The document is on stdin.
+Prints one finding per line; nothing when all is well.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from qvirt.errors import QvirtError
 from qvirt.host import images
-from qvirt.host.config import QemuConfig
+from qvirt.host.config import QemuConfig, read_config
 from qvirt.host.emulators import EmulatorTable
 from qvirt.model.domain import Domain, parse_domain
 from qvirt.qemu.context import Context
@@ -21,10 +22,10 @@ from qvirt.security.model import Guest
 from qvirt.security.stack import Guard
 
 
-async def findings(definition: Domain, label: str) -> list[str]:
+async def findings(definition: Domain, label: str, config: QemuConfig) -> list[str]:
     """Look at everything a start would open. Raises QvirtError for a document that cannot be read."""
     guest = Guest(seclabels=definition.seclabels)
-    model = Dac(QemuConfig(), parse_label(label), "")
+    model = Dac(config, parse_label(label), "")
     model.recall(guest)
     found: list[str] = []
     for disk in definition.devices.disks:
@@ -44,8 +45,14 @@ async def findings(definition: Domain, label: str) -> list[str]:
 
 def main() -> int:
     """Print the findings; the status is 1 when there are some."""
+    label, conf = sys.argv[1:]
     try:
-        found = asyncio.run(findings(parse_domain(Path("/dev/stdin").read_text()), sys.argv[1]))
+        config = read_config(Path(conf), privileged=True)
+    except QvirtError as error:
+        print(f"{error}: options that change no owner or keep capabilities are not known", file=sys.stderr)
+        config = QemuConfig()
+    try:
+        found = asyncio.run(findings(parse_domain(Path("/dev/stdin").read_text()), label, config))
     except QvirtError as error:
         found = [str(error)]
     print("\n".join(found))

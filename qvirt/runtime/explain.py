@@ -1,20 +1,21 @@
-"""What a guest's QEMU may touch, and why: ``python -m qvirt.runtime.explain MODELS``, document on stdin.
+"""What a guest's QEMU may touch, and why: ``python -m qvirt.runtime.explain MODELS CONF``, document on stdin.
 
-MODELS is what the capabilities document names, such as ``apparmor,dac=+64055:+64055``. For a guest that runs,
-whatever the kernel says of its process and its control group stands beside what the document asks for. Prints
-a line for each thing that may be touched: the kind, the access, what it is, and the element that is about it.
+MODELS is what the capabilities document names, such as ``apparmor,dac=+64055:+64055``, CONF the daemon's
+qemu.conf. For a guest that runs, whatever the kernel says of its process and its control group stands beside
+what the document asks for. Prints a line for each thing that may be touched: the kind, the access, what it
+is, and the element that is about it.
 """
 
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qvirt.errors import QvirtError
 from qvirt.host import bpf, cgroup, images
 from qvirt.host.bpf import BLOCK, READ, WRITE, Rule
-from qvirt.host.config import DEVICE_ACL
+from qvirt.host.config import DEVICE_ACL, read_config
 from qvirt.host.emulators import EmulatorTable
 from qvirt.model.devices.disk import Disk
 from qvirt.model.domain import Domain, parse_domain
@@ -34,8 +35,10 @@ from qvirt.security.apparmor.rules import rules_for
 _SETS = {"CapEff": "effective", "CapBnd": "bounding"}
 
 
-def explain(definition: Domain, ctx: BuildContext, models: dict[str, str]) -> Iterator[str]:
-    """Yield the lines. models: name -> base label, '' without. Blocking."""
+def explain(
+    definition: Domain, ctx: BuildContext, models: dict[str, str], acl: Sequence[str] = DEVICE_ACL
+) -> Iterator[str]:
+    """Yield the lines. models: name -> base label, '' without. acl: nodes of all guests. Blocking."""
     pid = process_of(definition)
     yield from _labels(definition, models, pid)
     if pid:
@@ -43,7 +46,7 @@ def explain(definition: Domain, ctx: BuildContext, models: dict[str, str]) -> It
     plan = launch.survey(definition, ctx, [])
     for resource in plan.opened:
         yield from _resource(resource, "apparmor" in models)
-    yield from _nodes(plan.files, pid)
+    yield from _nodes(plan.files, pid, acl)
 
 
 def process_of(definition: Domain) -> int:
@@ -130,11 +133,11 @@ def _resource(resource: Resource, with_rules: bool) -> Iterator[str]:
             yield _line("rule", "apparmor", f'"{path}" {perms},', reason(resource))
 
 
-def _nodes(files: list[FileResource], pid: int) -> Iterator[str]:
+def _nodes(files: list[FileResource], pid: int, acl: Sequence[str]) -> Iterator[str]:
     """Yield the list of devices: what the kernel has, else what a start would ask for."""
     reasons: dict[tuple[int, int, int | None], str] = {}
     wanted: list[Rule] = []
-    for rule in devices.default_rules(DEVICE_ACL):
+    for rule in devices.default_rules(acl):
         wanted.append(rule)
         reasons[rule.type, rule.major, rule.minor] = "every guest (cgroup_device_acl)"
     for resource in files:
@@ -176,7 +179,12 @@ def _line(kind: str, access: str, what: str, why: str = "") -> str:
     return f"{kind:<13}{access:<22}{what}" + (f"  [{why}]" if why else "")
 
 
-async def _main(models: str) -> int:
+async def _main(models: str, conf: str) -> int:
+    try:
+        acl = read_config(Path(conf), privileged=True).device_acl
+    except QvirtError as error:
+        print(f"{error}: the nodes of all guests are taken for libvirt's", file=sys.stderr)
+        acl = DEVICE_ACL
     definition = parse_domain(Path("/dev/stdin").read_text())
     pairs = (word.partition("=") for word in models.split(",") if word)
     caps = await EmulatorTable(None).caps(definition.devices.emulator or "qemu-system-x86_64")
@@ -186,7 +194,7 @@ async def _main(models: str) -> int:
         domain=definition, caps=caps, generate_mac=str, generate_uuid=str, abi_update=False, launch=maker
     )
     images.fill_in(images.look_below(definition.devices.disks))
-    for line in dict.fromkeys(explain(definition, ctx, {name: label for name, _, label in pairs})):
+    for line in dict.fromkeys(explain(definition, ctx, {name: label for name, _, label in pairs}, acl)):
         print(line)
     return 0
 
@@ -194,7 +202,7 @@ async def _main(models: str) -> int:
 def main() -> int:
     """Print the lines; the status is 1 for a document that cannot be read or started."""
     try:
-        return asyncio.run(_main(sys.argv[1]))
+        return asyncio.run(_main(*sys.argv[1:]))
     except QvirtError as error:
         print(error, file=sys.stderr)
         return 1

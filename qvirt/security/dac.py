@@ -58,6 +58,8 @@ class Dac(Model):
             return iter(())
         if is_fixed(path):
             return obstacles(path, user, write=resource.writable, otherwise=_MOVE)
+        if not resource.relabel:
+            return obstacles(path, user, write=resource.writable, otherwise="")
         owner = self._new_owner(guest, resource, path)
         return obstacles(path, user, write=resource.writable, owner=owner)
 

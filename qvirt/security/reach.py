@@ -29,7 +29,7 @@ def obstacles(
     """Yield what keeps QEMU's user from a file that exists: every folder on the way, then the file itself.
 
     owner: whom the file is going to belong to; None when it stays as it is. otherwise: what is to be done
-    then, if not what opens it as it is. Symbolic links are followed.
+    then, if not what opens it as it is, '' for nothing. Symbolic links are followed.
     """
     real = os.path.realpath(path)
     for folder in _folders_above(real):
@@ -47,11 +47,14 @@ def obstacles(
         status = os.stat(real)
     except OSError:
         return
-    need, bits = (6, "rw") if write else (4, "r")
-    if stat.S_ISDIR(status.st_mode):
-        return
-    if owner is None:
-        opening = _opening(real, write=write) if stat.S_ISREG(status.st_mode) else None
+    is_folder = stat.S_ISDIR(status.st_mode)
+    need, bits = (5, "rx") if is_folder else (6, "rw") if write else (4, "r")
+    if owner is None or is_folder:  # a folder is not lent
+        opening = None
+        if is_folder:
+            opening = _listing(real)
+        elif stat.S_ISREG(status.st_mode):
+            opening = _opening(real, write=write)
         if not _may(real, status, user, need) and not _kernel_lets(user, opening):
             said = f"it stays as it is ({_described(status)})"
             yield Obstacle(real, said, _advice(real, user, bits, otherwise))
@@ -119,7 +122,8 @@ def _advice(path: str, user: QemuUser, bits: str, otherwise: str) -> str:
     """Return the remedy: the command that opens a path to as few as can be, or what to do without one."""
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         return f"its file system is mounted read-only: {otherwise}"
-    return f"allow it with '{_remedy(path, user, bits)}', or {otherwise}"
+    allowing = f"allow it with '{_remedy(path, user, bits)}'"
+    return f"{allowing}, or {otherwise}" if otherwise else allowing
 
 
 def _remedy(path: str, user: QemuUser, bits: str) -> str:
@@ -160,6 +164,14 @@ def _mode_allows(mode: int, owner: tuple[int, int], user: QemuUser, bits: int) -
 
 def _searching(folder: str) -> Callable[[], object]:
     return lambda: os.stat(f"{folder}/.")
+
+
+def _listing(folder: str) -> Callable[[], object]:
+    def attempt() -> None:
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        os.stat(f"{folder}/.")
+
+    return attempt
 
 
 def _opening(path: str, *, write: bool) -> Callable[[], object]:

@@ -97,7 +97,7 @@ async def parser(*words: str | Path) -> None:
 
 
 async def explain(xml: str) -> str:
-    words = (sys.executable, "-m", "qvirt.runtime.explain", "apparmor,dac=+64055:+64055")
+    words = (sys.executable, "-m", "qvirt.runtime.explain", "apparmor,dac=+64055:+64055", os.devnull)
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe)
     async with asyncio.timeout(60):

@@ -17,8 +17,12 @@ async def doctor(context: Context) -> None:
         context.output.line("QEMU runs as the daemon's own user here: nothing to examine.")
         return
     xml = (await domain.call("DOMAIN_GET_XML_DESC", flags=DomainXMLFlags.INACTIVE)).xml
-    answer = await beside.ask("qvirt.runtime.doctor", label, text=xml, late="a file system did not answer")
+    words = "qvirt.runtime.doctor", label, beside.settings_of(connection.uri)
+    answer = await beside.ask(*words, text=xml, late="a file system did not answer")
+    label = _own_label(xml) or label
     found = [line for line in answer.out.splitlines() if line]
+    if answer.said and found != [answer.said]:
+        context.output.line(answer.said)
     for line in found:
         context.output.line(line)
     if answer.status and not found:
@@ -36,6 +40,16 @@ def _label(capabilities: str) -> str | None:
     for model in parse_element(capabilities, "capabilities").iterfind("host/secmodel"):
         if model.findtext("model") == "dac":
             return model.findtext("baselabel")
+    return None
+
+
+def _own_label(xml: str) -> str | None:
+    """Return the label a domain asks for itself."""
+    from qvirt.xml.document import parse_element
+
+    for label in parse_element(xml, "domain").iterfind("seclabel"):
+        if (label.get("model"), label.get("type")) == ("dac", "static"):
+            return label.findtext("label")
     return None
 
 

@@ -15,11 +15,14 @@ async def security(context: Context) -> None:
     await beside.need_files_here(connection)
     models = _models(await connection.capabilities())
     xml = (await domain.call("DOMAIN_GET_XML_DESC", flags=0)).xml
-    answer = await beside.ask("qvirt.runtime.explain", models, text=xml, late="a file system did not answer")
+    words = "qvirt.runtime.explain", models, beside.settings_of(connection.uri)
+    answer = await beside.ask(*words, text=xml, late="a file system did not answer")
     for line in answer.out.splitlines():
         context.output.line(line)
     if answer.status:
         raise CommandError(answer.said or "the document cannot be explained")
+    if answer.said:
+        context.output.line(answer.said)
 
 
 def _models(capabilities: str) -> str:

@@ -9,8 +9,9 @@ from typing import Protocol as Shape
 from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.device import Device
+from qvirt.model.seclabel import DeviceSecLabel, settled
 from qvirt.xml.codecs import on_off, string, uint, word, yes_no
-from qvirt.xml.fields import attr, child, children, text
+from qvirt.xml.fields import attr, child, children
 from qvirt.xml.node import Node
 
 #: what ``<source>`` may say, by type of backend; what is not listed is not read
@@ -31,14 +32,6 @@ SOURCE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "qemu-vdagent": ("clipboard", "mouse"),
     "dbus": ("channel",),
 }
-
-
-class SourceSeclabel(Node, tag="seclabel"):
-    """``<seclabel>`` in a source: how the file behind the device is labelled."""
-
-    model: str | None = attr(string)
-    relabel: bool = attr(yes_no, default=True)
-    label: str | None = text(string)
 
 
 class Reconnect(Node, tag="reconnect"):
@@ -76,7 +69,7 @@ class CharSource(Node, tag="source"):
     master: str | None = attr(string)
     slave: str | None = attr(string)
     channel: str | None = attr(string)
-    seclabels: list[SourceSeclabel] = children(SourceSeclabel)
+    seclabels: list[DeviceSecLabel] = children(DeviceSecLabel)
     reconnect: Reconnect | None = child(Reconnect)
     clipboard: Clipboard | None = child(Clipboard)
     mouse: MouseMode | None = child(MouseMode)
@@ -85,6 +78,8 @@ class CharSource(Node, tag="source"):
         """Forget what this type of backend does not have."""
         for name in [field.name for field in self.fields if field.name not in names]:
             self.__dict__.pop(name, None)
+        if "seclabels" in self.__dict__:
+            self.seclabels = settled(self.seclabels)
 
 
 class Protocol(Node, tag="protocol"):

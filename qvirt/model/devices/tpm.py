@@ -1,8 +1,8 @@
 """``<tpm>``: a trusted platform module."""
 
 from qvirt.errors import XmlError
-from qvirt.model.devices.chardev import SourceSeclabel
 from qvirt.model.devices.device import Device
+from qvirt.model.seclabel import DeviceSecLabel
 from qvirt.xml.codecs import string, uuid, word, yes_no
 from qvirt.xml.fields import attr, child, children, flag
 from qvirt.xml.node import Node
@@ -18,7 +18,7 @@ class TpmSource(Node, tag="source"):
     type: str | None = attr(string)
     mode: str | None = attr(word("connect", "bind"))
     path: str | None = attr(string)
-    seclabels: list[SourceSeclabel] = children(SourceSeclabel)
+    seclabels: list[DeviceSecLabel] = children(DeviceSecLabel)
 
 
 class TpmEncryption(Node, tag="encryption"):

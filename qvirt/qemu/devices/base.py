@@ -27,7 +27,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from qvirt.errors import ConfigUnsupported, DeviceMissing, QvirtError
-from qvirt.model.devices.chardev import SourceSeclabel
 from qvirt.model.devices.device import Device
 from qvirt.model.devices.disk import Disk
 from qvirt.model.devices.vsock import Vsock
@@ -65,7 +64,7 @@ class FileResource(Resource):
     late: bool = False
     replaced: bool = False
     relabel: bool = True
-    seclabels: Sequence[DeviceSecLabel | SourceSeclabel] = ()
+    seclabels: Sequence[DeviceSecLabel] = ()
 
 
 def relabelling(resource: FileResource, model: str) -> tuple[bool, str | None]:
@@ -77,14 +76,14 @@ def relabelling(resource: FileResource, model: str) -> tuple[bool, str | None]:
         return False, None
     for label in resource.seclabels:
         if label.model in (None, model):
-            if label.relabel is False or (isinstance(label, DeviceSecLabel) and label.labelskip):
+            if label.relabel is False:
                 return False, None
             if label.label:
                 return True, label.label
     return True, None
 
 
-def device_labels(dev: Device) -> Iterator[DeviceSecLabel | SourceSeclabel]:
+def device_labels(dev: Device) -> Iterator[DeviceSecLabel]:
     """Yield every ``<seclabel>`` of a device's sources."""
     if isinstance(dev, Disk):
         for image in dev.images():

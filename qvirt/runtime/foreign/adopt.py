@@ -380,7 +380,7 @@ def _release(hv: "Hypervisor", running: Running) -> None:
 
 def _make(hv: "Hypervisor", name: str, running: Running) -> None:
     launch.make_folders([running.folder], running.guard)
-    launch.write_master_key(f"{running.folder}/master-key.aes", running.master_key or b"", running.guard)
+    launch.write_master_key(running.folder, running.master_key or b"", running.guard)
     write_atomic(hv.paths.pidfile(name), f"{running.pid}\n".encode(), 0o644)
     DomainLog.append(hv.paths.logfile(name), f"adopted, pid={running.pid}")
 

@@ -1,9 +1,13 @@
-"""What a QEMU is put into while it is started: its own /dev, its control groups."""
+"""What a QEMU is put into while it is started: its folder, its own /dev, its control groups."""
 
+import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qvirt.errors import SystemError_
+from qvirt.errors import OperationInvalid, SystemError_
+from qvirt.host import images
+from qvirt.host.unix import clear_stale
+from qvirt.qemu.context import BuildContext
 from qvirt.runtime.life import cgroups, launch, lending
 from qvirt.runtime.running import Running
 from qvirt.security import private_dev
@@ -11,6 +15,26 @@ from qvirt.security import private_dev
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
     from qvirt.runtime.hypervisor import Hypervisor
+
+
+def look_around(running: Running, ctx: BuildContext) -> list[images.Found]:
+    """Make sure that no other QEMU lives where this one is going to, and look below its images. Blocking.
+
+    Raises OperationInvalid for one whose status file is gone, as with a user's runtime folder when they log
+    out: its folder is not ours to take away. Raises what `images.look_below` raises.
+    """
+    path = f"{ctx.domain_dir}/monitor.sock"
+    try:
+        clear_stale(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise SystemError_(f"cannot listen on '{path}'", error) from error
+        raise OperationInvalid(
+            f"a QEMU that is no domain of this daemon listens on '{path}': end it, or make it one with "
+            f"'qvirt adopt {path}'"
+        ) from error
+    user = (running.user.uid, running.user.gid) if running.user is not None else None
+    return images.look_below(running.definition.devices.disks, user=user)
 
 
 def make_dev(hv: "Hypervisor", running: Running, plan: launch.Plan) -> None:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from qvirt.errors import ConfigUnsupported, SystemError_
 from qvirt.host.config import QemuUser
+from qvirt.host.held import held
 from qvirt.host.images import distrust_changed
 from qvirt.model.devices.disk import Disk
 from qvirt.qemu.devices.base import FileResource, Resource
 from qvirt.record import replace
 from qvirt.runtime.running import Running
 from qvirt.security import acl, private_dev
-from qvirt.security.dac import cannot_access
+from qvirt.security.dac import Dac, cannot_access
 from qvirt.security.loans import Loan
 from qvirt.security.private_dev import Node
 from qvirt.security.stack import Guard
@@ -198,8 +199,8 @@ def prepare(running: Running, resources: Iterable[Resource]) -> list[Loan]:
     """
     files = [resource for resource in resources if isinstance(resource, FileResource)]
     for resource in files:
-        if resource.create:
-            _create(resource.path)
+        if resource.create and _create(resource.path):
+            _own(running, resource)
     loans = {(loan.model, loan.path): loan for loan in running.footprint.loans}
     before = len(loans)
     for resource, path in _each(files):
@@ -248,15 +249,34 @@ def _real_paths(resources: Iterable[Resource]) -> set[str]:
     return {os.path.realpath(path) for _, path in _each(files)}
 
 
-def _create(path: str) -> None:
-    """Make a file QEMU's user could not make, in most folders."""
+def _create(path: str) -> bool:
+    """Make a file QEMU's user could not make, in most folders; tells whether it was not there."""
+    flags = (
+        os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # a pipe that nobody reads does not hold us
     try:
-        # a pipe that nobody reads does not hold us
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600))
+        try:
+            os.close(os.open(path, flags | os.O_EXCL, 0o600))
+        except FileExistsError:
+            os.close(os.open(path, flags, 0o600))  # a link to nothing is followed
+            return False
     except OSError as error:
         if error.errno == errno.ENXIO:
-            return
+            return False
         raise SystemError_(f"Unable to pre-create chardev file '{path}'", error) from error
+    return True
+
+
+def _own(running: Running, resource: FileResource) -> None:
+    """Give a file that was made for the guest to QEMU's user where it is not going to be lent."""
+    user, path = running.user, resource.path
+    if user is None or any(loan.model == Dac.name for loan in running.guard.plan(resource, path)):
+        return
+    try:
+        with held(path) as own:
+            os.chown(own, user.uid, user.gid)
+    except OSError as error:
+        raise SystemError_(f"cannot give '{path}' to QEMU", error) from error
 
 
 def troubles(guard: Guard, resources: Iterable[Resource]) -> list[str]:

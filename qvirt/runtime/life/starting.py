@@ -170,9 +170,8 @@ class _Start:
         self.ctx = hv.documents.build_context(definition, running.caps, self.descriptors)
         await _drop_missing(domain, self.ctx)
         await usb.find(domain, definition.devices.hostdevs)
-        user = (running.user.uid, running.user.gid) if running.user is not None else None
-        below = partial(images.look_below, definition.devices.disks, user=user)
-        images.fill_in(await hv.files.run(f"images of '{domain.name}'", below))
+        look = partial(enclosing.look_around, running, self.ctx)
+        images.fill_in(await hv.files.run(f"images of '{domain.name}'", look))
         made = await _overlays(domain, definition)
         for interface in definition.devices.interfaces:
             interfaces.take_place(domain, interface)

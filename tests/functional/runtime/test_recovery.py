@@ -314,3 +314,25 @@ def test_autodestroyed_domain_goes_with_the_daemon() -> None:
                 await until(lambda: not it.processes(), "autodestroy")
 
     run(scenario())
+
+
+def test_a_guest_whose_status_file_is_gone_keeps_its_folder_and_can_be_adopted() -> None:
+    """As when a user logs out, whose runtime folder goes."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                domain = await hv.define(document("left"))
+                await domain.start(paused=True)
+                pid, monitor = domain.need_running().pid, Path(domain.need_running().monitor_path)
+            it.paths.status("left").unlink()
+            async with it.serve() as hv:
+                domain = hv.domains.by_name("left")
+                with pytest.raises(OperationInvalid, match=f"'qvirt adopt {monitor}'"):
+                    await domain.start()
+                assert (domain.state, monitor.is_socket()) == (DomainState.SHUTOFF, True)
+                adopted = await hv.adopt(pid)
+                assert (adopted.name, adopted.state) == ("left", DomainState.PAUSED)
+                await adopted.destroy()
+
+    run(scenario())

@@ -42,3 +42,23 @@ def test_all_obstacles_and_their_remedies(daemon: Daemon) -> None:
     assert daemon.qvirt("doctor", "ill").stdout.strip().endswith("can get at all files.")
     daemon.virsh("start", "ill", "--paused")
     daemon.virsh("destroy", "ill")
+
+
+def test_the_daemons_options_and_the_domains_label_count(own_daemon: Daemon) -> None:
+    if "<model>dac</model>" not in own_daemon.virsh("capabilities"):
+        pytest.skip("QEMU runs as the daemon's own user here")
+    image, path = own_daemon.root / "a.img", own_daemon.root / "kept.xml"
+    image.write_bytes(b"\0" * 4096)
+    image.chmod(0o600)
+    label = "<seclabel type='static' model='dac' relabel='yes'><label>+4711:+4712</label></seclabel>"
+    path.write_text(document("kept", disk(image, "vda"), on=label))
+    own_daemon.virsh("define", str(path))
+    assert "user (+4711:+4712) can get at all files." in own_daemon.qvirt("doctor", "kept").stdout
+    own_daemon.stop()
+    conf = own_daemon.root / "etc/libvirt/qemu.conf"
+    conf.write_text("dynamic_ownership = 0\n")
+    own_daemon.start()
+    done = own_daemon.qvirt("doctor", "kept")
+    assert done.returncode == 1
+    assert f"file '{image}': it stays as it is (mode 0600, owner root:root)" in done.stdout
+    assert "it stays as it is" in own_daemon.virsh_run("start", "kept").stderr

@@ -361,3 +361,30 @@ def test_a_file_whose_owner_cannot_be_changed() -> None:
                     done("chattr", "-i", path)
 
     run(scenario())
+
+
+def test_a_file_made_for_a_guest_is_its_users_where_nothing_is_lent() -> None:
+    """libvirt has a process beside QEMU that writes it."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            written, log = it.root / "serial.log", it.root / "console.log"
+            text = document(
+                "writing",
+                f"<serial type='file'><source path='{written}'/></serial>",
+                f"<console type='pty'><target type='virtio'/><log file='{log}'/></console>",
+            )
+            config = make_config(parse_conf("dynamic_ownership = 0", "qemu.conf"), privileged=True)
+            hv = await Hypervisor.open(it.paths, config=config)
+            try:
+                user = users(hv)
+                domain = await hv.create(text, paused=True)
+                assert [owner(path) for path in (written, log)] == [user, user]
+                await domain.destroy()
+                os.chown(log, 0, 0)
+                with pytest.raises(SystemError_, match=r"console\.log.*it stays as it is"):
+                    await hv.create(text)
+            finally:
+                await hv.close()
+
+    run(scenario())

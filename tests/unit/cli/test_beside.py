@@ -32,3 +32,18 @@ def test_one_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(CommandError, match=r"the sum was not found within 0\.2 s"):
         asyncio.run(beside.ask("timeit", "-n", "1000000000000", "pass", late="the sum was not found"))
     assert _children() <= before
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("qemu:///system", "/etc/libvirt/qemu.conf"),
+        ("qemu:///system?socket=/var/run/libvirt/libvirt-sock", "/etc/libvirt/qemu.conf"),
+        ("qemu+unix:///system?socket=/run/libvirt/virtqemud-sock", "/etc/libvirt/qemu.conf"),
+        ("qemu:///system?socket=/srv/tree/run/libvirt/libvirt-sock", "/srv/tree/etc/libvirt/qemu.conf"),
+        ("qemu:///system?socket=/srv/forwarded-sock", "/etc/libvirt/qemu.conf"),
+        ("qemu:///session", os.devnull),
+    ],
+)
+def test_which_settings_a_daemon_reads(address: str, path: str) -> None:
+    assert beside.settings_of(address) == path

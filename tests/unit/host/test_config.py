@@ -87,7 +87,10 @@ cgroup_device_acl = [ "/dev/null" ]
     assert config.controllers == ("cpu",)
     assert config.device_acl == ("/dev/null",)
     assert config.user is None
-    assert config.reports == ()
+    assert [report.partition("' has no effect: ")[0] for report in config.reports] == [
+        "f:9: option 'cgroup_controllers",
+        "f:10: option 'cgroup_device_acl",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,21 @@ def test_the_file_itself(tmp_path: Path) -> None:
     assert last(0o644, write=False, owner=None) == ""
 
 
+def test_a_folder_a_guest_sees_is_not_lent(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+
+    def found(mode: int) -> list[str]:
+        folder.chmod(mode)
+        every = obstacles(str(folder), STRANGER, write=True, owner=OWN, otherwise="")
+        return [str(x) for x in every if x.path == str(folder)]
+
+    for mode in (0o700, 0o711, 0o744):
+        assert found(mode)[0].startswith(f"it stays as it is (mode {mode:04o}, owner "), mode
+        assert found(mode)[0].endswith(f"+rx {folder}'") or f":rx {folder}'" in found(mode)[0]
+    assert found(0o755) == []
+
+
 def test_devices_of_everybody() -> None:
     assert is_open_to_all("/dev/urandom", STRANGER, write=True)
     assert not is_open_to_all("/nowhere", STRANGER, write=False)
