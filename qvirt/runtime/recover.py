@@ -20,7 +20,7 @@ from qvirt.constants.domain import (
     DomainXMLFlags,
 )
 from qvirt.constants.domain_event import DomainEventStoppedDetailType
-from qvirt.errors import QvirtError
+from qvirt.errors import QvirtError, SystemError_
 from qvirt.host.cgroup import Group, path_of_process
 from qvirt.host.persist import is_leftover, remove, write_atomic
 from qvirt.host.proc import start_time
@@ -38,12 +38,13 @@ from qvirt.runtime.domain import Domain
 from qvirt.runtime.foreign import handback, takeover
 from qvirt.runtime.foreign.renaming import Names
 from qvirt.runtime.helpers import helper_watch
-from qvirt.runtime.life import cgroups, endings, launch, stopping
+from qvirt.runtime.life import cgroups, endings, launch, lending, stopping
 from qvirt.runtime.life.process import Process
 from qvirt.runtime.plugging import hotplug
 from qvirt.runtime.running import Running
 from qvirt.runtime.state import VERSION, Footprint, Status, boot_id, read_status
 from qvirt.runtime.tuning import iothreads, perf, vcpus
+from qvirt.security.stack import Guard
 
 if TYPE_CHECKING:
     from qvirt.runtime.hypervisor import Hypervisor
@@ -399,7 +400,7 @@ async def _restore(hv: "Hypervisor", status: Status, live: Definition | None) ->
         owner=_GONE_OWNER if status.autodestroy else None,
         names=Names(status.names),
     )
-    recall = partial(hv.security.recall, running.id, definition, running.folder)
+    recall = partial(_recall, hv, running.id, definition, running.folder)
     running.guard = await hv.files.run(f"labels of '{status.name}'", recall)
     with contextlib.suppress(QvirtError):  # the emulator was removed; its QEMU runs on without our knowing
         running.caps = await hv.documents.start_caps(definition)
@@ -416,6 +417,16 @@ async def _restore(hv: "Hypervisor", status: Status, live: Definition | None) ->
     domain.running = running
     domain.set_state(status.state, status.reason)
     return domain, running
+
+
+def _recall(hv: "Hypervisor", run: int, definition: Definition, folder: str) -> Guard:
+    """Return what confines a guest; its user reaches its folders, whoever guests run as by now. Blocking."""
+    guard = hv.security.recall(run, definition, folder)
+    try:
+        lending.open_folders(hv, guard.user)
+    except SystemError_ as error:
+        hv.reports.append(f"domain '{definition.name}': {error.detail}")
+    return guard
 
 
 #: stands for a connection of a daemon that is no more

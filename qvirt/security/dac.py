@@ -37,19 +37,22 @@ class Dac(Model):
         return (("kvm", label), ("qemu", label))
 
     def label(self, guest: Guest, wanted: SecLabel | None, others: Iterable[Guest]) -> SecLabel | None:
-        self.recall(guest)
-        user = guest.user
+        user, guest.lends = user_of(guest.seclabels, self._user)
+        guest.user = user
         if wanted is not None and wanted.type == "static" and wanted.relabel:
             wanted.imagelabel = wanted.label
-        if user is None or (wanted is not None and wanted.type != "dynamic"):
+        if wanted is not None and wanted.type != "dynamic":
             return wanted
         made = wanted or SecLabel(type="dynamic", model=self.name, relabel=True)
         made.label = made.imagelabel = owner_text(user.uid, user.gid)
         return made
 
     def recall(self, guest: Guest) -> None:
-        guest.user = self._user
-        guest.user, guest.lends = user_of(guest.seclabels, self._user)
+        user, said = self._user, guest.label_of(self.name)
+        guest.user = user
+        if said is not None and said.type == "dynamic" and said.label:
+            user = parse_label(said.label)  # qemu.conf may name another by now
+        guest.user, guest.lends = user_of(guest.seclabels, user)
 
     def obstacles(self, guest: Guest, resource: FileResource, path: str) -> Iterator[Obstacle]:
         user = guest.user

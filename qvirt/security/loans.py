@@ -275,7 +275,9 @@ class Book:
             raise
 
     def _return(self, loan: Loan, name: str, left: int, heir: str) -> None:
-        mark = self._mark(name)
+        mark = marks.read(name, self.labels.names)
+        if mark is not None and not self.remember and self.daemon not in mark.shares:
+            mark = None  # it is not from when we remembered
         if mark is None or mark.is_stale:
             if left:
                 if heir and self.labels.read(name) == loan.label:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from qvirt.constants.domain import DomainModificationImpact
 from qvirt.errors import InternalError, SystemError_
 from qvirt.host.conf import parse_conf
 from qvirt.host.config import make_config
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.life import lending
+from qvirt.runtime.plugging import hotplug
 from tests.functional.runtime.instance import Instance, disk, document, instance, run, until
 
 pytestmark = [
@@ -254,6 +256,35 @@ def test_owners_as_configured(option: str, during: tuple[int, int] | None, after
                 assert marks(image) == []
                 await domain.destroy()
                 assert owner(image) == after
+            finally:
+                await hv.close()
+
+    run(scenario())
+
+
+def test_a_guest_keeps_its_user_when_the_configuration_names_another() -> None:
+    async def scenario() -> None:
+        with instance() as it:
+            images = [alices(it, f"{name}.img") for name in ("first", "plugged", "late")]
+            first, plugged, late = images
+            scsi = "<controller type='scsi' index='0' model='virtio-scsi'/>"
+            async with it.serve() as hv:
+                user = users(hv)
+                await hv.create(document("old", scsi, disk(first)), paused=True)
+            config = make_config(parse_conf('user = "+1234"\ngroup = "+1235"', "f"), privileged=True)
+            hv = await Hypervisor.open(it.paths, config=config)
+            try:
+                old = hv.domains.by_name("old")
+                text = disk(plugged, "sda").replace("bus='virtio'", "bus='scsi'")
+                await hotplug.attach(old, text, DomainModificationImpact.LIVE)
+                await hv.create(document("new", disk(late)), paused=True)
+                assert [owner(path) for path in images] == [user, user, (1234, 1235)]
+                socket_ = "<channel type='unix'><target type='virtio' name='x.0'/></channel>"
+                await hotplug.attach(old, socket_, DomainModificationImpact.LIVE)
+                for name in ("old", "new"):
+                    await hv.domains.by_name(name).destroy()
+                assert [owner(path) for path in images] == [ALICE] * 3
+                assert os.listxattr(it.paths.lib) == []
             finally:
                 await hv.close()
 

@@ -262,6 +262,19 @@ def test_not_remembering_means_root(image: Path) -> None:
     assert owner(image) == (0, 0)
 
 
+def test_no_longer_remembering_leaves_no_mark(image: Path) -> None:
+    """The option was changed, and the daemon started again, while the file was lent."""
+    one = lend(Book(Owners(), "here"), 1, image)
+    owners = Book(Owners(), "here", remember=False)
+    owners.note(1, [one])
+    owners.take_back(1, [one])
+    assert (owner(image), os.listxattr(image)) == ((12, 34), [])
+    lend(Book(Owners(), "there"), 1, image)
+    other = lend(owners, 2, image, OTHER)
+    owners.take_back(2, [other])
+    assert attribute(image, "ref_dac") == "1"  # another daemon's, which is not read
+
+
 def test_a_file_swapped_for_a_link_is_not_followed(image: Path, tmp_path: Path) -> None:
     owners = Book(Owners(), "here")
     one = loan(owners, image)
