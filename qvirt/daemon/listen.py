@@ -76,7 +76,10 @@ def auth_mode(config: Config, *, readonly: bool, privileged: bool, private: bool
 
 
 def permissions(config: Config, auth: AuthMode, *, readonly: bool) -> int:
-    """Give a socket's mode: open to all where a policy decides, else the owner's (and group's) own."""
+    """Give a socket's mode: open to all where a policy decides, else the owner's (and group's) own.
+
+    It is about root's daemon; one of an ordinary user is theirs alone, whatever the settings say.
+    """
     said = config.unix_sock_ro_perms if readonly else config.unix_sock_rw_perms
     if said is not None:
         return said
@@ -100,7 +103,8 @@ def listen(
             for readonly in (False, True) if privileged else (False,):
                 auth = auth_mode(config, readonly=readonly, privileged=privileged, private=private)
                 path = folder / (name + "-ro" if readonly else name)
-                sock = listen_unix(path, permissions(config, auth, readonly=readonly), config.socket_gid)
+                mode = permissions(config, auth, readonly=readonly) if privileged else 0o700
+                sock = listen_unix(path, mode, config.socket_gid if privileged else None)
                 services.append(Service(sock, path, readonly, auth))
     except OSError as error:
         close_all(services)

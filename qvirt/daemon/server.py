@@ -4,6 +4,7 @@ import asyncio
 import errno
 import itertools
 import logging
+import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from qvirt.api.session import Instance
 from qvirt.constants.common import ConnectCloseReason
 from qvirt.daemon.auth import Authentication
 from qvirt.daemon.busypoll import BusyPoll
-from qvirt.daemon.client import Client
+from qvirt.daemon.client import Client, peer_identity
 from qvirt.daemon.config import Config, Limits
 from qvirt.daemon.dispatch import MAIN, Dispatcher
 from qvirt.daemon.guard import Guard
@@ -214,6 +215,12 @@ class Server:
                 return
 
     def _take(self, service: Service, sock: socket.socket) -> None:
+        if not service.is_remote and os.geteuid() != 0:
+            uid = peer_identity(sock).uid
+            if uid not in (0, os.geteuid()):
+                log.warning("user %s may not use this daemon: only root and its own user may", uid)
+                sock.close()
+                return
         if service.is_remote:
             try:
                 set_up(sock)

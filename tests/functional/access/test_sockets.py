@@ -10,6 +10,7 @@ import pytest
 
 from tests.functional.access import people
 from tests.functional.access.test_polkit import daemon_with, short_folder
+from tests.support import users
 from tests.support.daemon import Daemon, make_root, wait_until
 from tests.support.polkit import Authority, fake_polkit
 
@@ -166,3 +167,17 @@ def test_a_group_that_is_not_there_is_refused() -> None:
         assert "there is no group 'no-such-group'" in done.stderr
     finally:
         daemon.clean()
+
+
+def test_a_users_daemon_is_theirs_whatever_settings_and_modes_say() -> None:
+    with users.users_daemon() as daemon:
+        (daemon.root / "etc/libvirt/libvirtd.conf").write_text('unix_sock_rw_perms = "0777"\n')
+        daemon.start()
+        assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o700
+        assert daemon.virsh("list").strip() == ""  # root may
+        for folder in (daemon.root / "run", daemon.root / "run/libvirt"):
+            folder.chmod(0o711)
+        daemon.socket.chmod(0o777)
+        done = people.virsh(daemon, "list")
+        assert done.returncode
+        assert f"user {people.UID} may not use this daemon" in daemon.log.read_text()
