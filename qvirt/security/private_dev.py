@@ -270,12 +270,23 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
 
 def _mounted_below() -> list[str]:
     """Return what is mounted on /dev's folders and files, seen from this thread, outermost only."""
+    return outermost(load("/proc/thread-self/mountinfo"))
+
+
+def outermost(mountinfo: str) -> list[str]:
+    """Return the mount points right below /dev that are not hidden by a mount on /dev itself."""
+    mounts: list[tuple[str, str, str]] = []
+    for line in mountinfo.splitlines():
+        if DEV in line:
+            words = line.split(" ", 5)
+            where = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[4])
+            mounts.append((words[0], words[1], where))
+    on_dev = {id: parent for id, parent, where in mounts if where == DEV}
+    top = next((id for id in on_dev if id not in on_dev.values()), None)
     found: list[str] = []
-    for line in load("/proc/thread-self/mountinfo").splitlines():
-        if DEV not in line:
-            continue
-        where = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split(" ")[4])
-        if where.startswith(f"{DEV}/") and not any(where == x or where.startswith(f"{x}/") for x in found):
+    for _, parent, where in mounts:
+        is_seen = where.startswith(f"{DEV}/") and top in (None, parent)
+        if is_seen and not any(where == x or where.startswith(f"{x}/") for x in found):
             found.append(where)
     return found
 
