@@ -146,8 +146,8 @@ class Owners:
     def taken(self, path: str) -> str:
         return f"Setting different DAC user or group on {path} which is already in use"
 
-    def is_lost(self, now: str, wanted: str) -> bool:
-        return now == wanted
+    def is_lost(self, now: str, wanted: str, lent: str) -> bool:
+        return now == (lent or wanted)
 
     def bears(self, error: OSError) -> bool:
         return error.errno in _KEEPS_OWNERS

@@ -64,8 +64,11 @@ class Labels(Protocol):
         """Say that a file has another label already that somebody needs."""
         ...
 
-    def is_lost(self, now: str, wanted: str) -> bool:
-        """Tell whether a label is one that a guest left when the machine went down under it."""
+    def is_lost(self, now: str, wanted: str, lent: str) -> bool:
+        """Tell whether a label is one that a guest left when the machine went down under it.
+
+        lent: what the mark says the file was lent with, '' where it does not.
+        """
         ...
 
     def bears(self, error: OSError) -> bool:
@@ -120,7 +123,7 @@ class Book:
         if entry is not None:
             return self._loan(real, entry.before, label, shared=shared)
         mark = self._mark(real)
-        if mark is not None and (not mark.is_stale or self._is_lost(mark, now, label)):
+        if mark is not None and (not mark.is_stale or self.labels.is_lost(now, label, mark.label)):
             return self._loan(real, mark.before, label, shared=shared)
         if now == label:
             return None
@@ -133,10 +136,6 @@ class Book:
 
     def _loan(self, path: str, before: str, label: str, *, shared: bool = False) -> Loan:
         return Loan(path, before, label, self.labels.model, shared)
-
-    def _is_lost(self, mark: Mark, now: str, wanted: str) -> bool:
-        """Tell whether a file has the label the machine went down with; a mark may say which that was."""
-        return now == mark.label if mark.label else self.labels.is_lost(now, wanted)
 
     def _mark(self, path: str) -> Mark | None:
         return marks.read(path, self.labels.names) if self.remember else None
@@ -226,7 +225,7 @@ class Book:
                 before = valid.before
             elif entry is not None:
                 before = entry.before
-            elif mark is not None and self._is_lost(mark, now, loan.label):
+            elif mark is not None and self.labels.is_lost(now, loan.label, mark.label):
                 before = mark.before  # the machine went down while it was lent
             shares = {**(valid.shares if valid is not None else {}), self.daemon: mine + 1}
             written = Mark(before, others + mine + 1, shares, loan.label)

@@ -76,7 +76,7 @@ class Labels:
     def taken(self, path: str) -> str:
         return f"Setting different SELinux label on {path} which is already in use"
 
-    def is_lost(self, now: str, wanted: str) -> bool:
+    def is_lost(self, now: str, wanted: str, lent: str) -> bool:
         """Tell whether a label is that of a guest which ended with the machine: every run has others."""
         return type_of(now) in self._lent
 
