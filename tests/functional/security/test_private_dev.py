@@ -19,6 +19,7 @@ from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.plugging import hotplug
 from qvirt.security import private_dev
 from tests.functional.runtime.instance import Instance, document, instance, run
+from tests.support.daemon import running_daemon
 
 pytestmark = [pytest.mark.qemu, pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces")]
 
@@ -111,6 +112,17 @@ def test_it_has_the_default_nodes_and_the_hosts_mounts_and_nothing_else() -> Non
                 await domain.destroy()
 
     run(scenario())
+
+
+def test_a_daemon_that_may_make_no_nodes_does_without(tmp_path: Path) -> None:
+    """As in a container: its guests see the host's /dev, and that is said."""
+    with running_daemon(prefix=("setpriv", "--bounding-set=-mknod", "--inh-caps=-mknod")) as daemon:
+        path = tmp_path / "bare.xml"
+        path.write_text(document("bare"))
+        daemon.virsh("create", str(path), "--paused")
+        (pid,) = daemon.qemu_pids()
+        assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+        assert "no guest has a /dev of its own" in daemon.log.read_text()
 
 
 def test_owners_change_on_its_own_node_only(host_disk: Disk) -> None:
