@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import OperationInvalid, SystemError_
 from qvirt.host.sysfs import load, store
 from qvirt.record import Record, field
@@ -34,6 +35,8 @@ _TOP = ("machine", "user", "system")
 _FILES = ("notify_on_release", "release_agent", "tasks")
 
 _INVALID = re.compile(r"[^A-Za-z0-9.-]")
+#: characters of a machine's name
+_MOST = 64
 
 #: seconds a group's last process may take to leave it
 _REMOVE_WAIT = 2.0
@@ -120,7 +123,7 @@ def machine_name(id: int, name: str, root: str | None = None) -> str:
         if char in "-." and out[-1] in "-.":
             continue
         out += char
-    return out[:64] + MACHINE_SUFFIX
+    return out[:_MOST].rstrip("-.") + MACHINE_SUFFIX
 
 
 def partition_path(partition: str) -> str:
@@ -261,7 +264,9 @@ class Group:
                 self._enable_for_threads(self.v2)
             self.make_thread("emulator")
         except OSError as error:
-            raise SystemError_(f"Failed to create controller groups '{self.path}'", error) from error
+            raise SystemError_(
+                f"Failed to create controller groups '{self.path}'", error, domain=ErrorDomain.CGROUP
+            ) from error
 
     def _check_partition(self) -> None:
         """Refuse a partition that nobody has made, and set limits for. Raises SystemError_."""
@@ -272,6 +277,7 @@ class Group:
                 raise SystemError_(
                     f"the guest's partition is not there, make it in every hierarchy: '{folder.parent}'",
                     OSError(errno.ENOENT, os.strerror(errno.ENOENT)),
+                    domain=ErrorDomain.CGROUP,
                 )
 
     def _clear(self) -> None:
@@ -395,7 +401,9 @@ class Group:
         except OSError as error:
             if error.errno in (errno.ESRCH, errno.ENODEV):
                 return  # it has ended meanwhile, and systemd may have taken the group away
-            raise SystemError_(f"Unable to write to '{folder / name}'", error) from error
+            raise SystemError_(
+                f"Unable to write to '{folder / name}'", error, domain=ErrorDomain.CGROUP
+            ) from error
 
     def remove_thread(self, thread: str) -> None:
         """Take away a group of threads. Raises OSError."""
@@ -438,6 +446,9 @@ def _make(folder: Path, cpusets: Path | None) -> None:
     if cpusets is not None and folder.is_relative_to(cpusets):
         for name in ("cpuset.cpus", "cpuset.mems"):
             _inherit(folder, name)
+        if folder.parent != cpusets:
+            # memory follows when its nodes change, as it always does in version 2
+            store(folder / "cpuset.memory_migrate", "1")
 
 
 def _inherit(folder: Path, name: str) -> str:

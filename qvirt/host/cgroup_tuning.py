@@ -4,11 +4,13 @@ Each function takes the group and, where threads have groups of their own, whose
 OperationInvalid when the controller is not to be had, SystemError_ when the kernel refuses.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import InvalidArg, OperationInvalid, SystemError_
 from qvirt.host.cgroup import Group
 from qvirt.host.sysfs import load, store
@@ -40,18 +42,22 @@ _SHARES = {1: (1024, 2, 262144), 2: (100, 1, 10000)}
 HASTE = 4
 
 
+def _failed(detail: str, error: OSError) -> SystemError_:
+    return SystemError_(detail, error, domain=ErrorDomain.CGROUP)
+
+
 def _write(path: Path, value: object) -> None:
     try:
         store(path, str(value))
     except OSError as error:
-        raise SystemError_(f"Unable to write '{value}' to '{path}'", error) from error
+        raise _failed(f"Unable to write '{value}' to '{path}'", error) from error
 
 
 def _read(path: Path) -> str:
     try:
         return load(path).strip()
     except OSError as error:
-        raise SystemError_(f"Unable to read from '{path}'", error) from error
+        raise _failed(f"Unable to read from '{path}'", error) from error
 
 
 # ------------------------------------------------------------------------------ cpu
@@ -62,7 +68,7 @@ def set_shares(group: Group, value: int) -> None:
     folder, version = group.folder("cpu"), group.version("cpu")
     _, least, most = _SHARES[version]
     if not least <= value <= most:
-        raise InvalidArg(f"shares '{value}' must be in range [{least}, {most}]")
+        raise InvalidArg(f"shares '{value}' must be in range [{least}, {most}]", domain=ErrorDomain.CGROUP)
     _write(folder / ("cpu.shares" if version == 1 else "cpu.weight"), value)
 
 
@@ -183,13 +189,15 @@ def memory(group: Group, kind: str) -> int:
 
 
 def device_number(path: str) -> str:
-    """Return ``major:minor`` of a block device. Raises SystemError_, InvalidArg."""
+    """Return ``major:minor`` of a block device. Raises SystemError_."""
     try:
         status = os.stat(path)
     except OSError as error:
-        raise SystemError_(f"Path '{path}' is not accessible", error) from error
+        raise _failed(f"Path '{path}' is not accessible", error) from error
     if not stat.S_ISBLK(status.st_mode):
-        raise InvalidArg(f"Path '{path}' must be a block device")
+        raise _failed(
+            f"Path '{path}' must be a block device", OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        )
     return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from qvirt.constants.error import ErrorDomain
 from qvirt.errors import ConfigUnsupported, InvalidArg, QvirtError
 from qvirt.model.domain import Domain as Definition
 from qvirt.model.vcpu import Iothread
@@ -41,7 +42,7 @@ def _take(definition: Definition, threads: list[Iothread]) -> None:
 def _need(definition: Definition, number: int) -> Iothread:
     found = _find(definition, number)
     if found is None:
-        raise InvalidArg(f"cannot find IOThread '{number}' in iothreadids list")
+        raise InvalidArg(f"cannot find IOThread '{number}' in iothreadids list", domain=ErrorDomain.DOMAIN)
     return found
 
 
@@ -62,7 +63,9 @@ async def add(domain: "Domain", number: int, flags: int) -> None:
     def check(running: Definition | None, config: Definition | None) -> None:
         for definition in (running, config):
             if definition is not None and _find(definition, number) is not None:
-                raise InvalidArg(f"an IOThread is already using iothread_id '{number}'")
+                raise InvalidArg(
+                    f"an IOThread is already using iothread_id '{number}'", domain=ErrorDomain.DOMAIN
+                )
 
     async def on_live(running: Running) -> None:
         command, arguments = iothread_object(Iothread(id=number)).to_qmp()
@@ -88,9 +91,7 @@ async def _settle(domain: "Domain", running: Running, number: int) -> None:
     await cgroups.place_threads(domain, running)
     thread = (await pinning.iothread_threads(running)).get(number)
     if thread is not None:
-        vcpu = running.definition.vcpu
-        if vcpu is not None and vcpu.cpuset:
-            pinning.bind(thread, vcpu.cpuset)
+        pinning.pin_iothread_thread(running, number, thread)
         scheduling.schedule_iothread(running, number, thread)
 
 
@@ -140,8 +141,8 @@ async def set_parameters(domain: "Domain", number: int, values: Mapping[str, int
 
     def check(running: Definition | None, config: Definition | None) -> None:
         for definition in (running, config):
-            if definition is not None:
-                _need(definition, number)
+            if definition is not None and _find(definition, number) is None:
+                raise InvalidArg(f"cannot find IOThread '{number}' in iothreadids")
         if config is not None and any(name.startswith("poll_") for name in values):
             raise ConfigUnsupported("configuring persistent polling values is not supported")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qvirt.constants.common import TypedParameterType
 from qvirt.errors import InternalError, InvalidArg, OperationInvalid, SystemError_
 from qvirt.host.cgroup_tuning import set_cpus
+from qvirt.host.sysfs import load
 from qvirt.model.cputune import EmulatorPin, IothreadPin, VcpuPin
 from qvirt.model.domain import Domain as Definition
 from qvirt.qemu import vcpu_slots
@@ -15,16 +16,21 @@ from qvirt.qmp import commands
 from qvirt.runtime.events import Tunable
 from qvirt.runtime.running import Running
 from qvirt.runtime.tuning.order import change
-from qvirt.xml.codecs import format_cpuset
+from qvirt.xml.codecs import format_cpuset, parse_cpuset
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
+
+#: where the kernel lists the CPUs there are
+_ONLINE = "/sys/devices/system/cpu/online"
 
 
 def bind(thread: int, cpus: Iterable[int]) -> None:
     """Let a thread run on these host CPUs only. Raises SystemError_."""
     try:
         os.sched_setaffinity(thread, cpus)
+    except ProcessLookupError:
+        pass  # it has ended, as workers of QEMU's do
     except OSError as error:
         raise SystemError_(f"cannot set CPU affinity on process {thread}", error) from error
 
@@ -42,12 +48,22 @@ async def _bind(domain: "Domain", running: Running, name: str, thread: int, cpus
 
 
 def pin_vcpu_thread(running: Running, number: int) -> None:
-    """Put a vCPU's thread where the document wants it."""
-    definition = running.definition
-    pins = {pin.vcpu: pin.cpuset for pin in definition.cputune.vcpupins}
-    cpus = pins.get(number) or _shared(definition)
-    thread = running.vcpu_threads[number] if number < len(running.vcpu_threads) else 0
-    if cpus and thread:
+    """Put a vCPU's thread where the document wants it. Raises SystemError_."""
+    if number < len(running.vcpu_threads) and running.vcpu_threads[number]:
+        _pin(running, "vcpu", number, running.vcpu_threads[number])
+
+
+def pin_iothread_thread(running: Running, number: int, thread: int) -> None:
+    """Put an iothread's thread where the document wants it. Raises SystemError_."""
+    _pin(running, "iothread", number, thread)
+
+
+def _pin(running: Running, kind: str, number: int, thread: int) -> None:
+    """Bind a thread to its own CPUs, else to all: what QEMU makes has those of its other threads."""
+    cpus = cpus_of(running.definition, kind, number)
+    if cpus is None and emulator_cpus(running.definition):
+        cpus = parse_cpuset(load(_ONLINE).strip())
+    if cpus:
         bind(thread, cpus)
 
 
@@ -80,18 +96,20 @@ async def pin_at_start(running: Running) -> None:
     definition = running.definition
     tune = definition.cputune if "cputune" in definition.__dict__ else None
     cpus = emulator_cpus(definition)
+    if not cpus and (tune is None or not (tune.vcpupins or tune.iothreadpins)):
+        return
+    iothreads = await iothread_threads(running) if iothread_ids(definition) else {}
     if cpus:
-        for name in os.listdir(f"/proc/{running.pid}/task"):
-            bind(int(name), cpus)
-    if cpus or (tune is not None and tune.vcpupins):
-        for number in vcpu_slots.online(definition):
-            pin_vcpu_thread(running, number)
-    if iothread_ids(definition) and (cpus or (tune is not None and tune.iothreadpins)):
-        pins = {pin.iothread: pin.cpuset for pin in tune.iothreadpins} if tune is not None else {}
-        for number, thread in (await iothread_threads(running)).items():
-            wanted = pins.get(number) or _shared(definition)
-            if wanted:
-                bind(thread, wanted)
+        # those of vCPUs and iothreads may be in groups that have none of these CPUs
+        for thread in {int(name) for name in os.listdir(f"/proc/{running.pid}/task")} - {
+            *running.vcpu_threads,
+            *iothreads.values(),
+        }:
+            bind(thread, cpus)
+    for number in vcpu_slots.online(definition):
+        pin_vcpu_thread(running, number)
+    for number, thread in iothreads.items():
+        pin_iothread_thread(running, number, thread)
 
 
 async def iothread_threads(running: Running) -> dict[int, int]:

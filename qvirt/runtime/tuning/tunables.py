@@ -137,7 +137,9 @@ async def set_scheduler(domain: "Domain", values: Values, flags: int) -> None:
         if name == "cpu_shares":
             low, high = SHARES_RANGE
             if not low <= value <= high:
-                raise InvalidArg(f"shares '{value}' must be in range [{low}, {high}]")
+                raise InvalidArg(
+                    f"shares '{value}' must be in range [{low}, {high}]", domain=ErrorDomain.CGROUP
+                )
         elif 0 < value < low or value > high:
             raise InvalidArg(f"value of '{name}' is out of range [{low}, {high}]")
 
@@ -208,7 +210,8 @@ async def set_memory(domain: "Domain", values: Values, flags: int) -> None:
             now = {name: _limit(definition, name) for name in MEMORY} | wanted
             if now["hard_limit"] > now["swap_hard_limit"]:
                 raise InvalidArg(
-                    "memory hard_limit tunable value must be lower than or equal to swap_hard_limit"
+                    "memory hard_limit tunable value must be lower than or equal to swap_hard_limit",
+                    domain=ErrorDomain.DOMAIN,
                 )
 
     def apply(group: Group, running: Running) -> None:
@@ -264,14 +267,17 @@ def _devices(text: str, name: str) -> dict[str, int]:
     for path, word in zip(words[::2], words[1::2], strict=False):
         found = _NUMBER.match(word)
         if found is None or int(found[1]) > _MOST[name]:
-            raise InvalidArg(f"invalid value '{word}' for parameter '{name}' of device '{path}'")
+            raise InvalidArg(
+                f"invalid value '{word}' for parameter '{name}' of device '{path}'",
+                domain=ErrorDomain.DOMAIN,
+            )
         if found.end() < len(word):
             break
         devices[path] = int(found[1])
     else:
         if not len(words) % 2:
             return devices
-    raise InvalidArg(f"unable to parse blkio device '{name}' '{text}'")
+    raise InvalidArg(f"unable to parse blkio device '{name}' '{text}'", domain=ErrorDomain.DOMAIN)
 
 
 async def set_blkio(domain: "Domain", values: Values, flags: int) -> None:
@@ -355,11 +361,12 @@ async def set_numa(domain: "Domain", values: Values, flags: int) -> None:
     nodes = _nodes(str(values["numa_nodeset"])) if "numa_nodeset" in values else None
 
     def check(live: Definition | None, config: Definition | None) -> None:
-        if config is not None and word is not None and nodes is None and not _numa_nodes(config):
-            raise ConfigUnsupported(
-                "nodeset for NUMA memory tuning must be set if 'placement' is 'static'",
-                domain=ErrorDomain.DOMAIN,
-            )
+        for definition in (live, config):
+            if definition is not None and word is not None and nodes is None and not _numa_nodes(definition):
+                raise ConfigUnsupported(
+                    "nodeset for NUMA memory tuning must be set if 'placement' is 'static'",
+                    domain=ErrorDomain.DOMAIN,
+                )
         if live is None:
             return
         tuned = "numatune" in live.__dict__ and live.numatune.memory is not None
@@ -373,6 +380,8 @@ async def set_numa(domain: "Domain", values: Values, flags: int) -> None:
             raise OperationInvalid("can't change nodeset for strict mode for running domain")
         if tuned and now != "restrictive":
             raise OperationInvalid("change of nodeset for running domain requires restrictive numa mode")
+        for node in sorted(nodes - domain.hypervisor.documents.host.numa_nodes):
+            raise ConfigUnsupported(f"NUMA node {node} is unavailable", domain=ErrorDomain.NONE)
 
     def apply(group: Group, running: Running) -> None:
         if nodes is None:
@@ -399,7 +408,7 @@ def _nodes(text: str) -> frozenset[int]:
     try:
         found = parse_cpuset(text)
     except ValueError:
-        raise InvalidArg(f"Failed to parse bitmap '{text}'") from None
+        raise InvalidArg(f"Failed to parse bitmap '{text}'", domain=ErrorDomain.NONE) from None
     if not found:
         raise InvalidArg(f"Invalid nodeset of 'numatune': {text}")
     return found

@@ -1,6 +1,7 @@
 """Limits of guests through the stock client: what virsh sets is what the kernel has, at the next start."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,42 @@ def test_changes_reach_the_kernel_and_the_definition(daemon: Daemon) -> None:
     assert said(daemon.virsh("memtune", "live"))["hard_limit"] == "2097152"
     daemon.virsh("destroy", "live")
     assert not group.exists()
+
+
+def test_each_kind_of_thread_has_cpus_of_its_own(daemon: Daemon) -> None:
+    if not {0, 1} <= os.sched_getaffinity(0):
+        pytest.skip("this takes two CPUs")
+    path = daemon.root / "pinned.xml"
+    pins = (
+        "<iothreads>2</iothreads><cputune><vcpupin vcpu='0' cpuset='1'/><emulatorpin cpuset='0'/>"
+        "<iothreadpin iothread='2' cpuset='1'/></cputune>"
+    )
+    text = document("pinned", extra=pins).replace("<vcpu>1<", "<vcpu current='2'>4<")
+    path.write_text(text)
+    daemon.virsh("create", str(path))
+    (pid,) = [
+        pid for pid in daemon.qemu_pids() if b"guest=pinned," in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+    def cpus() -> dict[str, set[int]]:
+        tasks = [
+            (int(task.name), (task / "comm").read_text()) for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+        kinds = re.compile(r"(CPU \d|IO iothread\d)?")
+        found: dict[str, set[int]] = {}
+        for thread, name in tasks:
+            said = kinds.match(name)
+            found.setdefault((said and said[1]) or "", set()).update(os.sched_getaffinity(thread))
+        return found
+
+    every = {int(n) for n in range(os.cpu_count() or 1)} & os.sched_getaffinity(0)
+    expected = {"": {0}, "CPU 0": {1}, "CPU 1": every, "IO iothread1": every, "IO iothread2": {1}}
+    assert cpus() == expected
+    # what QEMU makes later has the CPUs of its main thread at first
+    daemon.virsh("setvcpus", "pinned", "3", "--live")
+    daemon.virsh("iothreadadd", "pinned", "5")
+    assert cpus() == {**expected, "CPU 2": every, "IO iothread5": every}
+    daemon.virsh("destroy", "pinned")
 
 
 def test_block_io(daemon: Daemon) -> None:

@@ -140,3 +140,34 @@ def test_a_guest_that_names_no_partition_is_told_it(daemon: Daemon) -> None:
     start(daemon, "told")
     assert "<partition>/machine</partition>" in daemon.virsh("dumpxml", "told")
     assert "<partition>" not in daemon.virsh("dumpxml", "told", "--inactive")
+
+
+#: what is asked of a running guest -> code and domain of libvirt's error
+ERRORS = {
+    "setSchedulerParametersFlags({'cpu_shares': 1}, 1)": (8, 54),
+    "setMemoryParameters({'hard_limit': 4 << 20, 'swap_hard_limit': 10}, 1)": (8, 20),
+    "setBlkioParameters({'device_read_iops_sec': '/dev/nosuch,5'}, 1)": (38, 54),
+    "setBlkioParameters({'device_read_iops_sec': '/dev/null,5'}, 1)": (38, 54),
+    "setBlkioParameters({'device_read_iops_sec': '/dev/loop0,5,x'}, 1)": (8, 20),
+    "setNumaParameters({'numa_nodeset': 'x'}, 1)": (8, 0),
+    "setNumaParameters({'numa_nodeset': '77'}, 1)": (67, 0),
+    "setNumaParameters({'numa_mode': 1}, 1)": (67, 20),
+    "delIOThread(9, 1)": (8, 20),
+    "setIOThreadParams(9, {'poll_max_ns': 5}, 1)": (8, 10),
+}
+
+
+def test_errors_are_those_of_libvirt(daemon: Daemon) -> None:
+    start(daemon, "codes")
+    code = """
+libvirt.registerErrorHandler(lambda *_: None, None)
+dom = conn.lookupByName("codes")
+for words in sys.argv[1:]:
+    try:
+        eval("dom." + words)
+        print(0, 0)
+    except libvirt.libvirtError as error:
+        print(error.get_error_code(), error.get_error_domain())
+"""
+    said = [tuple(map(int, line.split())) for line in daemon.python(code, *ERRORS).splitlines()]
+    assert dict(zip(ERRORS, said, strict=True)) == ERRORS

@@ -35,6 +35,9 @@ def test_mounts_of_both_versions() -> None:
         (1, "guest", None, "qemu-1-guest.libvirt-qemu"),
         (12, "a b/c..d--e", None, "qemu-12-abc.d-e.libvirt-qemu"),
         (3, "-x", None, "qemu-3-x.libvirt-qemu"),
+        (4, "a--b.-", None, "qemu-4-a-b.libvirt-qemu"),
+        (5, "-.-", None, "qemu-5.libvirt-qemu"),
+        (6, "a.$.b", None, "qemu-6-a.b.libvirt-qemu"),
         (1, "y" * 99, None, f"qemu-1-{'y' * 57}.libvirt-qemu"),
     ],
 )
