@@ -169,6 +169,7 @@ def read_label(path: str) -> str:
     return os.getxattr(path, _ATTRIBUTE).decode("utf-8", "surrogateescape").rstrip("\0")
 
 
-def write_label(path: str, label: str) -> None:
-    """Give a file a label. Raises OSError."""
-    os.setxattr(path, _ATTRIBUTE, label.encode("utf-8", "surrogateescape") + b"\0")
+def write_label(path: str, label: str, *, follow: bool = True) -> None:
+    """Give a file a label. follow: what a link leads to has it. Raises OSError."""
+    text = label.encode("utf-8", "surrogateescape") + b"\0"
+    os.setxattr(path, _ATTRIBUTE, text, follow_symlinks=follow)

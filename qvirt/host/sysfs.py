@@ -20,8 +20,8 @@ def load(path: str | os.PathLike[str]) -> str:
 
 
 def store(path: str | os.PathLike[str], *texts: str) -> None:
-    """Write texts into a file, each for itself. Raises OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    """Write texts into a file that is there, each for itself. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         for text in texts:
             os.write(fd, os.fsencode(text))

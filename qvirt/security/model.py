@@ -17,6 +17,8 @@ in turn; nobody else knows which there are. When each question is asked:
                are not for it. Written into the status file before
     node       instead of lending one in a /dev that is the guest's own
     own        something the daemon made for the guest (folder, key, socket), which goes with it
+    fence, unfence
+               something a helper works on, which outlives the run: the guest's alone, and nobody's again
     making     around the making of a socket that QEMU is handed
     note, take_over
                what an earlier daemon, or libvirt, has lent
@@ -140,10 +142,16 @@ class Model:
     def own(self, guest: Guest, path: str, *, stays: bool) -> None:
         """Label what was made for the guest alone. stays: it outlives the run. Raises OSError."""
 
-    def making(self, guest: Guest, *, ours: bool) -> contextlib.AbstractContextManager[None]:
+    def fence(self, guest: Guest, folder: str) -> None:
+        """Have a folder, which stays its user's, be out of other guests' reach. Raises OSError."""
+
+    def unfence(self, guest: Guest, folder: str) -> None:
+        """Undo it. Raises OSError."""
+
+    def making(self, guest: Guest, *, ours: bool, helper: str) -> contextlib.AbstractContextManager[None]:
         """Have the sockets that this thread makes inside labelled: QEMU's, or, ``ours``, the daemon's end.
 
-        Raises OSError.
+        helper: the program of the one that accepts on it in QEMU's place, '' for none. Raises OSError.
         """
         return contextlib.nullcontext()
 

@@ -208,29 +208,32 @@ class Selinux(Model):
         return (f"--selinux-label={label.label}",) if label is not None else ()
 
     def helper_words(self, guest: Guest, name: str, program: str) -> Sequence[str]:
-        """The domain that the policy has for the program, with the guest's categories.
+        """The domain that the policy has for the program, with the guest's categories; else the guest's own.
 
-        Where the policy has none, or the kernel does not say that it may be entered so, the helper stays in
-        the daemon's: what it could not execute it could not serve with.
+        Where neither may be entered by that program, or the kernel does not say, the helper stays in the
+        daemon's: what it could not execute it could not serve with.
         """
+        context = self._context_of_helper(guest, program)
+        return (f"--selinux-label={context}",) if context is not None else ()
+
+    def _context_of_helper(self, guest: Guest, program: str) -> Context | None:
+        """Return the context a helper is put into, None where it stays in the daemon's."""
         mine = self._context_of(guest)
         if mine is None:
-            return ()
+            return None
         try:
             file = read_label(program)
             usual = parse(self.kernel.entered(str(self._own), file))
         except (OSError, ValueError):
-            return ()
-        if usual.type == self._own.type:
-            return ()
-        for context in (str(usual.at(mine.range)), str(usual)):
+            return None
+        for context in (mine,) if usual.type == self._own.type else (usual.at(mine.range), usual):
             if (
-                self.kernel.is_valid(context)
-                and self.kernel.denied(str(self._own), context, "process", ("transition",)) == []
-                and self.kernel.denied(context, file, "file", ("entrypoint",)) == []
+                self.kernel.is_valid(str(context))
+                and self.kernel.denied(str(self._own), str(context), "process", ("transition",)) == []
+                and self.kernel.denied(str(context), file, "file", ("entrypoint",)) == []
             ):
-                return (f"--selinux-label={context}",)
-        return ()
+                return context
+        return None
 
     def read(self, guest: Guest, pid: int) -> tuple[str, bool]:
         label = self.kernel.context(pid)
@@ -275,11 +278,22 @@ class Selinux(Model):
             if error.errno not in UNLABELLED:
                 raise
 
+    def fence(self, guest: Guest, folder: str) -> None:
+        label = self._mine(guest)
+        if label is not None and label.imagelabel:
+            _label_all(folder, label.imagelabel)
+
+    def unfence(self, guest: Guest, folder: str) -> None:
+        label = self._mine(guest)
+        if label is not None and label.imagelabel:
+            _label_all(folder, read_label(os.path.dirname(folder)))
+
     @contextlib.contextmanager
-    def making(self, guest: Guest, *, ours: bool) -> Iterator[None]:
+    def making(self, guest: Guest, *, ours: bool, helper: str) -> Iterator[None]:
         """Sockets have labels as pipes have, and so have the files they are bound to.
 
-        What QEMU accepts has the range of who connects: so the daemon's end has the guest's.
+        What QEMU accepts has the range of who connects: so the daemon's end has the guest's. QEMU connects to
+        who has its own range: so a helper's end has that with the helper's domain.
         """
         context = self._context_of(guest)
         if context is None:
@@ -287,7 +301,10 @@ class Selinux(Model):
             return
         label = self._mine(guest)
         with contextlib.ExitStack() as stack:
-            made = self._own.at(context.range) if ours else context
+            made = context
+            if ours or helper:
+                by = self._context_of_helper(guest, helper) if helper else None
+                made = (by or self._own).at(context.range)
             stack.enter_context(self.kernel.making("sockcreate", str(made)))
             if label is not None and label.imagelabel and not ours:
                 stack.enter_context(self.kernel.making("fscreate", label.imagelabel))
@@ -364,3 +381,13 @@ class Selinux(Model):
                 f"SELinux denies '{source}' to {', '.join(denied)} {kind} '{path}', labelled '{now}'",
                 selinux_reasons.remedy(self.kernel, type_of(now), kind, path),
             )
+
+
+def _label_all(folder: str, label: str) -> None:
+    """Label a folder and what is in it, following no link: somebody else may write there. Raises OSError."""
+    for path in (folder, *(entry.path for entry in os.scandir(folder))):
+        try:
+            write_label(path, label, follow=False)
+        except OSError as error:
+            if error.errno not in UNLABELLED:
+                raise

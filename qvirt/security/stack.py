@@ -203,12 +203,28 @@ class Guard:
         for model in self._models:
             model.own(self.guest, path, stays=stays)
 
+    def fence(self, folder: str) -> None:
+        """Have a folder that a helper works on be out of other guests' reach. Raises SystemError_."""
+        try:
+            for model in self._models:
+                model.fence(self.guest, folder)
+        except OSError as error:
+            raise SystemError_(f"unable to label '{folder}' for guest '{self.guest.name}'", error) from error
+
+    def unfence(self, folder: str) -> None:
+        """Undo it. Raises OSError."""
+        for model in self._models:
+            model.unfence(self.guest, folder)
+
     @contextlib.contextmanager
-    def making(self, *, ours: bool = False) -> Iterator[None]:
-        """Have the sockets that this thread makes inside labelled: QEMU's, or the daemon's end, ``ours``."""
+    def making(self, *, ours: bool = False, helper: str = "") -> Iterator[None]:
+        """Have the sockets that this thread makes inside labelled: QEMU's, or the daemon's end, ``ours``.
+
+        helper: the program of the one that accepts on it in QEMU's place.
+        """
         with contextlib.ExitStack() as stack:
             for model in self._models:
-                stack.enter_context(model.making(self.guest, ours=ours))
+                stack.enter_context(model.making(self.guest, ours=ours, helper=helper))
             yield
 
     def read(self, pid: int) -> list[tuple[str, bool]]:

@@ -1,4 +1,6 @@
-"""Daemon and QEMU are killed at steps of a guest's life under AppArmor; run inside by `test_walk_apparmor`.
+"""Daemon and QEMU are killed at steps of a guest's life under a security model, in a machine that has it.
+
+Run inside by `test_walk_apparmor` and `test_selinux`.
 
 What there is in each state is compared as a whole; here is said beside, of the states themselves, that they
 are those of a guest that is confined, and of one that has left nothing. A program of its own: what it takes
@@ -13,12 +15,16 @@ import time
 import traceback
 from collections.abc import Iterator
 
+from qvirt.host.selinux import write_label
 from tests.functional.runtime.instance import Instance, instance
 from tests.support.walk import Walk, learn, node_in_dev
 from tests.support.world import World
 
 #: each lane takes every so many-th step, and each lane others; 1: every step
 STRIDE = int(os.environ["QVIRT_WALK"])
+
+#: the machine's security model
+MODEL = os.environ["TESTBED"]
 
 #: compiles in no time; what is walked here are files and profiles that come and go
 TEMPLATE = """#include <tunables/global>
@@ -42,10 +48,21 @@ LENT = re.compile(r"(libvirt|qvirt)\.security")
 def tree() -> Iterator[Instance]:
     with instance() as it, node_in_dev(it):
         it.paths.lib.mkdir(parents=True)
-        folder = it.paths.etc.parent / "apparmor.d/libvirt"
-        folder.mkdir(parents=True)
-        (folder / "TEMPLATE.qemu").write_text(TEMPLATE)
+        if MODEL == "selinux":
+            write_label(str(it.paths.lib), "system_u:object_r:svirt_runtime_t:s0")
+            it.paths.log.mkdir(parents=True)
+            write_label(str(it.paths.log), "system_u:object_r:virt_log_t:s0")
+        else:
+            folder = it.paths.etc.parent / "apparmor.d/libvirt"
+            folder.mkdir(parents=True)
+            (folder / "TEMPLATE.qemu").write_text(TEMPLATE)
         yield it
+
+
+def processes(world: World, program: str) -> str:
+    """Return what all processes of a program are like."""
+    (found,) = {text for name, text in world.items() if name.endswith(f"/{program}")}
+    return found
 
 
 def check(worlds: dict[str, World]) -> None:
@@ -54,13 +71,21 @@ def check(worlds: dict[str, World]) -> None:
     assert {name: text for name, text in off.items() if LENT.search(text)} == {}
     assert [name for name in off if name.startswith(("group ", "process ", "profile "))] == []
     assert [name for name in off if name.endswith(".files")] == []
-    (qemu,) = (text for name, text in worlds["running"].items() if name.endswith("/qemu-system-x86_64"))
+    qemu = processes(worlds["running"], "qemu-system-x86_64")
+    if MODEL == "selinux":
+        assert ":svirt_t:s0:PAIR " in qemu
+        assert ":qvirt_virtiofsd_t:s0:PAIR " in processes(worlds["running"], "virtiofsd")
+    else:
+        assert "libvirt-UUID (enforce)" in qemu
     for name, state in (("disk.img", "running"), ("plugged.img", "disk")):
         image = worlds[state][f"TREE/{name}"]
         assert "trusted.libvirt.security.dac" in image
-        assert "libvirt-UUID (enforce)" in qemu
-        rules = worlds[state]["rules TREE/etc/apparmor.d/libvirt/libvirt-UUID.files"]
-        assert f'"TREE/{name}" rwk,' in rules
+        if MODEL == "selinux":
+            assert ":svirt_image_t:s0:PAIR" in image
+            assert "trusted.libvirt.security.selinux" in image
+        else:
+            rules = worlds[state]["rules TREE/etc/apparmor.d/libvirt/libvirt-UUID.files"]
+            assert f'"TREE/{name}" rwk,' in rules
     assert "own /dev/walk/TREE/node" in worlds["node"]
 
 

@@ -286,7 +286,7 @@ def _make_files(
     began_at = os.fstat(written.fd).st_size
     listener = locked = -1
     if recipe.listen:
-        with listen_unix(recipe.listen, running.guard) as sock:
+        with listen_unix(recipe.listen, running.guard, helper=recipe.program) as sock:
             listener = _raised(sock.fileno(), stack)
     if recipe.end and descriptors is not None:
         with descriptors.others.pop(recipe.end) as sock:
@@ -331,7 +331,8 @@ def _enclose(hv: "Hypervisor", running: Running, recipe: Recipe) -> None:
     paths = hv.paths
     hidden = map(str, (paths.lib.parent, paths.etc, paths.sockets, paths.log.parent))
     try:
-        private_view.build(hidden, recipe.sees, running.folder)
+        # not in the guest's own folder, for the reason that `life.enclosing` has
+        private_view.build(hidden, recipe.sees, str(paths.lib))
     except OSError as error:
         raise SystemError_(f"cannot give {recipe.name} a view of its own", error) from error
 

@@ -28,6 +28,7 @@ from qvirt.runtime.helpers.processes import Recipe
 from qvirt.runtime.paths import Paths
 from qvirt.runtime.running import Running
 from qvirt.security import reach
+from qvirt.security.stack import Guard
 
 if TYPE_CHECKING:
     from qvirt.runtime.domain import Domain
@@ -128,7 +129,7 @@ def _state(paths: Paths, uuid: str, version: str) -> Path:
 async def _prepare(domain: "Domain", running: Running, dev: Tpm, state: Path, key: tuple[bytes, ...]) -> None:
     """Make the folders and, where there is none, the state. Raises InternalError, SystemError_."""
     hv = domain.hypervisor
-    is_there = await hv.files.run(f"TPM of '{domain.name}'", partial(_make_folders, hv, state))
+    is_there = await hv.files.run(f"TPM of '{domain.name}'", partial(_make_folders, hv, running.guard, state))
     program = find("swtpm_setup")
     version = ["--tpm2"] if dev.backend.version == "2.0" else []
     banks = ["--pcr-banks", ",".join(_banks(dev))] if _banks(dev) else []
@@ -163,7 +164,9 @@ async def _try_key(domain: "Domain", running: Running, dev: Tpm, state: Path, ke
         hv.paths.swtpm_log / f"{domain.name}-swtpm.log",
         files=(str(work),),
         sees=(str(work), str(state)),
-        prepare=partial(hv.files.run, f"TPM of '{domain.name}'", partial(_make_work, work, user)),
+        prepare=partial(
+            hv.files.run, f"TPM of '{domain.name}'", partial(_make_work, work, user, running.guard)
+        ),
         is_ready=partial(_answers, str(path), _QUESTIONS[str(dev.backend.version)]),
         inputs=key,
         told=lambda fds: ["--key", _pwdfd(fds[0])],
@@ -227,7 +230,9 @@ async def _run_setup(
             sees=(str(work), *sees),
             env=env,
             prepare=partial(hv.files.run, f"TPM of '{domain.name}'", partial(_make_work, work, user)),
-            finish=partial(hv.files.run, f"TPM of '{domain.name}'", partial(_move, work, state)),
+            finish=partial(
+                hv.files.run, f"TPM of '{domain.name}'", partial(_move, running.guard, work, state)
+            ),
             inputs=key,
             told=lambda fds: [f"{word}" for fd in fds for word in ("--pwdfile-fd", fd, "--cipher", _CIPHER)],
         )
@@ -242,8 +247,11 @@ def _work(state: Path) -> Path:
     return state.with_name(f"{state.name}.new")
 
 
-def _make_work(work: Path, user: QemuUser | None) -> None:
-    """Make the folders in which a state is set up. Blocking. Raises SystemError_."""
+def _make_work(work: Path, user: QemuUser | None, guard: Guard | None = None) -> None:
+    """Make the folders in which a state is set up. Blocking. Raises SystemError_.
+
+    guard: of the guest whose swtpm works there; None for swtpm_setup, which the daemon's domain is for.
+    """
     try:
         with contextlib.suppress(FileNotFoundError):
             remove_tree(work)
@@ -253,15 +261,18 @@ def _make_work(work: Path, user: QemuUser | None) -> None:
     _make(work, 0o711, None)
     for folder in (work / "state", work / "tmp"):
         _make(folder, 0o700, user)
+    if guard is not None:
+        guard.fence(str(work))
 
 
-def _move(work: Path, state: Path) -> None:
-    """Put a state that was set up where it belongs. Blocking."""
+def _move(guard: Guard, work: Path, state: Path) -> None:
+    """Put a state that was set up where it belongs. Blocking. Raises OSError."""
     if not any((work / "state").iterdir()):
         return
     with contextlib.suppress(FileNotFoundError):
         state.rmdir()
     (work / "state").rename(state)
+    guard.fence(str(state))
 
 
 def _banks(dev: Tpm) -> list[str]:
@@ -271,7 +282,7 @@ def _banks(dev: Tpm) -> list[str]:
     return [name for name in ("sha1", "sha256", "sha384", "sha512") if getattr(banks, name)]
 
 
-def _make_folders(hv: "Hypervisor", state: Path) -> bool:
+def _make_folders(hv: "Hypervisor", guard: Guard, state: Path) -> bool:
     """Make the folders that are there for all guests, and this one's; tells whether there is a state.
 
     What is in the state's folder is given to who is going to use it: swtpm_user may have changed.
@@ -292,6 +303,7 @@ def _make_folders(hv: "Hypervisor", state: Path) -> bool:
     for path in (state, *state.iterdir()):
         if user is not None:
             os.chown(path, user.uid, user.gid, follow_symlinks=False)
+    guard.fence(str(state))
     return True
 
 
@@ -324,10 +336,19 @@ async def undefined(domain: "Domain", definition: Definition, flags: int) -> Non
 
 
 async def stopped(domain: "Domain", running: Running) -> None:
-    """Remove the state of a transient domain that has stopped."""
+    """Leave the state of a domain that has stopped to nobody; a transient one's is removed."""
     kept = _kept(running.definition)
     if kept and not any(kept) and not domain.persistent:
         await _remove(domain)
+        return
+    if kept:
+        states = [_state(domain.hypervisor.paths, domain.uuid, version) for version in _FOLDERS]
+
+        def work() -> None:
+            for state in filter(Path.is_dir, states):
+                running.guard.unfence(str(state))
+
+        await domain.hypervisor.files.run(f"TPM of '{domain.name}'", work)
 
 
 async def _remove(domain: "Domain") -> None:

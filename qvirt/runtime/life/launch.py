@@ -350,19 +350,20 @@ def prepare_nvram(path: str, template: str | None, guard: Guard, *, reset: bool)
     _give(path, guard, stays=True)
 
 
-def listen_unix(path: str, guard: Guard, *, private: bool = False) -> socket.socket:
+def listen_unix(path: str, guard: Guard, *, private: bool = False, helper: str = "") -> socket.socket:
     """Bind a Unix socket for QEMU to accept on; a path that is somebody's is refused. Raises SystemError_.
 
-    private: the daemon alone connects to it; no guest of QEMU's user shall.
+    private: the daemon alone connects to it; no guest of QEMU's user shall. helper: the program that accepts
+    in QEMU's place.
     """
     try:
-        with guard.making():
+        with guard.making(helper=helper):
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:
         raise SystemError_("Failed to create socket", error) from error
     try:
         clear_stale(path)
-        with short(path) as name, guard.making():
+        with short(path) as name, guard.making(helper=helper):
             sock.bind(name)
         with held_socket(path) as own:
             os.chmod(own, 0o775)  # noqa: S103 - what libvirt gives it

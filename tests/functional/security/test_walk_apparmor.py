@@ -1,4 +1,4 @@
-"""Killed at steps of a guest's life under AppArmor. A file for each machine: they boot at the same time.
+"""Killed at steps of a guest's life under AppArmor. (`test_selinux` has the same.)
 
 Emulated, each step takes seconds: `QVIRT_WALK=1` walks all of them, in some minutes; else every fourth is.
 """

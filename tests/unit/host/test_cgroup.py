@@ -72,6 +72,7 @@ def v2(tmp_path: Path) -> Group:
     for path in (tmp_path, folder):
         (path / "cgroup.controllers").write_text("cpu memory io\n")
     (folder / "vcpu0/cpu.max").write_text("max 100000\n")
+    (folder / "cpu.weight").touch()
     (folder / "memory.max").write_text("max\n")
     (folder / "memory.swap.max").write_text("max\n")
     return Group(Mounts({}, tmp_path, frozenset(("cpu", "memory", "io"))), "machine/g", CONTROLLERS)
@@ -102,6 +103,7 @@ def test_what_is_not_there_is_refused_in_libvirts_words(v2: Group) -> None:
 def test_a_start_has_more_than_its_weight(v2: Group, tmp_path: Path) -> None:
     v1 = Group(Mounts({"cpu": tmp_path / "v1"}), "machine/g", CONTROLLERS)
     v1.folder("cpu").mkdir(parents=True)
+    (v1.folder("cpu") / "cpu.shares").touch()
     for group, value, hasty, calm in (
         (v1, None, 4096, 1024),
         (v1, 512, 2048, 512),
@@ -119,6 +121,8 @@ def test_a_start_has_more_than_its_weight(v2: Group, tmp_path: Path) -> None:
 def test_version_one_alone_lists_devices_in_files(tmp_path: Path) -> None:
     folder = tmp_path / "machine/g"
     folder.mkdir(parents=True)
+    for name in ("devices.allow", "devices.deny"):
+        (folder / name).touch()
     group = Group(Mounts({"devices": tmp_path}), "machine/g", CONTROLLERS)
     devices.confine(group, [Rule(2, 1, 3), Rule(1, 7, 0, READ), Rule(2, 136, None)])
     assert (folder / "devices.deny").read_text() == "a"

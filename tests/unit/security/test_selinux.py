@@ -94,7 +94,12 @@ def test_a_helper_is_in_the_domain_of_its_program_with_the_guests_pair(tmp_path:
     assert own.helper_words("net0-passt", passt) == [
         f"--selinux-label=system_u:system_r:passt_t:s0:{pair(own)}"
     ]
-    assert own.helper_words("swtpm", "/usr/bin/swtpm") == []  # the policy has no domain for it
+    # the policy has no domain for it, and the guest's own may be entered by it, or may not
+    assert own.helper_words("swtpm", "/usr/bin/swtpm") == [
+        f"--selinux-label=system_u:system_r:svirt_t:s0:{pair(own)}"
+    ]
+    known.forbidden = frozenset({("bin_t", "entrypoint")})
+    assert own.helper_words("swtpm", "/usr/bin/swtpm") == []
     known.invalid = (f"system_u:system_r:passt_t:s0:{pair(own)}",)
     assert own.helper_words("net0-passt", passt) == [
         "--selinux-label=system_u:system_r:passt_t:s0-s0:c0.c1023"
@@ -231,6 +236,20 @@ def test_what_is_made_for_qemu_has_its_label_and_ours_has_its_categories(tmp_pat
     with made.making(ours=True):
         assert sockets.read_bytes() == f"system_u:system_r:virtd_t:s0:{pair(made)}\0".encode()
         assert files.read_bytes() == b""
+
+
+def test_a_socket_a_helper_accepts_on_is_of_its_domain_and_reached_by_the_guest(
+    tmp_path: Path, passt: str
+) -> None:
+    known = Knowing(tmp_path)
+    known.domains = (("passt_exec_t", "passt_t"),)
+    known.forbidden = frozenset({("bin_t", "entrypoint")})
+    made = guard(model(tmp_path, known=known))
+    sockets, files = (tmp_path / "proc/thread-self/attr" / name for name in ("sockcreate", "fscreate"))
+    for program, domain in ((passt, "passt_t"), ("/usr/bin/swtpm", "virtd_t")):
+        with made.making(helper=program):
+            assert sockets.read_bytes() == f"system_u:system_r:{domain}:s0:{pair(made)}\0".encode()
+            assert files.read_bytes() == f"{IMAGE}:{pair(made)}\0".encode()
 
 
 def test_the_label_of_a_process(tmp_path: Path) -> None:
@@ -523,3 +542,22 @@ def test_where_no_record_is_to_be_had_the_label_is_suspected(tmp_path: Path) -> 
         assert "setsebool -P virt_use_execmem on" in found
     assert made.suspicions("Could not open '/x': No such file or directory") == []
     assert guard(one, run=2).suspicions("QEMU exited with status 1 and printed nothing") == []
+
+
+def test_what_a_helper_works_on_is_the_guests_while_it_runs(tmp_path: Path, image: Path) -> None:
+    state = tmp_path / "swtpm/tpm2"
+    state.mkdir(parents=True)
+    (state / "link").symlink_to(image)
+    (state / "permall").touch()
+    write_label(str(state.parent), "system_u:object_r:virt_var_lib_t:s0")
+    made = guard(model(tmp_path))
+
+    def found() -> set[str]:
+        paths = (state, state / "permall", state / "link")
+        return {os.getxattr(path, "security.selinux", follow_symlinks=False).decode() for path in paths}
+
+    made.fence(str(state))
+    assert found() == {f"{IMAGE}:{pair(made)}\0"}
+    made.unfence(str(state))
+    assert found() == {"system_u:object_r:virt_var_lib_t:s0\0"}
+    assert read_label(str(image)) == FIRST
