@@ -122,7 +122,8 @@ class Audit:
     def _label(self, event: DomainEvent, domain: "Domain") -> None:
         for label in domain.live.seclabels:
             context = label.label or "?"
-            words = f"{_vm(event)} vm-ctx={context} img-ctx={label.imagelabel or context} model={label.model}"
+            image = label.imagelabel or context
+            words = f"{_vm(event)} vm-ctx={_label(context)} img-ctx={_label(image)} model={label.model}"
             self._record(event, VIRT_MACHINE_ID, words, "success")
 
     def _resource(
@@ -154,6 +155,12 @@ class Audit:
                 log.warning("the kernel takes no audit records, no more are sent: %s", error.strerror)
             finally:
                 self._order.task_done()
+
+
+def _label(text: str) -> str:
+    """Return a label as libvirt has it in records: bare, unless it would look like more than one field."""
+    encoded = encode(text)
+    return text if encoded == f'"{text}"' else encoded
 
 
 def _vm(event: DomainEvent) -> str:

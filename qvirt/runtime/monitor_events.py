@@ -284,7 +284,7 @@ def _wakeup(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 def find_disk(running: Running, data: JsonObject) -> Disk | None:
     """Return the disk an event is about, by device, QOM path or node name."""
-    names = {str(data.get(key)) for key in ("device", "qom-path", "id", "node-name") if data.get(key)}
+    names = {_word(data, key) for key in ("device", "qom-path", "id", "node-name") if data.get(key)}
     for disk in running.definition.devices.disks:
         alias = disk.alias.name
         if alias and any(alias in name.split("/") or name == f"drive-{alias}" for name in names):

@@ -12,7 +12,9 @@ import os
 import re
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +30,8 @@ PATIENCE = 0.5
 _STEP = 0.02
 
 _LARGEST = 64 * 1024
+#: records looked at in one go, and kept: a guest may be refused things faster than we read
+_MOST = 1000
 
 _PAIR = re.compile(r'(\w+)=("(?:[^"]*)"|\S+)')
 _REFUSED = re.compile(r"avc:\s+denied\s+\{ (?P<what>[^}]*) \}")
@@ -98,7 +102,7 @@ class Watch:
     def __init__(self, *, wanted: bool = True) -> None:
         self._read: Callable[[], Iterator[str]] = lambda: iter(())
         self._close: Callable[[], None] = lambda: None
-        self._seen: list[Denial] = []
+        self._seen: deque[Denial] = deque(maxlen=_MOST)
         self._looks = False
         for source in (self._audit, self._kernel_log) if wanted else ():
             try:
@@ -127,7 +131,8 @@ class Watch:
         loop = asyncio.get_running_loop()
         end = loop.time() + PATIENCE
         while True:
-            self._seen += [denial for line in self._read() if (denial := parse(line)) is not None]
+            lines = islice(self._read(), _MOST)
+            self._seen.extend(denial for line in lines if (denial := parse(line)) is not None)
             found = {(denial.what, denial.path): denial for denial in self._seen if matches(denial)}
             if found or loop.time() > end:
                 return list(found.values())

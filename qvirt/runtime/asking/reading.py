@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from qvirt.constants.common import TypedParameterType
@@ -83,6 +84,8 @@ _BALLOON_STATS = (
     ("stat-htlb-pgfail", DomainMemoryStatTags.HUGETLB_PGFAIL, 1),
 )
 _UNKNOWN_STAT = 2**64 - 1
+#: letters of a path in QEMU's tree of objects
+_LONGEST_PATH = 1024
 
 
 # -------------------------------------------------------------------- whole domain
@@ -248,17 +251,30 @@ def find_disk(definition: Definition, name: str) -> Disk | None:
     return None
 
 
-def stats_of(answer: list[JsonObject], disk: Disk) -> JsonObject | None:
-    """Return a disk's entry of query-blockstats, known by the device's id in the path QEMU gives."""
-    alias = disk.alias.name
-    node = node_name(disk)
+Entries = Mapping[str, JsonObject]
+
+
+def entries(answer: Iterable[JsonObject]) -> Entries:
+    """Return what query-blockstats or query-block answers, by the parts of the devices' paths and by node.
+
+    Looked through once, however many disks there are: the answer may have as many entries as QEMU likes.
+    """
+    found: dict[str, JsonObject] = {}
     for entry in answer:
-        path = entry.get("qdev")
-        if isinstance(path, str) and alias and alias in path.split("/"):
-            return entry
-        if node and entry.get("node-name") == node:
-            return entry
-    return None
+        path, node = entry.get("qdev"), entry.get("node-name")
+        if isinstance(path, str) and len(path) <= _LONGEST_PATH:
+            for part in path.split("/"):
+                found.setdefault(part, entry)
+        if isinstance(node, str):
+            found.setdefault(f"node {node}", entry)
+    return found
+
+
+def stats_of(known: Entries, disk: Disk) -> JsonObject | None:
+    """Return a disk's entry, known by the device's id in the path QEMU gives, or by its node."""
+    alias = disk.alias.name
+    entry = known.get(alias) if alias else None
+    return known.get(f"node {node_name(disk)}") if entry is None else entry
 
 
 def node_name(disk: Disk) -> str | None:
@@ -313,16 +329,16 @@ async def block_stats(domain: "Domain", name: str) -> BlockStats:
             disk = find_disk(running.definition, name)
             if disk is None:
                 raise InvalidArg(f"invalid path: {name}")
-        answer = await commands.query_blockstats(running, deadline=15.0)
+        known = entries(await commands.query_blockstats(running, deadline=15.0))
         if disk is not None:
-            entry = stats_of(answer, disk)
+            entry = stats_of(known, disk)
             if entry is None:
                 raise InternalError(f"cannot find statistics for device '{disk.alias.name}'")
             return _block_stats(entry)
         found = [
             _block_stats(entry)
             for one in running.definition.devices.disks
-            if (entry := stats_of(answer, one)) is not None
+            if (entry := stats_of(known, one)) is not None
         ]
     return BlockStats(*(sum(getattr(one, key) or 0 for one in found) for key in _BLOCK_COUNTERS))
 
@@ -344,7 +360,7 @@ async def block_info(domain: "Domain", name: str) -> BlockInfo:
                 running.execute("query-named-block-nodes", {"flat": True}),
                 commands.query_blockstats(running, deadline=15.0),
             )
-            entry = stats_of(stats, disk)
+            entry = stats_of(entries(stats), disk)
             live = sizes(by_name(nodes).get(node_name(disk) or "", {}), entry)
     if path is None:
         if live is None:
@@ -414,16 +430,14 @@ async def disk_errors(domain: "Domain") -> list[DiskError]:
     """List the disks QEMU has stopped on."""
     async with domain.job(Job.QUERY, "disk errors"):
         running = domain.need_running()
-        answer = await commands.query_block(running)
+        known = entries(await commands.query_block(running))
     found: list[DiskError] = []
     codes = {"nospace": DomainDiskErrorCode.NO_SPACE, "failed": DomainDiskErrorCode.UNSPEC}
     for disk in running.definition.devices.disks:
-        for entry in answer:
-            path = entry.get("qdev")
-            if isinstance(path, str) and disk.alias.name in path.split("/"):
-                code = codes.get(str(entry.get("io-status")))
-                if code is not None:
-                    found.append(DiskError(disk.name, code))
+        entry = stats_of(known, disk)
+        code = codes.get(str(entry.get("io-status"))) if entry is not None else None
+        if code is not None:
+            found.append(DiskError(disk.name, code))
     return found
 
 

@@ -280,12 +280,12 @@ _BLOCK_COUNTERS = (
 def _block(domain: "Domain", answers: Answers, *, chains: bool = False) -> list[Param]:
     """chains: of every disk each image is told of, not the one alone that the guest sees."""
     listed = answers.get("blockstats")
-    stats: list[JsonObject] = as_objects(listed, "query-blockstats") if isinstance(listed, list) else []
+    known = reading.entries(as_objects(listed, "query-blockstats") if isinstance(listed, list) else [])
     nodes = reading.by_name(answers.get("nodes"))
     records = [
         record
         for disk in domain.current.devices.disks
-        for record in _images(disk, reading.stats_of(stats, disk), nodes, chains=chains)
+        for record in _images(disk, reading.stats_of(known, disk), nodes, chains=chains)
     ]
     params = [Param("block.count", UINT, len(records))]
     for i, record in enumerate(records):

@@ -29,10 +29,10 @@ from qvirt.model.devices import parse_device
 from qvirt.model.devices.interface import Interface
 from qvirt.model.devices.video import Video
 from qvirt.model.domain import parse_live
-from qvirt.qmp.wire import Event, Json, Reply, parse_object
+from qvirt.qmp.wire import Event, Json, JsonObject, Reply, parse_object
 from qvirt.rpc import protocol
 from qvirt.runtime import interfaces, live, monitor_events
-from qvirt.runtime.asking import display, guest, stats
+from qvirt.runtime.asking import display, guest, reading, stats
 from qvirt.runtime.asking.console import open_console
 from qvirt.runtime.domain import Domain
 from qvirt.runtime.events import DomainEvent, EventBus
@@ -515,3 +515,18 @@ def test_filters_of_a_card(said: Any, told: Any, monkeypatch: pytest.MonkeyPatch
 def test_rates_that_are_no_numbers(text: str) -> None:
     with pytest.raises(InvalidArg):
         tunables._devices(text, "device_weight")
+
+
+def test_entries_of_disks_are_found_by_path_and_node_whatever_else_there_is() -> None:
+    async def main() -> None:
+        rig = Rig(QEMU)
+        cdrom, disk = rig.running.definition.devices.disks
+        honest: JsonObject = {"qdev": "/machine/peripheral/virtio-disk0/virtio-backend"}
+        by_node: JsonObject = {"node-name": "libvirt-2-format"}
+        others: list[Any] = [{"qdev": "/" * (1 << 20)}, {"qdev": 5, "node-name": None}, {}]
+        known = reading.entries([*others, honest, by_node, {"qdev": "virtio-disk0"}])
+        assert reading.stats_of(known, disk) is honest
+        assert reading.stats_of(known, cdrom) is by_node
+        assert len(known) < 20
+
+    asyncio.run(main())

@@ -1,6 +1,7 @@
 """The kernel's records of refusals: read, matched with a guest, and what would allow them."""
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,19 @@ def test_who_is_not_labelled_does_not_look(monkeypatch: pytest.MonkeyPatch) -> N
             return await guard.refusals(watch)
 
     assert asyncio.run(main()) == []
+
+
+def test_refusals_without_end_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest may be refused something faster than we can read of it."""
+    monkeypatch.setattr(denials, "PATIENCE", 0.05)
+
+    async def main() -> None:
+        with Watch(wanted=False) as watch:
+            watch._looks = True
+            watch._read = lambda: itertools.repeat(APPARMOR, 300_000)
+            (found,) = await watch.denials(lambda _: True)
+            assert found.model == "apparmor"
+            assert await watch.denials(lambda _: False) == []
+            assert len(watch._seen) <= denials._MOST
+
+    asyncio.run(asyncio.wait_for(main(), 30))
