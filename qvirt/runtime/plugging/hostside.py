@@ -191,6 +191,9 @@ async def release(
 
     def sweep() -> list[str]:
         failures = lending.look_back(running, disks)
+        for one in pci.still_open(running, functions):
+            functions.remove(one)
+            failures.append(f"QEMU has PCI device {one.name} open still: it is given back when QEMU ends")
         loans = lending.unused(running, gone, kept)
         failures += running.guard.take_back(loans, gone, kept)
         failures += launch.remove_files(files, hv.own_folders)

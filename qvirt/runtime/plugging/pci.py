@@ -3,10 +3,14 @@
 reserve    looks whether they may be had, and notes them as the guest's; changes nothing on the host
 take       binds those that are managed to vfio-pci; the status file says by then what had them
 give_back  gives them back to what had them; harmless for what was never taken
+still_open tells which a QEMU that runs does not let go of: these go back when it ends
 """
 
+import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +33,9 @@ log = logging.getLogger(__name__)
 
 #: seconds for a driver to let go of its device, or to come back to it
 DEADLINE = 90.0
+#: seconds for QEMU to close what it has said it is done with
+_LET_GO_WAIT = 2.0
+_LET_GO_STEP = 0.02
 
 
 async def reserve(domain: "Domain", running: Running, devices: Iterable[Device]) -> list[PciMark]:
@@ -140,6 +147,32 @@ def take(hv: "Hypervisor", marks: Iterable[PciMark]) -> None:
         if one.managed:
             pci.BUS.take(one.name)
             hv.checkpoint("PCI device taken")
+
+
+def still_open(running: Running, marks: Sequence[PciMark]) -> list[PciMark]:
+    """Return the functions whose group QEMU has open, whatever it says of them. Blocking.
+
+    The kernel holds up whoever takes one from its driver until QEMU lets go, which one that its guest has
+    taken over never does. An honest one gets a moment. A group that another function of the guest is in is
+    open anyway.
+    """
+    shared = {one.group for one in running.footprint.pci if one not in marks}
+    asked = [one for one in marks if one.managed and one.group not in shared]
+    end = time.monotonic() + _LET_GO_WAIT
+    while held := [one for one in asked if f"{NODES}/{one.group}" in _open_files(running.pid)]:
+        if time.monotonic() > end:
+            break
+        time.sleep(_LET_GO_STEP)
+    return held
+
+
+def _open_files(pid: int) -> set[str]:
+    found: set[str] = set()
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(entry.path))
+    return found
 
 
 def give_back(hv: "Hypervisor", marks: Iterable[PciMark]) -> list[str]:

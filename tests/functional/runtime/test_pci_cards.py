@@ -19,6 +19,7 @@ from qvirt.host import pci as host_pci
 from qvirt.host.netlink import VfConfig
 from qvirt.qemu.devices import vfio
 from qvirt.runtime.domain import Domain
+from qvirt.runtime.jobs import Job
 from qvirt.runtime.life import limits
 from qvirt.runtime.plugging import hotplug
 from qvirt.runtime.plugging import pci as runtime_pci
@@ -203,6 +204,32 @@ def test_plugged_and_unplugged(it: Instance, host: Host) -> None:
             assert (host.as_before(), network.ports) == (True, {})
             assert not inside(domain, host.nodes).exists()
             await domain.destroy()
+            await hv.networks.destroy(network)
+
+    run(scenario())
+
+
+def test_a_function_that_qemu_does_not_let_go_of(
+    it: Instance, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking it from its driver would hold a thread of the daemon until QEMU ends."""
+    monkeypatch.setattr(runtime_pci, "_LET_GO_WAIT", 0.05)
+    monkeypatch.setattr(runtime_pci, "_open_files", lambda pid: {str(host.nodes / "20")})
+
+    async def scenario() -> None:
+        async with it.serve() as hv:
+            assert hv.networks is not None
+            network = await hv.networks.create(POOL)
+            domain = await hv.create(guest(it, "a"))
+            await hotplug.attach(domain, PLUGGED, LIVE)
+            await hotplug.detach(domain, PLUGGED, LIVE)
+            await domain.need_running().execute("system_reset")
+            await until(lambda: not domain.live.devices.interfaces, "the guest lets go")
+            async with domain.job(Job.QUERY, "until it is unplugged"):
+                assert [one.name for one in domain.need_running().footprint.pci] == [VFS[0]]
+            assert host.driver_of(VFS[0]) == host_pci.VFIO
+            await domain.destroy()
+            assert host.as_before()
             await hv.networks.destroy(network)
 
     run(scenario())

@@ -1,10 +1,11 @@
 """Which guest has which PCI function, and what is left when one cannot be had."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -136,3 +137,24 @@ def test_the_status_file_remembers(bus: FakeBus) -> None:
     status = Status("one", 1, DomainState.RUNNING, 1, "running", text, "/m", footprint=mark)
     again = read_status(status.to_text(""), "(test)").footprint
     assert (again.pci, again.vfs) == (marks, vfs)
+
+
+def test_which_functions_a_process_has_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pci, "NODES", str(tmp_path))
+    monkeypatch.setattr(pci, "_LET_GO_WAIT", 0.05)
+    first, second, unmanaged, beside = (
+        PciMark("0000:01:00.0", True, group="20"),
+        PciMark("0000:01:00.1", True, group="21"),
+        PciMark("0000:01:00.2", False, group="22"),
+        PciMark("0000:01:00.3", True, group="20"),
+    )
+    marks = [first, second, unmanaged]
+    running = cast(Any, SimpleNamespace(pid=os.getpid(), footprint=SimpleNamespace(pci=list(marks))))
+    for name in ("20", "22"):
+        (tmp_path / name).touch()
+    with (tmp_path / "20").open(), (tmp_path / "22").open():
+        assert pci.still_open(running, marks) == [first]
+        running.footprint.pci.append(beside)  # which stays, in the same group
+        assert pci.still_open(running, marks) == []
+        running.footprint.pci.remove(beside)
+    assert pci.still_open(running, marks) == []
