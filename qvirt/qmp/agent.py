@@ -44,8 +44,8 @@ TURN_DEADLINE = 30.0
 BYTES_PER_SECOND = 32 << 20
 """What a guest may write into its agent's channel in a second; serial lines are slower."""
 
-VALUES_LIMIT = 50_000
-"""Most values of an answer, counted as those of QEMU's are; two thousand interfaces have half of that."""
+VALUES_LIMIT = 100_000
+"""Most values of an answer, counted as those of QEMU's are; two thousand interfaces have a third of that."""
 
 _READ_SIZE = 64 << 10
 

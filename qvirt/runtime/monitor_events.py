@@ -238,6 +238,8 @@ def _reset(domain: "Domain", running: Running, data: JsonObject) -> None:
 
 
 def _panicked(domain: "Domain", running: Running, data: JsonObject) -> None:
+    if domain.state == DomainState.CRASHED:
+        return  # what follows is under way
     domain.set_state(DomainState.CRASHED, DomainCrashedReason.PANICKED)
     _lifecycle(domain, DomainEventType.CRASHED, DomainEventCrashedDetailType.PANICKED)
     domain.save_soon()
@@ -252,7 +254,8 @@ def _watchdog(domain: "Domain", running: Running, data: JsonObject) -> None:
         _lifecycle(domain, DomainEventType.SUSPENDED, DomainEventSuspendedDetailType.WATCHDOG)
         domain.save_soon()
     if any(watchdog.action == "dump" for watchdog in running.definition.devices.watchdogs):
-        endings.watchdog_dump(domain, running)
+        dump = partial(endings.watchdog_dump, domain, running)
+        _follow(domain, running, f"watchdog dump of {domain.name}", dump)
 
 
 def _suspend(domain: "Domain", running: Running, data: JsonObject) -> None:

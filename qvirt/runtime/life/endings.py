@@ -158,17 +158,13 @@ async def _after_crash(domain: "Domain", running: Running, action: str) -> None:
         )
 
 
-def watchdog_dump(domain: "Domain", running: Running) -> None:
-    """Write the guest's memory because its watchdog fired, then let it run again."""
-
-    async def work() -> None:
-        async with domain.job(Job.MODIFY, "watchdog dump"):
-            if domain.running is not running:
-                return
-            await dump_memory(domain, running)
-            await commands.cont(running)
-
-    domain.hypervisor.background(work(), f"watchdog dump of {domain.name}")
+async def watchdog_dump(domain: "Domain", running: Running) -> None:
+    """Write the guest's memory because its watchdog fired, then let it run again. @background."""
+    async with domain.job(Job.MODIFY, "watchdog dump"):
+        if domain.running is not running:
+            return
+        await dump_memory(domain, running)
+        await commands.cont(running)
 
 
 async def dump_memory(domain: "Domain", running: Running) -> str:

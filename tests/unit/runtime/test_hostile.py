@@ -28,6 +28,7 @@ from qvirt.host import links
 from qvirt.model.devices import parse_device
 from qvirt.model.devices.interface import Interface
 from qvirt.model.devices.video import Video
+from qvirt.model.devices.watchdog import Watchdog
 from qvirt.model.domain import parse_live
 from qvirt.qmp.wire import Event, Json, JsonObject, Reply, parse_object
 from qvirt.rpc import protocol
@@ -528,5 +529,29 @@ def test_entries_of_disks_are_found_by_path_and_node_whatever_else_there_is() ->
         assert reading.stats_of(known, disk) is honest
         assert reading.stats_of(known, cdrom) is by_node
         assert len(known) < 20
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("event", "data"), [("WATCHDOG", {"action": "none"}), ("GUEST_PANICKED", {"action": "pause"})]
+)
+def test_events_without_end_are_followed_one_at_a_time(event: str, data: JsonObject) -> None:
+    """Each dump is as large as the guest's memory, and whatever waits for its turn is memory of ours."""
+
+    async def main() -> None:
+        rig = Rig(QEMU)
+        begun: list[str] = []
+
+        def background(work: Any, name: str) -> None:
+            begun.append(name)
+            work.close()
+
+        rig.background = background  # type: ignore[method-assign]
+        rig.running.definition.on_crash = "coredump-restart"
+        rig.running.definition.devices.watchdogs.append(Watchdog(model="i6300esb", action="dump"))
+        for _ in range(100):
+            monitor_events.handle(rig.domain, rig.running, Event(event, data, 1, 2))
+        assert len([name for name in begun if "dump" in name or "crash" in name]) == 1
 
     asyncio.run(main())
