@@ -326,6 +326,11 @@ class Hypervisor:
         memory = [f"{where}/libvirt/qemu" for _, where in self.documents.host.hugepage_mounts]
         return (str(self.paths.lib), str(self.paths.run), self.config.settings.memory_backing_dir, *memory)
 
+    def folders_of_others(self, domain: Domain) -> set[str]:
+        """Return the folders that the runs of other guests have made."""
+        others = (other.running for other in self.domains if other is not domain)
+        return {folder for one in others if one is not None for folder in one.footprint.folders}
+
     def next_id(self) -> int:
         """Return the number of the next run."""
         self._last_id += 1

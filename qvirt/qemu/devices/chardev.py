@@ -124,7 +124,9 @@ def resources(dev: HasChardev, origin: Device, ctx: Context) -> Iterable[Resourc
             yield FileResource(origin, path, shared=True, seclabels=labels)
         elif dev.type == "unix":
             folder = path.rpartition("/")[0]
-            is_own = folder.startswith(f"{ctx.dirs.channel}/domain-")  # another may hold what is others'
+            above, _, name = folder.rpartition("/")
+            # another may hold what is others'
+            is_own = above == ctx.dirs.channel and name.startswith("domain-")
             if is_own:
                 yield DirectoryResource(origin, folder)
             is_private = is_own and isinstance(origin, Channel) and origin.is_agent

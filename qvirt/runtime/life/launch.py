@@ -10,7 +10,8 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from secrets import token_bytes
 
@@ -20,6 +21,7 @@ from qvirt.errors import (
     InternalError,
     NoSecret,
     OperationFailed,
+    OperationInvalid,
     QvirtError,
     SystemError_,
 )
@@ -350,6 +352,22 @@ def prepare_nvram(path: str, template: str | None, guard: Guard, *, reset: bool)
     _give(path, guard, stays=True)
 
 
+def check_places(plan: Plan, taken: Collection[str]) -> None:
+    """Refuse paths for QEMU's folders and sockets that are somebody's. taken: folders of other guests.
+
+    Asked before they are noted as the run's, which would have them removed with what it leaves. Blocking.
+    Raises OperationInvalid, SystemError_.
+    """
+    for folder in plan.folders:
+        if folder in taken:
+            raise OperationInvalid(f"folder '{folder}' is another guest's")
+    for wanted in plan.listeners:
+        try:
+            clear_stale(wanted.path)
+        except OSError as error:
+            raise SystemError_(f"Failed to bind socket to {wanted.path}", error) from error
+
+
 def listen_unix(path: str, guard: Guard, *, private: bool = False, helper: str = "") -> socket.socket:
     """Bind a Unix socket for QEMU to accept on; a path that is somebody's is refused. Raises SystemError_.
 
@@ -486,7 +504,7 @@ def sweep(guard: Guard, footprint: Footprint, keep_below: Iterable[str]) -> list
     failures += guard.end(footprint.loans)
     failures += remove_files(footprint.files, keep_below)
     for folder in footprint.folders:
-        if folder.startswith(_below(keep_below)):
+        if os.path.normpath(folder).startswith(_below(keep_below)):
             try:
                 remove_tree(folder)
             except FileNotFoundError:
@@ -500,9 +518,12 @@ def remove_files(paths: Iterable[str], keep_below: Iterable[str]) -> list[str]:
     """Remove a run's files, as `sweep` does. Blocking."""
     failures: list[str] = []
     for path in paths:
-        if path.startswith(_below(keep_below)) or is_overlay(path):
+        if os.path.normpath(path).startswith(_below(keep_below)) or is_overlay(path):
             try:
-                os.unlink(path)
+                if stat.S_ISSOCK(os.lstat(path).st_mode):
+                    clear_stale(path)  # where somebody listens it is not the run's any more
+                else:
+                    os.unlink(path)
             except FileNotFoundError:
                 pass
             except OSError as error:

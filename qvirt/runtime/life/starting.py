@@ -186,6 +186,9 @@ class _Start:
         self.recipes = helper_kinds.recipes(domain, running, definition.devices.all(), self.ctx)
         processes.reserve(running, self.recipes)
         plan.others += processes.resources(definition, self.recipes)
+        if plan.listeners:
+            places = partial(launch.check_places, plan, hv.folders_of_others(domain))
+            await hv.files.run(f"sockets of '{domain.name}'", places)
         mark = running.footprint
         mark.folders = [running.folder, *dict.fromkeys(plan.folders)]
         mark.files += [

@@ -104,12 +104,16 @@ async def look(
     user = running.user
     owner = (user.uid, user.gid) if user is not None else None
 
+    taken = hv.folders_of_others(domain)
+
     def work() -> Needs:
         images.fill_in(images.look_below(disks, user=owner))
         plan = launch.Plan(overlays=overlays.cover(disks, domain.name) if plugging else [])
         name()
         launch.survey_devices(devices, ctx, plan)
         launch.set_overlays_aside(plan)
+        if plugging:
+            launch.check_places(plan, taken)
         recipes = helper_kinds.recipes(domain, running, devices, ctx)
         plan.others += processes.resources(running.definition, recipes)
         return Needs(plan, lending.prepare(running, plan.files), recipes, functions)

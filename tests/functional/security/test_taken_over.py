@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qvirt.constants.domain import DomainDeviceModifyFlags as Modify
-from qvirt.errors import ConfigUnsupported, SystemError_
+from qvirt.errors import ConfigUnsupported, QvirtError, SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.runtime.asking import console
 from qvirt.runtime.plugging import hotplug
@@ -122,6 +122,44 @@ def test_the_folders_guests_live_in_are_not_theirs_to_move() -> None:
                 for command, allowed in tried.items():
                     assert tries(user, command) is allowed, command
                 await domain.destroy()
+                assert it.traces() == []
+
+    run(scenario())
+
+
+def test_a_start_that_fails_removes_nothing_that_was_there() -> None:
+    """A document may name any path for a socket of its guest's."""
+
+    async def scenario() -> None:
+        with instance() as it:
+            async with it.serve() as hv:
+                other = await hv.create(document("other", CHANNEL))
+                theirs = Path(other.live.devices.channels[0].path or "")
+                store = it.paths.nvram / "other_VARS.fd"
+                store.touch()
+                precious = it.root / "precious"
+                precious.mkdir(mode=0o700)
+                (precious / "file").touch()
+                target = it.paths.lib / "channel/target"
+                paths = {
+                    store: "is no socket",
+                    it.paths.run / "driver.pid": "is no socket",
+                    it.paths.status("other"): "is no socket",
+                    it.paths.lib / "../../../../precious/file": "is no socket",
+                    Path(other.need_running().monitor_path): "already in use",
+                    theirs.with_name("new"): "is another guest's",
+                }
+                for path, said in paths.items():
+                    named = f"<source mode='bind' path='{path}'/>"
+                    with pytest.raises(QvirtError, match=said):
+                        await hv.create(document("named", CHANNEL.replace("<target", f"{named}<target")))
+                    assert path.exists() is (path.name != "new")
+                above = f"<source mode='bind' path='{target}/domain-x/../../../../../../../precious/new'/>"
+                with pytest.raises(QvirtError):
+                    await hv.create(document("named", CHANNEL.replace("<target", f"{above}<target")))
+                assert (precious.stat().st_uid, precious.stat().st_mode & 0o777) == (0, 0o700)
+                assert (precious / "file").exists()
+                await other.destroy()
                 assert it.traces() == []
 
     run(scenario())
