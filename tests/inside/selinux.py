@@ -5,13 +5,11 @@ The tree is where the policy keeps images; what stands for /var/lib/libvirt/qemu
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import traceback
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +25,6 @@ from qvirt.runtime.plugging import hotplug
 from qvirt.security.contexts import parse
 from tests.functional.runtime.instance import Instance, disk, document, instance, run, until
 from tests.functional.runtime.victim import Steps, work
-from tests.support import inside, proof
 
 IMAGES = "system_u:object_r:virt_image_t:s0"
 RUNTIME = "system_u:object_r:svirt_runtime_t:s0"
@@ -203,43 +200,6 @@ def test_guests_of_one_user_cannot_touch_each_others_by_their_labels_alone() -> 
             assert lost(it.root) == []
 
     run(scenario())
-
-
-#: where `test_selinux` has somebody serve who may trace; the policy lets no daemon
-ASKED = Path("/var/lib/libvirt/images/asked")
-
-
-async def asked(pid: int, attempts: dict[str, inside.Attempt], *, enforcing: bool) -> dict[str, str]:
-    """Have attempts made in a guest's QEMU, with the policy enforced meanwhile or not."""
-    answer = ASKED / "answer"
-    (ASKED / "request.new").write_bytes(inside.request(pid, attempts, enforcing=enforcing))
-    (ASKED / "request.new").rename(ASKED / "request")
-    await until(answer.exists, "the answer", inside.DEADLINE)
-    found = json.loads(answer.read_text())
-    answer.unlink()
-    return dict(found)
-
-
-@pytest.mark.parametrize("enforcing", [True, False])
-def test_its_label_alone_stops_what_the_table_says(enforcing: bool) -> None:
-    """And nothing where the kernel only logs: whatever is refused is refused by the label."""
-
-    async def scenario() -> tuple[dict[str, str], dict[str, str]]:
-        with tree() as it:
-            trier = partial(asked, enforcing=enforcing)
-            # as where firmware comes from: nobody labels it for a guest
-            write_label(str(it.image("code.fd", 1 << 20)), CONTENT)
-            # the policy lets no guest map files
-            gain, conf = Path("/usr/local/bin/gain"), proof.options("SELinux")
-            proving = proof.proving(it, conf, "/dev/vda", gain=gain, trier=trier, memory="")
-            async with proving as two:
-                return await two.all(apart=False)
-
-    found, back = run(scenario())
-    layers = ("SELinux",) if enforcing else ()
-    for rows, said in ((proof.ROWS, found), (proof.ABOUT_OTHERS, back)):
-        here = [name for name, row in rows.items() if "SELinux" not in row.untried]
-        assert proof.unlike(said, here, *layers) == {}
 
 
 def test_a_shared_image_gets_its_label_back_with_the_last_guest_whichever_daemon_sees_it() -> None:

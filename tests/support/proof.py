@@ -115,15 +115,11 @@ Try = Callable[[World], Attempt | None]
 
 
 class Row(Record):
-    """An attempt. stopped: the layers of which each stops it alone. other: it is about the other guest.
-
-    untried: where the tests' machine with the layer has no such thing.
-    """
+    """An attempt. stopped: the layers of which each stops it alone. other: it is about the other guest."""
 
     stopped: frozenset[str]
     attempt: Try
     other: bool = False
-    untried: frozenset[str] = frozenset()
 
 
 # ------------------------------------------------------------------------- attempts
@@ -194,8 +190,8 @@ _ROOTS: Final = _BY_LABEL | {"owners"}
 _OTHERS: Final = _ROOTS | {"capabilities"}
 
 
-def _other(stopped: frozenset[str], attempt: Try, untried: str = "") -> Row:
-    return Row(stopped, attempt, other=True, untried=frozenset(untried.split()))
+def _other(stopped: frozenset[str], attempt: Try) -> Row:
+    return Row(stopped, attempt, other=True)
 
 
 #: what is tried, in this order, as the last ones end the process
@@ -208,11 +204,9 @@ ROWS: Final[dict[str, Row]] = {
     "another guest's console": _other(_OTHERS - {"AppArmor"}, lambda w: opened(w.other.console)),
     "another guest's memory": _other(_OTHERS, lambda w: opened(f"/proc/{w.other.pid}/mem")),
     "the same, by reading it": _other(_OTHERS, _read),
-    "the same, by its file": _other(
-        _OTHERS - {"SELinux"}, lambda w: opened(w.other.memory) if w.other.memory else None, "SELinux"
-    ),
+    "the same, by its file": _other(_OTHERS, lambda w: opened(w.other.memory) if w.other.memory else None),
     "another guest's NVRAM": _other(_OTHERS, lambda w: opened(w.other.nvram)),
-    "another guest's TPM": _other(_OTHERS - {"SELinux"}, lambda w: opened(w.other.tpm), "SELinux"),
+    "another guest's TPM": _other(_OTHERS, lambda w: opened(w.other.tpm)),
     "another guest's key": _other(_OTHERS, lambda w: opened(w.other.key, os.O_RDONLY)),
     "tracing another guest": _other(_OTHERS, _traced),
     "signals to another guest": _other(_OTHERS, lambda w: _signalled(w.other.pid)),
@@ -509,6 +503,6 @@ def table() -> str:
     """Return the rows as docs/security.md has them."""
     lines = [f"| | {' | '.join(LAYERS)} |", f"|---|{'---|' * len(LAYERS)}"]
     for name, row in ROWS.items():
-        marks = ("x" if layer in row.stopped else "?" if layer in row.untried else "" for layer in LAYERS)
+        marks = ("x" if layer in row.stopped else "" for layer in LAYERS)
         lines.append(f"| {name} | {' | '.join(marks)} |")
     return "\n".join(lines)

@@ -124,7 +124,7 @@ def test_under_an_enforcing_policy(tmp_path: Path) -> None:
         failed=0
         cases tests/inside/selinux.py
         {_MODULE}
-        cases tests/inside/selinux_helpers.py
+        cases tests/inside/selinux_module.py
         {_WALK}
         {_DAEMON}
         tail -n 5 $out

@@ -1,11 +1,13 @@
-"""What `packaging/selinux` adds, under an enforcing SELinux: helpers, and the kernel's own words.
+"""What `packaging/selinux` adds, under an enforcing SELinux: helpers, shared memory, the kernel's own words.
 
 Run inside the testbed by `test_selinux`, when the module is loaded.
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from qvirt.security.contexts import parse
 from tests.functional.runtime.helping import UUID, helped, shared_folder
 from tests.functional.runtime.instance import Instance, document, run, until
 from tests.inside import selinux
-from tests.inside.selinux import IMAGES, context, labels, lost
+from tests.inside.selinux import CONTENT, IMAGES, context, labels, lost
+from tests.support import inside, proof
 
 TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
 SWTPM = Path("/usr/bin/swtpm")
@@ -106,6 +109,42 @@ def test_what_virtiofsd_gets_at(target: str, kind: str, permission: str, is_allo
     source = "system_u:system_r:qvirt_virtiofsd_t:s0:c1,c2"
     denied = Kernel().denied(source, f"system_u:object_r:{target}", kind, (permission,))
     assert denied == ([] if is_allowed else [permission])
+
+
+#: where `test_selinux` has somebody serve who may trace; the policy lets no daemon
+ASKED = Path("/var/lib/libvirt/images/asked")
+
+
+async def asked(pid: int, attempts: dict[str, inside.Attempt], *, enforcing: bool) -> dict[str, str]:
+    """Have attempts made in a guest's QEMU, with the policy enforced meanwhile or not."""
+    answer = ASKED / "answer"
+    (ASKED / "request.new").write_bytes(inside.request(pid, attempts, enforcing=enforcing))
+    (ASKED / "request.new").rename(ASKED / "request")
+    await until(answer.exists, "the answer", inside.DEADLINE)
+    found = json.loads(answer.read_text())
+    answer.unlink()
+    return dict(found)
+
+
+@pytest.mark.parametrize("enforcing", [True, False])
+def test_its_label_alone_stops_what_the_table_says(enforcing: bool) -> None:
+    """And nothing where the kernel only logs: whatever is refused is refused by the label."""
+
+    async def scenario() -> tuple[dict[str, str], dict[str, str]]:
+        with tree() as it:
+            trier = partial(asked, enforcing=enforcing)
+            # as where firmware comes from: nobody labels it for a guest
+            write_label(str(it.image("code.fd", 1 << 20)), CONTENT)
+            gain, conf = Path("/usr/local/bin/gain"), proof.options("SELinux")
+            proving = proof.proving(it, conf, "/dev/vda", gain=gain, trier=trier)
+            async with proving as two:
+                return await two.all(apart=False)
+
+    found, back = run(scenario())
+    layers = ("SELinux",) if enforcing else ()
+    for rows, said in ((proof.ROWS, found), (proof.ABOUT_OTHERS, back)):
+        here = [name for name in rows if "TPM" not in name or SWTPM.exists()]
+        assert proof.unlike(said, here, *layers) == {}
 
 
 def test_what_the_kernel_denied_is_in_the_error() -> None:
