@@ -16,7 +16,7 @@ from qvirt.errors import InternalError, OperationTimeout, SystemError_
 from qvirt.host.config import QemuUser
 from qvirt.host.emulators import EmulatorTable, find_emulator
 from qvirt.host.kvm import kvm_usable
-from qvirt.host.probe import probe
+from qvirt.host.probe import is_the_systems, probe
 from qvirt.qemu.caps import Overview
 from qvirt.security.launcher import confining
 from tests.support.daemon import wait_until
@@ -268,3 +268,11 @@ def test_a_program_that_is_asked_has_no_rights_of_roots(tmp_path: Path) -> None:
     said = [line.split()[-1] for line in str(refused.value).splitlines() if "Cap" in line]
     assert len(said) == 5
     assert all(set(word) == {"0"} for word in said)
+
+
+def test_what_nobody_but_root_can_have_put_there(tmp_path: Path) -> None:
+    assert is_the_systems("/bin/true")  # by a link, too
+    mine = tmp_path / "qemu"
+    mine.touch()
+    assert not is_the_systems(str(mine))  # everybody may write to the folder above
+    assert not is_the_systems(str(tmp_path / "nothing"))
