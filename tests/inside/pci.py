@@ -1,11 +1,12 @@
 """PCI devices given to guests for real; run inside the testbed by `tests/functional/security/test_pci.py`.
 
 The machine has an IOMMU and devices behind it: a controller for NVMe disks with virtual functions, a network
-card nobody drives, and one with two functions that share an IOMMU group.
+card nobody drives, and one with two functions that share an IOMMU group. Guests are confined by AppArmor.
 """
 
 import asyncio
 import os
+import re
 import resource
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +24,9 @@ from qvirt.runtime.domain import Domain
 from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
 from qvirt.runtime.plugging import hotplug
-from tests.functional.runtime.instance import Instance, document, run, until
+from qvirt.security.apparmor import profiles
+from tests.functional.runtime.instance import EMULATOR, Instance, document, run, until
+from tests.inside.apparmor import TEMPLATE
 
 SYSFS = Path("/sys/bus/pci/devices")
 LIVE = DomainModificationImpact.LIVE
@@ -97,11 +100,28 @@ def as_before(it: Instance) -> None:
     }
     assert [path.name for path in Path("/dev/vfio").iterdir()] == ["vfio"]
     assert it.traces() == []
+    assert not [name for name in profiles.loaded() if name.startswith("libvirt-")]
+    assert not list(templates(it).glob("*.files"))
+
+
+def templates(it: Instance) -> Path:
+    """Return where profiles of guests are made."""
+    return it.paths.etc.parent / "apparmor.d/libvirt"
+
+
+def nodes_allowed(it: Instance, domain: Domain) -> set[str]:
+    """Return the nodes of VFIO that the rules of a guest, which is confined by them, let it at."""
+    label = domain.security_labels()[0]
+    assert (label.label, label.enforcing) == (f"libvirt-{domain.uuid}", True)
+    text = (templates(it) / f"libvirt-{domain.uuid}.files").read_text()
+    return set(re.findall(r'"(/dev/vfio/\S+)" rw,', text))
 
 
 @pytest.fixture
 def it() -> Iterator[Instance]:
     one = Instance()
+    templates(one).mkdir(parents=True)
+    (templates(one) / "TEMPLATE.qemu").write_text(TEMPLATE.format(root=one.root, emulator=EMULATOR))
     try:
         yield one
         as_before(one)
@@ -132,6 +152,7 @@ def test_a_device_goes_to_a_guest_and_comes_back(it: Instance, settings: str) ->
             domain = await hv.create(document("a", hostdev(STORE)), paused=True)
             assert driver(STORE) == "vfio-pci"
             assert {"/dev/vfio/vfio", group(STORE)} <= opened(domain)
+            assert nodes_allowed(it, domain) == {"/dev/vfio/vfio", group(STORE)}
             assert "<driver name='vfio'/>" in await domain.xml_desc()
             assert locked(domain) == (32 << 20) + (1 << 30)
             user = domain.need_running().user
@@ -156,6 +177,7 @@ def test_a_device_is_plugged_and_unplugged(it: Instance, settings: str) -> None:
             await hotplug.attach(domain, hostdev(STORE), LIVE)
             assert driver(STORE) == "vfio-pci"
             assert group(STORE) in opened(domain)
+            assert nodes_allowed(it, domain) == {"/dev/vfio/vfio", group(STORE)}
             assert locked(domain) == (32 << 20) + (1 << 30)
             with pytest.raises(QvirtError, match=f"{STORE} is in use by driver QEMU, domain a"):
                 await hotplug.attach(domain, hostdev(STORE), LIVE)
@@ -164,6 +186,7 @@ def test_a_device_is_plugged_and_unplugged(it: Instance, settings: str) -> None:
             await until(lambda: not domain.live.devices.hostdevs, "the guest lets go")
             await until(lambda: driver(STORE) == "nvme", "the driver is back")
             assert opened(domain) == set()
+            assert nodes_allowed(it, domain) == set()
             assert locked(domain) == before
             assert not os.path.exists(f"/proc/{domain.need_running().pid}/root{group(STORE)}")
             await domain.destroy()
@@ -226,6 +249,7 @@ def test_a_disk_by_nvme(it: Instance) -> None:
             domain = await hv.create(document("a", SCSI))
             await hotplug.attach(domain, nvme_disk(STORE), LIVE)
             assert await sizes(domain) == [16 << 20]
+            assert nodes_allowed(it, domain) == {"/dev/vfio/vfio", group(STORE)}
             assert locked(domain) == (32 << 20) + (1 << 30)
             await hotplug.detach(domain, nvme_disk(STORE), LIVE)
             await domain.need_running().execute("system_reset")
@@ -310,6 +334,7 @@ def test_a_guest_goes_on_under_another_daemon(it: Instance) -> None:
             domain = hv.domains.by_name("victim")
             assert domain.active
             assert driver(STORE) == "vfio-pci"
+            assert nodes_allowed(it, domain) == {"/dev/vfio/vfio", group(STORE)}
             with pytest.raises(OperationInvalid, match=f"{STORE} is in use by driver QEMU, domain victim"):
                 await hv.create(document("b", hostdev(STORE)), paused=True)
             os.kill(domain.need_running().pid, signal.SIGKILL)

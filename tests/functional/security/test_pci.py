@@ -1,4 +1,4 @@
-"""PCI devices of the host for real: one boot of a machine that has an IOMMU, all cases in it."""
+"""PCI devices of the host for real: one boot of a machine that has an IOMMU and AppArmor, all cases in it."""
 
 import subprocess
 from pathlib import Path
@@ -30,4 +30,4 @@ def words(folder: Path) -> list[str]:
 
 
 def test_devices_go_to_guests_and_come_back(tmp_path: Path) -> None:
-    run_inside("none", "tests/inside/pci.py", *words(tmp_path))
+    run_inside("apparmor", "tests/inside/pci.py", *words(tmp_path))
