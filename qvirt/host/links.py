@@ -33,10 +33,15 @@ def make_macvtap(parent: str, mode: str, mac: str, name: str) -> str:
     return name
 
 
+def macvtap_node(name: str) -> str:
+    """Return the character device of a macvtap. Raises FileNotFoundError where there is no such device."""
+    index = Path(f"/sys/class/net/{name}/ifindex").read_text(encoding="ascii").strip()
+    return f"/dev/tap{index}"
+
+
 def open_macvtap(name: str, queues: int = 1) -> list[int]:
     """Open the character device of a macvtap, once per queue. Raises SystemError_."""
-    index = Path(f"/sys/class/net/{name}/ifindex").read_text(encoding="ascii").strip()
-    path = f"/dev/tap{index}"
+    path = macvtap_node(name)
     fds: list[int] = []
     try:
         for _ in range(queues):

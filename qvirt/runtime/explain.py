@@ -1,9 +1,9 @@
 """What a guest's QEMU may touch, and why: ``python -m qvirt.runtime.explain MODELS CONF``, document on stdin.
 
 MODELS is what the capabilities document names, such as ``apparmor,dac=+64055:+64055``, CONF the daemon's
-qemu.conf. For a guest that runs, whatever the kernel says of its process and its control group stands beside
-what the document asks for. Prints a line for each thing that may be touched: the kind, the access, what it
-is, and the element that is about it.
+qemu.conf, in the folder that its instance has. For a guest that runs, whatever the kernel says of its process
+and its control group, and AppArmor's files of its profile, stand beside what the document asks for. Prints a
+line for each thing that may be touched: the kind, the access, what it is, and the element that is about it.
 """
 
 import asyncio
@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from qvirt.drivers.network import plug
 from qvirt.errors import QvirtError
 from qvirt.host import bpf, cgroup, images
 from qvirt.host.bpf import BLOCK, READ, WRITE, Rule
-from qvirt.host.config import DEVICE_ACL, read_config
+from qvirt.host.config import QemuConfig, read_config
 from qvirt.host.emulators import EmulatorTable
 from qvirt.model.devices.disk import Disk
 from qvirt.model.domain import Domain, parse_domain
@@ -23,30 +24,54 @@ from qvirt.qemu.context import BuildContext, Launch
 from qvirt.qemu.devices.base import (
     DirectoryResource,
     FileResource,
+    HandedResource,
     ListenResource,
+    OpenResource,
     ReachedResource,
     Resource,
     TapResource,
+    VsockResource,
 )
+from qvirt.qemu.devices.vsock import DEVICE as VSOCK
+from qvirt.runtime import explain_apparmor
+from qvirt.runtime.documents import Documents
 from qvirt.runtime.life import launch
+from qvirt.runtime.paths import Paths
 from qvirt.security import devices
-from qvirt.security.apparmor.rules import rules_for
+from qvirt.security.apparmor.profiles import Profile
 
 _SETS = {"CapEff": "effective", "CapBnd": "bounding"}
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 
 
 def explain(
-    definition: Domain, ctx: BuildContext, models: dict[str, str], acl: Sequence[str] = DEVICE_ACL
+    definition: Domain, ctx: BuildContext, models: dict[str, str], paths: Paths, acl: Sequence[str]
 ) -> Iterator[str]:
-    """Yield the lines. models: name -> base label, '' without. acl: nodes of all guests. Blocking."""
+    """Yield the lines. Blocking.
+
+    models: name -> base label, '' without. paths: of the instance. acl: the nodes that every guest gets.
+    """
     pid = process_of(definition)
     yield from _labels(definition, models, pid)
     if pid:
         yield from _process(pid)
     plan = launch.survey(definition, ctx, [])
-    for resource in plan.opened:
-        yield from _resource(resource, "apparmor" in models)
+    opened = [*plan.opened, *_handed(definition)]
+    for resource in (*opened, *plan.handed):
+        yield from _resource(resource)
+    label = next((label for label in definition.seclabels if label.model == "apparmor"), None)
+    if "apparmor" in models and (label is None or label.type == "dynamic"):
+        profile = Profile(paths.etc.parent / "apparmor.d/libvirt", definition.uuid or "")
+        found = explain_apparmor.rules(definition, ctx, opened, profile, reason, runs=bool(pid))
+        for rule, why in found:
+            yield _line("rule", "apparmor", rule, why)
     yield from _nodes(plan.files, pid, acl)
+
+
+def _handed(definition: Domain) -> list[Resource]:
+    """Return the nodes that were made for the guest's interfaces."""
+    found = ((interface, plug.node(interface)) for interface in definition.devices.interfaces)
+    return [HandedResource(interface, node) for interface, node in found if node is not None]
 
 
 def process_of(definition: Domain) -> int:
@@ -101,7 +126,9 @@ def _process(pid: int) -> Iterator[str]:
         yield _line("capabilities", name, f"{value:#x}" if value else "none")
     yield _line("kernel", "no new rights", "yes" if fields.get("NoNewPrivs") == "1" else "no")
     yield _line("kernel", "system calls filtered", "yes" if fields.get("Seccomp") == "2" else "no")
-    own = [name for name in sorted(os.listdir("/proc/1/ns")) if _namespace(pid, name) != _namespace(1, name)]
+    # whose namespaces are the host's; where nobody may ask, ours have to do
+    host = 1 if _namespace(1, "mnt") else os.getpid()
+    own = [name for name in sorted(_NAMESPACES) if _namespace(pid, name) != _namespace(host, name)]
     yield _line("namespaces", "own", ", ".join(own) or "none", "all others are the host's")
 
 
@@ -112,7 +139,7 @@ def _namespace(pid: int, name: str) -> str:
         return ""
 
 
-def _resource(resource: Resource, with_rules: bool) -> Iterator[str]:
+def _resource(resource: Resource) -> Iterator[str]:
     match resource:
         case FileResource():
             kind, what = "file", resource.path
@@ -122,15 +149,18 @@ def _resource(resource: Resource, with_rules: bool) -> Iterator[str]:
         case ListenResource():
             kind, access, what = "socket", "accept", resource.path
         case ReachedResource():
-            kind, access, what = "file", "read, write" if resource.writable else "read", resource.path
+            kind, access, what = "socket", "make, connect", resource.path
         case TapResource():
             kind, access, what = "tap", "handed over", f"{resource.queues} queue(s)"
+        case HandedResource():
+            kind, access, what = "file", "handed over", resource.path
+        case OpenResource():
+            kind, access, what = "file", "handed over", " or ".join(resource.paths)
+        case VsockResource():
+            kind, access, what = "file", "handed over", VSOCK
         case _:
             return
     yield _line(kind, access, what, reason(resource))
-    if with_rules:
-        for path, perms in rules_for([resource]).items():
-            yield _line("rule", "apparmor", f'"{path}" {perms},', reason(resource))
 
 
 def _nodes(files: list[FileResource], pid: int, acl: Sequence[str]) -> Iterator[str]:
@@ -179,22 +209,29 @@ def _line(kind: str, access: str, what: str, why: str = "") -> str:
     return f"{kind:<13}{access:<22}{what}" + (f"  [{why}]" if why else "")
 
 
+def _paths(conf: Path) -> Paths:
+    """Return the instance that has its qemu.conf there; a user's has none that counts."""
+    if conf == Paths.system().conf:
+        return Paths.system()
+    etc = conf.parent.parent
+    return Paths.root(etc.parent) if etc.name == "etc" else Paths.session(os.environ, os.getuid())
+
+
 async def _main(models: str, conf: str) -> int:
+    config, paths = QemuConfig(), _paths(Path(conf))
     try:
-        acl = read_config(Path(conf), privileged=True).device_acl
+        config = read_config(Path(conf), privileged=paths.kind != "session")
     except QvirtError as error:
-        print(f"{error}: the nodes of all guests are taken for libvirt's", file=sys.stderr)
-        acl = DEVICE_ACL
+        print(f"{error}: what it says is taken for libvirt's defaults", file=sys.stderr)
     definition = parse_domain(Path("/dev/stdin").read_text())
     pairs = (word.partition("=") for word in models.split(",") if word)
-    caps = await EmulatorTable(None).caps(definition.devices.emulator or "qemu-system-x86_64")
+    documents = Documents(paths, config, EmulatorTable(None))
     maker = Launch()
     maker.id = definition.id if definition.id is not None else -1
-    ctx = BuildContext(
-        domain=definition, caps=caps, generate_mac=str, generate_uuid=str, abi_update=False, launch=maker
-    )
+    ctx = documents.build_context(definition, await documents.caps_for(definition), maker)
     images.fill_in(images.look_below(definition.devices.disks))
-    for line in dict.fromkeys(explain(definition, ctx, {name: label for name, _, label in pairs}, acl)):
+    asked = {name: label for name, _, label in pairs}
+    for line in dict.fromkeys(explain(definition, ctx, asked, paths, config.device_acl)):
         print(line)
     return 0
 

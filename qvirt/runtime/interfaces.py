@@ -26,8 +26,10 @@ from qvirt.errors import NoNetwork, QvirtError
 from qvirt.host import links, nic
 from qvirt.model.devices.interface import ActualTraffic, Interface, InterfaceType
 from qvirt.model.netdev import Bandwidth
+from qvirt.qemu.devices.base import HandedResource
 from qvirt.qemu.devices.interface import wanted_tap
 from qvirt.qmp.wire import Json
+from qvirt.runtime.life import lending
 from qvirt.runtime.plugging import passing, pci
 from qvirt.runtime.records import GuestInterface, IpAddress
 from qvirt.runtime.running import Running
@@ -341,6 +343,8 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
                 partial(plug.plug, interface, wanted, connection, helper=hv.config.bridge_helper),
                 DEADLINE,
             )
+            allow = partial(_allow, running, interface)
+            await hv.files.run(f"interfaces of '{domain.name}'", allow, lending.DEADLINE)
         elif interface.type == InterfaceType.VDPA:
             opened = partial(plug.open_vdpa, interface, connection)
             await hv.files.run(f"interfaces of '{domain.name}'", opened, DEADLINE)
@@ -355,6 +359,19 @@ async def connect(domain: "Domain", running: Running, interface: Interface) -> C
     return connection
 
 
+def _allow(running: Running, interface: Interface) -> None:
+    """Let QEMU have what it gets descriptors of. Blocking. Raises what a security model says."""
+    node = plug.node(interface)
+    if node is not None:
+        running.guard.give([], [HandedResource(interface, node)])
+
+
+def _deny(running: Running, interface: Interface) -> list[str]:
+    """Undo `_allow` while the interface is still there; returns what went wrong. Blocking."""
+    node = plug.node(interface) if not running.finishing else None
+    return running.guard.take_back([], [HandedResource(interface, node)]) if node is not None else []
+
+
 async def disconnect(domain: "Domain", running: Running, interface: Interface) -> None:
     """Take away what an interface has left on the host, and its place in its network."""
     hv = domain.hypervisor
@@ -365,8 +382,8 @@ async def disconnect(domain: "Domain", running: Running, interface: Interface) -
         try:
             failures = await hv.files.run(
                 f"interfaces of '{domain.name}'",
-                partial(_undo, interface, dict(mark.macs), _notes(domain)),
-                DEADLINE,
+                partial(_undo, running, interface, dict(mark.macs), _notes(domain)),
+                lending.DEADLINE,
             )
         except (QvirtError, OSError) as error:
             failures = [str(error)]
@@ -484,8 +501,8 @@ def _asked_place(interface: Interface) -> tuple[str, str | None, str | None]:
     return (str(interface.type), source.network, source.portgroup)
 
 
-def _undo(interface: Interface, macs: dict[str, str], folder: Path) -> list[str]:
-    failures = plug.unplug(interface)
+def _undo(running: Running, interface: Interface, macs: dict[str, str], folder: Path) -> list[str]:
+    failures = _deny(running, interface) + plug.unplug(interface)
     lower = plug.lower_device(interface)
     if lower is not None and macs.get(lower):
         failures += plug.give_mac_back(lower, macs[lower])

@@ -309,6 +309,10 @@ async def _take_up(hv: "Hypervisor", found: _Found) -> None:
 async def _reconnect(hv: "Hypervisor", status: Status, live: Definition | None) -> None:
     """Take one QEMU over again, or clear away what is left of it."""
     domain, running = await _restore(hv, status, live)
+    try:
+        await hv.files.run(f"labels of '{domain.name}'", running.guard.find_again, lending.DEADLINE)
+    except QvirtError as error:
+        hv.reports.append(f"domain '{domain.name}' does not take orders of this daemon's label: {error}")
     helper_watch.find_again(domain, running, same_boot=status.boot_id in ("", boot_id()))
     try:
         if not status.pid and status.stage == "starting":

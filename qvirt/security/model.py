@@ -20,11 +20,12 @@ in turn; nobody else knows which there are. When each question is asked:
     fence, unfence
                something a helper works on, which outlives the run: the guest's alone, and nobody's again
     making     around the making of a socket that QEMU is handed
+    find_again when an earlier daemon's guest is found again, with which this one shall do as with its own
     note, take_over
                what an earlier daemon, or libvirt, has lent
     suspicions something has failed: was it the model, and what would allow it
     end        the guest has ended; after this nothing of the model's is left
-    is_about, remedy
+    is_about, is_harmless, remedy
                when QEMU has failed: whose refusal a record of the kernel's is, and what would allow it
     read       the label a process has
 
@@ -102,6 +103,9 @@ class Model:
     def recall(self, guest: Guest) -> None:
         """Note what the labels of a guest found again mean for it."""
 
+    def find_again(self, guest: Guest) -> None:
+        """Have a guest that was found again know this daemon. Raises QvirtError."""
+
     def words(self, guest: Guest) -> Sequence[str]:
         """Return setpriv's words for the guest's label."""
         return ()
@@ -170,6 +174,10 @@ class Model:
         """Tell whether something was refused to the guest's process by this model."""
         label = guest.label_of(self.name)
         return label is not None and denial.model == self.name and denial.label == label.label
+
+    def is_harmless(self, guest: Guest, denial: Denial, said: str) -> bool:
+        """Tell whether QEMU does without what it was refused. said: its own words about its failure."""
+        return False
 
     def remedy(self, guest: Guest, denial: Denial) -> str:
         """Return what would allow what was refused, a sentence, or ''."""

@@ -11,10 +11,13 @@ from qvirt.model.seclabel import SecLabel
 from qvirt.qemu.devices.base import FileResource, Resource, device_labels
 from qvirt.record import Record
 from qvirt.security.dac import Dac
-from qvirt.security.denials import Watch
+from qvirt.security.denials import Denial, Watch
 from qvirt.security.loans import Loan
 from qvirt.security.model import Guest, Model, Nothing, Obstacle
 from qvirt.security.private_dev import Node
+
+#: how many refusals an error tells of
+_MOST_REFUSALS = 8
 
 
 class Driver(Record):
@@ -143,6 +146,11 @@ class Guard:
         """Whom QEMU runs as; None for the daemon's own user."""
         return self.guest.user
 
+    def find_again(self) -> None:
+        """Have a guest that was found again know this daemon. Raises QvirtError."""
+        for model in self._models:
+            model.find_again(self.guest)
+
     def words(self) -> list[str]:
         """Return the launcher's words for the labels."""
         return [word for model in self._models for word in model.words(self.guest)]
@@ -236,22 +244,29 @@ class Guard:
 
     def watch(self) -> Watch:
         """See what the kernel refuses from now on, where a model has it keep records."""
-        return Watch(wanted=any(model.records and model.words(self.guest) for model in self._models))
+        asked = [model for model in self._models if model.records and model.words(self.guest)]
+        labels = [label.label for model in asked if (label := self.guest.label_of(model.name)) is not None]
+        return Watch([label for label in labels if label])
 
     async def refusals(self, watch: Watch, about: str = "") -> list[str]:
         """Return what was refused to the guest meanwhile, with what would allow it, a sentence each.
 
         about: QEMU's words; what they name comes alone, as a QEMU does without much that it is refused.
         """
-        found = await watch.denials(
-            lambda denial: any(model.is_about(self.guest, denial) for model in self._models)
-        )
+        found = await watch.denials(lambda denial: self._model_of(denial, about) is not None)
         said = []
-        for denial in [one for one in found if one.path and one.path in about] or found:
-            model = next(model for model in self._models if model.is_about(self.guest, denial))
-            remedy = model.remedy(self.guest, denial)
+        for denial in ([one for one in found if one.path and one.path in about] or found)[:_MOST_REFUSALS]:
+            model = self._model_of(denial, about)
+            remedy = model.remedy(self.guest, denial) if model is not None else ""
             said.append(f"{denial}: {remedy}" if remedy else str(denial))
         return said
+
+    def _model_of(self, denial: Denial, about: str) -> Model | None:
+        """Return the model a refusal of this guest's is of, one that did it harm; None where it is none."""
+        for model in self._models:
+            if model.is_about(self.guest, denial) and not model.is_harmless(self.guest, denial, about):
+                return model
+        return None
 
     def suspicions(self, said: str) -> list[str]:
         """Return what of a model's may have made something fail. said: the error, with what QEMU said."""

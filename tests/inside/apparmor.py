@@ -96,14 +96,14 @@ async def parser(*words: str | Path) -> None:
         assert await child.wait() == 0
 
 
-async def explain(xml: str) -> str:
-    words = (sys.executable, "-m", "qvirt.runtime.explain", "apparmor,dac=+64055:+64055", os.devnull)
+async def explain(it: Instance, xml: str) -> list[str]:
+    words = (sys.executable, "-m", "qvirt.runtime.explain", "apparmor,dac=+64055:+64055", str(it.paths.conf))
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe)
     async with asyncio.timeout(60):
         out, _ = await child.communicate(xml.encode())
     assert child.returncode == 0
-    return out.decode()
+    return out.decode().splitlines()
 
 
 def test_a_guest_has_a_profile_as_long_as_it_runs(it: Instance) -> None:
@@ -137,6 +137,29 @@ def test_a_guest_has_a_profile_as_long_as_it_runs(it: Instance) -> None:
             await domain.destroy()
             assert not profiles.is_loaded(name)
             assert sorted(path.name for path in folder(it).iterdir()) == ["TEMPLATE.qemu", name]
+
+    run(scenario())
+
+
+def test_what_the_guest_has_otherwise_stays(it: Instance) -> None:
+    """The kernel it booted is plugged in as a disk, and goes."""
+
+    async def scenario() -> None:
+        kernel = it.root / "kernel"
+        shutil.copy(next(Path("/boot").glob("vmlinuz-*")), kernel)
+        scsi = "<controller type='scsi' index='0' model='virtio-scsi'/>"
+        text = document("a", scsi).replace("</os>", f"<kernel>{kernel}</kernel></os>")
+        async with it.serve() as hv:
+            domain = await hv.create(text, paused=True)
+            files = folder(it) / f"libvirt-{domain.uuid}.files"
+            at_start = files.read_text()
+            assert f'"{kernel}" r,' in at_start
+            plugged = disk(kernel, "sda", "<readonly/>").replace("'virtio'", "'scsi'")
+            await hotplug.attach(domain, plugged, DomainModificationImpact.LIVE)
+            assert f'"{kernel}" rk,' in files.read_text()
+            await hotplug.detach(domain, plugged, DomainModificationImpact.LIVE)
+            assert files.read_text() == at_start
+            await domain.destroy()
 
     run(scenario())
 
@@ -321,17 +344,79 @@ def test_a_killed_daemon_leaves_no_profile(it: Instance, step: str) -> None:
     run(scenario())
 
 
-def test_the_systems_template_serves_as_it_is(it: Instance) -> None:
+def devices_of_many_kinds(it: Instance) -> str:
+    top = it.root / "top.qcow2"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", it.image("base.img"), "-F", "raw", top], check=True
+    )
+    return (
+        disk(it.image("own.img"))
+        + disk(top, "vdb").replace("type='raw'", "type='qcow2'")
+        + disk(it.image("cd.iso"), "hda", "<readonly/>")
+        .replace("'disk'><driver", "'cdrom'><driver")
+        .replace("bus='virtio'", "bus='ide'")
+        + "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+        + f"<serial type='file'><source path='{it.root}/serial.log'/></serial>"
+        + "<rng model='virtio'><backend model='random'>/dev/random</backend></rng>"
+        + "<graphics type='vnc'><listen type='socket'/></graphics>"
+        + f"<filesystem type='mount'><source dir='{it.root}'/><target dir='tag'/></filesystem>"
+        + "<vsock model='virtio'><cid auto='yes'/></vsock>"
+        + "<interface type='user'><model type='virtio'/></interface>"
+    )
+
+
+def granted(lines: list[str]) -> dict[str, str]:
+    """Return the rules of an explanation, and what it says they are for."""
+    found = (re.fullmatch(r"rule +apparmor +(.*?)  \[(.*)\]", line) for line in lines)
+    return {match[1]: match[2] for match in found if match is not None}
+
+
+def test_the_systems_template_serves_as_it_is_and_all_is_explained(it: Instance) -> None:
     shutil.copy("/etc/apparmor.d/libvirt/TEMPLATE.qemu", folder(it))
+    subprocess.run(["modprobe", "vhost_vsock"], check=True, timeout=60)
 
     async def scenario() -> None:
         async with it.serve() as hv:
-            domain = await hv.create(document("a", disk(it.image("own.img"))), paused=True)
+            xml = document("a", devices_of_many_kinds(it), uuid=UUID)
+            planned = granted(await explain(it, await (await hv.define(xml)).xml_desc()))
+            domain = await hv.create(xml, paused=True)
             assert domain.security_labels()[0].enforcing
-            explained = await explain(await domain.xml_desc())
-            assert f"libvirt-{domain.uuid} (enforce)" in explained
-            assert f'"{it.root}/own.img" rwk,' in explained
+            lines = await explain(it, await domain.xml_desc())
+            assert any(f"libvirt-{UUID} (enforce)" in line for line in lines)
+            said = granted(lines)
+            in_force = (folder(it) / f"libvirt-{UUID}.files").read_text().splitlines()
+            rules = [line.strip() for line in in_force if line.strip() and not line.strip().startswith("#")]
+            assert len(rules) > 15
+            assert [rule for rule in rules if rule not in said] == []
+            assert [rule for rule, why in said.items() if "no device" in why] == []
+            assert said[f'"{it.root}/own.img" rwk,'].startswith("<disk> 'vda' (line ")
+            assert said[f'"{it.root}/base.img" rk,'].startswith("<disk> 'vdb' (line ")
+            assert any(re.search(r"handed over +/dev/vhost-vsock  \[<vsock> \(line ", line) for line in lines)
+            assert said[f'"{it.paths.log.parent}/**/a.log" w,'] == "every guest"
+            own = folder(it) / f"libvirt-{UUID}"
+            assert said["#include <abstractions/libvirt-qemu>"] == f"every guest ('{own}', line 8)"
+            # before the start it was the same, but for the number of the run
+            shown = {rule.replace("domain--1-a", f"domain-{domain.id}-a") for rule in planned}
+            assert shown == set(said)
             await domain.destroy()
+
+    run(scenario())
+
+
+def test_a_broken_template_is_named_and_one_that_is_mended_serves(it: Instance) -> None:
+    template = folder(it) / "TEMPLATE.qemu"
+    good = template.read_text()
+
+    async def scenario() -> None:
+        async with it.serve() as hv:
+            template.write_text(good.replace("  capability,", "  capability nosuch,"))
+            with pytest.raises(QvirtError) as refused:
+                await hv.create(document("a", uuid=UUID), paused=True)
+            said = str(refused.value)
+            assert re.search(rf"libvirt-{UUID}', made of '{template}': .*'?{template}'? .*line 4", said), said
+            assert [path.name for path in folder(it).iterdir()] == ["TEMPLATE.qemu"]
+            template.write_text(good)
+            await (await hv.create(document("a", uuid=UUID), paused=True)).destroy()
 
     run(scenario())
 
@@ -350,20 +435,32 @@ def test_it_is_off_where_it_is_told_to_be(it: Instance) -> None:
 
 
 def test_the_daemon_serves_under_its_own_profile(it: Instance) -> None:
+    """Guests of a daemon that had none, and what it hands over, which the kernel asks about again."""
     source = it.root / "usr.bin.qvirtd"
     shutil.copy(os.environ["QVIRT_PACKAGING"] + "/apparmor/usr.bin.qvirtd", source)
     it.image("own.img")
     subprocess.run(["apparmor_parser", "-r", source], check=True, timeout=120)
+    subprocess.run(["modprobe", "-a", "macvtap", "dummy"], check=True, timeout=60)
+
+    async def leave() -> None:
+        async with it.serve() as hv:
+            await hv.create(document("left"), paused=True)
+
+    run(leave())
+    link = f"dum{os.getpid()}"
+    subprocess.run(["ip", "link", "add", link, "type", "dummy"], check=True, timeout=60)
     try:
-        words = ["aa-exec", "-p", "qvirtd", "--", sys.executable, "-c", SERVED, str(it.root)]
+        words = ["aa-exec", "-p", "qvirtd", "--", sys.executable, "-c", SERVED, str(it.root), link]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
     finally:
+        subprocess.run(["ip", "link", "del", link], check=True, timeout=60)
         (profiles.SECURITYFS / ".remove").write_text("qvirtd")
     assert done.returncode == 0, done.stderr
-    ours, first, none = done.stdout.split("\n")[:3]
+    ours, first, tap, none, left = done.stdout.split("\n")[:5]
     assert ours == "qvirtd"
     assert first.startswith("libvirt-")
-    assert none == "qvirtd"
+    assert re.fullmatch(r'"/dev/tap\d+" rw,', tap)
+    assert (none, left) == ("qvirtd", "has ended")
 
 
 SERVED = """
@@ -373,15 +470,21 @@ from qvirt.runtime.hypervisor import Hypervisor
 from qvirt.runtime.paths import Paths
 from qvirt.security.apparmor.model import confinement
 from tests.functional.runtime.instance import disk, document
-root = Path(sys.argv[1])
+root, link = Path(sys.argv[1]), sys.argv[2]
+macvtap = f"<interface type='direct'><source dev='{link}' mode='bridge'/><model type='virtio'/></interface>"
 async def main():
     print(confinement("self")[0])
     hv = await Hypervisor.open(Paths.root(root))
     for label in "", "<seclabel type='none'/>":
-        text = document("a", disk(root / "own.img")).replace("</domain>", f"{label}</domain>")
+        text = document("a", disk(root / "own.img"), macvtap).replace("</domain>", f"{label}</domain>")
         domain = await hv.create(text)
         print(domain.security_labels()[0].label)
+        for path in (root / "etc/apparmor.d/libvirt").glob(f"libvirt-{domain.uuid}.files"):
+            print(*(line.strip() for line in path.read_text().splitlines() if "/dev/tap" in line))
         await domain.destroy()
+    left = hv.domains.by_name("left")
+    await left.destroy()
+    print("has ended" if not left.active else "runs")
     await hv.close()
 asyncio.run(main())
 """

@@ -133,16 +133,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         r"rule .*/qemu/ram/ID-NAME/\{,\*\*\}", "krw", None, _FOLDERS, "shared-memory", "apparmor"
     ),
-    Difference(
-        r"rule .*/(org\.qemu\.guest_agent\.0|vnc\.sock)", None, "rw", "libvirt has the folder's rule alone",
-        variant="apparmor",
-    ),
     Difference(rf"rule ({_LOGS}|{_BOUND})", None, "rw", "QEMU opens it by itself", variant="apparmor"),
     Difference("rule /dev/net/tun", "krw", None, "the abstraction for guests has it", "others", "apparmor"),
-    Difference(
-        "rule /dev/vhost-vsock", None, "rw", "the kernel asks about an inherited descriptor again",
-        "shared-memory", "apparmor",
-    ),
     Difference(
         r"rule .*/fs0-fs\.sock", "krw", None, "the folder's rule has it", "shared-memory", "apparmor"
     ),

@@ -77,6 +77,17 @@ def outlives_qemu(interface: Interface) -> bool:
     return interface.actual_type == InterfaceType.DIRECT
 
 
+def node(interface: Interface) -> str | None:
+    """Return the node that QEMU gets descriptors of for this interface alone: a macvtap's. Blocking."""
+    name = interface.target.dev
+    if not name or not Path(f"/sys/class/net/{name}/macvtap").exists():
+        return None
+    try:
+        return links.macvtap_node(name)
+    except FileNotFoundError:
+        return None  # it went away just now
+
+
 def lower_device(interface: Interface) -> str | None:
     """Return the host's device whose MAC address the guest's takes the place of (passthrough)."""
     source = interface.plugged().source

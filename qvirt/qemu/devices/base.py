@@ -128,10 +128,15 @@ class ListenResource(Resource):
 
 
 class ReachedResource(Resource):
-    """A file nobody lends and rules have to know: QEMU gets a descriptor of it, or a helper has made it."""
+    """A socket nobody lends and rules have to know: QEMU makes it, or a helper has."""
 
     path: str
-    writable: bool = True
+
+
+class HandedResource(Resource):
+    """A file that QEMU never opens: it gets a descriptor, about which some kernels ask the rules again."""
+
+    path: str
 
 
 class HelperResource(Resource):

@@ -30,7 +30,7 @@ from qvirt.qemu.boot import boot_index
 from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.controllers import find_controller
 from qvirt.qemu.devices import vfio
-from qvirt.qemu.devices.base import FileResource, Handler, OpenResource, ReachedResource, Resource, line
+from qvirt.qemu.devices.base import FileResource, HandedResource, Handler, OpenResource, Resource, line
 from qvirt.qemu.devices.blockdev import iscsi_props, secret_object
 from qvirt.qemu.devices.input import usb_is_disabled
 from qvirt.qemu.devices.placement import controller_alias, placement, rom, virtio_type
@@ -155,7 +155,7 @@ class HostdevHandler(Handler[Hostdev], kind=Hostdev):
                 yield FileResource(dev, node, writable=not dev.readonly, shared=dev.shareable)
         elif dev.type == "scsi_host":
             yield OpenResource(dev, (_VHOST_SCSI,), _vhost(dev), readable=True)
-            yield ReachedResource(dev, _VHOST_SCSI)
+            yield HandedResource(dev, _VHOST_SCSI)
 
     def prepare(self, dev: Hostdev, ctx: BuildContext) -> None:
         """Refuse what is not there, and say how the device is passed through."""

@@ -17,8 +17,8 @@ from qvirt.qemu.context import BuildContext, Context
 from qvirt.qemu.devices import interface_live, vfio
 from qvirt.qemu.devices.base import (
     FileResource,
+    HandedResource,
     Handler,
-    ReachedResource,
     Resource,
     TapResource,
     agrees,
@@ -128,7 +128,7 @@ class InterfaceHandler(Handler[Interface], kind=Interface):
             ours = source.mode == "server"
             yield FileResource(dev, source.path, shared=True, optional=ours, replaced=ours, relabel=False)
         elif dev.type == InterfaceType.VDPA and source is not None and source.dev is not None:
-            yield ReachedResource(dev, source.dev)
+            yield HandedResource(dev, source.dev)
         elif dev.actual_type == InterfaceType.HOSTDEV:
             yield from vfio.nodes(dev, ctx)
 

@@ -7,7 +7,14 @@ from qvirt.errors import ConfigUnsupported, XmlError
 from qvirt.model.devices.tpm import Tpm, TpmHostDevice
 from qvirt.qemu import machines
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import FileResource, Handler, OpenResource, ReachedResource, Resource
+from qvirt.qemu.devices.base import (
+    FileResource,
+    HandedResource,
+    Handler,
+    OpenResource,
+    ReachedResource,
+    Resource,
+)
 from qvirt.qemu.devices.placement import placement
 from qvirt.qemu.keyval import JsonValue
 from qvirt.qemu.switches import AddFd, Chardev, Device, KeyValue, Switch
@@ -59,7 +66,7 @@ class TpmHandler(Handler[Tpm], kind=Tpm):
             yield FileResource(dev, device.path)
             if dev.model != "spapr-tpm-proxy":
                 # one of version 2.0 has no such file; QEMU wants some all the same
-                yield ReachedResource(dev, _cancel_path(device.path))
+                yield HandedResource(dev, _cancel_path(device.path))
                 yield OpenResource(dev, (_cancel_path(device.path), "/dev/null"), f"{dev.alias.name}-cancel")
         external = dev.backend.source
         if external is not None and external.path is not None:

@@ -13,7 +13,7 @@ from qvirt.errors import (
 )
 from qvirt.model.devices.vsock import Vsock
 from qvirt.qemu.context import BuildContext, Context
-from qvirt.qemu.devices.base import Handler, ReachedResource, Resource, VsockResource
+from qvirt.qemu.devices.base import HandedResource, Handler, Resource, VsockResource
 from qvirt.qemu.devices.placement import VIRTIO_OPTIONS, placement, virtio_type
 from qvirt.qemu.switches import Device, Switch
 
@@ -42,7 +42,7 @@ class VsockHandler(Handler[Vsock], kind=Vsock):
 
     def resources(self, dev: Vsock, ctx: Context) -> Iterable[Resource]:
         yield VsockResource(dev, _descriptor(dev))
-        yield ReachedResource(dev, DEVICE)
+        yield HandedResource(dev, DEVICE)
 
     def clash(self, dev: Vsock, ctx: Context, *, live: bool) -> QvirtError | None:
         if ctx.domain.devices.vsocks:

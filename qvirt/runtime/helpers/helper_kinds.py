@@ -12,6 +12,7 @@ from qvirt.model.devices.tpm import Tpm
 from qvirt.model.devices.video import Video
 from qvirt.qemu.context import BuildContext
 from qvirt.qemu.devices.disk import has_managed_reservations
+from qvirt.qemu.devices.video import is_served
 from qvirt.record import Record
 from qvirt.runtime.helpers import passt, pr_helper, swtpm, vhost_gpu, virtiofs
 from qvirt.runtime.helpers.processes import Recipe
@@ -82,14 +83,24 @@ def _returning(running: Running, name: str) -> Device | None:
     return None
 
 
+def is_confined(dev: Device) -> bool:
+    """Tell whether a device has a helper for which models with rules have some of its own."""
+    if isinstance(dev, Tpm):
+        return dev.backend is not None and dev.backend.type == "emulator"
+    if isinstance(dev, Filesystem):
+        return dev.driver.type == "virtiofs" and dev.source is not None and dev.source.socket is None
+    return isinstance(dev, Video) and is_served(dev)
+
+
 def unused(gone: Iterable[Device], kept: Iterable[Device]) -> set[str]:
     """Return the names that helpers of the first devices may have, and of no other."""
-    return _names(gone) - _names(kept)
+    return owners(gone).keys() - owners(kept).keys()
 
 
-def _names(devices: Iterable[Device]) -> set[str]:
+def owners(devices: Iterable[Device]) -> dict[str, Device]:
+    """Return the devices that may have helpers, by the names these would have."""
     return {
-        kind.name(str(dev.alias.name))
+        kind.name(str(dev.alias.name)): dev
         for dev in devices
         if (kind := _KINDS.get(type(dev))) is not None and kind.has(dev)
     }

@@ -163,6 +163,18 @@ async def start(
     """
     if not recipes:
         return []
+    with running.guard.watch() as watch:
+        try:
+            return await _start(domain, running, recipes, descriptors)
+        except QvirtError as error:
+            for refusal in await running.guard.refusals(watch, str(error)):
+                error.add(refusal)
+            raise
+
+
+async def _start(
+    domain: "Domain", running: Running, recipes: Sequence[Recipe], descriptors: Descriptors | None
+) -> list[Helper]:
     hv = domain.hypervisor
     for recipe in recipes:
         await recipe.prepare()

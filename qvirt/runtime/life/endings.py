@@ -19,7 +19,7 @@ from qvirt.constants.domain import (
 from qvirt.constants.domain_event import DomainEventStoppedDetailType
 from qvirt.errors import ConfigUnsupported, InvalidArg, QvirtError, SystemError_
 from qvirt.model.domain import Domain as Definition
-from qvirt.qemu.devices.base import ReachedResource
+from qvirt.qemu.devices.base import HandedResource
 from qvirt.qemu.validate import check_lifecycle
 from qvirt.qmp import commands
 from qvirt.runtime.jobs import Job
@@ -186,7 +186,7 @@ async def dump_memory(domain: "Domain", running: Running) -> str:
             raise SystemError_(f"failed to create '{path}'", error) from error
 
     fd = await domain.hypervisor.files.run(f"dump of '{domain.name}'", create)
-    reached = ReachedResource(running.definition, str(path))
+    reached = HandedResource(running.definition, str(path))
     try:
         await lending.give(domain, running, [reached])
         await commands.getfd(running, "qvirt-dump", fd)

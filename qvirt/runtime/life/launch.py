@@ -169,17 +169,24 @@ class Plan(Record, frozen=False):
 def survey(definition: Domain, ctx: BuildContext, made: list[Overlay]) -> Plan:
     """Ask the devices and the firmware what they need of the host. Raises what cannot be had at all."""
     prepare_domain(definition, ctx)
-    plan = Plan(folders=directories(definition, ctx), overlays=made)
-    plan.others += [DirectoryResource(definition, folder) for folder in plan.folders]
+    beside = beside_devices(definition, ctx)
+    plan = Plan(overlays=made)
     survey_devices(definition.devices.all(), ctx, plan)
-    if definition.type == "kvm":
-        plan.files.append(FileResource(definition, str(kvm.DEVICE), shared=True, relabel=False))
     set_overlays_aside(plan)
-    plan.files += boot_files(definition)
+    for resource in beside:
+        _take(plan, resource)
     nvram = definition.os.nvram
     if nvram is not None and nvram.file:
         plan.nvram = (nvram.file, nvram.template)
     return plan
+
+
+def beside_devices(definition: Domain, ctx: BuildContext) -> list[Resource]:
+    """Return what a document needs that is no device's. Raises InternalError as `directories` does."""
+    found: list[Resource] = [DirectoryResource(definition, folder) for folder in directories(definition, ctx)]
+    if definition.type == "kvm":
+        found.append(FileResource(definition, str(kvm.DEVICE), shared=True, relabel=False))
+    return found + boot_files(definition)
 
 
 def files_of(definition: Domain, ctx: BuildContext) -> list[str]:

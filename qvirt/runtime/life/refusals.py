@@ -21,13 +21,18 @@ log = logging.getLogger(__name__)
 _RECORDED = re.compile(r"^(?:selinux|apparmor) refused ", re.MULTILINE)
 
 #: QEMU's words where an open fails for a list of devices, which the kernel keeps no record of
-_NOT_PERMITTED = re.compile(r"'(/[^']+)': Operation not permitted")
+_NOT_PERMITTED = re.compile(r"(?:'(/[^']+)'|“(/[^”]+)”): Operation not permitted")
+
+
+def not_permitted(said: str) -> list[str]:
+    """Return the paths QEMU could not open for want of permission, each once; GLib has quotes of its own."""
+    return list(dict.fromkeys("".join(found) for found in _NOT_PERMITTED.findall(said)))
 
 
 async def said_of(domain: "Domain", running: Running, watch: Watch, said: str) -> str:
     """Return the kernel's side of a failure: '' where it has none, else lines, each after a line feed."""
     found = await running.guard.refusals(watch, said)
-    paths = list(dict.fromkeys(_NOT_PERMITTED.findall(said)))
+    paths = not_permitted(said)
     if paths and domain.hypervisor.cgroups.confines_devices:
         look = partial(_not_listed, running, paths)
         found += await domain.hypervisor.files.run(f"devices of '{domain.name}'", look)

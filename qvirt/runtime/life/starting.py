@@ -209,6 +209,8 @@ class _Start:
     async def prepare(self, *, reset_nvram: bool) -> None:
         """Write down what is going to be made on the host, and make it: what is slow, side by side."""
         hv, domain, running, plan = self.hv, self.domain, self.running, self.plan
+        # what a helper is refused may show only when QEMU comes to it
+        self.watch = self.stack.enter_context(running.guard.watch())
         enclose = partial(enclosing.make_dev, hv, running, plan) if running.private_dev else None
         make = partial(_make, hv, plan, running, self.descriptors.master_key, reset_nvram)
         if running.footprint.pci:
@@ -282,7 +284,6 @@ class _Start:
         if running.being_destroyed:
             raise OperationFailed(f"domain '{domain.name}' was destroyed while it started")
         perf.count_from_start(running, running.pid)
-        watch = self.stack.enter_context(running.guard.watch())
         running.qemu.go(self.doors.files)
         self.hv.checkpoint("executed")
         # until then the launcher's word in the pid file is enough for whoever comes after a crash
@@ -290,7 +291,7 @@ class _Start:
         self.descriptors.close()
         joining = self._beside(enclosing.join_groups(domain, running, self.doors))
         talking = asyncio.ensure_future(_talk(domain, running, joining))
-        await _race(domain, running, talking, self.log, self.command, watch)
+        await _race(domain, running, talking, self.log, self.command, self.watch)
         if running.group is not None:
             calm = partial(cgroups.calm, running.group, self.definition)
             await self.hv.files.run(f"control groups of '{domain.name}'", calm)

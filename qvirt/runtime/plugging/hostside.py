@@ -187,6 +187,11 @@ async def release(
     await processes.stop(domain, running, unused)
     mark = running.footprint
     gone, kept = _resources(devices, ctx), _resources(running.definition.devices.all(), ctx)
+    missing: list[str] = []
+    try:
+        kept += launch.beside_devices(running.definition, ctx)
+    except QvirtError as error:
+        missing.append(str(error))  # huge pages were unmounted since
     gone += pci.nodes(running, functions)  # an interface knows no more what its network gave it
     gone += [HelperResource(running.definition, name) for name in unused]
     own = _own_files(gone) - _own_files(kept)
@@ -194,7 +199,7 @@ async def release(
     files = [path for path in mark.files if path in own]
 
     def sweep() -> list[str]:
-        failures = lending.look_back(running, disks)
+        failures = missing + lending.look_back(running, disks)
         for one in pci.still_open(running, functions):
             functions.remove(one)
             failures.append(f"QEMU has PCI device {one.name} open still: it is given back when QEMU ends")

@@ -1,5 +1,6 @@
 """The model ``apparmor``: each guest's QEMU runs under a profile of its own."""
 
+import re
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,16 +8,20 @@ from typing import TYPE_CHECKING
 
 from qvirt.errors import ConfigUnsupported, InvalidArg, QvirtError
 from qvirt.model.seclabel import SecLabel
-from qvirt.qemu.devices.base import HelperResource, Resource
-from qvirt.security.apparmor import profiles
+from qvirt.qemu.devices.base import HandedResource, HelperResource, Resource
+from qvirt.security import denials
+from qvirt.security.apparmor import profiles, remedies
 from qvirt.security.apparmor.profiles import Profile
-from qvirt.security.apparmor.rules import FilesText, common_rules, rule_that_allows, rules_for
+from qvirt.security.apparmor.rules import HELPERS_LOCAL, FilesText, Rules, common_rules, rules_for
 from qvirt.security.denials import Denial
 from qvirt.security.loans import Loan
 from qvirt.security.model import Guest, Model
 
 if TYPE_CHECKING:
     from qvirt.qemu.context import Dirs
+
+#: what QEMU says where it is refused something
+_PERMISSION_DENIED = re.compile(r"permission denied", re.IGNORECASE)
 
 #: what the kernel has of a thread's confinement; the second where AppArmor is the only model
 _ATTRIBUTES = ("attr/apparmor/current", "attr/current")
@@ -84,21 +89,34 @@ class AppArmor(Model):
         if guest.run in self._new:
             # whatever lies there is of a machine that went down
             self._new.discard(guest.run)
-            profile.make()
             dirs = self._dirs
             text = FilesText()
             text.grant(common_rules(guest.name, guest.folder, lib=dirs.lib, run=dirs.run, log=dirs.log))
-            text.grant(rules_for(resources))
+            text.grant(self._rules_for(guest, resources))
             text.admit(profile.name, _helpers(resources))
             if self._daemon != "unconfined":
                 text.admit_peer(self._daemon)
-            self._change(profile, text, None)
+            template = profile.make()
+            profile.write_rules(text)
+            try:
+                profile.load(template)
+            except BaseException:
+                profile.forget()
+                if template is not None:
+                    profile.unmake()  # a template that is mended serves again
+                raise
             return
         text = profile.rules()
         before = str(text)
         has_more = text.admit(profile.name, _helpers(resources))
-        if text.grant(rules_for(resources)) or has_more:
+        if text.grant(self._rules_for(guest, resources)) or has_more:
             self._change(profile, text, before)
+
+    def _rules_for(self, guest: Guest, resources: Iterable[Resource]) -> Rules:
+        """What an unconfined daemon hands over, the kernel does not ask about; of another it asks again."""
+        if self._daemon == "unconfined":
+            resources = [one for one in resources if not isinstance(one, HandedResource)]
+        return rules_for(resources, guest.folder)
 
     def take_back(
         self, guest: Guest, loans: Sequence[Loan], gone: Iterable[Resource], kept: Iterable[Resource]
@@ -116,23 +134,39 @@ class AppArmor(Model):
                 text = profile.rules()
                 before = str(text)
                 has_fewer = text.dismiss(names)
-                if text.revoke(lost, rules_for(kept)) or has_fewer:
+                if text.revoke(lost, self._rules_for(guest, kept)) or has_fewer:
                     self._change(profile, text, before)
         except QvirtError as error:
             return [error.detail]
         return []
 
-    def _change(self, profile: Profile, text: FilesText, before: str | None) -> None:
-        """Bring new rules into force; on failure the file is as the kernel has it."""
+    def find_again(self, guest: Guest) -> None:
+        profile = self._own_profile(guest)
+        if profile is None:
+            return
+        with self._lock(guest):
+            if not profile.files_path.exists():
+                return  # it is ending
+            text = profile.rules()
+            before = str(text)
+            is_new = self._daemon != "unconfined" and text.admit_peer(self._daemon)
+            if is_new or text.is_pending:
+                self._change(profile, text, before)
+
+    def _change(self, profile: Profile, text: FilesText, before: str) -> None:
+        """Bring new rules into force; on failure the file is as the kernel has it.
+
+        A daemon that dies half way leaves the file marked, so that the next one loads it.
+        """
+        text.is_pending = True
         profile.write_rules(text)
         try:
             profile.load()
         except BaseException:
-            if before is None:
-                profile.forget()
-            else:
-                profile.write_rules(FilesText(before))
+            profile.write_rules(FilesText(before))
             raise
+        text.is_pending = False
+        profile.write_rules(text)
 
     def end(self, guest: Guest) -> list[str]:
         profile = self._own_profile(guest)
@@ -149,11 +183,38 @@ class AppArmor(Model):
             self._changing.pop(guest.run, None)
         return []
 
+    def is_about(self, guest: Guest, denial: Denial) -> bool:
+        label = guest.label_of(self.name)
+        if label is None or denial.model != self.name or not label.label:
+            return False
+        if denial.label == self._daemon != "unconfined":
+            # the launcher, on its way to the guest's profile
+            return denial.fields.get("operation") == "change_onexec" and denial.path == label.label
+        return denial.label == label.label or denial.label.startswith(f"{label.label}//")  # a helper's
+
+    def is_harmless(self, guest: Guest, denial: Denial, said: str) -> bool:
+        return remedies.is_harmless(denial, said)
+
     def remedy(self, guest: Guest, denial: Denial) -> str:
-        rule = rule_that_allows(denial)
+        rule = remedies.rule_that_allows(denial)
         own = self._own_profile(guest)
-        where = f"'{own.path}'" if own is not None else f"profile '{denial.label}'"
+        where = f"profile '{denial.label}'"
+        if own is not None and denial.label == own.name:
+            where = f"'{own.path}'"
+        elif own is not None and denial.label.startswith(f"{own.name}//"):
+            where = f"'{self._folder.parent / HELPERS_LOCAL}'"
         return f"allow it with the rule {rule} in {where}" if rule else ""
+
+    def suspicions(self, guest: Guest, said: str) -> list[str]:
+        label = guest.label_of(self.name)
+        if label is None or label.label in (None, "", "unconfined") or denials.are_recorded():
+            return []
+        if not _PERMISSION_DENIED.search(said):
+            return []
+        return [
+            f"AppArmor may be why, which confines the guest by '{label.label}': this kernel keeps no records "
+            "of what it refuses (audit=0 on its command line)"
+        ]
 
     def read(self, guest: Guest, pid: int) -> tuple[str, bool]:
         label, mode = confinement(str(pid))

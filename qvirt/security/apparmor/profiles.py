@@ -24,6 +24,11 @@ DEADLINE = 60.0
 _TEMPLATES = ("TEMPLATE.qemu", "TEMPLATE")
 _PROFILE_LINE = re.compile(r"^(\s*profile\s+)LIBVIRT_TEMPLATE\b", re.M)
 
+#: where a profile's rules begin: a brace that is in no path or variable
+_OPENING = re.compile(r"(?<=[\s)])\{(?=\s|$)")
+#: what has braces that open or close nothing: a comment, a quoted path, an escaped character
+_PASSED_OVER = re.compile(r'(?:(?<=[\s,{}])|^)#[^\n]*|"(?:[^"\\\n]|\\.)*"|\\.|[{}]', re.M)
+
 
 def unavailable(folder: Path) -> str | None:
     """Say why profiles cannot be used by an instance whose own are in ``folder``; None when they can."""
@@ -89,13 +94,22 @@ class Profile:
         except OSError as error:
             raise SystemError_(f"cannot write '{self.files_path}'", error) from error
 
-    def make(self) -> None:
+    def source(self) -> tuple[Path, list[str]]:
+        """Return the profile's file and lines, or those of what it would be made of. Raises SystemError_."""
+        path = self.path if self.path.exists() else template_in(self._folder) or self.path
+        try:
+            return path, path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError as error:
+            raise SystemError_(f"cannot read '{path}'", error) from error
+
+    def make(self) -> Path | None:
         """Make the profile from the template where there is none; an administrator may have changed it.
 
-        Raises InternalError for a template without a profile of the name that is replaced.
+        Returns the template it is made of now. Raises InternalError for one without a profile of the name
+        that is replaced.
         """
         if self.path.exists():
-            return
+            return None
         template = template_in(self._folder)
         if template is None:
             raise InternalError(f"template '{self._folder / _TEMPLATES[0]}' does not exist")
@@ -104,22 +118,28 @@ class Profile:
         except OSError as error:
             raise SystemError_(f"Failed to read AppArmor template '{template}'", error) from error
         made, count = _PROFILE_LINE.subn(rf"\g<1>{self.name}", text, count=1)
-        end = made.rfind("}")
-        if not count or end < 0:
+        end = _end_of(made, self.name) if count else -1
+        if end < 0:
             raise InternalError(
                 f"template '{template}' has no profile LIBVIRT_TEMPLATE in braces to make one of"
             )
         include = f"  #include <libvirt/{self.files_path.name}>\n"
-        made = f"{made[:end].rstrip()}\n{include}\n}}\n"
+        made = f"{made[:end].rstrip()}\n{include}\n{made[end:].rstrip()}\n"
         try:
             write_atomic(self.path, made.encode("utf-8", "surrogateescape"), 0o644)
         except OSError as error:
             raise SystemError_(f"cannot write '{self.path}'", error) from error
+        return template
 
-    def load(self) -> None:
+    def unmake(self) -> None:
+        """Remove the profile, which the next start makes of the template again."""
+        remove(self.path)
+
+    def load(self, template: Path | None = None) -> None:
         """Have the kernel take the profile as it is in the files now.
 
-        Raises InternalError with the parser's words, OperationTimeout.
+        template: what it was just made of, which has the same lines. Raises InternalError with the parser's
+        words, OperationTimeout.
         """
         words = ["apparmor_parser", "--replace", "--skip-cache", "--quiet", "-O", "no-expr-simplify"]
         if self._folder.parent != SYSTEM:
@@ -141,9 +161,13 @@ class Profile:
         except OSError as error:
             raise SystemError_("cannot execute 'apparmor_parser'", error) from error
         if done.returncode:
-            raise InternalError(
-                f"cannot load AppArmor profile '{self.name}': {(done.stderr or done.stdout).strip()}"
-            )
+            said = (done.stderr or done.stdout).strip()
+            of = f", made of '{template}'" if template is not None else ""
+            if template is not None:
+                said = re.sub(rf"{re.escape(str(self.path))}(?!\.files)", str(template), said)
+            elif re.search(rf"in profile {re.escape(str(self.path))} at", said):
+                said += f"\nRemove '{self.path}' to have it made of the template again."
+            raise InternalError(f"cannot load AppArmor profile '{self.name}'{of}: {said}")
 
     def unload(self) -> None:
         """Take the profile out of the kernel; harmless when it is not there. Raises OSError."""
@@ -157,3 +181,15 @@ class Profile:
     def forget(self) -> None:
         """Remove what is granted; the profile's file stays, as the next start and libvirt use it again."""
         remove(self.files_path)
+
+
+def _end_of(text: str, name: str) -> int:
+    """Return where the brace is that closes a profile; -1 where there is none."""
+    named = re.search(rf"^\s*profile\s+{re.escape(name)}\b", text, re.M)
+    opening = _OPENING.search(text, named.end()) if named is not None else None
+    depth = 0
+    for found in _PASSED_OVER.finditer(text, opening.start()) if opening is not None else ():
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if not depth and found[0] == "}":
+            return found.start()
+    return -1

@@ -9,12 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, SystemError_
+from qvirt.errors import ConfigUnsupported, InternalError, InvalidArg, OperationTimeout, SystemError_
 from qvirt.host import images
+from qvirt.model.devices.hostdev import Hostdev
 from qvirt.model.domain import Domain
 from qvirt.model.seclabel import SecLabel
 from qvirt.qemu.context import Dirs
-from qvirt.qemu.devices.base import FileResource, HelperResource, Resource
+from qvirt.qemu.devices.base import (
+    DirectoryResource,
+    FileResource,
+    HandedResource,
+    HelperResource,
+    ListenResource,
+    ReachedResource,
+    Resource,
+)
 from qvirt.qemu.names import assign_aliases
 from qvirt.runtime.life import launch
 from qvirt.security.apparmor import model, profiles
@@ -22,6 +31,7 @@ from qvirt.security.apparmor.model import AppArmor
 from qvirt.security.apparmor.profiles import Profile
 from qvirt.security.apparmor.rules import FilesText, literal, rules_for
 from qvirt.security.model import Guest
+from qvirt.xml.node import Node
 from tests.support import confined
 from tests.support.pure import completed, context
 
@@ -39,10 +49,9 @@ DIFFERENCES: dict[str, tuple[set[str], set[str], str]] = {
     "channel-unix": (
         set(),
         {
-            '"/var/lib/libvirt/qemu/channel/target/domain--1-sec-channel-unix/org.qemu.guest_agent.0" rw,',
             '"/var/lib/libvirt/qemu/channel/target/domain--1-sec-channel-unix/{,**}" rwk,',
         },
-        "libvirt adds the folder at the start, the socket when something is plugged in",
+        "libvirt adds the folder at the start",
     ),
     "hugepages-file": (
         set(),
@@ -56,17 +65,9 @@ DIFFERENCES: dict[str, tuple[set[str], set[str], str]] = {
         set(), {'"@FOLDER@/card.sock" rw,'}, "libvirt leaves it to the administrator"
     ),
     "redirdev-unix": (set(), {'"@FOLDER@/redir.sock" rw,'}, "libvirt leaves it to the administrator"),
-    "vnc-auto-socket": (
-        set(),
-        {'"/var/lib/libvirt/qemu/domain--1-sec-vnc-auto-socket/vnc.sock" rw,'},
-        "libvirt has the folder's rule alone",
-    ),
-    "vsock": (
-        set(), {'"/dev/vhost-vsock" rw,'}, "the kernel asks about a descriptor again that is inherited"
-    ),
     "tpm-passthrough": (
         set(),
-        {'"@FOLDER@/tty" rw,', '"/sys/class/tpm/tty/device/cancel" rw,'},
+        {'"@FOLDER@/tty" rw,'},
         "libvirt leaves it to the administrator",
     ),
     "hostdev-usb-absent": (
@@ -96,8 +97,11 @@ def resources(domain: Domain) -> list[Resource]:
 
 
 def ours(name: str, folder: Path) -> set[str]:
+    """Return the rules of a daemon without a profile."""
     text = FilesText()
-    text.grant(rules_for(resources(completed(confined.document(name, folder)))))
+    opened = resources(completed(confined.document(name, folder)))
+    asked = [resource for resource in opened if not isinstance(resource, HandedResource)]
+    text.grant(rules_for(asked, f"/var/lib/libvirt/qemu/domain--1-sec-{name}"))
     lines = (line.strip() for line in str(text).splitlines())
     return {line.replace(str(folder), confined.FOLDER) for line in lines if not line.startswith("#")}
 
@@ -120,15 +124,43 @@ def test_the_facts_are_those_of_the_libvirt_installed(folder: Path) -> None:
     assert {name: confined.libvirts_rules(name, folder) for name in confined.DOMAINS} == facts
 
 
+def test_what_qemu_opens_as_an_image_may_be_locked() -> None:
+    def rule(origin: Node) -> str:
+        return rules_for([FileResource(origin, "/dev/sg9")])["/dev/sg9"]
+
+    assert rule(Hostdev(type="scsi")) == "rwk"
+    assert rule(Hostdev(type="usb")) == "rw"
+
+
+def test_what_lies_in_a_guests_folder_has_no_rule_of_its_own(tmp_path: Path) -> None:
+    origin, own = SecLabel(), tmp_path / "domain-4-a"
+    own.mkdir()
+    (tmp_path / "link").symlink_to("/etc/shadow")
+    (own / "link").symlink_to("/etc/shadow")
+    wanted = [
+        DirectoryResource(origin, str(tmp_path / "channel")),
+        ListenResource(origin, str(tmp_path / "channel/agent"), "x"),
+        ListenResource(origin, str(own / "link"), "x"),
+        ReachedResource(origin, str(own / "vnc.sock")),
+        ListenResource(origin, str(tmp_path / "link"), "x"),
+        ReachedResource(origin, str(tmp_path / "domain-4-ab")),
+    ]
+    assert rules_for(wanted, str(own)) == {
+        f"{tmp_path}/channel/{{,**}}": "rwk",
+        f"{tmp_path}/link": "rw",
+        f"{tmp_path}/domain-4-ab": "rw",
+    }
+
+
 # ----------------------------------------------------------------------- the file
 
 
 def test_a_path_means_itself_alone() -> None:
     assert literal('/a "b"*?[c]{d}^@') == r"/a \"b\"\*\?\[c\]\{d\}\^\@"
-    with pytest.raises(ConfigUnsupported, match="characters that cannot be printed"):
-        literal("/a\nb")
-    with pytest.raises(ConfigUnsupported, match="ends with a backslash"):
-        literal("/a\\")
+    assert literal("/a\nb[c]") == r"/a\x0ab\[c\]"
+    assert literal("/a\\") == r"/a\x5c"
+    assert literal("/a\\\\") == r"/a\\\x5c"
+    assert literal("/ä\u2028\udcff") == r"/ä\xe2\x80\xa8\xff"
 
 
 def test_what_is_read_is_written_again() -> None:
@@ -145,6 +177,9 @@ def test_what_is_read_is_written_again() -> None:
     )
     assert str(FilesText(shown)) == shown
     assert str(FilesText(shown + "  /mine r,\n")) == shown + "  /mine r,\n"
+    odd = FilesText()
+    odd.grant({literal("/a\u2028\n\udcff\\"): "rk"})
+    assert FilesText(str(odd)).rules == odd.rules
 
 
 def test_permissions_add_up_and_go_one_by_one() -> None:
@@ -170,11 +205,14 @@ class Kernel:
     def __init__(self) -> None:
         self.loaded: dict[str, str] = {}
         self.refuses = False
+        self.daemon = "unconfined"
 
-    def load(self, profile: Profile) -> None:
+    def load(self, profile: Profile, template: Path | None = None) -> None:
         if self.refuses:
             raise InternalError("cannot load AppArmor profile: refused")
-        self.loaded[profile.name] = str(profile.rules())
+        text = profile.rules()
+        text.is_pending = False
+        self.loaded[profile.name] = str(text)
 
     def unload(self, profile: Profile) -> None:
         self.loaded.pop(profile.name, None)
@@ -183,10 +221,10 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
-    monkeypatch.setattr(Profile, "load", lambda self: kernel.load(self))
+    monkeypatch.setattr(Profile, "load", lambda self, template=None: kernel.load(self, template))
     monkeypatch.setattr(Profile, "unload", lambda self: kernel.unload(self))
     monkeypatch.setattr(profiles, "is_loaded", lambda name: name in kernel.loaded)
-    monkeypatch.setattr(model, "confinement", lambda process: ("unconfined", ""))
+    monkeypatch.setattr(model, "confinement", lambda process: (kernel.daemon, ""))
     return kernel
 
 
@@ -244,7 +282,8 @@ def test_what_the_kernel_does_not_take_is_not_kept(kernel: Kernel, templates: Pa
     kernel.refuses = True
     with pytest.raises(InternalError, match="refused"):
         started(apparmor, str(tmp_path / "a.img"))
-    assert not list(templates.glob("*.files"))
+    # a template that is mended serves the next start
+    assert [path.name for path in templates.iterdir()] == ["TEMPLATE.qemu"]
     kernel.refuses = False
     one = started(apparmor, str(tmp_path / "a.img"))
     files = templates / f"libvirt-{UUID}.files"
@@ -268,10 +307,10 @@ def test_a_guest_that_ends_while_it_is_given_something_leaves_nothing(
     loading, ended = threading.Event(), threading.Event()
     load = kernel.load
 
-    def slow(profile: Profile) -> None:
+    def slow(profile: Profile, template: Path | None = None) -> None:
         loading.set()
         assert not ended.wait(0.2)  # whoever ends it waits
-        load(profile)
+        load(profile, template)
 
     kernel.load = slow  # type: ignore[method-assign]
     giving = threading.Thread(target=apparmor.give, args=(one, [], [late]))
@@ -287,6 +326,146 @@ def test_a_guest_that_ends_while_it_is_given_something_leaves_nothing(
     assert not files.exists()
     with pytest.raises(SystemError_, match="the guest can be given nothing more"):
         apparmor.give(one, [], [late])
+
+
+def test_a_daemon_with_a_profile_is_let_at_the_guests_of_one_without(
+    kernel: Kernel, templates: Path, tmp_path: Path
+) -> None:
+    name = f"libvirt-{UUID}"
+    one = started(AppArmor(templates, Dirs()), str(tmp_path / "a.img"))
+    before = kernel.loaded[name]
+    AppArmor(templates, Dirs()).find_again(one)
+    assert kernel.loaded[name] == before
+    kernel.daemon = "qvirtd"
+    later = AppArmor(templates, Dirs())
+    later.find_again(one)
+    assert kernel.loaded[name].startswith(before)
+    assert kernel.loaded[name].count('  signal (receive) peer="qvirtd",\n') == 1
+    after = kernel.loaded.pop(name)
+    AppArmor(templates, Dirs()).find_again(one)
+    assert name not in kernel.loaded  # it knows the daemon, and is not loaded again
+    assert (templates / f"{name}.files").read_text() == after
+    assert later.end(one) == []
+    later.find_again(one)
+    assert sorted(path.name for path in templates.iterdir()) == ["TEMPLATE.qemu", name]
+
+
+def test_rules_that_a_daemon_died_over_are_loaded_by_the_next(
+    kernel: Kernel, templates: Path, tmp_path: Path
+) -> None:
+    name = f"libvirt-{UUID}"
+    apparmor = AppArmor(templates, Dirs())
+    one = started(apparmor, str(tmp_path / "a.img"))
+    files = templates / f"{name}.files"
+    before, load = files.read_text(), kernel.load
+
+    def dies(profile: Profile, template: Path | None = None) -> None:
+        (tmp_path / "left").write_text(files.read_text())
+        load(profile, template)
+
+    kernel.load = dies  # type: ignore[method-assign]
+    apparmor.give(one, [], [FileResource(one.seclabels[0], str(tmp_path / "b.img"))])
+    kernel.load = load  # type: ignore[method-assign]
+    after = files.read_text()
+    files.write_text((tmp_path / "left").read_text())
+    kernel.loaded[name] = before
+    AppArmor(templates, Dirs()).find_again(one)
+    assert files.read_text() == kernel.loaded[name] == after
+    kernel.loaded.clear()
+    AppArmor(templates, Dirs()).find_again(one)
+    assert not kernel.loaded  # once is enough
+
+
+def test_what_is_handed_over_needs_a_rule_where_the_daemon_has_a_profile(
+    kernel: Kernel, templates: Path, tmp_path: Path
+) -> None:
+    """Of what an unconfined process has opened the kernel does not ask again."""
+    name = f"libvirt-{UUID}"
+    one = started(AppArmor(templates, Dirs()), str(tmp_path / "a.img"))
+    before = kernel.loaded.pop(name)
+    node = HandedResource(one.seclabels[0], "/dev/tap5")
+    AppArmor(templates, Dirs()).give(one, [], [node])
+    assert name not in kernel.loaded
+    kernel.daemon = "qvirtd"
+    apparmor = AppArmor(templates, Dirs())
+    apparmor.give(one, [], [node])
+    assert kernel.loaded[name] == before + '  "/dev/tap5" rw,\n'
+    assert apparmor.take_back(one, [], [node], []) == []
+    assert kernel.loaded[name] == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", ""),
+        ("abi <abi/3.0>,\n", "\n# } not its end\nprofile another { /x r, }\n"),
+        ("# profile LIBVIRT_TEMPLATE {\n", "# {\n"),
+    ],
+)
+@pytest.mark.parametrize(
+    "head",
+    [
+        "profile LIBVIRT_TEMPLATE flags=(attach_disconnected) {",
+        "profile LIBVIRT_TEMPLATE /usr/{,local/}bin/@{x}\n{  # mine",
+        "  profile   LIBVIRT_TEMPLATE {",
+    ],
+)
+def test_rules_are_included_at_the_end_of_the_templates_profile(
+    templates: Path, head: str, before: str, after: str
+) -> None:
+    inside = (
+        "\n  #include <abstractions/base>\n  include if exists <local/{mine}>  # } a comment\n"
+        '  @{PROC}/{,**} r,\n  "/srv/a b} #/**" r,\n  /srv/\\}#x r,\n  profile sub {\n    /x r,\n  }\n'
+        "  ^hat { /y r, }\n"
+    )
+    (templates / "TEMPLATE.qemu").write_text(f"{before}{head}{inside}}}{after}")
+    profile = Profile(templates, UUID)
+    assert profile.make() == templates / "TEMPLATE.qemu"
+    made = profile.path.read_text()
+    include = f"  #include <libvirt/{profile.name}.files>\n\n}}"
+    named = head.replace("LIBVIRT_TEMPLATE", profile.name)
+    assert made == f"{before}{named}{inside}{include}{after}".rstrip() + "\n"
+    assert profile.make() is None
+
+
+@pytest.mark.parametrize("text", ["profile mine {\n}\n", "profile LIBVIRT_TEMPLATE {\n  # }\n", ""])
+def test_a_template_without_the_profile_is_refused(templates: Path, text: str) -> None:
+    (templates / "TEMPLATE.qemu").write_text(text)
+    with pytest.raises(InternalError, match="has no profile LIBVIRT_TEMPLATE in braces"):
+        Profile(templates, UUID).make()
+
+
+def test_what_the_parser_says_is_about_the_template(
+    templates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = tmp_path / "apparmor_parser"
+    parser.write_text(
+        "#!/bin/sh\nfor last; do :; done\n"
+        'echo "AppArmor parser error for $last in profile $last at line 3: syntax error" >&2; exit 1\n'
+    )
+    parser.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    profile = Profile(templates, UUID)
+    template = profile.make()
+    with pytest.raises(InternalError) as refused:
+        profile.load(template)
+    assert str(refused.value).endswith(
+        f"'{profile.name}', made of '{template}': AppArmor parser error for {template} in profile {template} "
+        "at line 3: syntax error"
+    )
+    with pytest.raises(InternalError) as refused:
+        profile.load()
+    assert str(refused.value).endswith(
+        f"in profile {profile.path} at line 3: syntax error\n"
+        f"Remove '{profile.path}' to have it made of the template again."
+    )
+    parser.write_text("#!/bin/sh\nexec sleep 1000\n")
+    monkeypatch.setattr(profiles, "DEADLINE", 0.2)
+    with pytest.raises(OperationTimeout, match=r"apparmor_parser did not load '.*' within 0\.2 s"):
+        profile.load()
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemError_, match="cannot execute 'apparmor_parser'"):
+        profile.load()
 
 
 def test_what_a_machine_that_went_down_has_left_is_not_granted(

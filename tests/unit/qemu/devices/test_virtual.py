@@ -7,7 +7,7 @@ import pytest
 from qvirt.errors import ConfigUnsupported, InternalError, QvirtError, XmlError
 from qvirt.model.devices.device import Device
 from qvirt.qemu.context import Launch
-from qvirt.qemu.devices.base import FileResource, ReachedResource, VsockResource, handler
+from qvirt.qemu.devices.base import FileResource, HandedResource, VsockResource, handler
 from tests.unit.qemu.devices.guests import guest, validate, words
 
 PCI = (
@@ -213,7 +213,7 @@ def test_a_vsock_gets_the_descriptor_that_was_opened() -> None:
     (dev,) = ctx.domain.devices.vsocks
     assert json.loads(words(dev, ctx)[1])["vhostfd"] == "vhostfd-it:0"
     kinds = [type(resource) for resource in handler(dev).resources(dev, ctx)]
-    assert kinds == [VsockResource, ReachedResource]
+    assert kinds == [VsockResource, HandedResource]
 
 
 @pytest.mark.parametrize(
