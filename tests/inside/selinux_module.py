@@ -69,19 +69,18 @@ def test_swtpm_is_in_the_guests_domain_and_its_state_is_the_guests_while_it_runs
         with tree() as it:
             state = it.paths.swtpm_storage / UUID / "tpm2"
             async with it.serve() as hv:
+                domain = await hv.define(helped(TPM))  # it keeps its state
                 for end in ("destroy", "crash"):
                     found, own = await _started(hv, TPM)
                     assert found == {"swtpm": own}
-                    domain = hv.domains.by_uuid(UUID)
                     assert await domain.need_running().execute("query-tpm", {}) != []
                     image = labels(domain)[1]
                     assert {read_label(str(path)) for path in (state, *state.iterdir())} == {image}
                     if end == "destroy":
-                        await hv.define(helped(TPM))  # it keeps its state
                         await domain.destroy()
                     else:
                         os.kill(domain.need_running().pid, 9)
-                        await until(lambda: not domain.active, "the guest's end")  # noqa: B023
+                        await until(lambda: not domain.active, "the guest's end")
                     assert {read_label(str(path)) for path in (state, *state.iterdir())} == {IMAGES}
                     assert lost(it.root) == []
                 await domain.undefine()
