@@ -37,6 +37,10 @@ _FATAL_LIMIT = 5
 """Questions an emulator may end at before it counts as broken; asked again without them."""
 
 
+#: how a launcher ends that could not execute its command
+_NOT_EXECUTED = (126, 127)
+
+
 async def probe(
     emulator: Path | str, *, kvm: bool, wrap: Sequence[str] = (), deadline: float = PROBE_DEADLINE
 ) -> EmulatorCaps:
@@ -259,7 +263,10 @@ async def _print(emulator: str, *words: str, wrap: Sequence[str]) -> str:
     )
     try:
         printed, _ = await process.communicate()
-        return printed.decode("utf-8", "replace")
+        text = printed.decode("utf-8", "replace")
+        if process.returncode in _NOT_EXECUTED:
+            raise InternalError(f"cannot execute emulator '{emulator}': {text.strip()[-1000:]}")
+        return text
     finally:
         _kill(process)
         await asyncio.shield(process.wait())

@@ -274,7 +274,9 @@ async def _apply(network: Network, old: Document, new: Document) -> None:
         if keeper is not None:
             keeper.replace(None)
         await host.files.run(
-            f"dnsmasq of '{network.name}'", partial(dnsmasq.stop, host.folders, network.name)
+            # one that was killed just now has no words any more, but its sockets
+            f"dnsmasq of '{network.name}'",
+            partial(dnsmasq.stop, host.folders, network.name, process),
         )
         process = await _serve(network, new)
         if keeper is not None:

@@ -88,7 +88,8 @@ def modes(daemon: Daemon) -> dict[str, tuple[int, int]]:
     last.
     """
     folder = daemon.root / "run/libvirt"
-    wait_until((folder / "virtqemud-sock-ro").exists, "all sockets are there")
+    last = folder / "virtqemud-sock-ro"
+    wait_until(lambda: last.exists() and stat.S_IMODE(last.stat().st_mode) != 0o600, "all sockets are there")
     return {
         path.name: (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid)
         for path in folder.iterdir()

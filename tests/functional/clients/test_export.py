@@ -49,6 +49,7 @@ Standard options:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="qvx") as path:
+        Path(path).chmod(0o755)  # QEMU's user executes emulators in it
         yield Path(path)
 
 
