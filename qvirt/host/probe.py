@@ -37,6 +37,9 @@ _FATAL_LIMIT = 5
 """Questions an emulator may end at before it counts as broken; asked again without them."""
 
 
+#: what takes root's capabilities away; what is root's it may open all the same
+_POWERLESS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--")
+
 #: how a launcher ends that could not execute its command
 _NOT_EXECUTED = (126, 127)
 
@@ -95,11 +98,11 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 async def _ask_kvm(emulator: str, asked: Sequence[Question], wrap: Sequence[str]) -> Sequence[Any] | None:
     """Ask under KVM; None when this emulator cannot use KVM.
 
-    A program that is the system's own may be asked with our rights: the mode of /dev/kvm, which keeps QEMU's
-    user out today, says nothing about the emulator.
+    A program that is the system's own may be asked as root, who has no power then: the mode of /dev/kvm,
+    which keeps QEMU's user out today, says nothing about the emulator.
     """
     ours = await asyncio.to_thread(is_the_systems, emulator) if wrap else False
-    for way in (wrap, ()) if ours else (wrap,):
+    for way in (wrap, _POWERLESS) if ours else (wrap,):
         with contextlib.suppress(InternalError):
             return await _ask(emulator, KVM_ACCEL, asked, way)
     return None

@@ -9,14 +9,12 @@ import os
 import signal
 import subprocess
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qvirt.errors import OperationInvalid, QvirtError
-from qvirt.host.conf import parse_conf
-from qvirt.host.config import make_config
 from qvirt.host.selinux import read_label, write_label
 from qvirt.qmp.errors import QmpError
 from qvirt.runtime.domain import Domain
@@ -25,6 +23,7 @@ from qvirt.runtime.plugging import hotplug
 from qvirt.security.contexts import parse
 from tests.functional.runtime.instance import Instance, disk, document, instance, run, until
 from tests.functional.runtime.victim import Steps, work
+from tests.support.proof import serving
 
 IMAGES = "system_u:object_r:virt_image_t:s0"
 RUNTIME = "system_u:object_r:svirt_runtime_t:s0"
@@ -40,18 +39,6 @@ def tree() -> Iterator[Instance]:
         it.paths.lib.mkdir(parents=True)
         write_label(str(it.paths.lib), RUNTIME)
         yield it
-
-
-@contextlib.asynccontextmanager
-async def serving(it: Instance, conf: str = "") -> AsyncIterator[Hypervisor]:
-    """Serve with qemu.conf's options."""
-    config = make_config(parse_conf(conf, "qemu.conf"), privileged=True)
-    hv = await Hypervisor.open(it.paths, config=config)
-    try:
-        yield hv
-    finally:
-        await hv.close()
-        it.remember_caps()
 
 
 def labels(domain: Domain) -> tuple[str, str]:
